@@ -1,1 +1,17 @@
-""
+"""The seam: everything that this package does to a disk goes through a `Storage`."""
+
+from vhdtool.storage.base import Storage, StorageError
+from vhdtool.storage.faulty import FaultyStorage
+from vhdtool.storage.file import FileStorage
+from vhdtool.storage.memory import MemoryStorage
+from vhdtool.storage.recording import Operation, RecordingStorage
+
+__all__ = [
+    "FaultyStorage",
+    "FileStorage",
+    "MemoryStorage",
+    "Operation",
+    "RecordingStorage",
+    "Storage",
+    "StorageError",
+]

@@ -1,0 +1,45 @@
+"""Sizes, clocks and checksums that every structure shares."""
+
+SECTOR = 512
+"""Bytes in a sector; the unit of BAT entries and bitmaps."""
+MIB = 1 << 20
+GIB = 1 << 30
+DEFAULT_BLOCK = 2 * MIB
+"""Bytes of guest data in a block unless the header says otherwise."""
+SMALLEST_BLOCK = 512 << 10
+MAX_SIZE = 2040 * GIB
+"""The virtual size at which SM and QEMU stop; the format itself ends at the u32 sector offset."""
+UNUSED = 0xFFFFFFFF
+"""A BAT entry of a block that is not allocated."""
+NO_OFFSET = 0xFFFFFFFFFFFFFFFF
+EPOCH = 946684800
+"""2000-01-01 00:00 UTC, where VHD time starts, in Unix seconds."""
+KILLED = b"\xc7" * SECTOR
+"""What tapdisk writes over the footer when it reopens an image for writing."""
+
+
+def pad(length: int, unit: int = SECTOR) -> int:
+    """`length` rounded up to a multiple of `unit`."""
+    return -(-length // unit) * unit
+
+
+def checksum(data: bytes | memoryview, skip: int | None = None) -> int:
+    """One's complement of the sum of bytes; the four bytes at `skip` count as zero."""
+    total = sum(data)
+    if skip is not None:
+        total -= sum(data[skip : skip + 4])
+    return ~total & 0xFFFFFFFF
+
+
+def vhd_time(unix: float) -> int:
+    """Unix seconds to VHD seconds, clamped to what 32 bits hold."""
+    return max(0, min(int(unix) - EPOCH, 0xFFFFFFFF))
+
+
+def unix_time(seconds: int) -> int:
+    """VHD seconds to Unix seconds."""
+    return seconds + EPOCH
+
+
+def is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
