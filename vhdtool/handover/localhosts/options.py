@@ -1,0 +1,66 @@
+"""What can be chosen about the local hosts, and what is fixed."""
+
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import UsageError
+
+HOSTS = {"alpha": "198.18.0.11", "beta": "198.18.0.12"}
+"""Names and addresses; 198.18.0.0/15 is set aside for benchmarks of network devices (RFC 2544)."""
+BRIDGE, BRIDGE_ADDRESS, PREFIX = "vhdlab0", "198.18.0.1", 24
+SHARED_DIR, PRIVATE_DIR, CACHE_DIR = "/srv/vhdlab", "/var/lib/vhdlab", "/var/cache/vhdlab"
+"""Where a host sees the shared, its private, and the cache directory."""
+FEATURES = 1
+"""Counts up when hosts made by an older version of this package cannot be reused."""
+
+_SIZE = re.compile(r"[1-9][0-9]*[kmg]")
+
+
+def default_cache() -> Path:
+    """The user's cache directory for this project, outside every checkout."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "vhdlab"
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """A tmpfs of `shared_size`, or `shared_source` (a directory of a real file system).
+
+    Raises UsageError when a value makes no sense.
+    """
+
+    shared_size: str = "1500m"
+    shared_source: Path | None = None
+    cache_source: Path = field(default_factory=default_cache)
+
+    def __post_init__(self) -> None:
+        if not _SIZE.fullmatch(self.shared_size):
+            raise UsageError(
+                f"size of the shared directory {self.shared_size!r}: "
+                "give a positive number with k, m or g, as 1500m"
+            )
+        if self.shared_source is not None and not self.shared_source.is_dir():
+            raise UsageError(f"{self.shared_source}: the shared directory does not exist")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; equal for hosts that may be reused."""
+        plain = {k: v if v is None else str(v) for k, v in asdict(self).items()}
+        return {"features": FEATURES, **plain}
+
+
+def inside_config(options: HostOptions, files: Path) -> dict[str, Any]:
+    """What the supervisor has to know; `files` is the state directory with keys and logs."""
+    return {
+        **options.as_dict(),
+        "hosts": HOSTS,
+        "bridge": BRIDGE,
+        "bridge_address": BRIDGE_ADDRESS,
+        "prefix": PREFIX,
+        "shared_dir": SHARED_DIR,
+        "private_dir": PRIVATE_DIR,
+        "cache_dir": CACHE_DIR,
+        "files": str(files),
+    }

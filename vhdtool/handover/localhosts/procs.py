@@ -1,0 +1,137 @@
+"""Processes by pid and start time: a pid alone may have been recycled."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process; `start` is its start time in clock ticks since boot (proc(5), field 22)."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> "Process | None":
+        """The process that has `pid` now; None when there is none (a zombie is none)."""
+        fields = _stat(pid)
+        if fields is None or fields[0] in ("Z", "X"):
+            return None
+        return cls(pid, int(fields[19]))
+
+    @classmethod
+    def current(cls) -> "Process":
+        found = cls.of(os.getpid())
+        assert found is not None
+        return found
+
+    def alive(self) -> bool:
+        return Process.of(self.pid) == self
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Signals the process if it is still the same one."""
+        if not self.alive():
+            return
+        try:
+            os.kill(self.pid, signum)
+        except ProcessLookupError:
+            pass
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the name: state, ppid, ..."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return text[text.rindex(")") + 2 :].split()
+
+
+def pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def parent(pid: int) -> int:
+    """The parent's pid; 0 when there is no such process."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def descendants(root: int) -> list[Process]:
+    """All processes below `root`, parents before children."""
+    children: dict[int, list[int]] = {}
+    for pid in pids():
+        children.setdefault(parent(pid), []).append(pid)
+    found: list[Process] = []
+    queue = list(children.get(root, ()))
+    while queue:
+        pid = queue.pop(0)
+        queue.extend(children.get(pid, ()))
+        process = Process.of(pid)
+        if process is not None:
+            found.append(process)
+    return found
+
+
+def ancestors(pid: int) -> set[int]:
+    """`pid` and every process above it."""
+    line: set[int] = set()
+    while pid > 0 and pid not in line:
+        line.add(pid)
+        pid = parent(pid)
+    return line
+
+
+def marked(mark: str) -> list[Process]:
+    """Processes started with the string `mark` ("NAME=value") in their environment."""
+    wanted = mark.encode()
+    found: list[Process] = []
+    for pid in pids():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        process = Process.of(pid) if wanted in environment.split(b"\0") else None
+        if process is not None:
+            found.append(process)
+    return found
+
+
+def in_network(inode: int) -> list[Process]:
+    """Processes whose network namespace has this inode number."""
+    found: list[Process] = []
+    for pid in pids():
+        process = Process.of(pid) if network_of(pid) == inode else None
+        if process is not None:
+            found.append(process)
+    return found
+
+
+def network_of(pid: int) -> int | None:
+    """The inode of a process's network namespace; None when the process is gone."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        return None
+
+
+def command_line(pid: int) -> str:
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return raw.replace(b"\0", b" ").decode(errors="replace").strip()
+
+
+def wait_gone(processes: Iterable[Process], seconds: float) -> list[Process]:
+    """Waits until all are gone; returns those that are still there after `seconds`."""
+    deadline = time.monotonic() + seconds
+    left = [process for process in processes if process.alive()]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.005)
+        left = [process for process in left if process.alive()]
+    return left
