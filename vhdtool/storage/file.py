@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from types import TracebackType
+from typing import Self
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
@@ -147,7 +148,7 @@ class FileStorage:
         if fd >= 0:
             os.close(fd)
 
-    def __enter__(self) -> "FileStorage":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -8,7 +8,7 @@ from vhdtool.vhd.units import SECTOR, UNUSED, pad
 ENTRIES_PER_SECTOR = SECTOR // 4
 
 
-def unpack_bat(raw: bytes, entries: int) -> "array[int]":
+def unpack_bat(raw: bytes | bytearray | memoryview, entries: int) -> "array[int]":
     """The first `entries` entries of `raw`; the padding behind them is ignored."""
     table = array("I")
     table.frombytes(raw[: 4 * entries])

@@ -98,7 +98,8 @@ def batmap_bytes(max_entries: int) -> int:
 def batmap_header_for(header: Header) -> BatmapHeader:
     """The header of a new batmap: behind the BAT, the map right behind its header."""
     return BatmapHeader(
-        offset=header.bat_end + SECTOR, sectors=batmap_bytes(header.max_entries) // SECTOR
+        offset=header.bat_end + SECTOR,
+        sectors=batmap_bytes(header.max_entries) // SECTOR,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from vhdtool.errors import CorruptImage
-from vhdtool.vhd.geometry import Geometry
+from vhdtool.vhd.geometry import NO_GEOMETRY, Geometry
 from vhdtool.vhd.units import NO_OFFSET, SECTOR, checksum
 
 COOKIE = b"conectix"
@@ -35,7 +35,7 @@ class Footer:
 
     current_size: int
     disk_type: int = DYNAMIC
-    geometry: Geometry = Geometry(0, 0, 0)
+    geometry: Geometry = NO_GEOMETRY
     uuid: UUID = field(default_factory=uuid4)
     timestamp: int = 0
     creator: bytes = b"tap\0"
@@ -175,7 +175,11 @@ class Footer:
             "creator_os": _text(self.creator_os),
             "original_size": self.original_size,
             "current_size": self.current_size,
-            "geometry": [self.geometry.cylinders, self.geometry.heads, self.geometry.sectors],
+            "geometry": [
+                self.geometry.cylinders,
+                self.geometry.heads,
+                self.geometry.sectors,
+            ],
             "type": self.type_name,
             "checksum": self.checksum,
             "uuid": str(self.uuid),

@@ -50,3 +50,6 @@ class Geometry:
 
     def __str__(self) -> str:
         return f"{self.cylinders}/{self.heads}/{self.sectors}"
+
+
+NO_GEOMETRY = Geometry(0, 0, 0)

@@ -19,6 +19,8 @@ COOKIE = b"cxsparse"
 SIZE = 1024
 VERSION = 0x00010000
 LOCATORS = 8
+NO_UUID = UUID(int=0)
+"""The parent uuid of a disk without a parent, or with a raw one."""
 _LAYOUT = struct.Struct(">8sQQIIII16sII512s192s256s")
 _LOCATOR = struct.Struct(">4sIIIQ")
 
@@ -77,7 +79,7 @@ class Header:
     max_entries: int
     block_bytes: int = DEFAULT_BLOCK
     bat_offset: int = 3 * SECTOR
-    parent_uuid: UUID = UUID(int=0)
+    parent_uuid: UUID = NO_UUID
     parent_timestamp: int = 0
     parent_name: bytes = bytes(512)
     locators: tuple[Locator, ...] = _NO_LOCATORS
