@@ -1,0 +1,27 @@
+# What a user types. Every target installs first what it lacks (scripts/setup).
+.PHONY: help setup lab soak clean-lab test lint lock
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: ## install Debian packages and .venv
+	@scripts/setup
+
+lab: setup ## migrate once for each case and report; STRATEGY= SEED= GUARD= REPEATS= ... KEEP=1
+	@scripts/lab run
+
+soak: setup ## N=10 seeds for each case: medians, and what N runs allow to state
+	@scripts/lab soak
+
+clean-lab: setup ## end the hosts of `make lab`; leaves nothing behind
+	@scripts/lab clean
+
+lint: setup ## ruff, mypy, import-linter, ansible-lint
+	@scripts/lint
+
+test: setup ## every check that needs no special hardware
+	@scripts/test
+
+lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \
+	    --no-emit-find-links --no-header --python-version 3.11 -o requirements.lock
