@@ -1,46 +1,111 @@
-"""The command line: a group whose command modules are imported only when they are used."""
+"""The `vhdtool` command: finds the module of a subcommand only when it is called for."""
 
 import importlib
+import os
 import sys
+from typing import Any
 
 import click
 
 from vhdtool.errors import VhdtoolError
 
 COMMANDS = {
-    "hosts": "vhdtool.cli.hosts:hosts",
+    "check": ("vhdtool.cli.inspect:check", "Check an image, and say what damage means."),
+    "create": ("vhdtool.cli.make:create", "Create a dynamic, fixed or differencing image."),
+    "diff": ("vhdtool.cli.inspect:diff", "Compare the metadata of two images or snapshots."),
+    "info": ("vhdtool.cli.inspect:info", "Show every field of an image's metadata."),
+    "map": ("vhdtool.cli.inspect:map_", "Show which ranges are allocated, and where."),
+    "meta": ("vhdtool.cli.inspect:meta", "Print a snapshot of all metadata as JSON."),
+    "read": ("vhdtool.cli.data:read", "Read guest data to standard output or a file."),
 }
-"""Command name -> "module:attribute"."""
+"""name -> (module:attribute, help): the help stands here so that `--help` imports nothing."""
 
 
 class LazyGroup(click.Group):
-    """Finds its commands in COMMANDS, so that `vhdtool info` does not load the lab."""
+    """A group whose commands are imported when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
-        if target is None:
+        if cmd_name not in COMMANDS:
             return None
-        module, attribute = target.split(":")
+        module, attribute = COMMANDS[cmd_name][0].split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
 
-@click.group(cls=LazyGroup)
+
+def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"vhdtool {version('vhdtool')}")
+    except PackageNotFoundError:
+        click.echo("vhdtool (not installed)")
+    ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version.",
+)
 def cli() -> None:
-    """VHD images, a tapdisk shim, and a lab that judges whether a disk survives migration."""
+    """Work on VHD images, and judge whether a disk survives live migration.
+
+    Exit codes: 0 done; 1 failed or used wrongly; `check` and `diff` exit with 2 for damage and
+    3 for an image that is unclean; `judge` and `lab` have their own (see their help).
+    """
+
+
+WRONG_USAGE = {"judge": 125, "lab": 125}
+"""Exit code of a usage error where it is not 1: `git bisect run` skips a revision on 125."""
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command line and returns its exit code; prints one line for a user's mistake."""
+    name = next((word for word in arguments if not word.startswith("-")), "")
+    wrong = WRONG_USAGE.get(name, 1)
+    try:
+        result: Any = cli.main(arguments, prog_name="vhdtool", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return wrong
+    except click.ClickException as error:
+        click.echo(f"vhdtool: {error.format_message()}", err=True)
+        return wrong
+    except VhdtoolError as error:
+        click.echo(f"vhdtool: {error}", err=True)
+        return wrong
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("vhdtool: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`vhdtool meta | head`); what is left has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        click.echo(f"vhdtool: {error.filename or 'input or output'}: {error.strerror}", err=True)
+        return wrong
+    except MemoryError:
+        click.echo("vhdtool: out of memory", err=True)
+        return wrong
 
 
 def main() -> None:
-    try:
-        cli.main(standalone_mode=True)
-    except VhdtoolError as error:
-        click.echo(f"vhdtool: {error}", err=True)
-        sys.exit(125)
-
-
-if __name__ == "__main__":
-    main()
+    """Entry point of the package."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,5 @@
+"""`python -m vhdtool`."""
+
+from vhdtool.cli.main import main
+
+main()

@@ -1,0 +1,118 @@
+"""Is an image what it says? Every finding with code, place and meaning."""
+
+from typing import Literal
+
+from vhdtool.errors import UsageError
+from vhdtool.image.checks.bitmaps import batmap_regions, check_batmap, check_bitmaps
+from vhdtool.image.checks.collector import Collector
+from vhdtool.image.checks.ends import check_fixed, check_footers, check_header
+from vhdtool.image.checks.layout import (
+    Placement,
+    Region,
+    check_entries,
+    check_leaks,
+    check_overlaps,
+    check_regions,
+)
+from vhdtool.image.checks.locators import locator_regions
+from vhdtool.image.findings import CheckReport, Finding
+from vhdtool.image.metadata import Ends, read_bat, read_batmap_header, read_ends
+from vhdtool.storage import Storage
+from vhdtool.vhd.batmap import batmap_possible
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, pad
+
+__all__ = ["CheckReport", "Finding", "check"]
+
+Mode = Literal["strict", "unclean", "live"]
+MODES = ("strict", "unclean", "live")
+
+
+def check(storage: Storage, mode: Mode = "strict", bitmaps: bool = True) -> CheckReport:
+    """Checks one image (not its parents: see image/chain.py) and writes nothing.
+
+    Modes: "strict" for a closed image; "unclean" for one that crashed (a missing footer at the
+    end is no fault); "live" for one in use (its end may move meanwhile). Without `bitmaps` only
+    the batmap is believed, which is quick.
+    Raises NotAVhd, or StorageError when the check cannot be done.
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+    found = Collector(mode)
+    report = CheckReport(storage.name, mode)
+    ends = read_ends(storage)
+    footer = check_footers(ends, found)
+    if footer is not None and footer.disk_type == FIXED:
+        check_fixed(ends, footer, found)
+    else:
+        _check_dynamic(storage, ends, footer, bitmaps, found, report)
+    report.findings = found.findings()
+    return report
+
+
+def _check_dynamic(
+    storage: Storage,
+    ends: Ends,
+    footer: Footer | None,
+    bitmaps: bool,
+    found: Collector,
+    report: CheckReport,
+) -> None:
+    placed = check_header(storage, footer, ends.file_size, found)
+    if placed is None:
+        return
+    header, header_at = placed
+    layout = BlockLayout(header.block_bytes)
+    bat = read_bat(storage, header)
+    if footer is None:
+        footer = ends.end or ends.copy or Footer(len(bat) * header.block_bytes)
+        need = len(bat)
+    else:
+        need = layout.blocks_for(footer.current_size)
+    if found.mode == "live":
+        # The end moved on while the table was read; a footer that is there now was there then.
+        ends = read_ends(storage)
+    place = Placement(bat, layout, header.bat_offset, ends.file_size)
+    report.blocks = need
+    report.allocated = len(place.keys) + len(place.zeroed) + len(place.outside)
+    check_entries(place, need, found)
+    check_overlaps(place, found)
+    batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
+    regions = [
+        *_fixed_regions(ends, header, header_at),
+        *batmap_regions(header, batmap, footer),
+        *(locator_regions(header, ends.file_size, found) if _is_child(footer) else ()),
+    ]
+    end = _end_sector(ends)
+    check_regions(place, [*regions, *_end_region(ends)], found)
+    check_leaks(place, regions, end, found.mode != "live", found)
+    bits = check_batmap(storage, header, footer, batmap, found)
+    check_bitmaps(storage, place, bits, bitmaps, found)
+
+
+def _is_child(footer: Footer) -> bool:
+    return footer.disk_type == DIFFERENCING
+
+
+def _fixed_regions(ends: Ends, header: Header, header_at: int) -> list[Region]:
+    first = header_at // SECTOR
+    table = header.bat_offset // SECTOR
+    return [
+        Region("the footer's copy", 0, 1),
+        Region("the header", first, first + 2),
+        Region("the BAT", table, table + header.bat_bytes // SECTOR),
+    ]
+
+
+def _end_region(ends: Ends) -> list[Region]:
+    if ends.end is None:
+        return []
+    return [Region("the footer", ends.end_offset // SECTOR, pad(ends.file_size) // SECTOR)]
+
+
+def _end_sector(ends: Ends) -> int:
+    if ends.end is not None or ends.killed:
+        return ends.end_offset // SECTOR
+    return ends.file_size // SECTOR

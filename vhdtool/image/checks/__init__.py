@@ -1,0 +1,1 @@
+"""The parts of `vhdtool check`, each with one question."""

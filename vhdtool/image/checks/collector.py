@@ -1,0 +1,60 @@
+"""Collects findings, with a lid on how many of one kind a damaged table can produce."""
+
+from collections import Counter
+
+from vhdtool.image.findings import Finding, Severity
+
+LIMIT = 10_000
+_ORDER = {"corrupt": 0, "unclean": 1, "info": 2}
+
+
+class Collector:
+    """`add` keeps a finding; `mode` is strict, unclean or live."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self._findings: list[Finding] = []
+        self._count: Counter[tuple[str, Severity]] = Counter()
+
+    def add(
+        self,
+        code: str,
+        severity: Severity,
+        message: str,
+        block: int | None = None,
+        offset: int | None = None,
+        sectors: tuple[int, int] | None = None,
+    ) -> None:
+        self._count[code, severity] += 1
+        if self._count[code, severity] <= LIMIT:
+            self._findings.append(Finding(code, severity, message, block, offset, sectors))
+
+    def corrupt(
+        self,
+        code: str,
+        message: str,
+        block: int | None = None,
+        offset: int | None = None,
+        sectors: tuple[int, int] | None = None,
+    ) -> None:
+        self.add(code, "corrupt", message, block, offset, sectors)
+
+    def unclean(self, code: str, message: str, offset: int | None = None) -> None:
+        self.add(code, "unclean", message, None, offset)
+
+    def info(self, code: str, message: str, offset: int | None = None) -> None:
+        self.add(code, "info", message, None, offset)
+
+    def open_end(self, code: str, message: str, offset: int | None = None) -> None:
+        """A finding that is no fault in an image that was not closed."""
+        severity: Severity = "unclean" if self.mode == "strict" else "info"
+        self.add(code, severity, message, None, offset)
+
+    def findings(self) -> list[Finding]:
+        """All findings, worst first, then by place in the file."""
+        extra = [
+            Finding(code, severity, f"and {count - LIMIT} more of these")
+            for (code, severity), count in self._count.items()
+            if count > LIMIT
+        ]
+        return sorted(self._findings, key=lambda f: _ORDER[f.severity]) + extra

@@ -1,0 +1,222 @@
+"""Who owns which sector of the file: no two structures may share one, none may be lost."""
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from vhdtool.image.checks.collector import Collector
+from vhdtool.vhd.blocks import ALIGN, BlockLayout
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+_BLOCK_BITS = 32
+_BLOCK_MASK = (1 << _BLOCK_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Metadata at sectors [first, end) of the file. `soft`: a block on it loses no data."""
+
+    name: str
+    first: int
+    end: int
+    soft: bool = False
+
+
+class Placement:
+    """The allocated blocks in file order: `keys` are entry << 32 | block.
+
+    Entries that cannot be read at all (zero, past the end, wrapping) are reported and left out.
+    """
+
+    def __init__(
+        self, bat: "array[int]", layout: BlockLayout, bat_offset: int, file_size: int
+    ) -> None:
+        self.layout = layout
+        self.bat_offset = bat_offset
+        self.file_sectors = file_size // SECTOR
+        last = self.file_sectors - layout.bitmap_sectors
+        self.zeroed: list[int] = []
+        self.outside: list[int] = []
+        keys = []
+        for block, entry in enumerate(bat):
+            if entry == UNUSED:
+                continue
+            if entry == 0:
+                self.zeroed.append(block)
+            elif entry > last:
+                self.outside.append(block)
+            else:
+                keys.append(entry << _BLOCK_BITS | block)
+        keys.sort()
+        self.keys = keys
+        self.bat = bat
+
+    def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
+        """Guest sectors (first, count) of a block that lie in file sectors [first, end)."""
+        start = max(first - self.layout.data_sector(entry), 0)
+        stop = min(end - self.layout.data_sector(entry), self.layout.sectors)
+        if first < self.layout.data_sector(entry) < end:
+            # Without its bitmap nothing in the block can be trusted.
+            start, stop = 0, self.layout.sectors
+        return (block * self.layout.sectors + start, stop - start) if stop > start else None
+
+
+def check_entries(place: Placement, need: int, found: Collector) -> None:
+    """Entries that point nowhere, and blocks behind the end of the disk."""
+    for first, count in _ranges(place.zeroed):
+        found.corrupt(
+            "bat-zeroed",
+            f"{count} BAT entries from block {first} are zero: the table was overwritten",
+            first,
+            place.bat_offset + 4 * first,
+            (first * place.layout.sectors, count * place.layout.sectors),
+        )
+    for block in place.outside:
+        entry = place.bat[block]
+        code, text = "bat-past-end", f"is behind the file's end ({place.file_sectors} sectors)"
+        if entry + place.layout.total_sectors > UNUSED:
+            code, text = "bat-wraps", "would end behind what 32 bits can count"
+        found.corrupt(
+            code,
+            f"block {block} at sector {entry} {text}",
+            block,
+            place.bat_offset + 4 * block,
+            (block * place.layout.sectors, place.layout.sectors),
+        )
+    for key in place.keys:
+        block = key & _BLOCK_MASK
+        if block >= need:
+            found.add(
+                "block-beyond-size",
+                "unclean",
+                f"block {block} is allocated behind the end of the disk",
+                block,
+                place.bat_offset + 4 * block,
+            )
+
+
+def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
+    result: list[tuple[int, int]] = []
+    for number in numbers:
+        if result and sum(result[-1]) == number:
+            result[-1] = (result[-1][0], result[-1][1] + 1)
+        else:
+            result.append((number, 1))
+    return result
+
+
+def check_overlaps(place: Placement, found: Collector) -> None:
+    """Two blocks on one sector: each write to one damages the other."""
+    total = place.layout.total_sectors
+    previous = -1
+    end = 0
+    for key in place.keys:
+        entry = key >> _BLOCK_BITS
+        if entry < end:
+            _overlap(place, previous, key, found)
+        previous = key
+        end = entry + total
+
+
+def _overlap(place: Placement, one: int, other: int, found: Collector) -> None:
+    first = other >> _BLOCK_BITS
+    end = (one >> _BLOCK_BITS) + place.layout.total_sectors
+    pair = [(key & _BLOCK_MASK, key >> _BLOCK_BITS) for key in (one, other)]
+    for (block, entry), (rival, _) in (pair, pair[::-1]):
+        found.corrupt(
+            "block-overlap",
+            f"blocks {block} and {rival} share {end - first} sectors from sector {first}",
+            block,
+            first * SECTOR,
+            place.guest(block, entry, first, end),
+        )
+
+
+def check_regions(place: Placement, regions: list[Region], found: Collector) -> None:
+    """Blocks on metadata, and metadata on metadata."""
+    ordered = sorted(regions, key=lambda region: (region.first, region.end))
+    for index, region in enumerate(ordered):
+        for other in ordered[index + 1 :]:
+            if other.first >= region.end:
+                break
+            found.corrupt(
+                "metadata-overlap",
+                f"{region.name} and {other.name} share sector {other.first}",
+                offset=other.first * SECTOR,
+            )
+        for block, entry in _touching(place, region):
+            _on_metadata(place, region, block, entry, found)
+
+
+def _on_metadata(
+    place: Placement, region: Region, block: int, entry: int, found: Collector
+) -> None:
+    first = max(entry, region.first)
+    end = min(entry + place.layout.total_sectors, region.end)
+    if region.soft:
+        found.add(
+            "batmap-overwritten",
+            "unclean",
+            f"block {block} stands where the batmap belongs: a program that does not know "
+            f"batmaps (QEMU's vpc driver) wrote here; no data is lost",
+            block,
+            first * SECTOR,
+        )
+        return
+    found.corrupt(
+        "block-on-metadata",
+        f"block {block} and {region.name} share {end - first} sectors from sector {first}",
+        block,
+        first * SECTOR,
+        place.guest(block, entry, first, end),
+    )
+
+
+def _touching(place: Placement, region: Region) -> list[tuple[int, int]]:
+    low = max(region.first - place.layout.total_sectors + 1, 0) << _BLOCK_BITS
+    index = bisect_left(place.keys, low)
+    result = []
+    while index < len(place.keys) and place.keys[index] >> _BLOCK_BITS < region.end:
+        key = place.keys[index]
+        result.append((key & _BLOCK_MASK, key >> _BLOCK_BITS))
+        index += 1
+    return result
+
+
+def check_leaks(
+    place: Placement, regions: list[Region], end: int, closed: bool, found: Collector
+) -> None:
+    """Space that nothing owns, up to sector `end` (the footer, or the file's end).
+
+    Alignment leaves gaps below 4 KiB at the end, and metadata may have been laid out with room;
+    a hole as large as a block is a lost block.
+    """
+    total = place.layout.total_sectors
+    cursor = max((r.end for r in regions if r.end <= _first(place, end)), default=0)
+    for key in place.keys:
+        entry = key >> _BLOCK_BITS
+        if entry - cursor >= total:
+            _leak("leaked-block", cursor, entry, found)
+        cursor = max(cursor, entry + total)
+    for region in regions:
+        if region.first < end:
+            cursor = max(cursor, region.end)
+    if end - cursor >= ALIGN:
+        if closed:
+            _leak("leaked-tail", cursor, end, found)
+        else:
+            found.info(
+                "open-tail",
+                f"{end - cursor} sectors at the end belong to no block yet",
+                cursor * SECTOR,
+            )
+
+
+def _first(place: Placement, end: int) -> int:
+    return min(place.keys[0] >> _BLOCK_BITS, end) if place.keys else end
+
+
+def _leak(code: str, first: int, end: int, found: Collector) -> None:
+    found.unclean(
+        code, f"{end - first} sectors from sector {first} belong to nothing", first * SECTOR
+    )
