@@ -10,34 +10,56 @@ import click
 from vhdtool.errors import VhdtoolError
 
 COMMANDS = {
-    "check": ("vhdtool.cli.inspect:check", "Check an image, and say what damage means."),
-    "create": ("vhdtool.cli.make:create", "Create a dynamic, fixed or differencing image."),
-    "diff": ("vhdtool.cli.inspect:diff", "Compare the metadata of two images or snapshots."),
-    "info": ("vhdtool.cli.inspect:info", "Show every field of an image's metadata."),
-    "map": ("vhdtool.cli.inspect:map_", "Show which ranges are allocated, and where."),
-    "meta": ("vhdtool.cli.inspect:meta", "Print a snapshot of all metadata as JSON."),
-    "read": ("vhdtool.cli.data:read", "Read guest data to standard output or a file."),
+    "check": "vhdtool.cli.inspect:check",
+    "create": "vhdtool.cli.make:create",
+    "diff": "vhdtool.cli.compare:diff",
+    "hosts": "vhdtool.cli.hosts:hosts",
+    "info": "vhdtool.cli.inspect:info",
+    "map": "vhdtool.cli.data:map_",
+    "meta": "vhdtool.cli.compare:meta",
+    "read": "vhdtool.cli.data:read",
+    "report": "vhdtool.cli.report:report",
 }
-"""name -> (module:attribute, help): the help stands here so that `--help` imports nothing."""
+"""Command name -> "module:attribute"."""
+
+HELP = {
+    "check": "Check an image, and say what damage means.",
+    "create": "Create a dynamic, fixed or differencing image.",
+    "diff": "Compare the metadata of two images or snapshots.",
+    "hosts": "Start, end and look at the two local hosts.",
+    "info": "Show every field of an image's metadata.",
+    "map": "Show which ranges are allocated, and where.",
+    "meta": "Print a snapshot of all metadata as JSON.",
+    "read": "Read guest data to standard output or a file.",
+    "report": "A run's verdict as JUnit, HTML and a table.",
+}
+"""Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used."""
+    """Finds its commands in COMMANDS, so that `vhdtool info` does not load the lab."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
             return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
+        module, attribute = target.split(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in sorted(COMMANDS)])
+            formatter.write_dl([(name, self._help(ctx, name)) for name in sorted(COMMANDS)])
+
+    def _help(self, ctx: click.Context, name: str) -> str:
+        if name in HELP:
+            return HELP[name]
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str() if command is not None else ""
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -109,3 +131,7 @@ def run(arguments: list[str]) -> int:
 def main() -> None:
     """Entry point of the package."""
     sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
