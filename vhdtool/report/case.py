@@ -1,0 +1,146 @@
+"""One case of a run as the report sees it: its entry in verdict.json, typed and never missing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vhdtool.report.loose import integer, items, mapping, number, text
+
+VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
+ORACLES = ("content", "metadata", "structure", "activation")
+PHASES = ("quiesce", "deactivate", "transfer", "activate", "resume")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an oracle found. `sectors` is (first, count) in the guest's 512-byte sectors."""
+
+    oracle: str
+    code: str
+    severity: str
+    message: str
+    block: int | None
+    sectors: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """One oracle's result: pass, fail or skip; `note` says why it was skipped, where known."""
+
+    name: str
+    result: str
+    findings: tuple[Finding, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case: verdict, figures, and what could be read of its directory.
+
+    Counts are writes, blocks or epochs; times are milliseconds; None = not known. `events` are
+    in the order of the file. `notes` name the pieces of the record that could not be used.
+    """
+
+    directory: str
+    path: Path | None
+    strategy: str
+    guard: bool
+    seed: int | None
+    direction: str
+    attempts: int | None
+    expected: str
+    verdict: str
+    why: str
+    oracles: tuple[Oracle, ...]
+    planted: int | None
+    caught: int | None
+    writes: dict[str, int | None]
+    blocks: dict[str, int | None]
+    overlap_epochs: int | None
+    margin_ms: float | None
+    blackout_ms: dict[str, float | None]
+    facts: dict[str, Any] = field(default_factory=dict)
+    events: tuple[dict[str, Any], ...] = ()
+    reproduce: str = ""
+    files: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def as_expected(self) -> bool:
+        return self.verdict == self.expected
+
+    @property
+    def guard_word(self) -> str:
+        return "on" if self.guard else "off"
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [finding for oracle in self.oracles for finding in oracle.findings]
+
+    @property
+    def error(self) -> tuple[str, list[str]] | None:
+        """What went wrong in the lab, and the log's last lines; None if nothing did."""
+        error = mapping(self.facts.get("error"))
+        if not error:
+            return None
+        return text(error.get("what"), "no reason recorded"), [
+            line for line in items(error.get("log")) if isinstance(line, str)
+        ]
+
+
+def parse_entry(entry: dict[str, Any]) -> Case:
+    """An entry of `strategies` (design: verdict.json) as a Case without its directory."""
+    writes, blocks = mapping(entry.get("writes")), mapping(entry.get("blocks_allocated"))
+    planted, blackout = mapping(entry.get("planted")), mapping(entry.get("blackout_ms"))
+    verdict = text(entry.get("verdict"))
+    return Case(
+        directory=text(entry.get("case")),
+        path=None,
+        strategy=text(entry.get("name"), "(no name)"),
+        guard=entry.get("guard") is True,
+        seed=integer(entry.get("seed")),
+        direction=text(entry.get("direction")),
+        attempts=integer(entry.get("attempts")),
+        expected=text(entry.get("expected"), "?"),
+        verdict=verdict if verdict in VERDICTS else "inconclusive",
+        why=text(entry.get("why")),
+        oracles=_oracles(mapping(entry.get("oracles"))),
+        planted=integer(planted.get("faults")),
+        caught=integer(planted.get("caught")),
+        writes={
+            key: integer(writes.get(key))
+            for key in ("acked", "acked_after_resume", "lost", "never_written")
+        },
+        blocks={key: integer(blocks.get(key)) for key in ("before_suspend", "after_resume")},
+        overlap_epochs=integer(entry.get("active_overlap_epochs")),
+        margin_ms=number(entry.get("margin_ms")),
+        blackout_ms={key: number(blackout.get(key)) for key in ("total", *PHASES)},
+        notes=() if verdict in VERDICTS else (f"unknown verdict {verdict!r} in verdict.json",),
+    )
+
+
+def _oracles(recorded: dict[str, Any]) -> tuple[Oracle, ...]:
+    """The four oracles in their order, then any that this version does not know."""
+    names = [*ORACLES, *sorted(set(recorded) - set(ORACLES))]
+    result = []
+    for name in names:
+        entry = mapping(recorded.get(name))
+        found = tuple(_finding(name, mapping(item)) for item in items(entry.get("findings")))
+        note = text(entry.get("why")) or text(entry.get("reason")) or text(entry.get("note"))
+        result.append(Oracle(name, text(entry.get("result"), "missing"), found, note))
+    return tuple(result)
+
+
+def _finding(oracle: str, entry: dict[str, Any]) -> Finding:
+    pair = [integer(value) for value in items(entry.get("sectors"))]
+    sectors = None
+    if len(pair) == 2 and pair[0] is not None and pair[1] is not None:
+        sectors = (pair[0], pair[1])
+    return Finding(
+        oracle=oracle,
+        code=text(entry.get("code"), "?"),
+        severity=text(entry.get("severity")),
+        message=text(entry.get("message")),
+        block=integer(entry.get("block")),
+        sectors=sectors,
+    )

@@ -1,0 +1,131 @@
+"""junit.xml: a testcase for each case, for whatever shows test results in a CI.
+
+Kept to the elements and attributes that the widespread Ant-style JUnit schema allows, which is
+stricter than most readers: properties belong to the suite, and a case has one failure or error.
+"""
+
+import re
+import xml.etree.ElementTree as ET
+from datetime import UTC, datetime
+
+from vhdtool.report.case import PHASES, Case
+from vhdtool.report.loose import number
+from vhdtool.report.record import Run
+
+# XML 1.0 has no way to write these, not even as a character reference.
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def clean(value: str) -> str:
+    """`value` with characters that XML cannot hold shown as U+FFFD."""
+    return _ILLEGAL.sub("\ufffd", value)
+
+
+def junit(run: Run, table: str = "") -> bytes:
+    """The document as UTF-8; `table` is what the terminal showed and becomes system-out."""
+    counts = [outcome(case) for case in run.cases]
+    root = ET.Element("testsuites")
+    suite = ET.SubElement(
+        root,
+        "testsuite",
+        name="migration",
+        package="vhdtool",
+        id="0",
+        timestamp=_timestamp(run),
+        hostname="localhost",
+        tests=str(len(counts)),
+        failures=str(counts.count("failure")),
+        errors=str(counts.count("error")),
+        time=f"{sum(duration(case) for case in run.cases):.3f}",
+    )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(run):
+        ET.SubElement(properties, "property", name=clean(name), value=clean(value))
+    for case in run.cases:
+        _testcase(suite, case)
+    ET.SubElement(suite, "system-out").text = clean(table)
+    ET.SubElement(suite, "system-err").text = clean("\n".join(run.notes))
+    ET.indent(root)
+    document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document
+
+
+def outcome(case: Case) -> str:
+    """'' for as expected, 'error' where the case proves nothing, else 'failure'."""
+    if case.verdict in ("inconclusive", "error"):
+        return "error"
+    return "" if case.as_expected else "failure"
+
+
+def duration(case: Case) -> float:
+    """Seconds from the first event to the last; 0 when there are no events."""
+    times = [at for event in case.events if (at := number(event.get("mono"))) is not None]
+    return max(times) - min(times) if times else 0.0
+
+
+def _timestamp(run: Run) -> str:
+    walls = [
+        at
+        for case in run.cases
+        for event in case.events[:1]
+        if (at := number(event.get("wall"))) is not None
+    ]
+    try:
+        moment = datetime.fromtimestamp(min(walls), UTC) if walls else datetime.now(UTC)
+    except (OverflowError, OSError, ValueError):
+        moment = datetime.now(UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _properties(run: Run) -> list[tuple[str, str]]:
+    pairs = [
+        ("run", run.name),
+        ("hypervisor", run.hypervisor),
+        ("accelerator", run.accelerator),
+        ("storage", run.storage),
+        ("as_expected", str(run.as_expected).lower()),
+    ]
+    for case in run.cases:
+        figures: list[tuple[str, object]] = [
+            ("guard", case.guard_word),
+            ("seed", case.seed),
+            ("expected", case.expected),
+            ("verdict", case.verdict),
+            ("attempts", case.attempts),
+            ("writes.acked", case.writes["acked"]),
+            ("writes.lost", case.writes["lost"]),
+            ("margin_ms", case.margin_ms),
+            *((f"blackout_ms.{key}", case.blackout_ms[key]) for key in ("total", *PHASES)),
+        ]
+        name = case.directory or case.strategy
+        pairs += [(f"{name}.{key}", str(value)) for key, value in figures if value is not None]
+    return pairs
+
+
+def _testcase(suite: ET.Element, case: Case) -> None:
+    element = ET.SubElement(
+        suite,
+        "testcase",
+        name=clean(case.directory or case.strategy),
+        classname=clean(f"vhdtool.migration.{case.strategy}"),
+        time=f"{duration(case):.3f}",
+    )
+    kind = outcome(case)
+    if not kind:
+        return
+    message = f"expected {case.expected}, got {case.verdict}: {case.why}"
+    trouble = ET.SubElement(element, kind, message=clean(message), type=clean(case.verdict))
+    trouble.text = clean("\n".join(_details(case)))
+
+
+def _details(case: Case) -> list[str]:
+    lines = [
+        f"{finding.oracle}: {finding.code}: {finding.message}" for finding in case.findings[:50]
+    ]
+    if case.error:
+        what, log = case.error
+        lines += [what, *log]
+    lines += [f"note: {note}" for note in case.notes]
+    if case.reproduce:
+        lines.append(f"repeat it with: {case.reproduce}")
+    return lines

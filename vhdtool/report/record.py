@@ -1,0 +1,160 @@
+"""A run directory -> Run: verdict.json and, for each case, what its directory holds.
+
+Only a verdict.json that cannot be read is an error. Anything else that is missing or torn
+becomes a note on the case, and the report is made from what is left.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import UsageError
+from vhdtool.report.case import Case, parse_entry
+from vhdtool.report.loose import mapping, text
+
+_OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
+_OFFERED_GLOBS = ("console-*.log", "shim-*.log", "qemu-*.log", "xl-*.log", "metadata/*.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run: where it is, what it ran on, and its cases in the order of verdict.json."""
+
+    path: Path
+    name: str
+    hypervisor: str
+    accelerator: str
+    storage: str
+    claims_as_expected: bool
+    cases: tuple[Case, ...]
+    soak: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def as_expected(self) -> bool:
+        """True only if the run says so and every case agrees; an empty run proves nothing."""
+        agreed = bool(self.cases) and all(case.as_expected for case in self.cases)
+        return self.claims_as_expected and agreed
+
+
+def load_verdict(run_dir: Path) -> dict[str, Any]:
+    """verdict.json of `run_dir`. Raises UsageError when it is missing or no JSON object."""
+    path = run_dir / "verdict.json"
+    try:
+        verdict = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); give the directory of a run, such as "
+            "runs/latest, or derive the verdict first: vhdtool judge DIR"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{path}: not JSON ({error}); derive it again from the record: vhdtool judge DIR"
+        ) from error
+    if not isinstance(verdict, dict) or not isinstance(verdict.get("strategies"), list):
+        raise UsageError(f"{path}: has no list `strategies`; derive it again: vhdtool judge DIR")
+    return verdict
+
+
+def load_run(run_dir: Path) -> Run:
+    """Everything the report needs of `run_dir`. Raises UsageError as `load_verdict` does."""
+    run_dir = run_dir.resolve()
+    verdict = load_verdict(run_dir)
+    notes = list[str]()
+    entries = [entry for entry in verdict["strategies"] if isinstance(entry, dict)]
+    if len(entries) < len(verdict["strategies"]):
+        notes.append("verdict.json: some entries of `strategies` are no objects; left out")
+    soak = dict[str, Any]()
+    if (run_dir / "soak.json").exists():
+        soak = _object(run_dir / "soak.json", notes)
+    return Run(
+        path=run_dir,
+        name=text(verdict.get("run")) or run_dir.name,
+        hypervisor=text(verdict.get("hypervisor"), "?"),
+        accelerator=text(verdict.get("accelerator"), "?"),
+        storage=text(verdict.get("storage"), "?"),
+        claims_as_expected=verdict.get("as_expected") is True,
+        cases=tuple(_read_case(run_dir, parse_entry(entry)) for entry in entries),
+        soak=soak,
+        notes=tuple(notes),
+    )
+
+
+def _read_case(run_dir: Path, case: Case) -> Case:
+    notes = list(case.notes)
+    name = case.directory
+    # The name comes from a file: it must not lead out of the run.
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        return dataclasses.replace(
+            case, notes=(*notes, f"{name!r} is no name of a case directory; only verdict.json used")
+        )
+    path = run_dir / name
+    if not path.is_dir():
+        return dataclasses.replace(
+            case, notes=(*notes, "the case's directory is not there; only verdict.json used")
+        )
+    facts = _object(path / "case.json", notes)
+    events = tuple(_lines(path / "events.jsonl", notes))
+    try:
+        reproduce = (path / "reproduce.txt").read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        reproduce = ""
+        notes.append("no reproduce.txt")
+    return dataclasses.replace(
+        case,
+        path=path,
+        facts=facts,
+        events=events,
+        reproduce=reproduce,
+        files=tuple(_files(path)),
+        notes=tuple(notes),
+    )
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except FileNotFoundError:
+        notes.append(f"no {path.name}")
+    except (OSError, ValueError, RecursionError) as error:
+        notes.append(f"{path.name} cannot be used: {error}")
+    else:
+        if isinstance(value, dict):
+            return mapping(value)
+        notes.append(f"{path.name} is no JSON object")
+    return {}
+
+
+def _lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a .jsonl file; lines that are none are counted in one note."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        notes.append(f"no {path.name}")
+        return
+    bad = 0
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            bad += 1
+            continue
+        if isinstance(value, dict):
+            yield value
+        else:
+            bad += 1
+    if bad:
+        notes.append(f"{path.name}: {bad} of {len(lines)} lines cannot be read")
+
+
+def _files(path: Path) -> Iterator[str]:
+    """Files of the record that a reader may want to open, relative to the case directory."""
+    for name in _OFFERED:
+        if (path / name).is_file():
+            yield name
+    for pattern in _OFFERED_GLOBS:
+        for found in sorted(path.glob(pattern)):
+            yield found.relative_to(path).as_posix()

@@ -1,0 +1,117 @@
+"""What a drawing is made of, and the scale that puts times on its x axis.
+
+Shapes are plain values, so that tests can ask where a bar is; templates/drawing.svg.j2 turns them
+into SVG. Lengths are the drawing's own units (1 unit = 1 CSS pixel at full size).
+"""
+
+import math
+from dataclasses import dataclass, field
+
+CHAR = 6.3
+"""Mean width of a character of the labels' 11.5-pixel sans-serif."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle; `css` names its class, `title` is what a pointer over it shows."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    css: str
+    title: str = ""
+    kind: str = "bar"
+
+
+@dataclass(frozen=True)
+class Label:
+    """Text whose baseline is at y; anchor is start, middle or end."""
+
+    x: float
+    y: float
+    text: str
+    css: str = ""
+    anchor: str = "start"
+    kind: str = "label"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A straight line."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    css: str = ""
+    kind: str = "rule"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A closed polygon; points are (x, y)."""
+
+    points: tuple[tuple[float, float], ...]
+    css: str = ""
+    title: str = ""
+    kind: str = "shape"
+
+    @property
+    def path(self) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+
+
+@dataclass
+class Drawing:
+    """Shapes in painting order, except that text is painted last, over all else.
+
+    `title` and `description` are for screen readers.
+    """
+
+    width: float
+    height: float
+    title: str
+    description: str = ""
+    shapes: list[Bar | Label | Rule | Shape] = field(default_factory=list)
+
+    def painted(self) -> list[Bar | Label | Rule | Shape]:
+        """The shapes with all labels at the end."""
+        return sorted(self.shapes, key=lambda shape: isinstance(shape, Label))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Linear: times start..end onto x left..right; anything outside is clipped to the edge."""
+
+    start: float
+    end: float
+    left: float
+    right: float
+
+    def x(self, at: float) -> float:
+        if self.end <= self.start:
+            return self.left
+        share = (at - self.start) / (self.end - self.start)
+        return self.left + min(1.0, max(0.0, share)) * (self.right - self.left)
+
+    def ticks(self, unit: float, origin: float, about: int = 8) -> list[tuple[float, str]]:
+        """Round marks as (x, text); times are shown relative to `origin` in units of `unit` s."""
+        first, last = (self.start - origin) / unit, (self.end - origin) / unit
+        if last <= first:
+            return []
+        raw = (last - first) / about
+        base = 10 ** math.floor(math.log10(raw))
+        step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= raw)
+        marks = list[tuple[float, str]]()
+        index = math.ceil(first / step - 1e-9)
+        while index * step <= last + 1e-9 * step and len(marks) < 50:
+            value = index * step
+            marks.append((self.x(origin + value * unit), f"{value:.10g}"))
+            index += 1
+        return marks
+
+
+def text_width(text: str) -> float:
+    """Estimated width of a label."""
+    return len(text) * CHAR

@@ -1,0 +1,159 @@
+"""What strategies, verdicts and limits mean, in plain words for the head of the report."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vhdtool.report.case import Case
+
+QUESTION = (
+    "Does this order of storage operations keep a VHD intact while its guest migrates live "
+    "from one host to another, writing all the time?"
+)
+
+STRATEGIES = {
+    "overlap": (
+        "the bug",
+        "The destination opens the image before the guest is suspended, and "
+        "the source closes it only after the guest runs again.",
+    ),
+    "late-close": (
+        "the bug",
+        "The destination opens the image once the guest is suspended, but "
+        "the source still has it open until after the guest runs again.",
+    ),
+    "reopen-early": (
+        "B, too early",
+        "The destination reopens the image before the source has "
+        "closed it; the source then writes its footer over the newer state.",
+    ),
+    "activate": (
+        "A",
+        "The source deactivates (closes), then the destination activates (opens); "
+        "the two never overlap.",
+    ),
+    "reopen": (
+        "B",
+        "The destination opens early, and reads everything again with pause and "
+        "unpause after the source has closed.",
+    ),
+    "hold": (
+        "B, held",
+        "The destination opens early and is paused at once; it reopens only "
+        "after the source has closed.",
+    ),
+    "implicit": (
+        "C",
+        "Every request of the destination closes and opens the image, so none is "
+        "served on old metadata.",
+    ),
+    "implicit-first": (
+        "C, first only",
+        "Only the destination's first request reopens the image, "
+        "and a probe at attach uses that one up too early.",
+    ),
+    "login": ("A, exclusive", "As activate, on storage that lets no second host log in."),
+    "activate-back": ("A, there and back", "Two migrations in a row with activate."),
+    "activate-retry": (
+        "A, failed and retried",
+        "The destination's QEMU is killed after the "
+        "source has deactivated; the guest runs on at the source, and the second "
+        "attempt succeeds.",
+    ),
+}
+
+VERDICTS = {
+    "consistent": "nothing acknowledged was lost, and all oracles agree",
+    "corrupt": "the image lost or damaged acknowledged data, or its metadata contradict it",
+    "refused": "the guard refused the switch, and the guest went on at the source unharmed",
+    "inconclusive": "the record proves nothing either way",
+    "error": "the lab itself failed; this says nothing about the order",
+}
+
+LIMITS = (
+    "A consistent run shows that this order survived this load, this time. The margin tells how "
+    "near it came; a soak (make soak) repeats it and states the bound.",
+    "A guest on TCG (emulated) runs slower than on KVM, so its blackout is longer; compare "
+    "blackouts within one run only.",
+    "The exclusive-activation oracle trusts the epochs that both shims write to the shared "
+    "storage; a host that bypasses the shim is seen by the other three oracles only.",
+)
+LOCAL_LIMIT = (
+    "Both hosts of the local lab share one kernel and so one page cache: what NFS or cluster "
+    "file-system clients cache is not seen here. Run the lab on separate machines for that."
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A strategy under one guard setting, over all its cases."""
+
+    strategy: str
+    option: str
+    what: str
+    guard: bool
+    verdict: str
+    expected: str
+    as_expected: bool
+    words: str
+
+
+def describe(strategy: str) -> tuple[str, str]:
+    """(the mail's option, what the order does); empty strings for an unknown strategy."""
+    return STRATEGIES.get(strategy, ("", ""))
+
+
+def summaries(cases: Sequence[Case]) -> list[Summary]:
+    """One Summary for each (strategy, guard), in order of first appearance."""
+    groups = dict[tuple[str, bool], list[Case]]()
+    for case in cases:
+        groups.setdefault((case.strategy, case.guard), []).append(case)
+    result = []
+    for (strategy, guard), members in groups.items():
+        option, what = describe(strategy)
+        unexpected = [case for case in members if not case.as_expected]
+        shown = (unexpected or members)[0]
+        result.append(
+            Summary(
+                strategy=strategy,
+                option=option,
+                what=what,
+                guard=guard,
+                verdict=shown.verdict,
+                expected=shown.expected,
+                as_expected=not unexpected,
+                words=_sentence(members),
+            )
+        )
+    return result
+
+
+def _sentence(members: list[Case]) -> str:
+    """What happened, with the figure that matters for that verdict."""
+    if len(members) == 1:
+        return members[0].why or VERDICTS.get(members[0].verdict, "")
+    counts = Counter(case.verdict for case in members)
+    parts = [f"{count} of {len(members)} runs {verdict}" for verdict, count in counts.items()]
+    lost = [case.writes["lost"] for case in members if case.writes["lost"]]
+    if lost:
+        figures = [value for value in lost if value is not None]
+        parts.append(f"{min(figures)} to {max(figures)} acknowledged writes lost")
+    return "; ".join(parts) + "."
+
+
+def headline(cases: Sequence[Case], as_expected: bool) -> str:
+    """The first sentence of the report."""
+    met = sum(case.as_expected for case in cases)
+    total = len(cases)
+    if not total:
+        return "The run has no cases: it shows nothing."
+    if as_expected:
+        return (
+            f"All {total} cases ended as expected." if total > 1 else "The case ended as expected."
+        )
+    if met == total:
+        return (
+            f"All {total} verdicts are the expected ones, but the run as a whole is not: "
+            "see verdict.json."
+        )
+    return f"{total - met} of {total} cases did not end as expected."
