@@ -92,12 +92,12 @@ def activate(back: bool = False) -> Recorder:
     if back:
         r.controller(1900, "migrate-started", 2)
         r.source(1880, "detached")
-        r.source(1920, "attached", "alpha", 2)
+        r.target(1920, "attached", "alpha", 2)
         _switch(r, 2, 2400, "beta", "alpha", r.epoch)
         r.writes("alpha", 2446, 2990)
         r.controller(2470, "migrated", 2)
         r.source(2600, "detached", "beta", 2)
-        r.source(3000, "deactivated", "alpha", 2, ended=r.epoch, wrote_footer=True)
+        r.target(3000, "deactivated", "alpha", 2, ended=r.epoch, wrote_footer=True)
     else:
         r.source(1500, "detached")
         r.target(2000, "deactivated", ended=r.epoch, wrote_footer=True)

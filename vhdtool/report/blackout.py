@@ -1,17 +1,15 @@
 """The blackout of each leg placed on the time axis: last acknowledgement, phases, first after.
 
-The figures that are reported come from verdict.json; this module only finds where to draw them.
+The figures that are reported come from verdict.json; this module only finds where to draw them,
+by the same definitions (vhdtool.oracle.timing).
 """
 
-import json
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from vhdtool.report.loose import integer, mapping, number, text
-from vhdtool.report.timeline import RELEASES, Leg, Timeline
-
-_ACK = re.compile(rb"acked (\d+)\r?\n")
+from vhdtool.oracle.console import Ack
+from vhdtool.oracle.events import READS, RELEASES
+from vhdtool.report.timeline import Leg, Timeline
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Blackout:
-    """A leg's blackout. `start` is the last acknowledgement, or SUSPENDED where none is known."""
+    """A leg's blackout. `start` is the last acknowledgement, or the stop where none is known."""
 
     leg: Leg
     last_ack: float | None
@@ -35,99 +33,53 @@ class Blackout:
     phases: tuple[Phase, ...]
 
 
-def ack_times(case_dir: Path | None) -> list[float]:
-    """When each `acked n` line was complete on a console, in order of arrival."""
-    if case_dir is None:
-        return []
-    try:
-        lines = (case_dir / "console.jsonl").read_text(errors="replace").splitlines()
-    except OSError:
-        return []
-    chunks, logs = list[tuple[str, int, float]](), dict[str, bytes]()
-    for line in lines:
-        try:
-            entry = mapping(json.loads(line))
-        except (ValueError, RecursionError):
-            continue
-        host, offset = text(entry.get("host")), integer(entry.get("offset"))
-        at = number(entry.get("mono"))
-        if not host or "/" in host or offset is None or at is None:
-            continue
-        chunks.append((host, offset, at))
-        if host not in logs:
-            try:
-                logs[host] = (case_dir / f"console-{host}.log").read_bytes()
-            except OSError:
-                logs[host] = b""
-    ends, following = list[int](), dict[str, int]()
-    for host, offset, _ in reversed(chunks):
-        ends.append(following.get(host, len(logs[host])))
-        following[host] = offset
-    joined, arrived = b"", list[tuple[int, float]]()
-    for (host, offset, at), end in zip(chunks, reversed(ends), strict=True):
-        joined += logs[host][offset:end]
-        arrived.append((len(joined), at))
-    return _stamp([match.end() for match in _ACK.finditer(joined)], arrived)
-
-
-def _stamp(positions: list[int], arrived: list[tuple[int, float]]) -> list[float]:
-    """The arrival time of each position in the joined consoles; both lists ascend."""
-    times, chunk = [], 0
-    for position in positions:
-        while chunk < len(arrived) - 1 and arrived[chunk][0] < position:
-            chunk += 1
-        times.append(arrived[chunk][1])
-    return times
-
-
-def blackouts(line: Timeline, acks: list[float]) -> list[Blackout]:
+def blackouts(line: Timeline, acks: Sequence[Ack]) -> list[Blackout]:
     """One Blackout for each leg in which the guest was suspended."""
     found = []
     for leg in line.legs:
         if leg.suspended is None:
             continue
-        halted = leg.stopped if leg.stopped is not None else leg.suspended
-        switched = leg.switched
-        last = max((at for at in acks if at <= halted), default=None)
-        first = None
-        if switched is not None:
-            # After a cancel the guest may be heard before the controller's own event is written.
-            heard_from = leg.suspended if leg.resumed is None else switched
-            first = min((at for at in acks if at >= heard_from), default=None)
+        last, first = _silence(leg, acks, leg.suspended)
+        halted = leg.suspended if leg.stopped is None else leg.stopped
         start = halted if last is None else last
-        later = [at for at in (first, switched, leg.suspended) if at is not None]
-        end = later[0] if later else leg.suspended
-        phases = _phases(line, leg, last, first)
-        found.append(Blackout(leg, last, first, start, max(end, start), phases))
+        known = [at for at in (first, leg.switched, leg.suspended) if at is not None]
+        phases = _phases(line, leg, leg.suspended, first)
+        found.append(Blackout(leg, last, first, start, max(known[0], start), phases))
     return found
 
 
-def _phases(line: Timeline, leg: Leg, last: float | None, first: float | None) -> tuple[Phase, ...]:
-    suspended, switched = leg.suspended, leg.switched
-    assert suspended is not None
-    phases = []
-    if last is not None:
-        phases.append(Phase("quiesce", last, suspended))
-    upto = switched if switched is not None else line.end
-    released = [
-        mark.at
-        for mark in line.marks
-        if mark.host == leg.source and mark.event in RELEASES and suspended <= mark.at <= upto
+def _silence(leg: Leg, acks: Sequence[Ack], suspended: float) -> tuple[float | None, float | None]:
+    """The last acknowledgement before the switch and the first after it.
+
+    A guest that moved is heard on the other host's console, which tells before from after even
+    where an acknowledgement overtakes the controller's own event.
+    """
+    if not leg.moved:
+        last = max((ack.mono for ack in acks if ack.mono <= suspended), default=None)
+        return last, min((ack.mono for ack in acks if ack.mono > suspended), default=None)
+    for place, ack in enumerate(acks):
+        if ack.host == leg.destination and ack.mono >= leg.started:
+            return (acks[place - 1].mono if place else None), ack.mono
+    return None, None
+
+
+def _phases(line: Timeline, leg: Leg, suspended: float, first: float | None) -> tuple[Phase, ...]:
+    upto = line.end if leg.switched is None else leg.switched
+    inside = [mark for mark in line.marks if suspended <= mark.at <= upto]
+    closed = [m.at for m in inside if m.host == leg.source and m.event in RELEASES]
+    reads = [m.at for m in inside if m.host == leg.destination and m.event in READS]
+    released = max(closed, default=suspended)
+    read = max(reads, default=None)
+    starts_after = released if read is not None and read >= released else suspended
+    ends: list[tuple[str, float | None, float | None]] = [
+        ("quiesce", leg.stopped, suspended),
+        ("deactivate", suspended, released if closed else None),
+        ("transfer", released, leg.completed),
+        ("activate", starts_after, read),
+        ("resume", leg.switched, first),
     ]
-    if released:
-        phases.append(Phase("deactivate", suspended, released[0]))
-    if leg.completed is not None:
-        phases.append(Phase("transfer", suspended, leg.completed))
-    reads = [
-        mark.at
-        for mark in line.marks
-        if mark.host == leg.destination
-        and mark.event in ("opened", "activated", "unpaused")
-        and suspended <= mark.at <= upto
-    ]
-    if reads:
-        before = [at for at in released if at <= reads[-1]]
-        phases.append(Phase("activate", before[-1] if before else suspended, reads[-1]))
-    if switched is not None and first is not None:
-        phases.append(Phase("resume", switched, first))
-    return tuple(phases)
+    return tuple(
+        Phase(name, start, max(start, end))
+        for name, start, end in ends
+        if start is not None and end is not None
+    )

@@ -4,11 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vhdtool.oracle.console import Ack
+from vhdtool.oracle.events import Events
 from vhdtool.report.loose import integer, items, mapping, number, text
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
 ORACLES = ("content", "metadata", "structure", "activation")
 PHASES = ("quiesce", "deactivate", "transfer", "activate", "resume")
+NO_EVENTS = Events((), ())
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,13 @@ class Oracle:
 class Case:
     """A case: verdict, figures, and what could be read of its directory.
 
-    Counts are writes, blocks or epochs; times are milliseconds; None = not known. `events` are
-    in the order of the file. `notes` name the pieces of the record that could not be used.
+    Counts are writes, blocks or epochs; times are milliseconds; None = not known. `notes`
+    name the pieces of the record that could not be used.
     """
 
     directory: str
     path: Path | None
+    """None where the record could not be read."""
     strategy: str
     guard: bool
     seed: int | None
@@ -60,7 +64,8 @@ class Case:
     margin_ms: float | None
     blackout_ms: dict[str, float | None]
     facts: dict[str, Any] = field(default_factory=dict)
-    events: tuple[dict[str, Any], ...] = ()
+    events: Events = NO_EVENTS
+    acks: tuple[Ack, ...] = ()
     reproduce: str = ""
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -114,7 +119,8 @@ def parse_entry(entry: dict[str, Any]) -> Case:
         blocks={key: integer(blocks.get(key)) for key in ("before_suspend", "after_resume")},
         overlap_epochs=integer(entry.get("active_overlap_epochs")),
         margin_ms=number(entry.get("margin_ms")),
-        blackout_ms={key: number(blackout.get(key)) for key in ("total", *PHASES)},
+        # The verdict writes 0 where a time is not known, or where there was no such phase.
+        blackout_ms={key: number(blackout.get(key)) or None for key in ("total", *PHASES)},
         notes=() if verdict in VERDICTS else (f"unknown verdict {verdict!r} in verdict.json",),
     )
 

@@ -1,6 +1,6 @@
 """The mail's diagram of a case: the whole migration to scale, and a zoom onto each blackout."""
 
-from vhdtool.report.blackout import Blackout
+from vhdtool.report.blackout import Blackout, Phase
 from vhdtool.report.figures import milliseconds
 from vhdtool.report.rows import (
     GAP,
@@ -62,7 +62,8 @@ def zoom(line: Timeline, switch: Blackout, figures: dict[str, float | None]) -> 
     for phase in switch.phases:
         heading_y = y - (ROW - PHASE_ROW) / 2
         heading(drawing, heading_y, "phases" if phase is switch.phases[0] else "", phase.name)
-        _phase(drawing, scale, y, phase.name, phase.start, phase.end, figures.get(phase.name))
+        css = _phase_css(line, leg, phase.name)
+        _phase(drawing, scale, y, phase, css, figures.get(phase.name))
         y += PHASE_ROW + 3
     y = host_rows(drawing, line, scale, y + GAP, "ms")
     y += 16.0 if _in_view(line, scale) else 4.0
@@ -81,17 +82,9 @@ def _vm_row(drawing: Drawing, line: Timeline, scale: Scale, y: float) -> None:
     here, since = line.hosts[0] if line.hosts else "", line.start
     for leg in line.legs:
         here = leg.source or here
-        if leg.started is not None:
-            _piece(
-                drawing,
-                scale,
-                y,
-                since,
-                leg.started,
-                f"vm-{host_css(line, here)}",
-                f"runs on {here}",
-            )
-            since = leg.started
+        runs = f"vm-{host_css(line, here)}"
+        _piece(drawing, scale, y, since, leg.started, runs, f"runs on {here}")
+        since = leg.started
         if leg.suspended is None:
             if leg.cancelled is not None:
                 _piece(drawing, scale, y, since, leg.cancelled, "vm-copy", "pre-copy")
@@ -102,9 +95,9 @@ def _vm_row(drawing: Drawing, line: Timeline, scale: Scale, y: float) -> None:
         stop_end = leg.switched if leg.switched is not None else line.end
         _piece(drawing, scale, y, leg.suspended, stop_end, "vm-stop", "stop-and-copy")
         since = stop_end
-        if leg.resumed is not None:
+        if leg.moved:
             here = leg.destination
-    word = "resumed" if any(leg.resumed is not None for leg in line.legs) else "runs"
+    word = "resumed" if any(leg.moved for leg in line.legs) else "runs"
     _piece(drawing, scale, y, since, line.end, f"vm-{host_css(line, here)}", f"{word} on {here}")
 
 
@@ -132,7 +125,7 @@ def _guest_row(
     leg = switch.leg
     heading(drawing, y, "guest", "")
     before = f"vm-{host_css(line, leg.source)}"
-    after_host = leg.destination if leg.resumed is not None else leg.source
+    after_host = leg.destination if leg.moved else leg.source
     left, right = scale.x(switch.start), scale.x(switch.end)
     drawing.shapes.append(Bar(LEFT, y, left - LEFT, ROW, before, f"writes on {leg.source}"))
     if text_width("writes") + 12 < left - LEFT:
@@ -153,20 +146,19 @@ def _guest_row(
         )
 
 
+def _phase_css(line: Timeline, leg: Leg, name: str) -> str:
+    """deactivate and activate have the colour of the host that does it."""
+    host = {"deactivate": leg.source, "activate": leg.destination}.get(name)
+    return "phase" if host is None else f"active-{host_css(line, host)}"
+
+
 def _phase(
-    drawing: Drawing,
-    scale: Scale,
-    y: float,
-    name: str,
-    start: float,
-    end: float,
-    figure: float | None,
+    drawing: Drawing, scale: Scale, y: float, phase: Phase, css: str, figure: float | None
 ) -> None:
-    x = scale.x(start)
-    width = max(scale.x(end) - x, 1.5)
-    length = (end - start) * 1000 if figure is None else figure
-    words = f"{milliseconds(length)} ms"
-    drawing.shapes.append(Bar(x, y, width, PHASE_ROW, f"phase phase-{name}", f"{name}: {words}"))
+    x = scale.x(phase.start)
+    width = max(scale.x(phase.end) - x, 1.5)
+    words = f"{milliseconds((phase.end - phase.start) * 1000 if figure is None else figure)} ms"
+    drawing.shapes.append(Bar(x, y, width, PHASE_ROW, css, f"{phase.name}: {words}"))
     if x + width + text_width(words) + 8 < RIGHT:
         drawing.shapes.append(Label(x + width + 6, y + PHASE_ROW - 4, words, "value"))
     else:
@@ -175,7 +167,7 @@ def _phase(
 
 def _points(drawing: Drawing, leg: Leg, scale: Scale, top: float, bottom: float) -> None:
     """SUSPENDED and RESUME (or CANCEL) as dashed lines through all rows."""
-    ends = "RESUME" if leg.resumed is not None else "CANCEL"
+    ends = "RESUME" if leg.moved else "CANCEL"
     places = []
     for at, words in ((leg.suspended, "SUSPENDED"), (leg.switched, ends)):
         if at is not None:

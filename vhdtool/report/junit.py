@@ -9,7 +9,6 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 
 from vhdtool.report.case import PHASES, Case
-from vhdtool.report.loose import number
 from vhdtool.report.record import Run
 
 # XML 1.0 has no way to write these, not even as a character reference.
@@ -59,7 +58,7 @@ def outcome(case: Case) -> str:
 
 def duration(case: Case) -> float:
     """Seconds from the first event to the last; 0 when there are no events."""
-    times = [at for event in case.events if (at := number(event.get("mono"))) is not None]
+    times = [event.mono for event in case.events.items]
     return max(times) - min(times) if times else 0.0
 
 
@@ -67,8 +66,8 @@ def _timestamp(run: Run) -> str:
     walls = [
         at
         for case in run.cases
-        for event in case.events[:1]
-        if (at := number(event.get("wall"))) is not None
+        for event in case.events.items[:1]
+        if (at := event.number("wall")) is not None
     ]
     try:
         moment = datetime.fromtimestamp(min(walls), UTC) if walls else datetime.now(UTC)

@@ -8,14 +8,14 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vhdtool.report import table, words
-from vhdtool.report.blackout import Blackout, ack_times, blackouts
+from vhdtool.report.blackout import Blackout, blackouts
 from vhdtool.report.case import PHASES, Case, Finding
 from vhdtool.report.diagram import overview, zoom
 from vhdtool.report.figures import milliseconds, percent
 from vhdtool.report.loose import integer, items, mapping, number, text
 from vhdtool.report.record import Run
 from vhdtool.report.shapes import Drawing
-from vhdtool.report.timeline import MARKED, Timeline, build
+from vhdtool.report.timeline import MARKED, Timeline, build, describe, read_time
 
 FINDINGS = 40
 """Findings of a case that are listed; the rest is counted."""
@@ -118,9 +118,9 @@ def _soak_rows(run: Run) -> list[dict[str, object]]:
 
 def _view(case: Case, name: str) -> CaseView:
     notes = list(case.notes)
-    line = build(case.events, case.direction)
+    line = build(case.events)
     if line is None and case.path is not None:
-        notes.append("no events with times: nothing to draw")
+        notes.append("too few events: nothing to draw")
     findings = case.findings
     return CaseView(
         anchor="case-" + re.sub(r"[^A-Za-z0-9-]", "-", case.directory or case.strategy),
@@ -138,7 +138,7 @@ def _view(case: Case, name: str) -> CaseView:
 
 
 def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
-    switches = blackouts(line, ack_times(case.path))
+    switches = blackouts(line, case.acks)
     yield "The whole migration, to scale", overview(line, switches)
     for switch in switches:
         measured = switch is switches[-1] and switch.leg.resumed is not None
@@ -151,7 +151,7 @@ def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
 def _caption(switch: Blackout, count: int) -> str:
     leg = switch.leg
     words_ = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
-    if leg.resumed is not None:
+    if leg.moved:
         words_ += "the blackout"
     else:
         words_ += f"cancelled{', ' + leg.reason if leg.reason else ''}"
@@ -162,40 +162,12 @@ def _caption(switch: Blackout, count: int) -> str:
 
 def _steps(line: Timeline, case: Case) -> Iterable[Step]:
     suspended = {leg.number: leg.suspended for leg in line.legs}
-    for event in case.events:
-        kind = event.get("event")
-        at, leg = event.get("mono"), event.get("leg")
-        if kind not in STEPS or not isinstance(at, int | float):
+    for event in case.events.items:
+        if event.name not in STEPS:
             continue
-        zero = suspended.get(leg) if isinstance(leg, int) else None
-        shown = {
-            key: value
-            for key, value in event.items()
-            if key
-            not in (
-                "seq",
-                "event",
-                "leg",
-                "host",
-                "side",
-                "pid",
-                "mono",
-                "wall",
-                "read_mono",
-                "stop_mono",
-                "completed_mono",
-                "last_metadata_mono",
-            )
-            and value is not None
-        }
-        detail = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in shown.items())
-        yield Step(
-            None if zero is None else (at - zero) * 1000,
-            leg if isinstance(leg, int) else 1,
-            str(event.get("host", "")),
-            str(kind),
-            detail,
-        )
+        zero = suspended.get(event.leg)
+        at = None if zero is None else (read_time(event) - zero) * 1000
+        yield Step(at, event.leg, event.host, event.name, describe(event))
 
 
 def damage(findings: list[Finding]) -> str:

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
+from vhdtool.oracle.console import read_console
+from vhdtool.oracle.record import load_record
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.loose import mapping, text
 
 _OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
+PROBLEMS = 3
+"""Problems of one file that are told; a torn file may have thousands."""
 _OFFERED_GLOBS = ("console-*.log", "shim-*.log", "qemu-*.log", "xl-*.log", "metadata/*.json")
 
 
@@ -97,7 +101,9 @@ def _read_case(run_dir: Path, case: Case) -> Case:
             case, notes=(*notes, "the case's directory is not there; only verdict.json used")
         )
     facts = _object(path / "case.json", notes)
-    events = tuple(_lines(path / "events.jsonl", notes))
+    record = load_record(path)
+    console = read_console(record.console, record.console_problems)
+    notes += [*record.events.problems[:PROBLEMS], *record.console_problems[:PROBLEMS]]
     try:
         reproduce = (path / "reproduce.txt").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -107,7 +113,8 @@ def _read_case(run_dir: Path, case: Case) -> Case:
         case,
         path=path,
         facts=facts,
-        events=events,
+        events=record.events,
+        acks=tuple(console.acks),
         reproduce=reproduce,
         files=tuple(_files(path)),
         notes=tuple(notes),
@@ -126,28 +133,6 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
             return mapping(value)
         notes.append(f"{path.name} is no JSON object")
     return {}
-
-
-def _lines(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a .jsonl file; lines that are none are counted in one note."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        notes.append(f"no {path.name}")
-        return
-    bad = 0
-    for line in lines:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            bad += 1
-            continue
-        if isinstance(value, dict):
-            yield value
-        else:
-            bad += 1
-    if bad:
-        notes.append(f"{path.name}: {bad} of {len(lines)} lines cannot be read")
 
 
 def _files(path: Path) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """Rows that both drawings share: the two hosts' VDI.attached and VDI.active bars."""
 
+from vhdtool.oracle.events import RELEASES
 from vhdtool.report.figures import milliseconds
 from vhdtool.report.shapes import Bar, Drawing, Label, Rule, Scale, Shape, text_width
-from vhdtool.report.timeline import RELEASES, Mark, Span, Timeline
+from vhdtool.report.timeline import TROUBLE, Mark, Span, Timeline
 
 WIDTH = 960.0
 LEFT = 168.0
@@ -56,7 +57,7 @@ def _bar(
     width = max(scale.x(span.end) - x, 2.0)
     # What was still held when the record ends has no length of its own.
     lasting = "until the record ends" if span.lasting else _length(span.end - span.start, unit)
-    reads = "" if span.epochs[0] is None else f", on metadata of epoch {span.epochs[0]}"
+    reads = "" if span.epochs is None else f", on metadata of epoch {span.epochs[0]}"
     drawing.shapes.append(Bar(x, y, width, ROW, css, f"{span.host} {word}{reads}: {lasting}"))
     if word == "attached":
         # No label: the marks need the room, and the row says what it is.
@@ -74,27 +75,31 @@ def _length(seconds: float, unit: str) -> str:
 
 
 def _marks(drawing: Drawing, scale: Scale, y: float, marks: list[Mark]) -> None:
-    """A diamond for a metadata read, a flag for a release, a cross for a refusal or a fault."""
-    free = 0.0
-    for mark in marks:
-        if not scale.start <= mark.at <= scale.end:
-            continue
-        x, middle = scale.x(mark.at), y + ROW / 2
+    """A diamond for a metadata read, a bar for a release, red for a refusal or a fault."""
+    seen = [mark for mark in marks if scale.start <= mark.at <= scale.end]
+    places = [scale.x(mark.at) for mark in seen]
+    free = LEFT
+    for index, (mark, x) in enumerate(zip(seen, places, strict=True)):
+        middle = y + ROW / 2
         title = f"{mark.event} {mark.detail}".strip()
         if mark.event in RELEASES:
             drawing.shapes.append(Bar(x - 1.5, y - 2, 3, ROW + 4, "release", title))
         else:
-            bad = mark.event in ("refused", "fenced", "fault-injected")
             points = ((x, middle - 7), (x + 6, middle), (x, middle + 7), (x - 6, middle))
-            drawing.shapes.append(Shape(points, "bad" if bad else "read", title))
+            css = "bad" if mark.event in TROUBLE else "read"
+            drawing.shapes.append(Shape(points, css, title))
         word = mark.event.removesuffix("-injected")
         width = text_width(word)
-        if x + 9 >= free and x + 9 + width <= RIGHT:
+        until = places[index + 1] - 8 if index + 1 < len(places) else RIGHT
+        if x + 9 + width <= until:
             drawing.shapes.append(Label(x + 9, middle + 4, word, "mark"))
             free = x + 13 + width
-        elif x + 9 + width > RIGHT and x - 9 - width >= free:
+        elif x - 9 - width >= free:
             drawing.shapes.append(Label(x - 9, middle + 4, word, "mark", "end"))
-            free = RIGHT
+            free = x + 9
+        else:
+            # No room for its name: the title and the table of events have it.
+            free = x + 9
 
 
 def _overlap(drawing: Drawing, line: Timeline, scale: Scale, top: float, bottom: float) -> None:
