@@ -161,3 +161,26 @@ def _bits(block: int, sector: int, layout: BlockLayout, old: str, new: str) -> l
         )
         for first, count in set_runs(lost, layout.sectors)
     ]
+
+
+def diff_growth(before: dict[str, Any], after: dict[str, Any]) -> list[Finding]:
+    """What a later snapshot has more than an earlier one, and other harmless changes."""
+    findings = [
+        Finding(f"{name.replace('_', '-')}-changed", "info", f"{name} changed")
+        for name in ("file_size", "batmap")
+        if before[name] != after[name]
+    ]
+    for name in ("footer", "header"):
+        old, new = before[name] or {}, after[name] or {}
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                text = f"{name}: {key} was {old.get(key)}, is {new.get(key)}"
+                findings.append(Finding(f"{name}-field", "info", text))
+    for key, sector in after["bat"].items():
+        if key not in before["bat"]:
+            text = f"block {key} was allocated at sector {sector}"
+            findings.append(Finding("bat-new", "info", text, block=int(key)))
+        elif before["bitmaps"].get(key) != after["bitmaps"].get(key):
+            text = f"block {key}: its bitmap changed"
+            findings.append(Finding("bitmap-changed", "info", text, block=int(key)))
+    return findings

@@ -1,0 +1,62 @@
+"""Options and formats that several commands share."""
+
+import json
+import re
+from typing import Any
+
+import click
+
+from vhdtool.errors import UsageError
+
+UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
+
+image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+class Size(click.ParamType[int]):
+    """A size: bytes, or with a suffix k, m, g, t (powers of 1024) or s (sectors)."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE.match(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no size; write for example 1048576, 512k, 20G", param, ctx)
+        number, unit = match.groups()
+        if len(number) > 20:
+            self.fail(f"{value!r} is too large", param, ctx)
+        factor = UNITS[unit.lower()]
+        return int(float(number) * factor) if "." in number else int(number) * factor
+
+
+def print_json(value: Any) -> None:
+    """Compact enough for a pipe, readable enough for a person."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def human(size: int) -> str:
+    """A size in words: `2 MiB (2097152 bytes)`."""
+    if size < 1024:
+        return f"{size} bytes"
+    step = min((size.bit_length() - 1) // 10, 4)
+    return f"{size / (1 << 10 * step):.4g} {('', 'KiB', 'MiB', 'GiB', 'TiB')[step]} ({size} bytes)"
+
+
+def rows(pairs: list[tuple[str, object]]) -> str:
+    """A two-column table; names are padded to the longest."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
+
+
+def load_json(path: str) -> Any:
+    """A JSON file. Raises UsageError when it is none."""
+    with open(path, "rb") as file:
+        try:
+            return json.loads(file.read())
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{path}: not JSON: {error}") from None

@@ -1,0 +1,71 @@
+"""Opening an image together with all its parents."""
+
+import os
+
+from vhdtool.errors import CorruptImage, NotAVhd
+from vhdtool.image.metadata import read_metadata
+from vhdtool.image.parents import find_parent
+from vhdtool.image.reader import Layer, Reader
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.footer import DIFFERENCING
+from vhdtool.vhd.header import NO_UUID
+
+MAX_DEPTH = 30
+"""Layers that SM allows; deeper chains are read, and `check` names them."""
+HARD_LIMIT = 1000
+
+
+class ParentLoop(CorruptImage):
+    """An image is its own ancestor."""
+
+
+def open_chain(path: str | os.PathLike[str], raw: bool = False) -> Reader:
+    """Opens `path` and its parents for reading.
+
+    `raw`: the file is no VHD but a disk as it is. Raises NotAVhd, CorruptImage (ParentMissing,
+    ParentMismatch, ParentLoop), or StorageError.
+    """
+    layers: list[Layer] = []
+    seen: set[tuple[int, int]] = set()
+    current = os.fspath(path)
+    try:
+        while True:
+            storage = FileStorage(current)
+            layers.append(Layer(storage))
+            _remember(storage, seen)
+            if raw:
+                break
+            metadata = read_metadata(storage)
+            layers[-1] = Layer(storage, metadata)
+            header = metadata.header
+            if metadata.footer.disk_type != DIFFERENCING or header is None:
+                break
+            if len(layers) >= HARD_LIMIT:
+                raise CorruptImage(f"{path}: more than {HARD_LIMIT} layers")
+            current = find_parent(current, storage, header)
+            raw = header.parent_uuid == NO_UUID
+    except BaseException:
+        for layer in layers:
+            layer.close()
+        raise
+    return Reader(layers)
+
+
+def _remember(storage: FileStorage, seen: set[tuple[int, int]]) -> None:
+    status = os.fstat(storage.fileno())
+    identity = (status.st_dev, status.st_ino)
+    if identity in seen:
+        raise ParentLoop(f"{storage.name}: the chain of parents comes back to this file")
+    seen.add(identity)
+
+
+def is_vhd(path: str | os.PathLike[str]) -> bool:
+    """Whether the content shows a VHD, whole or damaged. Raises StorageError."""
+    from vhdtool.image.metadata import read_ends
+
+    with FileStorage(path) as storage:
+        try:
+            read_ends(storage)
+        except NotAVhd:
+            return False
+    return True

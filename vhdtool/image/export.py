@@ -1,0 +1,122 @@
+"""Guest data out of a chain into a raw file, holes kept as holes."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from vhdtool.errors import CorruptImage
+from vhdtool.image.reader import Extent, Reader
+from vhdtool.storage import FileStorage, StorageError
+
+CHUNK = 1 << 20
+_STEP = 64 << 20
+Progress = Callable[[int], None]
+"""Called with the guest bytes done so far."""
+_NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+
+
+def pieces(reader: Reader, start: int, end: int) -> Iterator[Extent]:
+    """Extents of guest bytes [start, end) that each fit into memory."""
+    for whole in reader.merged(start, end):
+        for skip in range(0, whole.length, CHUNK):
+            at = None if whole.offset is None else whole.offset + skip
+            yield Extent(whole.start + skip, min(CHUNK, whole.length - skip), whole.depth, at)
+
+
+def stream(reader: Reader, target: BinaryIO, start: int, end: int) -> None:
+    """Writes guest bytes [start, end) to a pipe or file, in order."""
+    for piece in pieces(reader, start, end):
+        target.write(reader.fetch(piece))
+
+
+def export_raw(
+    reader: Reader,
+    target: FileStorage,
+    start: int = 0,
+    end: int | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Copies guest bytes [start, end) to the start of an empty file; returns the bytes written.
+
+    Ranges that no layer has stay holes, and so do holes under allocated blocks. The kernel
+    copies where it can. Raises StorageError, or CorruptImage when a layer's file is too short.
+    """
+    stop = reader.size if end is None else min(end, reader.size)
+    target.truncate(max(stop - start, 0))
+    written = 0
+    for extent in reader.merged(start, stop):
+        if extent.offset is not None:
+            written += _copy(reader, extent, target, extent.start - start)
+        if progress is not None:
+            progress(extent.end - start)
+    return written
+
+
+def _copy(reader: Reader, extent: Extent, target: FileStorage, place: int) -> int:
+    assert extent.offset is not None
+    source = reader.layers[extent.depth].storage
+    if not isinstance(source, FileStorage):
+        return _copy_buffered(reader, extent, target, place)
+    size = source.size()
+    if extent.offset + extent.length > size and reader.layers[extent.depth].metadata is not None:
+        raise CorruptImage(
+            f"{source.name}: the file ends within guest bytes {extent.start} to {extent.end}; "
+            "see `vhdtool check`"
+        )
+    end = min(extent.offset + extent.length, size)
+    written = 0
+    for first, stop in data_ranges(source.fileno(), extent.offset, end):
+        _copy_range(source, first, target, place + first - extent.offset, stop - first)
+        written += stop - first
+    return written
+
+
+def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, place: int) -> int:
+    assert extent.offset is not None
+    for skip in range(0, extent.length, CHUNK):
+        size = min(CHUNK, extent.length - skip)
+        part = Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
+        target.pwrite(place + skip, reader.fetch(part))
+    return extent.length
+
+
+def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """[first, stop) of the ranges of a file that are no holes, within [start, end)."""
+    while start < end:
+        try:
+            first = os.lseek(fd, start, os.SEEK_DATA)
+            stop = os.lseek(fd, first, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            # No support for holes: all of it is data.
+            first, stop = start, end
+        if first >= end:
+            return
+        yield first, min(stop, end)
+        start = stop
+
+
+def _copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:
+    while length > 0:
+        count = _kernel_copy(source, at, target, to, min(length, _STEP))
+        if count == 0:
+            data = source.pread(at, min(length, CHUNK))
+            if not data:
+                raise CorruptImage(f"{source.name}: became shorter while it was copied")
+            target.pwrite(to, data)
+            count = len(data)
+        at += count
+        to += count
+        length -= count
+
+
+def _kernel_copy(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> int:
+    """Bytes that the kernel copied, 0 where it does not do such a copy."""
+    try:
+        return os.copy_file_range(source.fileno(), target.fileno(), length, at, to)
+    except OSError as error:
+        if error.errno in _NO_COPY:
+            return 0
+        raise StorageError(target.name, f"copy {length} bytes to {to}", error.errno or 0) from None
