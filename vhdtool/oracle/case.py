@@ -1,0 +1,115 @@
+"""case.json: what was run, and what a metadata point is."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vhdtool.oracle import strict
+from vhdtool.oracle.strict import TornRecord
+
+POINTS = (
+    "source-quiesced",
+    "source-closed",
+    "destination-opened",
+    "destination-wrote",
+    "all-closed",
+)
+"""When metadata is sampled, in the order that breaks ties of `seq`."""
+EXPECTED = ("consistent", "corrupt", "refused")
+LARGEST_IMAGE = 2040 << 30
+HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_TEXTS = ("strategy", "direction", "storage", "hypervisor", "accelerator")
+
+
+@dataclass(frozen=True)
+class Case:
+    """case.json. Sizes in bytes; `points` are the metadata points that each leg must have."""
+
+    strategy: str
+    guard: bool
+    seed: int
+    expected: str
+    direction: str
+    attempts: int
+    image_bytes: int
+    block_bytes: int
+    image: str
+    storage: str
+    hypervisor: str
+    accelerator: str
+    legs: int
+    hosts: tuple[str, ...]
+    points: Mapping[int, tuple[str, ...]]
+    error: str | None
+
+
+def parse_case(source: strict.Object) -> Case:
+    """Raises TornRecord for the first field that is absent or makes no sense."""
+    if source.get("schema") != 1:
+        raise TornRecord(f"schema {source.get('schema')!r} is not known, only 1")
+    expected = strict.text(source, "expected")
+    if expected not in EXPECTED:
+        raise TornRecord(f"'expected' is {expected[:40]!r}, not one of {', '.join(EXPECTED)}")
+    legs = strict.integer(source, "legs", 1, 100)
+    image_bytes = strict.integer(source, "image_bytes", 512, LARGEST_IMAGE)
+    block_bytes = strict.integer(source, "block_bytes", 4096, 1 << 30)
+    if image_bytes % 512 or block_bytes & (block_bytes - 1):
+        raise TornRecord("'image_bytes' is no multiple of 512 or 'block_bytes' no power of two")
+    if image_bytes // block_bytes > 1 << 21:
+        raise TornRecord("'image_bytes' and 'block_bytes' make more than 2 million blocks")
+    image = strict.text(source, "image")
+    if Path(image).name != image or image in (".", ".."):
+        raise TornRecord(f"'image' is {image[:40]!r}, not the name of a file beside case.json")
+    return Case(
+        **{key: strict.text(source, key) for key in _TEXTS},
+        guard=strict.boolean(source, "guard"),
+        seed=strict.integer(source, "seed", 0, (1 << 64) - 1),
+        attempts=strict.integer(source, "attempts", 1, 1000),
+        expected=expected,
+        image_bytes=image_bytes,
+        block_bytes=block_bytes,
+        image=image,
+        legs=legs,
+        hosts=_hosts(source.get("hosts")),
+        points=_points(source.get("points"), legs),
+        error=_error(source),
+    )
+
+
+def _hosts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise TornRecord("'hosts' is not a list of two names or more")
+    hosts = [host for host in value if isinstance(host, str) and HOST.fullmatch(host)]
+    if len(hosts) != len(value) or len(set(hosts)) != len(hosts):
+        raise TornRecord("'hosts' has a name that is none, or one twice")
+    return tuple(hosts)
+
+
+def _points(value: object, legs: int) -> dict[int, tuple[str, ...]]:
+    if value is None:
+        return dict.fromkeys(range(1, legs + 1), POINTS)
+    if not isinstance(value, dict):
+        raise TornRecord("'points' is not an object {leg: [points]}")
+    points: dict[int, tuple[str, ...]] = {}
+    for leg, names in value.items():
+        if not leg.isdecimal() or not isinstance(names, list) or not set(names) <= set(POINTS):
+            raise TornRecord(f"'points' of leg {leg[:10]!r} are not metadata points")
+        points[int(leg)] = tuple(names)
+    if not set(range(1, legs + 1)) <= set(points):
+        raise TornRecord("'points' does not cover every leg")
+    return points
+
+
+def _error(source: strict.Object) -> str | None:
+    """One line of what went wrong in the lab, or None. A strange value still is an error."""
+    if "error" not in source:
+        raise TornRecord("'error' is absent")
+    error = source["error"]
+    if error is None:
+        return None
+    what = error.get("what") if isinstance(error, dict) else error
+    log = error.get("log") if isinstance(error, dict) else None
+    line = " ".join(str(what).split())[:300] or "unknown lab error"
+    last = " ".join(str(log[-1]).split())[:200] if isinstance(log, list) and log else ""
+    return f"{line}; the log ends: {last}" if last else line

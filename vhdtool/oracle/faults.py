@@ -1,0 +1,170 @@
+"""Faults to plant in a copy of the image, each with the place that its finding must name.
+
+Places are chosen where the record is undamaged, so that a fault is news in a corrupt record too.
+Nothing is copied: image faults are a few bytes laid over the file's view.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from vhdtool.oracle.content import Load
+from vhdtool.oracle.finding import Finding
+from vhdtool.oracle.judge import Evidence, Judged
+from vhdtool.oracle.reader import UNUSED, DynamicReader, open_reader
+from vhdtool.oracle.schedule import SECTOR
+from vhdtool.oracle.view import OverlayView, View
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`evidence` has the fault in it; `names` tells a finding that points at its place."""
+
+    oracle: str
+    name: str
+    evidence: Evidence
+    names: Callable[[Finding], bool]
+
+
+def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
+    """A dropped acknowledgement before and after the switch, stale data, foreign data."""
+    case, view = evidence.record.case, evidence.view
+    if case is None or view is None or not case.image.endswith(".vhd"):
+        return
+    reader = open_reader(view)
+    if not isinstance(reader, DynamicReader):
+        return
+    load = Load.of(case, evidence.console)
+
+    def healthy(sector: int) -> int | None:
+        """The byte in the file of an undamaged, acknowledged sector."""
+        at = None if sector in judged.content.damaged else reader.locate(sector)
+        if at is None or view.pread(at, SECTOR) != load.schedule.sector_content(
+            load.last[sector], sector
+        ):
+            return None
+        return at
+
+    def over(*patches: tuple[int, bytes]) -> Evidence:
+        return replace(evidence, view=OverlayView(view, patches))
+
+    oldest_first = sorted(load.last, key=lambda sector: (load.last[sector], sector))
+    for name, order in (("early", oldest_first), ("late", reversed(oldest_first))):
+        for sector in order:
+            if (at := healthy(sector)) is not None:
+                changed = over((at, bytes(SECTOR)))
+                yield Fault("content", f"dropped-ack-{name}", changed, _covers("lost", sector))
+                break
+    for sector, older in _rewritten(load):
+        if (at := healthy(sector)) is not None:
+            changed = over((at, load.schedule.sector_content(older, sector)))
+            yield Fault("content", "stale-data", changed, _covers("lost", sector))
+            break
+    for sector in _unwritten(load, reader, judged):
+        block, inside = divmod(sector, reader.block_sectors)
+        at = reader.blocks[block] * SECTOR
+        bits = reader.bitmap(block)[inside // 8] | 0x80 >> inside % 8
+        foreign = load.schedule.sector_content(1 << 40, sector)
+        changed = over(
+            (at + inside // 8, bytes([bits])), (at + reader.bitmap_bytes + inside * SECTOR, foreign)
+        )
+        yield Fault("content", "never-written", changed, _covers("never-written", sector))
+        break
+
+
+def _covers(code: str, sector: int) -> Callable[[Finding], bool]:
+    def names(finding: Finding) -> bool:
+        first, count = finding.sectors or (0, 0)
+        return finding.code == code and first <= sector < first + count
+
+    return names
+
+
+def _rewritten(load: Load) -> Iterator[tuple[int, int]]:
+    """(sector, older acknowledged write) where a sector was written more than once."""
+    seen: dict[int, int] = {}
+    for n, (first, count) in sorted(load.extents.items()):
+        for sector in range(first, first + count):
+            if sector in seen and load.last[sector] == n:
+                yield sector, seen[sector]
+            seen[sector] = n
+
+
+def _unwritten(load: Load, reader: DynamicReader, judged: Judged) -> Iterator[int]:
+    """Sectors of allocated blocks in which nothing is, and nothing was ever acknowledged."""
+    for block in reader.blocks:
+        first = block * reader.block_sectors
+        for sector in range(first, min(first + reader.block_sectors, reader.disk_sectors)):
+            known = sector in load.last or sector in judged.content.damaged
+            if not known and reader.locate(sector) is None:
+                yield sector
+                break
+
+
+def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
+    """A closed image that its snapshots and its own structure contradict."""
+    view = evidence.view
+    if view is None or not evidence.is_vhd:
+        return
+    reader = open_reader(view)
+    if not isinstance(reader, DynamicReader):
+        return
+    sound = sorted(reader.blocks.keys() - damaged_blocks(judged))
+    then = {b for s in evidence.record.snapshots[-1:] for b in bat_of(s.meta)}
+    last = evidence.record.snapshots[-1:]
+
+    def entry(block: int, sector: int) -> View:
+        return OverlayView(view, [(reader.bat_offset + 4 * block, sector.to_bytes(4, "big"))])
+
+    if last and last[0].point == "all-closed":
+        for block in [b for b in sound if str(b) in then][:1]:
+            changed = evidence.with_view(entry(block, UNUSED))
+            yield Fault("metadata", "image-entry-gone", changed, names_block("image-bat", block))
+        if not _has(judged.metadata.findings, "image-footer"):
+            changed = evidence.with_view(foreign_footer(view))
+            yield Fault("metadata", "swapped-footer", changed, lambda f: f.code == "image-footer")
+    if len(sound) > 1:
+        one, other = sound[0], sound[-1]
+        view_with = entry(other, reader.blocks[one] + 1)
+        changed = replace(evidence, view=view_with)
+        yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
+    if sound:
+        block = sound[len(sound) // 2]
+        changed = replace(evidence, view=entry(block, view.size() // SECTOR + 8))
+        yield Fault("structure", "entry-past-end", changed, names_block(None, block))
+    if not _has(judged.structure.findings, "footer"):
+        changed = replace(evidence, view=foreign_footer(view))
+        yield Fault(
+            "structure", "foreign-footer", changed, lambda f: f.code.startswith("footer")
+        )  # fmt: skip
+
+
+def foreign_footer(view: View) -> View:
+    """The image with another disk's footer at its end: valid, but with another uuid."""
+    footer = bytearray(view.pread(0, SECTOR))
+    footer[68:84] = bytes(byte ^ 0x5A for byte in footer[68:84])
+    footer[64:68] = bytes(4)
+    footer[64:68] = (~sum(footer) & 0xFFFFFFFF).to_bytes(4, "big")
+    return OverlayView(view, [(view.size() - SECTOR, bytes(footer))])
+
+
+def names_block(code: str | None, block: int) -> Callable[[Finding], bool]:
+    return lambda finding: finding.block == block and code in (None, finding.code)
+
+
+def _has(findings: tuple[Finding, ...], prefix: str) -> bool:
+    return any(finding.code.startswith(prefix) for finding in findings)
+
+
+def bat_of(meta: Any) -> dict[str, int]:
+    bat: dict[str, int] = meta["bat"]
+    return bat
+
+
+def damaged_blocks(judged: Judged) -> set[int]:
+    return {
+        finding.block
+        for outcome in judged.each().values()
+        for finding in outcome.worst("corrupt")
+        if finding.block is not None
+    }

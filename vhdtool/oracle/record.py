@@ -1,0 +1,120 @@
+"""Loads the record of a case into typed values, strictly, and says what is missing or torn.
+
+Nothing here judges. A piece that cannot be used becomes a text in `problems`; the oracle that
+needs the piece turns it into a doubt, and so into `inconclusive`, unless what is left proves
+damage all the same.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vhdtool.oracle import strict
+from vhdtool.oracle.case import HOST, Case, parse_case
+from vhdtool.oracle.events import Events, parse_events
+from vhdtool.oracle.snapshots import Snapshot, load_snapshots
+from vhdtool.oracle.strict import TornRecord, read_piece
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Bytes of one host's serial console that arrived together."""
+
+    host: str
+    mono: float
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Record:
+    """A case directory. Problems are kept by the piece they concern."""
+
+    path: Path
+    case: Case | None
+    case_problem: str | None
+    events: Events
+    snapshots: tuple[Snapshot, ...]
+    snapshot_problems: tuple[str, ...]
+    console: tuple[Chunk, ...]
+    console_problems: tuple[str, ...]
+    image: Path | None
+    image_problem: str | None
+
+
+def load_record(path: Path) -> Record:
+    """Reads everything but the image. Never raises for what a record may contain."""
+    case, case_problem = None, None
+    try:
+        case = parse_case(strict.parse_object(read_piece(path / "case.json")))
+    except TornRecord as error:
+        case_problem = f"case.json: {error}"
+    events_data, missing = b"", None
+    try:
+        events_data = read_piece(path / "events.jsonl")
+    except TornRecord as error:
+        missing = f"events.jsonl: {error}"
+    events = parse_events(events_data, case.hosts if case else None)
+    if missing:
+        events = Events((), (missing,))
+    snapshots, snapshot_problems = load_snapshots(path / "metadata", case, events)
+    console, console_problems = _console(path)
+    image, image_problem = _image(path, case)
+    return Record(
+        path, case, case_problem, events, snapshots, snapshot_problems,
+        console, console_problems, image, image_problem,
+    )  # fmt: skip
+
+
+def _image(path: Path, case: Case | None) -> tuple[Path | None, str | None]:
+    name = case.image if case else "image.vhd"
+    image = path / name
+    if not image.is_file():
+        return None, f"{name}: missing"
+    return image, None
+
+
+def _console(path: Path) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
+    """The chunks in order of arrival; a chunk ends where the next of its host begins."""
+    entries, problems = [], []
+    try:
+        *lines, rest = read_piece(path / "console.jsonl").split(b"\n")
+        if rest:
+            problems.append("console.jsonl is torn: its last line does not end")
+        for place, line in enumerate(lines, 1):
+            entries.append(_console_line(line, place))
+    except TornRecord as error:
+        problems.append(f"console.jsonl: {error}")
+    logs: dict[str, bytes] = {}
+    for host in dict.fromkeys(host for host, _, _ in entries):
+        try:
+            logs[host] = read_piece(path / f"console-{host}.log")
+        except TornRecord as error:
+            problems.append(f"console-{host}.log: {error}")
+    chunks: list[Chunk] = []
+    ends = {host: len(log) for host, log in logs.items()}
+    for host, offset, mono in reversed(entries):
+        end = ends.get(host)
+        if end is None:
+            continue
+        if offset > end:
+            problems.append(f"console-{host}.log: shorter than console.jsonl says, or disordered")
+        chunks.append(Chunk(host, mono, logs[host][offset:end]))
+        ends[host] = min(offset, end)
+    problems += [
+        f"console.jsonl: the first {end} bytes of console-{host}.log are in no chunk"
+        for host, end in ends.items()
+        if end
+    ]
+    if not entries and not problems:
+        problems.append("console.jsonl is empty")
+    return tuple(reversed(chunks)), tuple(problems)
+
+
+def _console_line(line: bytes, place: int) -> tuple[str, int, float]:
+    try:
+        entry = strict.parse_object(line)
+        host = strict.text(entry, "host")
+        if not HOST.fullmatch(host):
+            raise TornRecord(f"unknown host {host[:40]!r}")
+        return host, strict.integer(entry, "offset"), strict.number(entry, "mono")
+    except TornRecord as error:
+        raise TornRecord(f"line {place}: {error}") from error

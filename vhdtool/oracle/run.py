@@ -1,0 +1,92 @@
+"""Judges a run: every case directory in it, and what the run as a whole is worth."""
+
+from pathlib import Path
+
+from vhdtool.errors import UsageError
+from vhdtool.oracle.record import load_record
+from vhdtool.oracle.strict import TornRecord, parse_object, read_piece
+from vhdtool.oracle.verdict import Entry, judge_case
+
+SKIPPED = 125
+"""Exit code of whatever proves nothing; `git bisect run` then skips the revision."""
+_PIECES = ("case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd")
+
+
+def is_case(path: Path) -> bool:
+    """Whether a directory looks like a case, even one that lost pieces."""
+    return any((path / piece).exists() for piece in _PIECES)
+
+
+def judge_run(run_dir: Path) -> dict[str, object]:
+    """verdict.json of a run directory (or of a single case), derived from the record alone.
+
+    A case that an earlier verdict.json lists and that is gone counts as inconclusive.
+    Raises UsageError when there is no such directory, or no case in it.
+    """
+    path = run_dir.resolve()
+    if not path.is_dir():
+        raise UsageError(f"{run_dir}: no such directory; give a run or a case directory")
+    if is_case(path):
+        cases, lost = [path], list[str]()
+        name = path.parent.name
+    else:
+        cases = sorted(entry for entry in path.iterdir() if entry.is_dir() and is_case(entry))
+        lost = sorted(_listed(path) - {case.name for case in cases})
+        name = path.name
+    if not cases and not lost:
+        raise UsageError(f"{run_dir}: neither a case nor a run with cases (no case.json in it)")
+    entries = [judge_case(case) for case in cases] + [_lost(path, case) for case in lost]
+    return {
+        "schema": 1,
+        "run": name,
+        **_machines(cases),
+        "as_expected": as_expected(entries),
+        "strategies": entries,
+    }
+
+
+def as_expected(entries: list[Entry]) -> bool:
+    """At least one case, and each with the verdict that it should have."""
+    return bool(entries) and all(entry["verdict"] == entry["expected"] for entry in entries)
+
+
+def exit_code(verdict: dict[str, object]) -> int:
+    """0 as expected, 1 when a case is proved to be unlike it, 125 when nothing is proved."""
+    if verdict.get("as_expected") is True:
+        return 0
+    entries = verdict.get("strategies")
+    for entry in entries if isinstance(entries, list) else []:
+        got, expected = entry["verdict"], entry["expected"]
+        if expected is not None and got not in ("inconclusive", "error", expected):
+            return 1
+    return SKIPPED
+
+
+def _machines(cases: list[Path]) -> dict[str, object]:
+    """What all cases of a run share, from the first case that tells."""
+    for path in cases:
+        case = load_record(path).case
+        if case:
+            return {
+                "hypervisor": case.hypervisor,
+                "accelerator": case.accelerator,
+                "storage": case.storage,
+            }
+    return {"hypervisor": None, "accelerator": None, "storage": None}
+
+
+def _listed(path: Path) -> set[str]:
+    """Cases that the run's verdict.json names; none when it cannot be read."""
+    try:
+        strategies = parse_object(read_piece(path / "verdict.json")).get("strategies")
+    except TornRecord:
+        return set()
+    entries = strategies if isinstance(strategies, list) else []
+    names = {entry.get("case") for entry in entries if isinstance(entry, dict)}
+    return {name for name in names if isinstance(name, str)}
+
+
+def _lost(path: Path, name: str) -> Entry:
+    """The entry of a case whose directory is gone."""
+    entry = judge_case(path / ".gone")
+    return {**entry, "name": name, "case": name, "why": f"It proves nothing: {name} is missing"}

@@ -1,0 +1,91 @@
+"""Strict reading of JSON values: what has the wrong type or range is torn, never guessed."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Never
+
+from vhdtool.errors import VhdtoolError
+
+
+class TornRecord(VhdtoolError):
+    """A piece of a run's record is missing, torn or cannot be parsed."""
+
+
+Object = Mapping[str, object]
+LARGEST_PIECE = 256 << 20
+"""Bytes; no piece of a record but the image comes near."""
+
+
+def read_piece(path: Path) -> bytes:
+    """A file's bytes. Raises TornRecord, without the file's name, when it cannot be read."""
+    try:
+        if path.stat().st_size > LARGEST_PIECE:
+            raise TornRecord(f"larger than {LARGEST_PIECE >> 20} MiB")
+        return path.read_bytes()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise TornRecord("missing" if missing else f"cannot be read ({error.strerror})") from error
+
+
+def _no_constant(text: str) -> Never:
+    raise ValueError(f"{text} is no number")
+
+
+def parse_object(data: bytes) -> Object:
+    """One JSON object in UTF-8. Raises TornRecord with the reason, without the file's name."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise TornRecord(f"not JSON ({str(error)[:80]})") from error
+    if not isinstance(value, dict):
+        raise TornRecord("not a JSON object")
+    return value
+
+
+def integer(source: Object, key: str, low: int = 0, high: int = 1 << 63) -> int:
+    """An integer in low..high; raises TornRecord for anything else."""
+    value = source.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise TornRecord(f"{key!r} is {_shown(value)}, not an integer from {low} to {high}")
+    return value
+
+
+def optional_integer(source: Object, key: str) -> int | None:
+    """An integer from 0, or None where the key is null or absent."""
+    return None if source.get(key) is None else integer(source, key)
+
+
+def number(source: Object, key: str) -> float:
+    """A finite number."""
+    value = source.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TornRecord(f"{key!r} is {_shown(value)}, not a number")
+    if not math.isfinite(value) or abs(value) > 1e15:
+        raise TornRecord(f"{key!r} is {_shown(value)}, out of range")
+    return float(value)
+
+
+def optional_number(source: Object, key: str) -> float | None:
+    """A finite number, or None where the key is null or absent."""
+    return None if source.get(key) is None else number(source, key)
+
+
+def text(source: Object, key: str) -> str:
+    """A string that is not empty."""
+    value = source.get(key)
+    if not isinstance(value, str) or not value:
+        raise TornRecord(f"{key!r} is {_shown(value)}, not a text")
+    return value
+
+
+def boolean(source: Object, key: str) -> bool:
+    value = source.get(key)
+    if not isinstance(value, bool):
+        raise TornRecord(f"{key!r} is {_shown(value)}, not true or false")
+    return value
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is None else repr(value)[:40]

@@ -1,0 +1,133 @@
+"""One case, one verdict: error > corrupt > inconclusive > refused, consistent.
+
+`judge_case` derives it from the case directory alone. docs/verdicts.md says what each means.
+"""
+
+from pathlib import Path
+
+from vhdtool.oracle.coverage import MINIMUM, Coverage, cover
+from vhdtool.oracle.finding import Finding
+from vhdtool.oracle.judge import Evidence, Judged, gather, judge
+from vhdtool.oracle.planted import Planted, try_oracles
+from vhdtool.oracle.record import Record, load_record
+from vhdtool.oracle.timing import blackout
+from vhdtool.oracle.view import FileView
+
+VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
+Entry = dict[str, object]
+
+
+def judge_case(case_dir: Path) -> Entry:
+    """The entry of verdict.json's `strategies` for a case directory. Raises nothing for it.
+
+    `margin_ms` is null where no destination served a request, `expected` where case.json is gone.
+    """
+    record = load_record(case_dir)
+    view = None
+    if record.image is not None:
+        try:
+            view = FileView(record.image)
+        except OSError:
+            view = None
+    try:
+        evidence = gather(record, view)
+        judged = judge(evidence)
+        return _entry(evidence, judged, cover(evidence), try_oracles(evidence, judged))
+    finally:
+        if view is not None:
+            view.close()
+
+
+def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted) -> Entry:
+    record = evidence.record
+    verdict, why = decide(record, evidence, judged, coverage, planted)
+    acks = evidence.console.acks
+    phases = blackout(evidence.attempts, acks, judged.activation.readings)
+    return {
+        **_identity(record),
+        "verdict": verdict,
+        "why": why,
+        "oracles": {name: outcome.as_dict() for name, outcome in judged.each().items()},
+        "planted": {"faults": planted.faults, "caught": planted.caught},
+        "writes": {
+            "acked": len(acks),
+            "acked_after_resume": coverage.acked_after,
+            "lost": len(judged.content.lost_writes),
+            "never_written": judged.content.never_written,
+        },
+        "blocks_allocated": {
+            "before_suspend": coverage.allocated_before,
+            "after_resume": coverage.allocated_after,
+        },
+        "active_overlap_epochs": judged.activation.overlap_epochs,
+        "margin_ms": judged.activation.margin_ms,
+        "blackout_ms": phases,
+    }
+
+
+def _identity(record: Record) -> Entry:
+    case = record.case
+    entry: Entry = {
+        "name": case.strategy if case else record.path.name,
+        "case": record.path.name,
+        "guard": case.guard if case else None,
+        "seed": case.seed if case else None,
+        "direction": case.direction if case else None,
+        "attempts": case.attempts if case else None,
+        "expected": case.expected if case else None,
+    }
+    return entry
+
+
+def decide(
+    record: Record, evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted
+) -> tuple[str, str]:
+    """(verdict, one sentence)."""
+    if record.case and record.case.error:
+        return "error", f"The lab failed: {record.case.error}"
+    if evidence.console.oops:
+        return "error", f"The guest's kernel failed: {evidence.console.oops}"
+    proof = [finding for outcome in judged.each().values() for finding in outcome.worst("corrupt")]
+    if proof:
+        return "corrupt", _damage(judged, proof)
+    reasons = [
+        finding.message
+        for outcome in judged.each().values()
+        for finding in outcome.worst("doubt")
+    ]  # fmt: skip
+    reasons += coverage.doubts
+    reasons += [f"a planted fault was missed ({name})" for name in planted.missed]
+    if reasons:
+        distinct = list(dict.fromkeys(reasons))
+        more = f" (and {len(distinct) - 1} more reasons)" if len(distinct) > 1 else ""
+        return "inconclusive", f"It proves nothing: {distinct[0]}{more}"
+    acks = len(evidence.console.acks)
+    if coverage.refused:
+        return "refused", (
+            f"{coverage.refused}; the migration was cancelled and the guest went on at "
+            f"{coverage.went_on_at} with {coverage.acked_after} more writes, nothing lost of {acks}"
+        )
+    return "consistent", (
+        f"All {acks} acknowledged writes are there and nothing else is; metadata only grew, and "
+        f"no two hosts were active at once"
+    )
+
+
+def _damage(judged: Judged, proof: list[Finding]) -> str:
+    """What the damage is; lost data says more than lost metadata, and that more than a check."""
+    lost, strange = len(judged.content.lost_writes), judged.content.never_written
+    parts = []
+    if lost:
+        parts.append(f"{lost} acknowledged writes are lost")
+    if strange:
+        parts.append(f"{strange} sectors hold what was never written")
+    blocks = {finding.block for finding in judged.metadata.worst("corrupt")} - {None}
+    if blocks:
+        parts.append(f"metadata of {len(blocks)} blocks went back")
+    if judged.activation.overlap_epochs:
+        parts.append(f"two hosts were active over {judged.activation.overlap_epochs} epochs")
+    head = ", ".join(parts)
+    return f"{head}; first: {proof[0].message}" if head else proof[0].message
+
+
+__all__ = ["MINIMUM", "VERDICTS", "decide", "judge_case"]
