@@ -89,7 +89,7 @@ class Case:
         if not error:
             return None
         return text(error.get("what"), "no reason recorded"), [
-            line for line in items(error.get("log")) if isinstance(line, str)
+            text(line) for line in items(error.get("log")) if isinstance(line, str)
         ]
 
 

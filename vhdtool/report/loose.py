@@ -5,12 +5,17 @@ if it has the wanted type and a harmless default if it has not; none of them rai
 """
 
 import math
+import re
 from typing import Any
+
+# No control characters (a terminal would obey them), no lone surrogates (nothing can encode
+# them), and so also nothing that XML 1.0 has no way to write.
+_UNPRINTABLE = re.compile("[^\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text(value: object, default: str = "") -> str:
-    """`value` if it is a string, else `default`."""
-    return value if isinstance(value, str) else default
+    """`value` if it is a string, else `default`; what cannot be shown becomes U+FFFD."""
+    return _UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) else default
 
 
 def number(value: object) -> float | None:

@@ -17,8 +17,8 @@ from vhdtool.report.record import Run
 from vhdtool.report.shapes import Drawing
 from vhdtool.report.timeline import MARKED, Timeline, build, describe, read_time
 
-FINDINGS = 40
-"""Findings of a case that are listed; the rest is counted."""
+FINDINGS = 20
+"""Findings of one oracle that are listed; the rest is counted."""
 RANGES = 12
 """Damaged sector ranges that are listed; the rest is counted."""
 STEPS = (
@@ -122,6 +122,7 @@ def _view(case: Case, name: str) -> CaseView:
     if line is None and case.path is not None:
         notes.append("too few events: nothing to draw")
     findings = case.findings
+    listed = [found for oracle in case.oracles for found in oracle.findings[:FINDINGS]]
     return CaseView(
         anchor="case-" + re.sub(r"[^A-Za-z0-9-]", "-", case.directory or case.strategy),
         name=name,
@@ -129,8 +130,8 @@ def _view(case: Case, name: str) -> CaseView:
         what=words.describe(case.strategy)[1],
         drawings=tuple(_drawings(case, line)) if line else (),
         steps=tuple(_steps(line, case)) if line else (),
-        findings=tuple(findings[:FINDINGS]),
-        more_findings=max(0, len(findings) - FINDINGS),
+        findings=tuple(listed),
+        more_findings=len(findings) - len(listed),
         damage=damage(findings),
         links=tuple((name, quote(f"{case.directory}/{name}")) for name in case.files),
         notes=tuple(notes),

@@ -105,7 +105,8 @@ def _read_case(run_dir: Path, case: Case) -> Case:
     console = read_console(record.console, record.console_problems)
     notes += [*record.events.problems[:PROBLEMS], *record.console_problems[:PROBLEMS]]
     try:
-        reproduce = (path / "reproduce.txt").read_text(encoding="utf-8", errors="replace").strip()
+        reproduce = (path / "reproduce.txt").read_text(encoding="utf-8", errors="replace")
+        reproduce = text(reproduce).strip()
     except OSError:
         reproduce = ""
         notes.append("no reproduce.txt")

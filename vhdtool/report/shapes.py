@@ -102,7 +102,7 @@ class Scale:
             return []
         raw = (last - first) / about
         base = 10 ** math.floor(math.log10(raw))
-        step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= raw)
+        step = next(base * factor for factor in (1, 2, 5, 10) if base * factor >= raw * 0.999)
         marks = list[tuple[float, str]]()
         index = math.ceil(first / step - 1e-9)
         while index * step <= last + 1e-9 * step and len(marks) < 50:

@@ -20,6 +20,8 @@ from vhdtool.report.record import Run
 
 PHASE_HEADS = ("qui-\nesce", "deacti-\nvate", "trans-\nfer", "acti-\nvate", "re-\nsume")
 SOAK_WIDE = 110
+KINDS = 5
+"""Kinds of findings that are shown for a case."""
 MANY = 40
 """More cases than this, in a run with soak.json, are shown by the soak table alone."""
 STYLES = {
@@ -149,10 +151,12 @@ def unexpected(case: Case) -> Text:
     lines = Text()
     lines.append(f"{case.directory or case.strategy}: ", "bold")
     lines.append(f"expected {case.expected}, got {case.verdict}. {case.why}")
-    for finding in case.findings[:3]:
+    # The first of each kind: ten lost writes would hide the BAT entry that explains them.
+    kinds = list({(one.oracle, one.code): one for one in reversed(case.findings)}.values())[::-1]
+    for finding in kinds[:KINDS]:
         lines.append(f"\n  {finding.oracle} {finding.code}: {finding.message}")
-    if len(case.findings) > 3:
-        lines.append(f"\n  and {len(case.findings) - 3} findings more")
+    if len(case.findings) > len(kinds[:KINDS]):
+        lines.append(f"\n  {len(case.findings)} findings in all, see report.html")
     if case.error:
         what, log = case.error
         lines.append(f"\n  {what}")
@@ -201,7 +205,7 @@ def soak_lines(soak: dict[str, Any]) -> list[str]:
     lines = ["fails below: with 95 % confidence, fewer runs than this end other than expected"]
     for name, ratio in mapping(soak.get("ratios")).items():
         value = number(ratio)
-        lines.append(f"{name}: {'-' if value is None else f'{value:.2f}'}")
+        lines.append(f"{text(name)}: {'-' if value is None else f'{value:.2f}'}")
     for target in map(mapping, items(soak.get("targets"))):
         value, limit = number(target.get("value")), number(target.get("limit"))
         if value is not None and limit is not None:

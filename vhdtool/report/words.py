@@ -79,8 +79,8 @@ LIMITS = (
     "storage; a host that bypasses the shim is seen by the other three oracles only.",
 )
 LOCAL_LIMIT = (
-    "Both hosts of the local lab share one kernel and so one page cache: what NFS or cluster "
-    "file-system clients cache is not seen here. Run the lab on separate machines for that."
+    "The local lab's two hosts share one kernel and so one page cache: a run there does not see "
+    "what NFS or cluster file-system clients cache. Run the lab on separate machines for that."
 )
 
 
