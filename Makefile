@@ -8,13 +8,13 @@ setup: ## install Debian packages and .venv
 	@scripts/setup
 
 lab: setup ## migrate once for each case and report; STRATEGY= SEED= GUARD= REPEATS= ... KEEP=1
-	@scripts/lab run
+	@.venv/bin/python scripts/lab run
 
 soak: setup ## N=10 seeds for each case: medians, and what N runs allow to state
-	@scripts/lab soak
+	@.venv/bin/python scripts/lab soak
 
 clean-lab: setup ## end the hosts of `make lab`; leaves nothing behind
-	@scripts/lab clean
+	@.venv/bin/python scripts/lab clean
 
 lint: setup ## ruff, mypy, import-linter, ansible-lint
 	@scripts/lint

@@ -48,7 +48,7 @@ class LocalHosts:
         _need_root_and_tools()
         with self.state.locked() as lock:
             if holder is not None:
-                self.state.claim(holder, mark)
+                self._claim(holder, mark)
             status = self._status()
             if status.state == "running":
                 process, record = self.state.supervisor()
@@ -63,6 +63,14 @@ class LocalHosts:
             self._remove(forget_holder=False)
             self._make(options, lock)
             return True
+
+    def claim(self, holder: Process, mark: str) -> None:
+        """Makes `holder` the one run that may use the hosts. Raises LabError when another is.
+
+        Ends what a killed run has left behind on the controller.
+        """
+        with self.state.locked():
+            self._claim(holder, mark)
 
     def down(self, holder: Process | None = None, force: bool = False) -> bool:
         """Ends the hosts and all that belongs to them; False when there was nothing to end.
@@ -86,6 +94,18 @@ class LocalHosts:
             return self._status()
 
     # -- internals; the lock is held ---------------------------------------------------
+
+    def _claim(self, holder: Process, mark: str) -> None:
+        before = self.state.holder()
+        self.state.claim(holder, mark)
+        if before is not None and before.mark != mark:
+            self._end_marked(before.mark)
+
+    def _end_marked(self, mark: str) -> None:
+        """Ends a dead run's processes outside the hosts: its runner, its ssh masters."""
+        spared = procs.ancestors(os.getpid())
+        if mark:
+            _end([p for p in procs.marked(f"{MARK}={mark}") if p.pid not in spared])
 
     def _status(self) -> Status:
         process, _ = self.state.supervisor()
@@ -165,11 +185,8 @@ class LocalHosts:
         """Ends everything that the record names; the record itself goes last."""
         user = self.state.holder()
         outer, _ = self.state.supervisor()
-        spared = procs.ancestors(os.getpid())
-        if user is not None and user.mark and forget_holder:
-            # What a killed run left behind on the controller: its runner, its ssh masters.
-            left = [p for p in procs.marked(f"{MARK}={user.mark}") if p.pid not in spared]
-            _end(left)
+        if user is not None and forget_holder:
+            self._end_marked(user.mark)
         sshfiles.close_masters(self.state.directory, self.control)
         if outer is not None and outer.alive():
             network = procs.network_of(outer.pid)

@@ -164,7 +164,7 @@ def _guarded(work: Any) -> NoReturn:
     """Runs the body of a forked process, which must never return into its parent's code."""
     try:
         work()
-    except BaseException as error:  # the process ends here, whatever happened
+    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever happened
         print(f"{error}", file=sys.stderr, flush=True)
     os._exit(1)
 

@@ -1,0 +1,92 @@
+"""Runs `vhdtool` on the controller and shows its lines while it works.
+
+`ansible.builtin.command` shows nothing before the end, and a run of the lab takes a minute.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+
+from ansible.plugins.action import ActionBase
+
+HOLDER, MARK = "VHDLAB_HOLDER", "VHDLAB_RUN"
+KEPT_LINES = 2000
+
+
+def started(pid: int) -> str:
+    """A process's start time in clock ticks since boot (proc(5), field 22 of stat)."""
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[19]
+
+
+class ActionModule(ActionBase):
+    """Arguments: argv (list), what follows `vhdtool`; quiet (bool), show nothing.
+
+    Returns rc, stdout_lines (both streams, the last 2000 lines) and shown, whether the user has
+    seen them. Does not fail by itself for an exit code: the task says what that means, by
+    `failed_when`.
+    """
+
+    TRANSFERS_FILES = False
+
+    def run(self, tmp=None, task_vars=None):
+        super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "argv": {"type": "list", "elements": "str", "required": True},
+                "quiet": {"type": "bool", "default": False},
+            }
+        )
+        if self._task.check_mode:
+            return {"changed": False, "skipped": True, "rc": 0, "stdout_lines": []}
+        argv = [sys.executable, "-P", "-m", "vhdtool.cli.main", *arguments["argv"]]
+        try:
+            rc, lines = self._stream(argv, arguments["quiet"])
+        except OSError as error:
+            return {
+                "failed": True,
+                "msg": f"vhdtool cannot be started: {error.strerror}",
+                "rc": 127,
+            }
+        result = {
+            "changed": True,
+            "shown": bool(lines) and not arguments["quiet"],
+            "rc": rc,
+            "stdout_lines": list(lines),
+            "cmd": argv,
+        }
+        if rc != 0:
+            result["msg"] = " / ".join(list(lines)[-3:]) or f"{' '.join(argv[4:])}: exit code {rc}"
+        return result
+
+    def _stream(self, argv, quiet):
+        environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        # This is a worker; its parent is ansible-playbook, the run that holds the lab. The mark
+        # is what `vhdtool hosts down` finds a killed run's processes by.
+        environment.setdefault(HOLDER, str(os.getppid()))
+        environment.setdefault(MARK, f"playbook-{os.getppid()}-{started(os.getppid())}")
+        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        with subprocess.Popen(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process:
+            assert process.stdout is not None
+            try:
+                for line in process.stdout:
+                    text = line.rstrip("\n")
+                    lines.append(text)
+                    if not quiet:
+                        self._display.display(text)
+            except BaseException:
+                process.send_signal(signal.SIGTERM)
+                raise
+        return process.returncode, lines

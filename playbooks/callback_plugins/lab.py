@@ -1,0 +1,125 @@
+"""Terminal output of the lab's playbooks: what changed, what failed, each in one line.
+
+Playbook output is for people here; the record of a run is in its directory. With -v this is
+Ansible's default output.
+"""
+
+from __future__ import annotations
+
+from ansible import constants as C
+from ansible.plugins.callback.default import CallbackModule as Default
+
+DOCUMENTATION = """
+name: lab
+type: stdout
+short_description: one line for each change and each failure
+description:
+  - Plays by name, changed tasks, failures by their message. Nothing for what is as it was.
+extends_documentation_fragment:
+  - default_callback
+  - result_format_callback
+"""
+
+
+def message(result: dict) -> str:
+    """What went wrong, in one line."""
+    errors = result.get("argument_errors")
+    if errors:
+        return "; ".join(str(error) for error in errors)
+    if "results" in result:
+        return "; ".join(message(item) for item in result["results"] if item.get("failed"))
+    parts = [str(result.get("msg") or "failed")]
+    if "msg" not in result or parts[0].startswith("non-zero return code"):
+        output = str(result.get("stderr") or result.get("stdout") or "").strip()
+        parts += output.splitlines()[-3:]
+    return " / ".join(" ".join(part.split()) for part in parts)
+
+
+class CallbackModule(Default):
+    """The default callback, silent about what is as it was."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "lab"
+
+    def _plain(self) -> bool:
+        return self._display.verbosity > 0
+
+    def v2_playbook_on_start(self, playbook):
+        if self._plain():
+            super().v2_playbook_on_start(playbook)
+
+    def v2_playbook_on_play_start(self, play):
+        if self._plain():
+            super().v2_playbook_on_play_start(play)
+        elif play.get_name().strip():
+            self._play = play
+            self._display.display(f"== {play.get_name().strip()}", color=C.COLOR_HIGHLIGHT)
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        if self._plain():
+            super().v2_playbook_on_task_start(task, is_conditional)
+
+    def v2_playbook_on_handler_task_start(self, task):
+        if self._plain():
+            super().v2_playbook_on_handler_task_start(task)
+
+    def v2_playbook_on_include(self, included_file):
+        if self._plain():
+            super().v2_playbook_on_include(included_file)
+
+    def v2_runner_on_start(self, host, task):
+        if self._plain():
+            super().v2_runner_on_start(host, task)
+
+    def v2_runner_on_ok(self, result):
+        if self._plain():
+            super().v2_runner_on_ok(result)
+        elif result._result.get("changed") and not result._result.get("shown"):
+            self._line(result, "changed", result._task.get_name(), C.COLOR_CHANGED)
+
+    def v2_runner_on_skipped(self, result):
+        if self._plain():
+            super().v2_runner_on_skipped(result)
+
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        if self._plain():
+            super().v2_runner_on_failed(result, ignore_errors)
+        elif not ignore_errors and not result._result.get("shown"):
+            self._line(result, "failed", message(result._result), C.COLOR_ERROR)
+
+    def v2_runner_on_unreachable(self, result):
+        if self._plain():
+            super().v2_runner_on_unreachable(result)
+        else:
+            self._line(result, "unreachable", message(result._result), C.COLOR_UNREACHABLE)
+
+    def v2_runner_item_on_ok(self, result):
+        if self._plain():
+            super().v2_runner_item_on_ok(result)
+
+    def v2_runner_item_on_failed(self, result):
+        if self._plain():
+            super().v2_runner_item_on_failed(result)
+
+    def v2_runner_item_on_skipped(self, result):
+        if self._plain():
+            super().v2_runner_item_on_skipped(result)
+
+    def v2_playbook_on_no_hosts_remaining(self):
+        if self._plain():
+            super().v2_playbook_on_no_hosts_remaining()
+
+    def _line(self, result, what: str, text: str, color: str) -> None:
+        self._display.display(f"{result._host.get_name()}: {what}: {text}", color=color)
+
+    def v2_playbook_on_stats(self, stats):
+        if self._plain():
+            super().v2_playbook_on_stats(stats)
+            return
+        for host in sorted(stats.processed):
+            count = stats.summarize(host)
+            shown = ("ok", "changed", "unreachable", "failures")
+            text = " ".join(f"{name.replace('failures', 'failed')}={count[name]}" for name in shown)
+            bad = count["failures"] or count["unreachable"]
+            self._display.display(f"{host}: {text}", color=C.COLOR_ERROR if bad else C.COLOR_OK)

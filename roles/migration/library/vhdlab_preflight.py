@@ -1,0 +1,132 @@
+#!/usr/bin/python
+"""Asks a host whether a run of the lab can start on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: vhdlab_preflight
+short_description: Asks a host whether a run of the lab can start on it
+description:
+  - Looks at the shared directory and its free space, the private directory, the migration port,
+    and the programs that are needed. Changes nothing.
+author: the vhdtool project
+options:
+  shared_dir:
+    description: The directory that both hosts share.
+    type: path
+    required: true
+  private_dir:
+    description: The directory that belongs to this host alone.
+    type: path
+    required: true
+  address:
+    description: This host's address for the migration.
+    type: str
+    required: true
+  port:
+    description: The TCP port of the migration.
+    type: int
+    required: true
+  bytes_needed:
+    description: Free space that a run needs in the shared directory.
+    type: int
+    required: true
+  programs:
+    description: Programs that must be found.
+    type: list
+    elements: str
+    default: []
+"""
+EXAMPLES = """
+- vhdlab_preflight:
+    shared_dir: /srv/vhdlab
+    private_dir: /var/lib/vhdlab
+    address: 192.0.2.11
+    port: 49160
+    bytes_needed: 1073741824
+"""
+RETURN = """
+free:
+  description: Free bytes in the shared directory.
+  type: int
+  returned: success
+"""
+
+
+def port_trouble(address: str, port: int) -> str | None:
+    """Why QEMU could not listen there; None when it can."""
+    try:
+        families = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return f"migration_address {address} cannot be resolved here: {error.strerror}"
+    family, kind, protocol, _, target = families[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(target)
+            probe.listen()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"the migration port {port} is in use; choose another by migration_port"
+            if error.errno == errno.EADDRNOTAVAIL:
+                return f"migration_address {address} is not an address of this host"
+            return f"cannot listen on {address}:{port}: {error.strerror}"
+    return None
+
+
+def troubles(arguments: dict) -> list[str]:
+    """Everything that stands in the way, a line each."""
+    found: list[str] = []
+    shared, private = arguments["shared_dir"], arguments["private_dir"]
+    if not os.path.isdir(shared) or not os.access(shared, os.W_OK):
+        found.append(f"{shared}: no directory that can be written; is the storage mounted?")
+    else:
+        free, needed = free_bytes(shared), arguments["bytes_needed"]
+        if free < needed:
+            found.append(
+                f"{shared}: {free >> 20} MiB free, a run needs {needed >> 20} MiB; "
+                "make room or choose a smaller migration_image_size"
+            )
+    if os.path.isdir(private) and os.stat(private).st_mode & 0o077:
+        found.append(f"{private}: others can look into it; its mode must be 0700")
+    found += [
+        f"{program}: not found; install it or correct the variable that names it"
+        for program in arguments["programs"]
+        if shutil.which(program) is None
+    ]
+    trouble = port_trouble(arguments["address"], arguments["port"])
+    return found + ([trouble] if trouble else [])
+
+
+def free_bytes(directory: str) -> int:
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "shared_dir": {"type": "path", "required": True},
+            "private_dir": {"type": "path", "required": True},
+            "address": {"type": "str", "required": True},
+            "port": {"type": "int", "required": True},
+            "bytes_needed": {"type": "int", "required": True},
+            "programs": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    found = troubles(module.params)
+    if found:
+        module.fail_json(msg="; ".join(found))
+    module.exit_json(changed=False, free=free_bytes(module.params["shared_dir"]))
+
+
+if __name__ == "__main__":
+    main()
