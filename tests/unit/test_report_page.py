@@ -64,7 +64,7 @@ def test_every_case_finding_and_command_is_there(tmp_path: Path) -> None:
         "events.jsonl: missing",
     ):
         assert word in html
-    assert html.count('<svg viewBox="0 0 960') == 5 + 1 + 7
+    assert html.count('<svg viewBox="0 0 960') == 6 + 8  # overviews, legs
 
 
 def test_nothing_is_loaded_from_elsewhere_and_links_stay_in_the_run(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_the_command_prints_where_the_report_is(tmp_path: Path) -> None:
     run_dir = make(tmp_path / "run")
     result = CliRunner().invoke(report, [str(run_dir), "--soak"], catch_exceptions=False)
     assert result.exit_code == 0
-    assert "NOT as expected" in result.output
+    assert "2 of 7 cases did NOT end as expected." in result.output
     assert str(run_dir / "report.html") in result.output
     assert "fails" in result.output
     assert (run_dir / "soak.json").is_file()

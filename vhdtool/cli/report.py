@@ -10,13 +10,14 @@ import click
 @click.option(
     "--soak",
     is_flag=True,
-    help="First write soak.json: medians, and the bound that N runs allow to state.",
+    help="Write soak.json (medians, and the bound that N runs allow to state) even of single runs.",
 )
 def report(run_dir: Path, soak: bool) -> None:
     """Write RUN_DIR/junit.xml and report.html, and print the table.
 
-    RUN_DIR is a run such as runs/latest. The exit code says only whether the report was made;
-    whether the run was as expected is the lab's and `vhdtool judge`'s to say.
+    RUN_DIR is a run such as runs/latest. Where cases were repeated, soak.json is written too.
+    The exit code says only whether the report was made; whether the run was as expected is for
+    the lab and for `vhdtool judge` to say.
     """
     from rich.console import Console
 
@@ -24,14 +25,14 @@ def report(run_dir: Path, soak: bool) -> None:
     from vhdtool.report.build import write_files
     from vhdtool.report.record import load_run
     from vhdtool.report.table import show
+    from vhdtool.report.words import headline
 
-    if soak:
+    if soak or statistics.repeated(run_dir):
         statistics.write(run_dir)
     run = load_run(run_dir)
     xml, html = write_files(run)
     console = Console(highlight=False)
     show(run, console)
-    verdict = "as expected" if run.as_expected else "NOT as expected"
-    click.echo(f"{len(run.cases)} cases, the run is {verdict}")
+    click.echo(headline(run.cases, run.as_expected))
     click.echo(f"report: {html}")
     click.echo(f"junit:  {xml}")

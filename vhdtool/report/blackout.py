@@ -65,9 +65,9 @@ def _silence(leg: Leg, acks: Sequence[Ack], suspended: float) -> tuple[float | N
 
 def _phases(line: Timeline, leg: Leg, suspended: float, first: float | None) -> tuple[Phase, ...]:
     upto = line.end if leg.switched is None else leg.switched
-    inside = [mark for mark in line.marks if suspended <= mark.at <= upto]
-    closed = [m.at for m in inside if m.host == leg.source and m.event in RELEASES]
-    reads = [m.at for m in inside if m.host == leg.destination and m.event in READS]
+    inside = [mark for mark in line.marks if suspended <= mark.done <= upto]
+    closed = [m.done for m in inside if m.host == leg.source and m.event in RELEASES]
+    reads = [m.done for m in inside if m.host == leg.destination and m.event in READS]
     released = max(closed, default=suspended)
     read = max(reads, default=None)
     starts_after = released if read is not None and read >= released else suspended

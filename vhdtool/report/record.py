@@ -52,14 +52,18 @@ def load_verdict(run_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read ({error.strerror}); give the directory of a run, such as "
-            "runs/latest, or derive the verdict first: vhdtool judge DIR"
+            "runs/latest, or derive the verdict: vhdtool judge DIR --json > DIR/verdict.json"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{path}: not JSON ({error}); derive it again from the record: vhdtool judge DIR"
+            f"{path}: not JSON ({error}); derive it again: "
+            "vhdtool judge DIR --json > DIR/verdict.json"
         ) from error
     if not isinstance(verdict, dict) or not isinstance(verdict.get("strategies"), list):
-        raise UsageError(f"{path}: has no list `strategies`; derive it again: vhdtool judge DIR")
+        raise UsageError(
+            f"{path}: has no list `strategies`; derive it again: "
+            "vhdtool judge DIR --json > DIR/verdict.json"
+        )
     return verdict
 
 

@@ -86,6 +86,11 @@ def summarise(verdict: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def repeated(run_dir: Path) -> bool:
+    """Whether any case of the run was repeated. Raises UsageError without a verdict.json."""
+    return bool(summarise(load_verdict(run_dir))["n"] > 1)
+
+
 def write(run_dir: Path) -> Path:
     """Writes run_dir/soak.json from its verdict.json. Raises UsageError when either fails."""
     soak = summarise(load_verdict(run_dir))

@@ -43,10 +43,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """One storage event on a host: a metadata read, a release, a refusal or a fault."""
+    """One storage event on a host: a metadata read, a release, a refusal or a fault.
+
+    `at`: when it began, `done`: when it was over; the same but for a metadata read.
+    """
 
     host: str
     at: float
+    done: float
     event: str
     detail: str
 
@@ -112,7 +116,7 @@ def build(events: Events) -> Timeline | None:
         if one.meets(two)
     ]
     line.marks = [
-        Mark(event.host, read_time(event), event.name, describe(event))
+        Mark(event.host, read_time(event), event.mono, event.name, describe(event))
         for event in events.items
         if event.name in MARKED
     ]

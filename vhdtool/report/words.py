@@ -156,4 +156,4 @@ def headline(cases: Sequence[Case], as_expected: bool) -> str:
             f"All {total} verdicts are the expected ones, but the run as a whole is not: "
             "see verdict.json."
         )
-    return f"{total - met} of {total} cases did not end as expected."
+    return f"{total - met} of {total} cases did NOT end as expected."
