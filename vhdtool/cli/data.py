@@ -1,5 +1,6 @@
 """`vhdtool map` and `vhdtool read`."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -70,7 +71,7 @@ def read(image: str, offset: int, length: int | None, output: str | None) -> Non
     with open_chain(image) as reader:
         end = reader.size if length is None else min(offset + length, reader.size)
         if output is None:
-            stream(reader, click.get_binary_stream("stdout"), offset, end)
+            stream(reader, sys.stdout.buffer, offset, end)
         else:
             with FileStorage(output, create=True) as target:
                 export_raw(reader, target, offset, end)

@@ -1,0 +1,180 @@
+"""The same promises from every storage, and the faults that tests order."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhdtool.errors import ImageExists
+from vhdtool.storage import (
+    FaultyStorage,
+    FileStorage,
+    MemoryStorage,
+    RecordingStorage,
+    Storage,
+    StorageError,
+)
+from vhdtool.storage.faulty import fail_after
+from vhdtool.storage.recording import replay
+
+
+@pytest.fixture(params=["file", "direct", "memory", "recording"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
+    made: Storage = MemoryStorage()
+    if request.param == "recording":
+        made = RecordingStorage(made)
+    elif request.param != "memory":
+        made = FileStorage(tmp_path / "disk", create=True, direct=request.param == "direct")
+    yield made
+    made.close()
+
+
+def test_a_gap_reads_as_zeros_and_the_end_is_short(storage: Storage) -> None:
+    storage.pwrite(1024, b"x" * 512)
+    assert storage.size() == 1536
+    assert storage.pread(512, 1024) == bytes(512) + b"x" * 512
+    assert storage.pread(1024, 4096) == b"x" * 512
+    assert storage.pread(4096, 512) == b""
+
+
+def test_reads_may_be_unaligned(storage: Storage) -> None:
+    storage.pwrite(0, bytes(range(256)) * 8)
+    assert storage.pread(1, 3) == b"\x01\x02\x03"
+    assert storage.pread(511, 2) == b"\xff\x00"
+    assert storage.pread(2047, 100) == b"\xff"
+
+
+def test_zero_clears_extends_and_never_cuts(storage: Storage) -> None:
+    storage.pwrite(0, b"y" * 8192)
+    storage.zero(512, 1024)
+    assert storage.pread(0, 2048) == b"y" * 512 + bytes(1024) + b"y" * 512
+    assert storage.size() == 8192
+    storage.zero(7680, 1024)
+    assert storage.size() == 8704
+    assert storage.pread(7680, 1024) == bytes(1024)
+    storage.zero(0, 0)
+
+
+def test_truncate_cuts_and_what_grows_again_is_zero(storage: Storage) -> None:
+    storage.pwrite(0, b"z" * 8192)
+    storage.truncate(1000)
+    storage.truncate(8192)
+    assert storage.pread(0, 8192) == b"z" * 1000 + bytes(7192)
+
+
+def test_large_transfers_are_whole(storage: Storage) -> None:
+    data = os.urandom(1 << 20) * 5 + b"q" * 512
+    storage.pwrite(512, data)
+    storage.flush()
+    assert storage.pread(512, len(data)) == data
+
+
+def test_all_are_storages(storage: Storage) -> None:
+    assert isinstance(storage, Storage)
+
+
+@given(st.lists(st.tuples(st.sampled_from("wzt"), st.integers(0, 20000), st.integers(0, 9000))))
+def test_memory_behaves_like_one_bytearray(steps: list[tuple[str, int, int]]) -> None:
+    memory, model = MemoryStorage(), bytearray()
+    for number, (kind, offset, length) in enumerate(steps):
+        if kind == "t":
+            memory.truncate(offset)
+            model = model[:offset].ljust(offset, b"\0")
+        elif length:
+            if kind == "w":
+                data = bytes([number % 255 + 1]) * length
+                memory.pwrite(offset, data)
+            else:
+                data = bytes(length)
+                memory.zero(offset, length)
+            model = model.ljust(offset, b"\0")
+            model[offset : offset + length] = data
+    assert memory.getvalue() == bytes(model)
+    assert memory.copy().getvalue() == bytes(model)
+
+
+def test_memory_is_sparse() -> None:
+    memory = MemoryStorage()
+    memory.pwrite(1 << 45, b"far")
+    memory.zero(0, 1 << 44)
+    assert memory.size() == (1 << 45) + 3
+
+
+def test_file_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"precious")
+    for direct in (False, True):
+        with pytest.raises(ImageExists, match="exists"):
+            FileStorage(path, create=True, direct=direct)
+    assert path.read_bytes() == b"precious"
+    with FileStorage(path, create=True, overwrite=True) as fresh:
+        assert fresh.size() == 0
+
+
+def test_file_errors_name_file_and_cause(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"nothing: cannot open it: No such file") as caught:
+        FileStorage(tmp_path / "nothing")
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(StorageError, match="neither a file"):
+        FileStorage(tmp_path)
+
+
+def test_file_opened_for_reading_refuses_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(b"a" * 1024)
+    with FileStorage(path) as disk:
+        for change in (
+            lambda: disk.pwrite(0, b"b"),
+            lambda: disk.zero(0, 512),
+            lambda: disk.truncate(0),
+        ):
+            with pytest.raises(StorageError):
+                change()
+    assert path.read_bytes() == b"a" * 1024
+
+
+def test_direct_write_of_part_of_a_sector_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with FileStorage(tmp_path / "disk", create=True, direct=True) as disk:
+        if disk.direct:
+            with pytest.raises(ValueError, match="direct write"):
+                disk.pwrite(1, b"x" * 512)
+
+
+def test_file_zero_makes_a_hole(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    with FileStorage(path, create=True) as disk:
+        disk.pwrite(0, b"a" * (1 << 20))
+        disk.flush()
+        before = path.stat().st_blocks
+        disk.zero(0, 1 << 20)
+        disk.flush()
+    assert path.stat().st_blocks < before
+
+
+def test_recording_replays_to_the_same_bytes() -> None:
+    recorded = RecordingStorage(MemoryStorage())
+    recorded.pwrite(0, b"a" * 1000)
+    recorded.zero(100, 10)
+    recorded.flush()
+    recorded.truncate(500)
+    recorded.pread(0, 1)
+    twin = MemoryStorage()
+    replay(recorded.log, twin)
+    assert twin.getvalue() == recorded.pread(0, 1000)
+    assert [step.kind for step in recorded.log] == ["write", "zero", "flush", "truncate"]
+    assert recorded.reads == 2
+
+
+def test_faulty_fails_when_told_and_tears_the_write() -> None:
+    inner = MemoryStorage()
+    disk = FaultyStorage(inner, fail_after(1, errno.ENOSPC), torn=3)
+    disk.pwrite(0, b"first")
+    with pytest.raises(StorageError, match="No space") as caught:
+        disk.pwrite(10, b"second")
+    assert caught.value.errno == errno.ENOSPC
+    assert inner.getvalue() == b"first" + bytes(5) + b"sec"
+    assert disk.pread(0, 5) == b"first"
