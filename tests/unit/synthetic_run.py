@@ -168,6 +168,29 @@ def retry() -> Recorder:
     return r
 
 
+def reopen() -> Recorder:
+    """The destination opens early, and reads everything again after the source has closed."""
+    r = Recorder()
+    r.source(0, "attached")
+    first = r.source(6, "activated", lease=True)
+    r.source(20, "first-request", epoch=first)
+    r.controller(600, "migrate-started")
+    r.target(620, "attached")
+    early = r.target(640, "opened", mode="plain")
+    r.writes("alpha", 30, 1396)
+    r.controller(1400, "suspended", stop_mono=101.3985)
+    r.source(1401.4, "deactivated", ended=first, wrote_footer=True)
+    r.target(1402.2, "paused", ended=early)
+    again = r.target(1403, "unpaused", lease=True)
+    r.controller(1413, "resumed", completed_mono=101.411)
+    r.target(1444, "first-request", epoch=again, request="write")
+    r.writes("beta", 1446, 1990)
+    r.source(1500, "detached")
+    r.controller(1502, "migrated")
+    r.target(2000, "deactivated", ended=again, wrote_footer=True)
+    return r
+
+
 def entry(name: str, guard: bool, expected: str, verdict: str, **more: Any) -> dict[str, Any]:
     """An entry of verdict.json, plausible for its verdict; `more` overrides any of it."""
     good = verdict in ("consistent", "refused")
@@ -240,7 +263,7 @@ def make(run_dir: Path) -> Path:
     add(activate(back=True), entry("activate-back", True, "consistent", "consistent"))
     add(retry(), entry("activate-retry", True, "consistent", "consistent"))
     few = "Only 2 blocks were allocated after the switch; 8 are needed."
-    add(activate(), entry("reopen", True, "consistent", "inconclusive", why=few))
+    add(reopen(), entry("reopen", True, "consistent", "inconclusive", why=few))
     dead = entry("hold", True, "consistent", "error", why="beta's QEMU died.", attempts=2)
     for key in ("oracles", "planted", "writes", "blackout_ms"):
         dead[key] = {}

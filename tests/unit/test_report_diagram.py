@@ -59,6 +59,14 @@ def test_an_early_open_that_served_nothing_is_no_activation(tmp_path: Path) -> N
     assert ("beta", "refused") in {(mark.host, mark.event) for mark in line.marks}
 
 
+def test_a_reopened_disk_is_active_from_its_second_read_on(tmp_path: Path) -> None:
+    line, _ = _read(synthetic_run.reopen(), tmp_path)
+    source, target = line.active
+    assert (source.host, target.host) == ("alpha", "beta")
+    assert source.end < target.start == pytest.approx(101.403)
+    assert not line.overlaps
+
+
 def test_blackout_lies_between_the_acknowledgements_and_holds_the_phases(tmp_path: Path) -> None:
     line, (switch,) = _read(synthetic_run.activate(), tmp_path)
     assert (switch.end - switch.start) * 1000 == pytest.approx(52)
@@ -105,6 +113,7 @@ def test_a_failed_leg_ends_in_a_cancel_and_the_guest_goes_on_at_the_source(tmp_p
         synthetic_run.activate(),
         synthetic_run.activate(back=True),
         synthetic_run.retry(),
+        synthetic_run.reopen(),
     ],
 )
 def test_nothing_leaves_the_drawing_and_no_labels_of_a_row_collide(

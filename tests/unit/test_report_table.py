@@ -10,6 +10,8 @@ import pytest
 from rich.console import Console
 from synthetic_run import entry, make
 
+from vhdtool.handover.strategies import STRATEGIES
+from vhdtool.report import words
 from vhdtool.report.case import parse_entry
 from vhdtool.report.record import Run, load_run
 from vhdtool.report.soak import summarise
@@ -68,6 +70,10 @@ def test_a_record_cannot_command_the_terminal(tmp_path: Path) -> None:
     shown = "\n".join(_shown(load_run(tmp_path), 80))
     assert "got error. \ufffd]0;owned\ufffd\ufffd2J\ufffd\ufffd" in shown
     shown.encode()
+
+
+def test_every_order_of_the_lab_is_described_in_words() -> None:
+    assert set(STRATEGIES) <= set(words.STRATEGIES)
 
 
 def test_names_grow_only_as_far_as_they_must() -> None:

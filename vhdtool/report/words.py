@@ -136,8 +136,9 @@ def _sentence(members: list[Case]) -> str:
     parts = [f"{count} of {len(members)} runs {verdict}" for verdict, count in counts.items()]
     lost = [case.writes["lost"] for case in members if case.writes["lost"]]
     if lost:
-        figures = [value for value in lost if value is not None]
-        parts.append(f"{min(figures)} to {max(figures)} acknowledged writes lost")
+        figures = sorted({value for value in lost if value is not None})
+        span = " to ".join(str(value) for value in (figures[0], figures[-1])[: len(figures)])
+        parts.append(f"{span} acknowledged writes lost")
     return "; ".join(parts) + "."
 
 
