@@ -1,0 +1,227 @@
+"""Builds the guest: Debian's cloud kernel, and an initramfs written here byte by byte.
+
+The packages are downloaded and unpacked, never installed, so nothing of the machine changes. The
+result is cached under a key of the package versions and of the program inside; the initramfs is
+deterministic (no times, no owners), so hosts that build it get the same file.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from vhdtool.errors import LabError
+
+KERNEL = "linux-image-cloud-amd64"
+PACKAGES = (
+    "busybox-static",
+    "python3.11-minimal",
+    "libpython3.11-minimal",
+    "libpython3.11-stdlib",
+    "libc6",
+    "libexpat1",
+    "zlib1g",
+)
+MODULES = (
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_blk",
+)
+"""In the order in which they must be loaded; one that is built in has no file and is left out."""
+PYTHON_MODULES = (
+    "abc",
+    "codecs",
+    "encodings/__init__",
+    "encodings/aliases",
+    "encodings/ascii",
+    "encodings/utf_8",
+    "encodings/latin_1",
+    "genericpath",
+    "io",
+    "os",
+    "posixpath",
+    "stat",
+    "_collections_abc",
+)
+LIBRARIES = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libexpat.so.1", "libz.so.1")
+INIT = """#!/bin/busybox sh
+/bin/busybox mount -t proc none /proc
+/bin/busybox mount -t sysfs none /sys
+/bin/busybox mount -t devtmpfs none /dev
+for m in {modules}; do /bin/busybox insmod /modules/$m.ko; done
+/bin/busybox stty -F /dev/ttyS0 raw -echo opost onlcr
+exec /usr/bin/python3 -I -S /load.py < /dev/ttyS0 > /dev/ttyS0 2>&1
+"""
+
+
+def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
+    """Makes `vmlinuz` and `initrd.img` in `out`; returns their paths.
+
+    Does nothing when `out` holds the result for the same packages and the same load.
+    Raises LabError when a package cannot be downloaded or lacks a file.
+    """
+    names = (kernel_package(), *PACKAGES)
+    key = cache_key(names)
+    stamp = out / "guest.json"
+    kernel, initrd = out / "vmlinuz", out / "initrd.img"
+    if (
+        kernel.exists()
+        and initrd.exists()
+        and stamp.exists()
+        and json.loads(stamp.read_text()).get("key") == key
+    ):
+        return kernel, initrd
+    say(f"building the guest from {names[0]} (downloaded, not installed)")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="vhdlab-guest-") as scratch:
+        debs = download(names, Path(scratch))
+        files = dict(select(debs, Path(scratch)))
+        image = files.pop("vmlinuz")
+        replace(kernel, image)
+        replace(initrd, gzip_fast(cpio(tree(files))))
+    replace(stamp, json.dumps({"key": key, "packages": names}).encode())
+    return kernel, initrd
+
+
+def kernel_package() -> str:
+    """The versioned kernel package that Debian's metapackage points to today."""
+    text = run(["apt-cache", "depends", KERNEL])
+    for line in text.splitlines():
+        if line.strip().startswith("Depends: linux-image-"):
+            return line.split(": ", 1)[1].strip()
+    raise LabError(
+        f"guest: no kernel package behind {KERNEL}; run `apt-get update`, then try again"
+    )
+
+
+def cache_key(names: tuple[str, ...]) -> str:
+    """Changes with any package version and with the programs that go into the guest."""
+    digest = hashlib.sha256(INIT.encode())
+    for name in names:
+        policy = run(["apt-cache", "policy", name])
+        digest.update(name.encode())
+        digest.update(
+            next((x.strip() for x in policy.splitlines() if "Candidate:" in x), "?").encode()
+        )
+    for path in (Path(__file__), *payload().values()):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def payload() -> dict[str, Path]:
+    """The project's own files inside the guest."""
+    here = Path(__file__).parent
+    return {"load.py": here / "load.py", "schedule.py": here.parents[1] / "oracle" / "schedule.py"}
+
+
+def download(names: tuple[str, ...], scratch: Path) -> list[Path]:
+    # Root's sandbox user of apt cannot write into a private directory; the warning is harmless.
+    run(["apt-get", "download", "-q", *names], cwd=scratch)
+    debs = sorted(scratch.glob("*.deb"))
+    if len(debs) != len(names):
+        raise LabError(f"guest: {len(debs)} of {len(names)} packages arrived in {scratch}")
+    return debs
+
+
+def select(debs: list[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
+    """(name inside the initramfs, content) of each wanted file; the kernel as `vmlinuz`."""
+    wanted = {f"/usr/lib/python3.11/{m}.py": f"usr/lib/python3.11/{m}.py" for m in PYTHON_MODULES}
+    wanted["/usr/bin/python3.11"] = "usr/bin/python3"
+    wanted["/bin/busybox"] = "bin/busybox"
+    found: dict[str, bytes] = {}
+    for deb in debs:
+        for path, data in members(deb):
+            base = path.rsplit("/", 1)[-1]
+            if path in wanted:
+                found[wanted[path]] = data
+            elif base.startswith("vmlinuz-"):
+                found["vmlinuz"] = data
+            elif base.removesuffix(".ko") in MODULES and base.endswith(".ko"):
+                found["modules/" + base] = data
+            elif base.startswith("mmap.cpython-311"):
+                found["usr/lib/python3.11/lib-dynload/" + base] = data
+            else:
+                for library in LIBRARIES:
+                    if base == library or (base.startswith(library) and data):
+                        where = "lib64/" if library.startswith("ld-") else "lib/"
+                        found.setdefault(where + library, data)
+    missing = [*wanted.values(), "vmlinuz", "modules/virtio_blk.ko"]
+    missing += [("lib64/" if x.startswith("ld-") else "lib/") + x for x in LIBRARIES]
+    missing = [name for name in missing if name not in found]
+    if missing:
+        raise LabError(f"guest: the downloaded packages lack {', '.join(missing)}")
+    yield from found.items()
+
+
+def members(deb: Path) -> Iterator[tuple[str, bytes]]:
+    data = subprocess.run(
+        ["dpkg-deb", "--fsys-tarfile", str(deb)], capture_output=True, check=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+        for member in archive:
+            if member.isfile():
+                stream = archive.extractfile(member)
+                assert stream is not None
+                yield member.name.removeprefix("."), stream.read()
+
+
+def tree(files: dict[str, bytes]) -> list[tuple[str, int, bytes]]:
+    """All entries of the initramfs: (name, mode, content), directories first."""
+    modules = [m for m in MODULES if f"modules/{m}.ko" in files]
+    files = dict(files)
+    files["init"] = INIT.format(modules=" ".join(modules)).encode()
+    for name, path in payload().items():
+        files[name] = path.read_bytes()
+    # `-I` hides the script's directory, so the schedule goes where the core modules are.
+    files["usr/lib/python3.11/schedule.py"] = files.pop("schedule.py")
+    folders = {"proc", "sys", "dev", "usr/lib/python3.11/lib-dynload"}
+    for name in [*files, *folders]:
+        parts = name.split("/")[:-1]
+        folders |= {"/".join(parts[: i + 1]) for i in range(len(parts))}
+    entries = [(name, 0o040755, b"") for name in sorted(folders)]
+    return entries + [(name, 0o100755, files[name]) for name in sorted(files)]
+
+
+def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
+    """A `newc` archive, as the kernel's documentation of the initramfs buffer format has it."""
+    out = bytearray()
+    for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
+        fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+        out += b"070701" + b"".join(b"%08x" % field for field in fields)
+        out += name.encode() + b"\0"
+        out += bytes(-len(out) % 4)
+        out += data
+        out += bytes(-len(out) % 4)
+    return bytes(out)
+
+
+def gzip_fast(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, compresslevel=6, mtime=0)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Writes a file so that a reader sees the old one or the new one, never half of it."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def run(command: list[str], cwd: Path | None = None) -> str:
+    if shutil.which(command[0]) is None:
+        raise LabError(f"guest: {command[0]} is missing; the guest is built on a Debian system")
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise LabError(f"guest: `{' '.join(command[:3])} …` failed: {' '.join(last)}")
+    return done.stdout

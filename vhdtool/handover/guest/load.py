@@ -1,0 +1,159 @@
+"""The program inside the guest: writes the schedule, acknowledges on the console, reads back.
+
+Runs under `python3 -I -S` in the initramfs, where only the interpreter's core and `mmap` exist;
+it therefore imports nothing else. It is told what to do on its console, because a guest that
+starts from a snapshot cannot be given a new kernel command line:
+
+    go SEED PACE_US BLOCK_SECTORS    write until told to stop, one write each PACE_US
+    stop                             finish the write in flight, flush, say `stopped N`
+    readback                         read everything written, say `readback done CHECKED BAD`
+
+An `acked N` line leaves the guest only after the write call has returned, and the disk is open
+with O_DIRECT, so the acknowledgement has passed every cache of the guest.
+"""
+
+import mmap
+import os
+import time
+
+from schedule import SECTOR, Schedule  # type: ignore[import-not-found, unused-ignore]
+
+DISK = "/dev/vda"
+BAD_LINES = 20
+"""Damaged extents that are named; the closing line has the full count."""
+CHUNK = 64 * 1024
+
+
+class Console:
+    """Lines in, lines out, on the serial port."""
+
+    def __init__(self) -> None:
+        self.pending = b""
+
+    def say(self, text: str) -> None:
+        data = text.encode() + b"\n"
+        while data:
+            data = data[os.write(1, data) :]
+
+    def line(self, wait: bool) -> str | None:
+        """The next command, or None when none has arrived and `wait` is false."""
+        while b"\n" not in self.pending:
+            os.set_blocking(0, wait)
+            try:
+                data = os.read(0, 4096)
+            except BlockingIOError:
+                return None
+            if not data and not wait:
+                return None
+            self.pending += data.replace(b"\r", b"\n")
+        line, self.pending = self.pending.split(b"\n", 1)
+        return line.decode(errors="replace").strip()
+
+
+class Disk:
+    """The block device with one aligned buffer, as O_DIRECT needs it."""
+
+    def __init__(self, path: str) -> None:
+        self.fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        self.sectors = os.lseek(self.fd, 0, os.SEEK_END) // SECTOR
+        self.buffer = memoryview(mmap.mmap(-1, CHUNK))
+
+    def write(self, sector: int, data: bytes) -> None:
+        self.buffer[: len(data)] = data
+        done = os.pwritev(self.fd, [self.buffer[: len(data)]], sector * SECTOR)
+        if done != len(data):
+            raise OSError(5, "short write")
+
+    def read(self, sector: int, sectors: int) -> bytes:
+        length = sectors * SECTOR
+        if os.preadv(self.fd, [self.buffer[:length]], sector * SECTOR) != length:
+            raise OSError(5, "short read")
+        return bytes(self.buffer[:length])
+
+    def flush(self) -> None:
+        os.fsync(self.fd)
+
+
+def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tuple[int, list[int]]:
+    """Writes until `stop`; returns how many were issued and which of them failed."""
+    n, failed = 0, []
+    due = time.monotonic()
+    while True:
+        command = console.line(wait=False)
+        if command == "stop":
+            return n, failed
+        try:
+            disk.write(load.extent(n)[0], load.content(n))
+            console.say("acked %d" % n)
+        except OSError as error:
+            failed.append(n)
+            console.say("error %d %d" % (n, error.errno or 0))
+        n += 1
+        # A late writer does not hurry to catch up: a burst after the switch would hide the pace.
+        due = max(due + pace_us / 1e6, time.monotonic() - pace_us / 1e6)
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def runs_of(sectors: list[int]) -> list[tuple[int, int]]:
+    """(first, count) of each run of neighbours in a sorted list, none longer than the buffer."""
+    runs: list[tuple[int, int]] = []
+    for sector in sectors:
+        if runs and sector == sum(runs[-1]) and runs[-1][1] < CHUNK // SECTOR:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((sector, 1))
+    return runs
+
+
+def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: list[int]) -> None:
+    """Compares every written sector with the last write that covered it."""
+    last: dict[int, int] = {}
+    for n in range(count):
+        sector, length = load.extent(n)
+        for i in range(sector, sector + length):
+            last[i] = n
+    for n in failed:
+        sector, length = load.extent(n)
+        for i in range(sector, sector + length):
+            last.pop(i, None)
+    checked = bad = 0
+    for first, length in runs_of(sorted(last)):
+        checked += length
+        try:
+            data = disk.read(first, length)
+        except OSError as error:
+            console.say("error %d %d" % (last[first], error.errno or 0))
+            bad += length
+            continue
+        expected = b"".join(load.sector_content(last[s], s) for s in range(first, first + length))
+        if data == expected:
+            continue
+        for i in range(length):
+            if data[i * SECTOR : (i + 1) * SECTOR] != expected[i * SECTOR : (i + 1) * SECTOR]:
+                bad += 1
+                if bad <= BAD_LINES:
+                    console.say("readback bad %d %d" % (last[first + i], first + i))
+    console.say("readback done %d %d" % (checked, bad))
+
+
+def main() -> None:
+    console = Console()
+    disk = Disk(DISK)
+    load, count, failed = None, 0, []  # type: ignore[var-annotated]
+    console.say("ready")
+    while True:
+        words = (console.line(wait=True) or "").split()
+        if len(words) == 4 and words[0] == "go":
+            seed, pace_us, block = (int(word) for word in words[1:])
+            load = Schedule(seed, disk.sectors, block)
+            console.say("start %d" % seed)
+            count, failed = write_load(console, disk, load, pace_us)
+            disk.flush()
+            console.say("stopped %d" % count)
+        elif words == ["readback"] and load is not None:
+            readback(console, disk, load, count, failed)
+        elif words:
+            console.say("unknown " + " ".join(words))
+
+
+main()

@@ -1,0 +1,224 @@
+"""QEMU on a lab host: started by the agent, driven over QMP, with the flags that migrate.
+
+Facts (QEMU 7.2, measured; docs/strategies.md): `thread=single` and a downtime limit of 60 ms or
+more, because TCG can otherwise corrupt the guest's memory; with `cyls/heads/secs` given QEMU sends
+no request to a disk that it attaches; `reconnect-delay` hides a shim that restarts.
+"""
+
+import asyncio
+import queue
+import signal
+import socket
+import threading
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
+
+from vhdtool.errors import LabError
+from vhdtool.handover.hosts import Host
+
+QMP_TIMEOUT = 20.0
+DOWNTIME_LIMIT_MS = 100
+BANDWIDTH = 1 << 30
+MEMORY_MIB = 192
+CAPABILITIES = ("events", "pause-before-switchover", "late-block-activate")
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What source and destination must have in common for a migration."""
+
+    kernel: str
+    initrd: str
+    accelerator: str
+
+    def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
+        """The command line; `disk` is the value of `-blockdev`."""
+        accel = "kvm" if self.accelerator == "kvm" else "tcg,thread=single"
+        line = [qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        line += ["-M", "q35", "-accel", accel, "-cpu", "qemu64", "-m", str(MEMORY_MIB)]
+        line += ["-smp", "1", "-kernel", self.kernel, "-initrd", self.initrd]
+        line += ["-append", "console=ttyS0 quiet panic=1", "-blockdev", disk]
+        geometry = "cyls=1024,heads=16,secs=63"
+        device = f"virtio-blk-pci,drive=disk,share-rw=on,werror=stop,rerror=stop,{geometry}"
+        line += ["-device", device]
+        for kind in ("qmp", "console"):
+            path = f"{folder}/{name}.{kind}"
+            line += ["-chardev", f"socket,id={kind},path={path},server=on,wait=off"]
+        return line + ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
+
+
+class Loop:
+    """One asyncio loop in a thread: the QMP library is asynchronous, the runner is not."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, name="qmp", daemon=True).start()
+
+    def run(self, work: Coroutine[Any, Any, Any], timeout: float = QMP_TIMEOUT) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
+
+
+class Qemu:
+    """One QEMU process. `events` are kept in order; `wait` looks for one of them."""
+
+    def __init__(self, host: Host, name: str, machine: Machine, disk: str, *extra: str) -> None:
+        folder = f"{host.config.private_dir}/run"
+        self.host = host
+        self.name = name
+        self.log = f"{folder}/{name}.log"
+        self.qmp = f"{folder}/{name}.qmp"
+        self.console = f"{folder}/{name}.console"
+        self.events: list[Json] = []
+        self.died: int | None = None
+        self._changed = threading.Condition()
+        argv = machine.argv(host.config.qemu, disk, folder, name) + list(extra)
+        self.pid = int(host.call("spawn", argv=argv, log=self.log))
+        host.on_exit[self.pid] = self._exited
+
+    def connect(self, loop: Loop) -> None:
+        """Opens QMP. Raises LabError with QEMU's own words when it did not start."""
+        self._loop = loop
+        here, there = socket.socketpair()
+        self._out: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        try:
+            self._stream = self.host.connect(self.qmp, self._from_host)
+        except LabError as error:
+            raise LabError(f"{self.host.name}: QEMU did not start: {self.last_words()}") from error
+        self._there = there
+        threading.Thread(target=self._to_qmp, daemon=True).start()
+        threading.Thread(target=self._from_qmp, daemon=True).start()
+        self._client = QMPClient(self.name)
+        # An event that came before its listener would be lost.
+        self._listener = EventListener()
+        self._client.register_listener(self._listener)
+        here.setblocking(False)
+        try:
+            loop.run(self._client.connect(here))
+        except (QMPError, TimeoutError) as error:
+            raise LabError(f"{self.host.name}: no QMP: {error}; {self.last_words()}") from error
+        asyncio.run_coroutine_threadsafe(self._follow(), loop.loop)
+
+    def _from_host(self, data: bytes) -> None:
+        self._out.put(data)
+
+    def _to_qmp(self) -> None:
+        """Apart from the host's reader, which must never wait for a full socket."""
+        while data := self._out.get():
+            try:
+                self._there.sendall(data)
+            except OSError:
+                break
+        self._there.close()
+
+    def _from_qmp(self) -> None:
+        try:
+            while data := self._there.recv(1 << 16):
+                self.host.send(self._stream, data)
+        except (OSError, LabError):
+            return
+
+    async def _follow(self) -> None:
+        async for event in self._listener:
+            with self._changed:
+                self.events.append({**event, "mono": time.monotonic()})
+                self._changed.notify_all()
+
+    def _exited(self, status: int) -> None:
+        with self._changed:
+            self.died = status
+            self._changed.notify_all()
+
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """One QMP command. Raises LabError with QEMU's own words."""
+        try:
+            return self._loop.run(self._client.execute(command, arguments or None))
+        except ExecuteError as error:
+            raise LabError(f"{self.host.name}: QMP {command}: {error}") from error
+        except (QMPError, TimeoutError) as error:
+            what = error or type(error).__name__
+            raise LabError(f"{self.host.name}: QMP {command}: {what}; {self.last_words()}") from error
+
+    def wait(self, name: str, timeout: float, start: int = 0, **data: str) -> Json:
+        """The first event `name` with that data at or after index `start`."""
+
+        def found() -> Json | None:
+            for event in self.events[start:]:
+                has = event.get("data", {})
+                if event["event"] == name and all(has.get(k) == v for k, v in data.items()):
+                    return event
+            return None
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self.died is not None, timeout)
+            event = found()
+        if event is None:
+            why = "QEMU is dead" if self.died is not None else f"not within {timeout:.0f} s"
+            wanted = " ".join([name, *data.values()])
+            raise LabError(f"{self.host.name}: no {wanted}: {why}; {self.last_words()}")
+        return event
+
+    def wait_migration(self, *states: str, timeout: float, start: int = 0) -> Json:
+        """The first MIGRATION event with one of these states, or `failed` as an error."""
+
+        def found() -> Json | None:
+            for event in self.events[start:]:
+                if event["event"] == "MIGRATION" and event["data"]["status"] in (*states, "failed"):
+                    return event
+            return None
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self.died is not None, timeout)
+            event = found()
+        if event is None or event["data"]["status"] not in states:
+            state = "died" if self.died is not None else "failed" if event else "hangs"
+            raise LabError(
+                f"{self.host.name}: migration {state} (wanted {'/'.join(states)}); "
+                f"{self.last_words()}"
+            )
+        return event
+
+    def enable_migration_events(self) -> None:
+        self._capabilities("events")
+
+    def _capabilities(self, *names: str) -> None:
+        wanted = [{"capability": name, "state": True} for name in names]
+        self.execute("migrate-set-capabilities", capabilities=wanted)
+
+    def prepare_migration(self) -> None:
+        """Capabilities and limits, the same on both sides."""
+        self._capabilities(*CAPABILITIES)
+        limits = {"downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": BANDWIDTH}
+        self.execute("migrate-set-parameters", **limits)
+
+    def last_words(self) -> str:
+        """The last line of QEMU's log."""
+        try:
+            lines = self.host.read(self.log, 4096).decode(errors="replace").strip().splitlines()
+        except LabError:
+            lines = []
+        return lines[-1] if lines else "its log is empty"
+
+    def kill(self) -> None:
+        """KILL: what is lost with it is in the guest's memory, and the guest has been stopped."""
+        if self.died is None:
+            self.host.call("kill", pid=self.pid, signal=int(signal.SIGKILL))
+            with self._changed:
+                self._changed.wait_for(lambda: self.died is not None, 5)
+
+
+def nbd_disk(path: str) -> str:
+    """`-blockdev` for a disk behind a shim's Unix socket."""
+    return (
+        f"driver=nbd,node-name=disk,server.type=unix,server.path={path},"
+        "cache.direct=on,reconnect-delay=10"
+    )
+
+
+def blank_disk(size: int) -> str:
+    """`-blockdev` for a disk of zeros: the guest boots on it once, for the snapshot."""
+    return f"driver=null-co,node-name=disk,size={size},read-zeroes=on"

@@ -1,0 +1,350 @@
+"""One case: a writing guest migrates once or more in the order of a strategy, all on record.
+
+Around the hypervisor's two points the steps of the strategy run one after the other. A step that
+is refused cancels the migration, and the guest goes on at the source. Whatever happens, the case
+directory is left complete enough for the oracles to say what it proves.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
+from vhdtool.handover.hosts import Host
+from vhdtool.handover.qemu import Loop, Machine, Qemu, nbd_disk
+from vhdtool.handover.record import Record
+from vhdtool.handover.strategies import Leg, Step, Strategy
+from vhdtool.handover.tap import Tap
+
+REFUSED = (ActivationRefused, LeaseLost, SplitBrain)
+WARM_WRITES = 120
+"""Acknowledged before the first migration begins: 60 blocks to lose."""
+AFTER_SWITCH = 60
+"""Acknowledged after the switch before the steps that follow RESUME: the late close must hurt."""
+LAST_WRITES = 60
+"""Acknowledged after those steps, before the guest is stopped."""
+TIMEOUT = 30.0
+SECTOR = 512
+Live = Callable[["CaseRun", str], None]
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """What one case is to do; sizes in bytes."""
+
+    strategy: Strategy
+    guard: bool
+    seed: int
+    name: str
+    image: str
+    image_bytes: int
+    block_bytes: int
+    pace_us: int
+    machine: Machine
+    snapshot: str
+    port: int
+
+
+@dataclass
+class Side:
+    """A host with its shim and its QEMU, in the role it has now."""
+
+    host: Host
+    tap: Tap | None = None
+    qemu: Qemu | None = None
+
+    def shim(self) -> Tap:
+        assert self.tap is not None
+        return self.tap
+
+    def machine(self) -> Qemu:
+        assert self.qemu is not None
+        return self.qemu
+
+
+@dataclass
+class CaseRun:
+    """One execution of a plan."""
+
+    plan: CasePlan
+    record: Record
+    source: Side
+    destination: Side
+    loop: Loop
+    live: Live
+    taps: list[Tap] = field(default_factory=list)
+    qemus: list[Qemu] = field(default_factory=list)
+    consoles: dict[int, int] = field(default_factory=dict)
+    """The console's stream of each QEMU, by pid."""
+
+    # the whole case
+
+    def run(self) -> None:
+        """Runs all legs. Raises LabError when the lab, not the hand-over, fails."""
+        try:
+            self._roles()
+            self._start_source()
+            for number, leg in enumerate(self.plan.strategy.legs, start=1):
+                self.record.leg = number
+                if leg.back:
+                    self.source, self.destination = self.destination, self.source
+                self._roles()
+                if not self._leg(leg):
+                    break
+            self._finish()
+        finally:
+            self._end_all()
+
+    def _roles(self) -> None:
+        self.record.sides = {
+            self.source.host.name: "source",
+            self.destination.host.name: "destination",
+        }
+
+    def _start_source(self) -> None:
+        plan, side = self.plan, self.source
+        create = {"path": plan.image, "size": plan.image_bytes, "block": plan.block_bytes}
+        side.host.call("create", **create)
+        side.tap = self._tap(side)
+        side.tap.do("attach", path=plan.image, size=plan.image_bytes)
+        side.tap.do("activate")
+        qemu = self._qemu(side, "guest")
+        qemu.enable_migration_events()
+        qemu.execute("migrate-incoming", uri=f"exec:cat {plan.snapshot}")
+        qemu.wait_migration("completed", timeout=TIMEOUT)
+        qemu.execute("cont")
+        self._tell(side, f"go {plan.seed} {plan.pace_us} {plan.block_bytes // SECTOR}")
+        self.record.consoles.wait_acked(WARM_WRITES, TIMEOUT)
+
+    def _tap(self, side: Side) -> Tap:
+        name = f"disk{len(self.taps)}"
+        tap = Tap(side.host, name, self.plan.guard, self.record.from_shim)
+        self.taps.append(tap)
+        tap.connect()
+        return tap
+
+    def _qemu(self, side: Side, name: str) -> Qemu:
+        qemu = Qemu(
+            side.host,
+            f"{name}{len(self.qemus)}",
+            self.plan.machine,
+            nbd_disk(side.shim().socket),
+            "-incoming",
+            "defer",
+            "-S",
+        )
+        self.qemus.append(qemu)
+        side.qemu = qemu
+        qemu.connect(self.loop)
+        follow = self.record.consoles.follow(side.host.name)
+        self.consoles[qemu.pid] = side.host.connect(qemu.console, follow)
+        return qemu
+
+    def _tell(self, side: Side, line: str) -> None:
+        side.host.send(self.consoles[side.machine().pid], line.encode() + b"\n")
+
+    # one migration
+
+    def _leg(self, leg: Leg) -> bool:
+        """True when the next leg may follow; False after a refusal."""
+        record, source, destination = self.record, self.source, self.destination
+        record.note("migrate-started", direction=f"{source.host.name}->{destination.host.name}")
+        destination.tap = self._tap(destination)
+        first = leg.before[:1]
+        if first and first[0].operation == "attach":
+            self._step(first[0])
+        else:
+            # libxl's order adds the disk while the guest is suspended; QEMU wants its socket now.
+            first = ()
+            destination.tap.do("export", size=self.plan.image_bytes)
+        try:
+            self._start_migration()
+            for step in leg.before[len(first) :]:
+                self._step(step)
+            self._wait_suspended()
+            self._point("source-quiesced", source)
+            for step in leg.switch:
+                self._step(step)
+            if leg.fault:
+                self._fail_and_recover(leg)
+                return True
+            destination.shim().do("may-serve")
+        except REFUSED as refusal:
+            self._cancel(str(refusal))
+            return False
+        self._resume()
+        for step in leg.after:
+            self._step(step)
+        self._leave_source()
+        return True
+
+    def _start_migration(self) -> None:
+        source, destination = self.source.machine(), self._qemu(self.destination, "incoming")
+        for qemu in (source, destination):
+            qemu.prepare_migration()
+        # How the guest's memory came to this QEMU is history.
+        self._since = len(source.events)
+        listen = f"tcp:0:{self.plan.port}"
+        destination.execute("migrate-incoming", uri=listen)
+        address = self.destination.host.config.address
+        source.execute("migrate", uri=f"tcp:{address}:{self.plan.port}")
+
+    def _wait_suspended(self) -> None:
+        source = self.source.machine()
+        source.wait_migration("pre-switchover", timeout=TIMEOUT, start=self._since)
+        stop = source.wait("STOP", 1, self._since)
+        self.record.note("suspended", self.source.host.name, stop_mono=stop["mono"])
+
+    def _resume(self) -> None:
+        source, destination = self.source.machine(), self.destination.machine()
+        source.execute("migrate-continue", state="pre-switchover")
+        completed = destination.wait_migration("completed", timeout=TIMEOUT)
+        destination.execute("cont")
+        self.record.note(
+            "resumed", self.destination.host.name, completed_mono=completed["mono"]
+        )
+        acked = self.record.consoles.acked
+        name, leg = self.destination.host.name, self.record.leg
+
+        def wrote(event: dict[str, Any]) -> bool:
+            what = (event["event"], event["host"], event["leg"])
+            return what == ("allocated", name, leg)
+
+        self.record.wait("allocation by the destination", wrote, TIMEOUT)
+        self.record.consoles.wait_acked(acked + AFTER_SWITCH, TIMEOUT)
+        self._point("destination-wrote", self.destination)
+        self.live(self, "live")
+
+    def _leave_source(self) -> None:
+        """The migration is over: the source's QEMU goes, and its shim with it."""
+        self.record.note("migrated")
+        self.source.machine().kill()
+        tap = self.source.shim()
+        tap.do("exit")
+        self.source.tap, self.source.qemu = None, None
+
+    def _cancel(self, reason: str) -> None:
+        """Refused: the guest runs on at the source, which gets its disk back first."""
+        source, destination = self.source, self.destination
+        if source.shim().state == "attached":
+            source.shim().do("activate")
+        status = source.machine().execute("query-migrate").get("status")
+        if status not in (None, "none", "completed", "cancelled", "failed"):
+            source.machine().execute("migrate_cancel")
+            source.machine().wait_migration("cancelled", timeout=TIMEOUT, start=self._since)
+        self._wait_running(source)
+        self.record.note("cancelled", reason=reason)
+        destination.machine().kill()
+        destination.shim().do("exit")
+        destination.tap, destination.qemu = None, None
+        self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
+
+    def _fail_and_recover(self, leg: Leg) -> None:
+        """The destination's QEMU dies after the source gave its disk up; the guest goes back."""
+        source, destination = self.source, self.destination
+        # From here on the source answers by itself: it resumes as soon as its peer is gone, and
+        # its first requests find a shim that queues them.
+        destination.machine().kill()
+        self.record.note("fault-injected", destination.host.name, fault=leg.fault)
+        with contextlib.suppress(LabError):
+            source.machine().execute("migrate-continue", state="pre-switchover")
+        for step in leg.recover:
+            self._step(step)
+        self._wait_migration_over(source)
+        self._wait_running(source)
+        self.record.note("cancelled", reason=leg.fault)
+        destination.shim().do("exit")
+        destination.tap, destination.qemu = None, None
+        self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
+
+    def _wait_migration_over(self, side: Side) -> None:
+        deadline = time.monotonic() + TIMEOUT
+        qemu = side.machine()
+        while (status := qemu.execute("query-migrate").get("status")) not in ("failed", "cancelled"):
+            if time.monotonic() > deadline:
+                raise LabError(f"{side.host.name}: the failed migration stays {status}")
+            if status == "pre-switchover":
+                qemu.execute("migrate_cancel")
+            time.sleep(0.005)
+
+    def _wait_running(self, side: Side) -> None:
+        """The guest runs at this side; QEMU resumes it by itself, or is told to."""
+        deadline = time.monotonic() + 5
+        qemu = side.machine()
+        while (status := qemu.execute("query-status")["status"]) != "running":
+            if status in ("io-error", "paused", "postmigrate"):
+                qemu.execute("cont")
+            if time.monotonic() > deadline:
+                raise LabError(f"{side.host.name}: the guest did not go on, it is {status}")
+            time.sleep(0.005)
+
+    # steps and points
+
+    def _step(self, step: Step) -> None:
+        side = self.source if step.side == "S" else self.destination
+        tap = side.shim()
+        arguments: dict[str, Any] = {}
+        if step.operation == "attach":
+            arguments = {"path": self.plan.image, "size": self.plan.image_bytes}
+        elif step.operation == "open":
+            arguments = {"mode": step.argument or "plain"}
+        elif step.operation == "deactivate" and step.side == "S":
+            # Until the migration is over its requests wait: it may have to go on.
+            arguments = {"queue": True}
+        tap.do(step.operation, **arguments)
+        if step.operation == "deactivate" and step.side == "S":
+            self._point("source-closed", side)
+        if step.side == "D" and step.operation in ("open", "activate", "unpause"):
+            self._point("destination-opened", side)
+
+    def _point(self, point: str, side: Side) -> None:
+        seq = self.record.seq()
+        snapshot = side.host.call("metadata", path=self.plan.image)
+        self.record.metadata(point, seq, snapshot)
+
+    # the end
+
+    def _finish(self) -> None:
+        """The guest stops and reads back, the last shim closes, the image is fetched."""
+        consoles = self.record.consoles
+        side = self.source if self.source.qemu is not None else self.destination
+        consoles.wait_acked(consoles.acked + LAST_WRITES, TIMEOUT)
+        self._tell(side, "stop")
+        consoles.wait_line("stopped ", TIMEOUT)
+        self._tell(side, "readback")
+        consoles.wait_line("readback done", TIMEOUT)
+        side.machine().kill()
+        with contextlib.suppress(*REFUSED):
+            side.shim().do("deactivate")
+        side.shim().do("exit")
+        side.tap = None
+        self._point("all-closed", side)
+        self.live(self, "after")
+        side.host.fetch(self.plan.image, self.record.folder / "image.vhd")
+
+    def _end_all(self) -> None:
+        """Also after an error: no process stays, and the logs are brought home."""
+        for qemu in self.qemus:
+            with contextlib.suppress(LabError):
+                qemu.kill()
+        for tap in self.taps:
+            with contextlib.suppress(LabError):
+                tap.end()
+        for kind, things in (("qemu", self.qemus), ("shim", self.taps)):
+            for number, thing in enumerate(things):
+                with contextlib.suppress(LabError, OSError):
+                    name = f"{kind}-{thing.host.name}-{number}.log"
+                    self._save(thing.host, thing.log, self.record.folder / name)
+        for side in (self.source, self.destination):
+            with contextlib.suppress(LabError):
+                side.host.call("remove", paths=[self.plan.image, self.plan.image + ".lease"])
+        self.record.close()
+
+    def _save(self, host: Host, path: str, to: Path) -> None:
+        data = host.read(path)
+        if data:
+            with open(to, "ab") as out:
+                out.write(data)

@@ -1,0 +1,181 @@
+"""The orders of storage operations, as data. Adding a strategy is adding a list.
+
+A leg is one migration. Its steps stand around the hypervisor's two points: SUSPENDED (the source
+guest is stopped, all its I/O is answered) and RESUME (the destination may run). Each step is an
+operation on S (source) or D (destination); docs/strategies.md says what each does.
+"""
+
+from dataclasses import dataclass
+
+from vhdtool.errors import UsageError
+
+ALL_POINTS = (
+    "source-quiesced",
+    "source-closed",
+    "destination-opened",
+    "destination-wrote",
+    "all-closed",
+)
+OPERATIONS = ("attach", "open", "activate", "pause", "unpause", "deactivate", "detach", "probe")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation: `side` is S or D, `argument` the mode of an open."""
+
+    side: str
+    operation: str
+    argument: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Step":
+        """`D.open(each)` and the like. Raises UsageError for what is no operation.
+
+        >>> Step.parse("D.open(each)")
+        Step(side='D', operation='open', argument='each')
+        """
+        side, _, rest = text.partition(".")
+        operation, _, argument = rest.removesuffix(")").partition("(")
+        if side not in ("S", "D") or operation not in OPERATIONS:
+            raise UsageError(f"strategy step {text!r}: no such operation")
+        return cls(side, operation, argument or None)
+
+    def __str__(self) -> str:
+        return f"{self.side}.{self.operation}" + (f"({self.argument})" if self.argument else "")
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One migration: steps before SUSPENDED, between SUSPENDED and RESUME, after RESUME.
+
+    `attach` steps of `before` run before the destination's QEMU starts, all others while the
+    guest's memory is copied. `back`: the hosts have changed roles. `fault`: what is broken after
+    the steps of `switch`; `recover` are the steps that give the guest back to the source.
+    """
+
+    before: tuple[Step, ...]
+    switch: tuple[Step, ...]
+    after: tuple[Step, ...]
+    back: bool = False
+    fault: str | None = None
+    recover: tuple[Step, ...] = ()
+    points: tuple[str, ...] = ALL_POINTS
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A named order, what it is expected to do to the disk, and which points it must show."""
+
+    name: str
+    option: str
+    legs: tuple[Leg, ...]
+    safe: bool
+    refused_points: tuple[str, ...] = ("all-closed",)
+
+    def expected(self, guard: bool) -> str:
+        """The verdict that the table of docs/strategies.md promises."""
+        if self.safe:
+            return "consistent"
+        return "refused" if guard else "corrupt"
+
+    def points(self, guard: bool) -> dict[str, list[str]]:
+        """The points that each leg must have recorded; a refused one has fewer."""
+        if guard and not self.safe:
+            return {"1": list(self.refused_points)}
+        return {str(n): list(leg.points) for n, leg in enumerate(self.legs, start=1)}
+
+
+def leg(text: str, **more: object) -> Leg:
+    """A leg from one line: `before · switch · RESUME-steps`, parts divided by `|`."""
+    before, switch, after = (
+        tuple(Step.parse(word) for word in part.split()) for part in text.split("|")
+    )
+    return Leg(before, switch, after, **more)  # type: ignore[arg-type]
+
+
+_ACTIVATE = "D.attach | S.deactivate D.activate | S.detach"
+
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (
+        Strategy(
+            "overlap",
+            "the report: the destination opens early",
+            (leg("D.attach D.open | | S.deactivate S.detach"),),
+            safe=False,
+            refused_points=("destination-opened", "source-quiesced", "all-closed"),
+        ),
+        Strategy(
+            "late-close",
+            "libxl's order",
+            (leg("| D.attach D.open | S.deactivate S.detach"),),
+            safe=False,
+            refused_points=("destination-opened", "source-quiesced", "all-closed"),
+        ),
+        Strategy(
+            "reopen-early",
+            "B done before the source closed",
+            (leg("D.attach D.open | D.pause D.unpause S.deactivate | S.detach"),),
+            safe=False,
+            refused_points=("destination-opened", "source-quiesced", "all-closed"),
+        ),
+        Strategy("activate", "A", (leg(_ACTIVATE),), safe=True),
+        Strategy(
+            "reopen",
+            "B",
+            (leg("D.attach D.open | S.deactivate D.pause D.unpause | S.detach"),),
+            safe=True,
+        ),
+        Strategy(
+            "hold",
+            "B, the destination paused from the start",
+            (leg("D.attach D.open D.pause | S.deactivate D.unpause | S.detach"),),
+            safe=True,
+        ),
+        Strategy(
+            "implicit",
+            "C: every request closes and opens",
+            (leg("D.attach D.open(each) | S.deactivate | S.detach"),),
+            safe=True,
+        ),
+        Strategy(
+            "implicit-first",
+            "C, but only the first request reopens, and a probe uses it up",
+            (leg("D.attach D.open(first) D.probe | S.deactivate | S.detach"),),
+            safe=False,
+            refused_points=("destination-opened", "all-closed"),
+        ),
+        Strategy(
+            "activate-back",
+            "A, there and back",
+            (leg(_ACTIVATE), leg(_ACTIVATE, back=True)),
+            safe=True,
+        ),
+        Strategy(
+            "activate-retry",
+            "A, failed and tried again",
+            (
+                leg(
+                    "D.attach | S.deactivate D.activate |",
+                    fault="destination-qemu-killed",
+                    recover=tuple(
+                        Step.parse(word) for word in ("D.deactivate", "S.activate", "D.detach")
+                    ),
+                    points=("source-quiesced", "source-closed"),
+                ),
+                leg(_ACTIVATE),
+            ),
+            safe=True,
+        ),
+    )
+}
+
+
+def named(name: str) -> Strategy:
+    """The strategy of that name. Raises UsageError, listing all, when there is none."""
+    try:
+        return STRATEGIES[name]
+    except KeyError:
+        raise UsageError(
+            f"strategy {name!r} does not exist; there are {', '.join(STRATEGIES)}"
+        ) from None

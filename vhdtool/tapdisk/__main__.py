@@ -1,0 +1,57 @@
+"""One shim process: `python3 -m vhdtool.tapdisk --dir DIR --name NAME --host HOST [--faithful]`.
+
+Control socket DIR/NAME.ctl, NBD socket DIR/NAME.nbd (while attached), events as JSON lines on
+standard output. TERM or INT closes the disk with its footer, gives the lease up and exits 0.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from vhdtool.errors import VhdtoolError
+from vhdtool.storage import FileStorage
+from vhdtool.tapdisk.control import Control, Events
+from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.lease import Owner, open_lease
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
+    parser.add_argument("--dir", type=Path, required=True, help="private directory for sockets")
+    parser.add_argument("--name", default="disk", help="base name of the sockets")
+    parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
+    parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
+    args = parser.parse_args()
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    guard = not args.faithful
+    owner = Owner.here(args.host)
+    events = Events(args.host, sys.stdout)
+    disk = TapDisk(
+        Settings(
+            guard=guard,
+            open_storage=lambda path: FileStorage(path, writable=True, direct=True),
+            open_lease=lambda path: open_lease(path, owner, guard),
+            emit=events.emit,
+        )
+    )
+    try:
+        control = Control(disk, events, args.dir / f"{args.name}.ctl", args.dir / f"{args.name}.nbd")
+    except VhdtoolError as error:
+        print(f"tapdisk: {error}", file=sys.stderr)
+        return 1
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: control.ended.set())
+    control.ended.wait()
+    try:
+        control.stop()
+    except VhdtoolError as error:
+        print(f"tapdisk: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

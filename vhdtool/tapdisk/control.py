@@ -1,0 +1,166 @@
+"""The JSON control socket: a line a request, a line a reply, events in between.
+
+    {"id": 1, "op": "attach", "path": "/srv/vhdlab/d.vhd", "size": 1073741824}
+    {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
+    {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
+
+Operations: export(size) attach(path, size) open(mode) activate(force) pause unpause deactivate(queue)
+stop-queueing detach may-serve probe status events exit. Operations of all connections run one
+after the other.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.tapdisk.disk import TapDisk
+from vhdtool.tapdisk.nbd import NbdServer, listen_unix
+
+log = logging.getLogger("control")
+MAX_LINE = 64 << 10
+
+
+class Events:
+    """Stamps each event once and gives it to the log and to all who listen, in one order."""
+
+    def __init__(self, host: str, out: TextIO) -> None:
+        self.host = host
+        self.out = out
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[str], None]] = []
+
+    def emit(self, event: str, **fields: Any) -> None:
+        with self._lock:
+            stamp = {"mono": time.monotonic(), "wall": time.time(), "pid": os.getpid()}
+            line = json.dumps({"event": event, "host": self.host, **stamp, **fields})
+            for listener in list(self._listeners):
+                try:
+                    listener(line)
+                except OSError:
+                    self._listeners.remove(listener)
+            self.out.write(line + "\n")
+            self.out.flush()
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        with self._lock:
+            self._listeners.append(listener)
+
+
+class Control:
+    """Serves the control socket of one disk, and the NBD socket while the disk is attached."""
+
+    def __init__(self, disk: TapDisk, events: Events, control: Path, export: Path) -> None:
+        self.disk = disk
+        self.events = events
+        self.export = export
+        self.ended = threading.Event()
+        self._op = threading.Lock()
+        self._server: NbdServer | None = None
+        self._listener = listen_unix(control)
+        self._path = control
+        threading.Thread(target=self._accept, name="control", daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        sending = threading.Lock()
+
+        def send(line: str) -> None:
+            with sending:
+                client.sendall(line.encode() + b"\n")
+
+        with client, client.makefile("rb") as lines:
+            while raw := lines.readline(MAX_LINE):
+                if not raw.endswith(b"\n"):
+                    return
+                try:
+                    send(json.dumps(self._answer(raw, send)))
+                except OSError:
+                    return
+
+    def _answer(self, raw: bytes, send: Callable[[str], None]) -> dict[str, Any]:
+        number = None
+        try:
+            request = json.loads(raw)
+            if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+                raise UsageError("a request is an object with an \"op\"")
+            number = request.get("id")
+            if request["op"] == "events":
+                self.events.listen(send)
+                return {"id": number, "ok": {}}
+            started = time.monotonic()
+            result = self.do(request)
+            took = time.monotonic() - started
+            return {"id": number, "ok": result, "took_ms": round(took * 1000, 3)}
+        except (VhdtoolError, OSError) as error:
+            return {"id": number, "error": _told(error)}
+        except (ValueError, TypeError, KeyError) as error:
+            return {"id": number, "error": {"type": "UsageError", "message": repr(error)}}
+        except Exception as error:
+            log.exception("defect in a control operation")
+            return {"id": number, "error": _told(error)}
+
+    def do(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Runs one operation. Raises what the disk raises, UsageError for an unknown one."""
+        disk, op = self.disk, request["op"]
+        with self._op:
+            if op == "export":
+                disk.promise(int(request["size"]))
+                self._listen()
+            elif op == "attach":
+                disk.attach(Path(request["path"]), int(request["size"]))
+                self._listen()
+            elif op == "open":
+                disk.open(request.get("mode", "plain"))
+            elif op == "activate":
+                disk.activate(request.get("force"))
+            elif op == "deactivate":
+                disk.deactivate(bool(request.get("queue", False)))
+            elif op == "detach":
+                self._detach()
+            elif op == "exit":
+                self._detach()
+                self.ended.set()
+            elif op in ("pause", "unpause", "stop-queueing", "may-serve", "probe"):
+                getattr(disk, op.replace("-", "_"))()
+            elif op != "status":
+                raise UsageError(f"no operation {op!r}")
+            return disk.status()
+
+    def _listen(self) -> None:
+        if self._server is None:
+            self._server = NbdServer(self.disk, self.export)
+
+    def _detach(self) -> None:
+        try:
+            self.disk.detach()
+        finally:
+            if self._server is not None:
+                self._server.stop()
+                self._server = None
+
+    def stop(self) -> None:
+        """Closes the disk cleanly and removes both sockets."""
+        with self._op:
+            try:
+                self._detach()
+            finally:
+                self._listener.close()
+                self._path.unlink(missing_ok=True)
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    return {"type": type(error).__name__, "message": str(error)}
