@@ -288,9 +288,19 @@ def test_leaked_block_and_tail() -> None:
     one = only(findings(picture), "leaked-block")
     assert (one.severity, one.offset) == ("unclean", hole * SECTOR)
     tail = picture.end
-    picture.end += 8
+    picture.end += 1
     assert [f.code for f in findings(picture)] == ["leaked-block", "leaked-tail"]
     assert findings(picture)[1].offset == tail * SECTOR
+
+
+def test_other_creators_may_leave_room_before_the_footer() -> None:
+    picture = Picture(64 * MIB, 512 << 10, batmap=False)
+    picture.footer = replace(picture.footer, creator=b"win ", creator_version=0x00060003)
+    picture.copy = picture.footer
+    picture.end += 8
+    assert findings(picture) == []
+    picture.end += 8
+    assert only(findings(picture), "leaked-tail").severity == "unclean"
 
 
 def test_live_image_may_have_a_tail() -> None:

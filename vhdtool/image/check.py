@@ -19,7 +19,7 @@ from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import Ends, read_bat, read_batmap_header, read_ends
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import batmap_possible
-from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.blocks import ALIGN, BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, pad
@@ -87,7 +87,7 @@ def _check_dynamic(
     ]
     end = _end_sector(ends)
     check_regions(place, [*regions, *_end_region(ends)], found)
-    check_leaks(place, regions, end, found.mode != "live", found)
+    check_leaks(place, regions, end, _slack(storage, footer, found.mode), found)
     bits = check_batmap(storage, header, footer, batmap, found)
     check_bitmaps(storage, place, bits, bitmaps, found)
 
@@ -110,6 +110,14 @@ def _end_region(ends: Ends) -> list[Region]:
     if ends.end is None:
         return []
     return [Region("the footer", ends.end_offset // SECTOR, pad(ends.file_size) // SECTOR)]
+
+
+def _slack(storage: Storage, footer: Footer, mode: str) -> int | None:
+    """Sectors between the last block and the footer that are no leak."""
+    if mode == "live" or getattr(storage, "is_block_device", False):
+        return None
+    # blktap puts the footer right behind the last block; Hyper-V leaves 4 KiB and its alignment.
+    return 0 if footer.is_tapdisk else 2 * ALIGN - 1
 
 
 def _end_sector(ends: Ends) -> int:

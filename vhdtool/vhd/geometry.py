@@ -46,7 +46,7 @@ class Geometry:
     @property
     def is_largest(self) -> bool:
         """The largest triple, which stands for "look at the size instead"."""
-        return self.cylinders * self.heads * self.sectors >= 65535 * 16 * 63
+        return self.cylinders * self.heads * self.sectors == MAX_SECTORS
 
     def __str__(self) -> str:
         return f"{self.cylinders}/{self.heads}/{self.sectors}"

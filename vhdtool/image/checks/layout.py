@@ -5,7 +5,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 
 from vhdtool.image.checks.collector import Collector
-from vhdtool.vhd.blocks import ALIGN, BlockLayout
+from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 _BLOCK_BITS = 32
@@ -184,12 +184,12 @@ def _touching(place: Placement, region: Region) -> list[tuple[int, int]]:
 
 
 def check_leaks(
-    place: Placement, regions: list[Region], end: int, closed: bool, found: Collector
+    place: Placement, regions: list[Region], end: int, slack: int | None, found: Collector
 ) -> None:
     """Space that nothing owns, up to sector `end` (the footer, or the file's end).
 
-    Alignment leaves gaps below 4 KiB at the end, and metadata may have been laid out with room;
-    a hole as large as a block is a lost block.
+    A hole as large as a block is a lost block; smaller ones come from alignment. At the end up
+    to `slack` sectors are no leak; None: the end says nothing (a live image, a block device).
     """
     total = place.layout.total_sectors
     cursor = max((r.end for r in regions if r.end <= _first(place, end)), default=0)
@@ -201,15 +201,8 @@ def check_leaks(
     for region in regions:
         if region.first < end:
             cursor = max(cursor, region.end)
-    if end - cursor >= ALIGN:
-        if closed:
-            _leak("leaked-tail", cursor, end, found)
-        else:
-            found.info(
-                "open-tail",
-                f"{end - cursor} sectors at the end belong to no block yet",
-                cursor * SECTOR,
-            )
+    if slack is not None and end - cursor > slack:
+        _leak("leaked-tail", cursor, end, found)
 
 
 def _first(place: Placement, end: int) -> int:

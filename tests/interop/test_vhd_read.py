@@ -1,0 +1,116 @@
+"""Images of other programs in ours, and ours in theirs: the same bytes."""
+
+from pathlib import Path
+
+import pytest
+from real_images import NAMES, real_image
+from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
+
+from vhdtool.image.chain import open_chain
+from vhdtool.image.check import check
+from vhdtool.image.create import create_dynamic
+from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.info import info
+from vhdtool.storage import FileStorage
+
+MIB = 1 << 20
+WRITES = (
+    (0x11, 0, 4096),
+    (0x22, 3 * MIB - 512, 1024),
+    (0x33, 30 * MIB, 2 * MIB),
+    (0x44, 8 * MIB, 8192),
+)
+
+
+def ours(path: Path) -> bytes:
+    with open_chain(path) as reader:
+        return reader.read(0, reader.size)
+
+
+def verdict(path: Path) -> int:
+    with FileStorage(path) as storage:
+        return check(storage).exit_code
+
+
+@pytest.mark.parametrize("size", ["33M", "40M", "41943552"])
+@pytest.mark.parametrize("force", ["on", "off"])
+def test_qemus_images_read_the_same_everywhere(tmp_path: Path, size: str, force: str) -> None:
+    path = tmp_path / "q.vhd"
+    qemu_create(path, size, f"force_size={force}")
+    assert verdict(path) == 0
+    qemu_write(path, *WRITES)
+    assert verdict(path) == 0
+    data = ours(path)
+    assert data == qemu_raw(path, tmp_path / "q.raw")
+    assert data == libvhdi_raw(path, tmp_path / "mnt")
+    # dissect takes the size from the geometry's field of a forced size too.
+    assert dissect_raw(path)[: len(data)] == data
+    assert info(path)["size_for_qemu"] == len(data)
+
+
+@pytest.mark.parametrize("size", [33 * MIB, 41943552])
+def test_our_images_read_the_same_everywhere(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "ours.vhd"
+    create_dynamic(path, size)
+    with FileStorage(path, writable=True) as storage:
+        disk = DynamicDisk(storage)
+        for pattern, offset, length in WRITES:
+            disk.write(offset, bytes([pattern]) * length)
+        disk.close()
+    assert verdict(path) == 0
+    data = ours(path)
+    model = bytearray(size)
+    for pattern, offset, length in WRITES:
+        model[offset : offset + length] = bytes([pattern]) * length
+    assert data == bytes(model)
+    assert data == qemu_raw(path, tmp_path / "ours.raw")
+    assert data == libvhdi_raw(path, tmp_path / "mnt")
+    assert data == dissect_raw(path)
+
+
+def test_qemu_may_write_to_our_image_without_a_batmap(tmp_path: Path) -> None:
+    path = tmp_path / "ours.vhd"
+    create_dynamic(path, 40 * MIB, batmap=False)
+    qemu_write(path, *WRITES)
+    assert verdict(path) == 0
+    assert (
+        ours(path) == qemu_raw(path, tmp_path / "ours.raw") == libvhdi_raw(path, tmp_path / "mnt")
+    )
+
+
+def test_qemu_over_our_batmap_loses_nothing_and_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ours.vhd"
+    create_dynamic(path, 40 * MIB)
+    qemu_write(path, *WRITES)
+    with FileStorage(path) as storage:
+        report = check(storage)
+    assert report.exit_code == 3
+    assert "batmap-overwritten" in [finding.code for finding in report.findings]
+    assert ours(path) == qemu_raw(path, tmp_path / "ours.raw")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_images_are_consistent_and_keep_their_size(name: str, tmp_path: Path) -> None:
+    path = real_image(name)
+    with FileStorage(path) as storage:
+        report = check(storage)
+    assert report.findings == []
+    data = info(path)
+    assert "unknown" not in data["creator"]
+    shown = run("qemu-img", "info", "-f", "vpc", path)
+    assert f"({data['size_for_qemu']} bytes)" in shown
+    with open_chain(path) as reader:
+        sample = min(reader.size, 4 * MIB)
+        run(
+            "qemu-img",
+            "dd",
+            "-f",
+            "vpc",
+            "-O",
+            "raw",
+            f"if={path}",
+            f"of={tmp_path / 'raw'}",
+            "bs=1M",
+            "count=4",
+        )
+        assert reader.read(0, sample) == (tmp_path / "raw").read_bytes()
