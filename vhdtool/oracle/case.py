@@ -93,7 +93,8 @@ def _points(value: object, legs: int) -> dict[int, tuple[str, ...]]:
         raise TornRecord("'points' is not an object {leg: [points]}")
     points: dict[int, tuple[str, ...]] = {}
     for leg, names in value.items():
-        if not leg.isdecimal() or not isinstance(names, list) or not set(names) <= set(POINTS):
+        known = isinstance(names, list) and all(name in POINTS for name in names)
+        if not known or not leg.isdecimal():
             raise TornRecord(f"'points' of leg {leg[:10]!r} are not metadata points")
         points[int(leg)] = tuple(names)
     if not set(range(1, legs + 1)) <= set(points):

@@ -105,7 +105,7 @@ def _refused(events: Events, last: Attempt, again: Event, coverage: Coverage) ->
         return
     first = refusals[0]
     reason = " ".join(str(first.extra.get("reason", "no reason given")).split())[:200]
-    coverage.refused = f"{first.host} refused to {first.extra.get('op', 'go on')} ({reason})"
+    coverage.refused = f"{first.host} refused `{first.extra.get('op', '?')}` ({reason})"
     coverage.went_on_at = last.source or "the source"
     if not _new_blocks(events, again.seq, host=last.source):
         coverage.doubts.append("the source allocated no new block after the cancel")

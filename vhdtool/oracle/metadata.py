@@ -1,7 +1,7 @@
 """The metadata oracle: between two snapshots of one image, metadata only ever grows.
 
 A BAT entry never vanishes or moves, a bitmap bit never goes from 1 to 0, the disk stays the same
-disk. The closed image must agree with the last snapshot, and with every allocation that the hosts
+disk. The closed image must be equal to the last snapshot, and have every allocation that the hosts
 reported for a block in which the guest had a write acknowledged.
 """
 
@@ -94,7 +94,11 @@ def _short(value: object) -> str:
 def _allocations(
     events: Events, image: Mapping[str, object], acked_blocks: frozenset[int]
 ) -> Iterator[Finding]:
-    """An allocation that the guest relies on must be in the image, where it was made."""
+    """An allocation that the guest relies on must be in the image, where it was made.
+
+    A doubt, not proof: what such an allocation held is the content oracle's business, and events
+    that disagree with an image whose data is whole speak against the events.
+    """
     bat = image["bat"]
     assert isinstance(bat, dict)
     made: dict[int, list[tuple[int, str]]] = {}
@@ -110,10 +114,10 @@ def _allocations(
         told = " and ".join(f"sector {sector} by {host}" for sector, host in places)
         if len({sector for sector, _ in places}) > 1:
             text = f"block {block} was allocated more than once: at {told}"
-            yield Finding("allocated-twice", text, block=block)
+            yield Finding("allocated-twice", text, "doubt", block)
         elif now is None:
             text = f"block {block} was allocated at {told}, acknowledged, and is gone"
-            yield Finding("allocation-lost", text, block=block)
+            yield Finding("allocation-lost", text, "doubt", block)
         elif now != places[0][0]:
             text = f"block {block} was allocated at {told} and is at sector {now} now"
-            yield Finding("allocation-moved", text, block=block)
+            yield Finding("allocation-moved", text, "doubt", block)

@@ -64,6 +64,12 @@ def load_record(path: Path) -> Record:
     )  # fmt: skip
 
 
+def unread(path: Path) -> Record:
+    """The record of a case of which nothing could be read."""
+    gone = "the record could not be read"
+    return Record(path, None, gone, Events((), (gone,)), (), (gone,), (), (gone,), None, gone)
+
+
 def _image(path: Path, case: Case | None) -> tuple[Path | None, str | None]:
     name = case.image if case else "image.vhd"
     image = path / name

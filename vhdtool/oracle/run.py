@@ -5,7 +5,7 @@ from pathlib import Path
 from vhdtool.errors import UsageError
 from vhdtool.oracle.record import load_record
 from vhdtool.oracle.strict import TornRecord, parse_object, read_piece
-from vhdtool.oracle.verdict import Entry, judge_case
+from vhdtool.oracle.verdict import Entry, judge_case, unproved
 
 SKIPPED = 125
 """Exit code of whatever proves nothing; `git bisect run` then skips the revision."""
@@ -28,17 +28,19 @@ def judge_run(run_dir: Path) -> dict[str, object]:
         raise UsageError(f"{run_dir}: no such directory; give a run or a case directory")
     if is_case(path):
         cases, lost = [path], list[str]()
-        name = path.parent.name
+        run_name = path.parent.name
     else:
         cases = sorted(entry for entry in path.iterdir() if entry.is_dir() and is_case(entry))
         lost = sorted(_listed(path) - {case.name for case in cases})
-        name = path.name
+        run_name = path.name
     if not cases and not lost:
         raise UsageError(f"{run_dir}: neither a case nor a run with cases (no case.json in it)")
-    entries = [judge_case(case) for case in cases] + [_lost(path, case) for case in lost]
+    entries = [judge_case(case) for case in cases] + [
+        unproved(path / name, f"{name} is missing") for name in lost
+    ]
     return {
         "schema": 1,
-        "run": name,
+        "run": run_name,
         **_machines(cases),
         "as_expected": as_expected(entries),
         "strategies": entries,
@@ -84,9 +86,3 @@ def _listed(path: Path) -> set[str]:
     entries = strategies if isinstance(strategies, list) else []
     names = {entry.get("case") for entry in entries if isinstance(entry, dict)}
     return {name for name in names if isinstance(name, str)}
-
-
-def _lost(path: Path, name: str) -> Entry:
-    """The entry of a case whose directory is gone."""
-    entry = judge_case(path / ".gone")
-    return {**entry, "name": name, "case": name, "why": f"It proves nothing: {name} is missing"}

@@ -14,20 +14,24 @@ from vhdtool.oracle.legs import Attempt
 PHASES = ("quiesce", "deactivate", "transfer", "activate", "resume")
 
 
+def nothing() -> dict[str, float]:
+    """The entry of a case in which no time is known."""
+    return dict.fromkeys(("total", *PHASES), 0.0)
+
+
 def blackout(
     attempts: Sequence[Attempt], acks: Sequence[Ack], readings: Sequence[Reading]
 ) -> dict[str, float]:
     """The entry `blackout_ms`; zeros where a time is not known."""
-    none = dict.fromkeys(("total", *PHASES), 0.0)
     moved = [attempt for attempt in attempts if attempt.moved]
     entries = [_of(attempt, acks, readings) for attempt in moved or attempts]
-    return max(entries, key=lambda entry: entry["total"], default=none)
+    return max(entries, key=lambda entry: entry["total"], default=nothing())
 
 
 def _of(attempt: Attempt, acks: Sequence[Ack], readings: Sequence[Reading]) -> dict[str, float]:
     suspended, resumed = attempt.suspended, attempt.runs_again
     if suspended is None or resumed is None:
-        return dict.fromkeys(("total", *PHASES), 0.0)
+        return nothing()
     last, first = _silence(attempt, acks, suspended, resumed)
     stop = suspended.number("stop_mono") or suspended.mono
     release = _release(attempt, readings, suspended, resumed)

@@ -4,17 +4,18 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 from vhdtool.oracle.coverage import MINIMUM, Coverage, cover
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged, gather, judge
 from vhdtool.oracle.planted import Planted, try_oracles
-from vhdtool.oracle.record import Record, load_record
-from vhdtool.oracle.timing import blackout
+from vhdtool.oracle.record import Record, load_record, unread
+from vhdtool.oracle.timing import blackout, nothing
 from vhdtool.oracle.view import FileView
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
-Entry = dict[str, object]
+Entry = dict[str, Any]
 
 
 def judge_case(case_dir: Path) -> Entry:
@@ -22,6 +23,22 @@ def judge_case(case_dir: Path) -> Entry:
 
     `margin_ms` is null where no destination served a request, `expected` where case.json is gone.
     """
+    try:
+        return _judge(case_dir)
+    except Exception as error:  # noqa: BLE001 - a judge that stumbles has proved nothing
+        reason = f"the judge failed on this record: {type(error).__name__}: {error}"
+        return unproved(case_dir, reason[:300])
+
+
+def unproved(case_dir: Path, reason: str) -> Entry:
+    """The entry of a case of which nothing can be read."""
+    record = unread(case_dir)
+    evidence = gather(record, None)
+    entry = _entry(evidence, judge(evidence), Coverage(), Planted())
+    return {**entry, "why": f"It proves nothing: {reason}"}
+
+
+def _judge(case_dir: Path) -> Entry:
     record = load_record(case_dir)
     view = None
     if record.image is not None:
@@ -32,7 +49,9 @@ def judge_case(case_dir: Path) -> Entry:
     try:
         evidence = gather(record, view)
         judged = judge(evidence)
-        return _entry(evidence, judged, cover(evidence), try_oracles(evidence, judged))
+        coverage, planted = cover(evidence), try_oracles(evidence, judged)
+        phases = blackout(evidence.attempts, evidence.console.acks, judged.activation.readings)
+        return {**_entry(evidence, judged, coverage, planted), "blackout_ms": phases}
     finally:
         if view is not None:
             view.close()
@@ -41,8 +60,6 @@ def judge_case(case_dir: Path) -> Entry:
 def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted) -> Entry:
     record = evidence.record
     verdict, why = decide(record, evidence, judged, coverage, planted)
-    acks = evidence.console.acks
-    phases = blackout(evidence.attempts, acks, judged.activation.readings)
     return {
         **_identity(record),
         "verdict": verdict,
@@ -50,7 +67,7 @@ def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Plan
         "oracles": {name: outcome.as_dict() for name, outcome in judged.each().items()},
         "planted": {"faults": planted.faults, "caught": planted.caught},
         "writes": {
-            "acked": len(acks),
+            "acked": len(evidence.console.acks),
             "acked_after_resume": coverage.acked_after,
             "lost": len(judged.content.lost_writes),
             "never_written": judged.content.never_written,
@@ -61,7 +78,7 @@ def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Plan
         },
         "active_overlap_epochs": judged.activation.overlap_epochs,
         "margin_ms": judged.activation.margin_ms,
-        "blackout_ms": phases,
+        "blackout_ms": nothing(),
     }
 
 
@@ -100,7 +117,8 @@ def decide(
     if reasons:
         distinct = list(dict.fromkeys(reasons))
         more = f" (and {len(distinct) - 1} more reasons)" if len(distinct) > 1 else ""
-        return "inconclusive", f"It proves nothing: {distinct[0]}{more}"
+        after = f"; {coverage.refused}" if coverage.refused else ""
+        return "inconclusive", f"It proves nothing: {distinct[0]}{more}{after}"
     acks = len(evidence.console.acks)
     if coverage.refused:
         return "refused", (

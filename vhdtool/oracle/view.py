@@ -105,6 +105,7 @@ class OverlayView(_ReadOnly):
         self.name = base.name
         self._base = base
         self._patches = sorted(patches)
+        self._extents: list[Extent] | None = None
 
     def pread(self, offset: int, length: int) -> bytes:
         data = self._base.pread(offset, length)
@@ -120,8 +121,10 @@ class OverlayView(_ReadOnly):
         return self._base.size()
 
     def extents(self) -> Sequence[Extent]:
-        patched = [(start, start + len(patch)) for start, patch in self._patches]
-        return merge([*self._base.extents(), *patched])
+        if self._extents is None:
+            patched = [(start, start + len(patch)) for start, patch in self._patches]
+            self._extents = merge([*self._base.extents(), *patched])
+        return self._extents
 
 
 def merge(extents: Sequence[Extent]) -> list[Extent]:

@@ -1,0 +1,177 @@
+"""Exclusive activation, from nothing but events."""
+
+import json
+from typing import Any
+
+import oracle_cases
+from oracle_cases import Lab
+
+from vhdtool.oracle.activation import ActivationOutcome, judge_activation
+from vhdtool.oracle.events import Events, parse_events
+from vhdtool.oracle.legs import attempts_of
+
+
+def parsed(lab: Lab) -> Events:
+    lines = "".join(json.dumps(event) + "\n" for event in lab.events)
+    return parse_events(lines.encode(), ("alpha", "beta"))
+
+
+def judged(lab: Lab, guard: bool = False) -> ActivationOutcome:
+    events = parsed(lab)
+    return judge_activation(events, attempts_of(events), guard)
+
+
+def codes(outcome: ActivationOutcome) -> set[str]:
+    return {finding.code for finding in outcome.findings}
+
+
+class Script:
+    """Events written out by hand: `read`, `serve`, `release` of two processes."""
+
+    def __init__(self) -> None:
+        self.lab = Lab()
+        self.lab.event("migrate-started")
+        self.mono = 0.0
+
+    def read(self, host: str, pid: int, epoch: int, name: str = "opened", **extra: Any) -> None:
+        extra.setdefault("lease", False)
+        self.lab.event(name, host, pid, epoch, read_mono=self.lab.now(), **extra)
+
+    def serve(self, host: str, pid: int, epoch: int) -> None:
+        self.lab.event("first-request", host, pid, epoch, request="read")
+
+    def release(self, host: str, pid: int, epoch: int, ended: int | None, **extra: Any) -> None:
+        self.lab.event(
+            "closed", host, pid, epoch, ended=ended, last_metadata_mono=None, **extra
+        )  # fmt: skip
+
+
+def test_the_safe_orders_pass() -> None:
+    for make in oracle_cases.SAFE.values():
+        outcome = judged(make())
+        assert outcome.result == "pass", outcome.findings
+        assert outcome.overlap_epochs == 0
+        assert outcome.margin_ms is not None
+        assert outcome.margin_ms > 0
+
+
+def test_an_early_open_that_serves_overlaps_and_names_both() -> None:
+    outcome = judged(oracle_cases.overlap())
+    [overlap] = outcome.worst("corrupt")
+    assert overlap.who == ("alpha:11", "beta:22")
+    assert overlap.epochs == (2, 3)
+    assert outcome.overlap_epochs == 1
+    assert outcome.margin_ms is not None
+    assert outcome.margin_ms < 0
+
+
+def test_an_early_open_that_is_reread_before_the_first_request_is_no_activation() -> None:
+    script = Script()
+    script.read("alpha", 1, 1)
+    script.serve("alpha", 1, 1)
+    script.read("beta", 2, 2)
+    script.release("alpha", 1, 3, ended=1)
+    script.release("beta", 2, 4, ended=2)
+    script.read("beta", 2, 5, "unpaused")
+    script.serve("beta", 2, 5)
+    script.release("beta", 2, 6, ended=5)
+    assert not judged(script.lab).worst("corrupt")
+
+
+def test_the_lease_alone_makes_an_activation() -> None:
+    script = Script()
+    script.read("alpha", 1, 1, "activated", lease=True)
+    script.read("beta", 2, 2, "activated", lease=True)
+    script.release("alpha", 1, 3, ended=1)
+    script.release("beta", 2, 4, ended=2)
+    assert judged(script.lab).overlap_epochs == 1
+
+
+def test_an_activation_without_an_end_lasts_only_while_no_event_is_missing() -> None:
+    script = Script()
+    script.read("alpha", 1, 1)
+    script.serve("alpha", 1, 1)
+    script.read("beta", 2, 4)
+    script.serve("beta", 2, 4)
+    script.release("beta", 2, 5, ended=4)
+    assert judged(script.lab).worst("corrupt")
+    script.lab.events[2]["seq"] = 99
+    torn = judged(script.lab)
+    assert torn.result == "skip"
+    assert torn.overlap_epochs == 0
+
+
+def test_a_proved_overlap_stands_although_events_are_missing() -> None:
+    lab = oracle_cases.overlap()
+    del lab.events[1:3]
+    outcome = judged(lab)
+    assert outcome.result == "fail"
+    assert outcome.overlap_epochs == 1
+
+
+def test_reopens_that_are_not_listed_belong_to_the_listed_read() -> None:
+    script = Script()
+    script.read("beta", 2, 1, implicit=True, mode="each")
+    script.serve("beta", 2, 1)
+    script.release("beta", 2, 9, ended=7, reopens=6)
+    script.read("alpha", 1, 10)
+    script.serve("alpha", 1, 10)
+    script.release("alpha", 1, 11, ended=10)
+    outcome = judged(script.lab)
+    assert not outcome.worst("corrupt")
+    assert "unknown-read" not in codes(outcome)
+
+
+def test_epochs_given_twice_or_falling_are_no_proof_of_anything() -> None:
+    lab = oracle_cases.activate()
+    releases = [event for event in lab.events if event["event"] == "deactivated"]
+    releases[-1]["epoch"] = releases[0]["epoch"]
+    outcome = judged(lab)
+    assert outcome.result == "skip"
+    assert {"epoch-twice", "epoch-falls"} <= codes(outcome)
+
+
+def test_a_request_on_an_unknown_read_or_after_its_release_is_a_doubt() -> None:
+    script = Script()
+    script.read("alpha", 1, 1)
+    script.release("alpha", 1, 2, ended=1)
+    script.serve("alpha", 1, 1)
+    script.serve("alpha", 1, 77)
+    assert {"served-after-release", "unknown-read"} <= codes(judged(script.lab))
+
+
+def test_with_the_guard_on_a_request_needs_the_lease() -> None:
+    lab = oracle_cases.activate()
+    activated = [event for event in lab.events if event["event"] == "activated"]
+    activated[-1].update(event="opened", mode="plain")
+    assert judged(lab, guard=False).result == "pass"
+    assert "no-lease" in codes(judged(lab, guard=True))
+
+
+def test_a_run_in_which_no_one_was_active_proves_nothing() -> None:
+    lab = oracle_cases.activate()
+    lab.events = [event for event in lab.events if "first-" not in event["event"]]
+    for seq, event in enumerate(lab.events, 1):
+        event["seq"] = seq
+        if event["event"] == "activated":
+            event["lease"] = False
+    assert {"no-source", "no-destination"} <= codes(judged(lab))
+
+
+def test_the_margin_is_the_least_of_all_legs() -> None:
+    lab = oracle_cases.back()
+    reads = [event for event in lab.events if event["event"] == "activated"]
+    reads[-1]["read_mono"] -= 5
+    outcome = judged(lab)
+    assert outcome.margin_ms is not None
+    assert outcome.margin_ms < -4000
+
+
+def test_every_line_that_makes_no_sense_is_named() -> None:
+    good = json.dumps(oracle_cases.activate().events[0])
+    for bad in ('{"seq": 2}', "{", "[]", good.replace("activated", "activatee"), "nul\0"):
+        events = parse_events(f"{good}\n{bad}\n".encode(), None)
+        assert not events.complete
+        assert "line 2" in events.problems[0]
+    assert not parse_events(good.encode(), None).complete, "the last line does not end"
+    assert not parse_events(b"", None).complete

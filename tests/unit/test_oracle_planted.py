@@ -1,0 +1,79 @@
+"""Planted faults: caught by oracles that work, and telling on oracles that do not."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import oracle_cases
+import pytest
+
+from vhdtool.oracle import judge as judging
+from vhdtool.oracle import planted
+from vhdtool.oracle.activation import ActivationOutcome
+from vhdtool.oracle.content import ContentOutcome
+from vhdtool.oracle.finding import Finding, Outcome
+from vhdtool.oracle.judge import Evidence, Judged, gather, judge
+from vhdtool.oracle.planted import try_oracles
+from vhdtool.oracle.record import load_record
+from vhdtool.oracle.verdict import judge_case
+from vhdtool.oracle.view import FileView
+
+MAKERS = (*oracle_cases.SAFE.values(), oracle_cases.refused, oracle_cases.overlap)
+
+
+@contextmanager
+def judged(path: Path) -> Iterator[tuple[Evidence, Judged]]:
+    record = load_record(path)
+    assert record.image
+    with FileView(record.image) as view:
+        evidence = gather(record, view)
+        yield evidence, judge(evidence)
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: str(make.__name__))
+@pytest.mark.parametrize("seed", range(3))
+def test_every_fault_is_planted_and_caught(
+    make: Callable[[int], oracle_cases.Lab], seed: int, tmp_path: Path
+) -> None:
+    with judged(make(seed).save(tmp_path / "case")) as (evidence, outcomes):
+        result = try_oracles(evidence, outcomes)
+    assert not result.missed
+    assert result.faults == result.caught
+    expected = {
+        "content: dropped-ack-early", "content: dropped-ack-late", "content: never-written",
+        "metadata: entry-gone", "metadata: entry-moved", "metadata: bit-gone",
+        "metadata: image-entry-gone", "metadata: swapped-footer", "structure: overlap",
+        "structure: foreign-footer", "structure: entry-past-end",
+        "activation: second-activation-first", "activation: second-activation-last",
+    }  # fmt: skip
+    assert expected <= set(result.names)
+
+
+@pytest.mark.parametrize("name", judging.ORACLES)
+def test_an_oracle_that_checks_nothing_makes_the_case_inconclusive(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blind = {"content": ContentOutcome(), "activation": ActivationOutcome()}.get(name, Outcome())
+    for module in (judging, planted):
+        monkeypatch.setattr(module, name, lambda _evidence: blind)
+    entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))
+    assert entry["verdict"] == "inconclusive"
+    assert entry["planted"]["caught"] < entry["planted"]["faults"] or name == "activation"
+    assert f"({name}: " in entry["why"]
+
+
+def test_a_finding_that_was_there_before_or_names_another_place_is_no_catch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Outcome((Finding("lost", "always the same", block=1, sectors=(0, 1)),))
+    with judged(oracle_cases.activate().save(tmp_path / "case")) as (evidence, outcomes):
+        monkeypatch.setattr(planted, "content", lambda _evidence: noise)
+        result = try_oracles(evidence, outcomes)
+    assert {"content: dropped-ack-early", "content: never-written"} <= set(result.missed)
+
+
+def test_planting_changes_no_file(tmp_path: Path) -> None:
+    path = oracle_cases.activate().save(tmp_path / "case")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    judge_case(path)
+    assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}

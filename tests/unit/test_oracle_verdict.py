@@ -1,0 +1,207 @@
+"""The verdict on whole records, and that no missing or torn piece turns into a better one."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import oracle_cases
+import pytest
+
+from vhdtool.oracle.coverage import MINIMUM
+from vhdtool.oracle.verdict import judge_case
+
+ORACLES = ("content", "metadata", "structure", "activation")
+
+
+def results(entry: dict[str, Any]) -> dict[str, str]:
+    return {name: entry["oracles"][name]["result"] for name in ORACLES}
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("name", list(oracle_cases.SAFE))
+def test_a_safe_order_is_consistent_and_every_oracle_was_tried(name: str, tmp_path: Path) -> None:
+    entry: dict[str, Any] = judge_case(oracle_cases.SAFE[name]().save(tmp_path / name))
+    assert entry["verdict"] == "consistent", entry["why"]
+    assert set(results(entry).values()) == {"pass"}
+    assert entry["planted"]["faults"] == entry["planted"]["caught"] >= 12
+    assert entry["active_overlap_epochs"] == 0
+    assert entry["margin_ms"] > 0
+    assert entry["blackout_ms"]["total"] > 0
+    assert min(entry["blocks_allocated"].values()) >= MINIMUM
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_overlap_is_corrupt_and_three_oracles_say_so(seed: int, tmp_path: Path) -> None:
+    entry: dict[str, Any] = judge_case(oracle_cases.overlap(seed).save(tmp_path / "overlap"))
+    assert entry["verdict"] == "corrupt"
+    found = results(entry)
+    assert (found["content"], found["metadata"], found["activation"]) == ("fail", "fail", "fail")
+    assert entry["writes"]["lost"] > 0
+    assert entry["active_overlap_epochs"] >= 1
+    assert entry["margin_ms"] < 0
+    assert entry["planted"]["faults"] == entry["planted"]["caught"] >= 10
+
+
+def test_a_refusal_that_kept_the_guest_whole_is_refused(tmp_path: Path) -> None:
+    entry: dict[str, Any] = judge_case(oracle_cases.refused().save(tmp_path / "refused"))
+    assert entry["verdict"] == "refused", entry["why"]
+    assert entry["margin_ms"] is None
+    assert entry["writes"]["acked_after_resume"] >= MINIMUM
+
+
+def test_the_entry_has_the_keys_of_the_schema(tmp_path: Path) -> None:
+    entry = judge_case(oracle_cases.activate().save(tmp_path / "activate"))
+    assert list(entry) == [
+        "name", "case", "guard", "seed", "direction", "attempts", "expected", "verdict", "why",
+        "oracles", "planted", "writes", "blocks_allocated", "active_overlap_epochs", "margin_ms",
+        "blackout_ms",
+    ]  # fmt: skip
+    json.dumps(entry, allow_nan=False)
+
+
+PIECES = (
+    "case.json", "events.jsonl", "console.jsonl", "console-alpha.log", "console-beta.log",
+    "image.vhd", "metadata/1-source-quiesced.json", "metadata/1-source-closed.json",
+    "metadata/1-destination-opened.json", "metadata/1-destination-wrote.json",
+    "metadata/1-all-closed.json", "metadata",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("piece", PIECES)
+@pytest.mark.parametrize("how", ["missing", "torn", "empty"])
+def test_without_a_piece_a_clean_run_is_inconclusive_and_a_corrupt_one_corrupt(
+    piece: str, how: str, tmp_path: Path
+) -> None:
+    for lab, without in ((oracle_cases.activate(), "inconclusive"), (oracle_cases.overlap(), "")):
+        path = lab.save(tmp_path / lab.strategy)
+        target = path / piece
+        if target.is_dir():
+            shutil.rmtree(target)
+        elif how == "missing":
+            target.unlink()
+        else:
+            data = target.read_bytes()
+            target.write_bytes(data[: len(data) * 2 // 3] if how == "torn" else b"")
+        entry: dict[str, Any] = judge_case(path)
+        if piece == "image.vhd" and how != "missing":
+            # An image that contradicts the snapshots is corrupt, whatever cut it.
+            without = "corrupt"
+        assert entry["verdict"] == (without or "corrupt"), entry["why"]
+
+
+def test_the_reason_names_the_missing_piece(tmp_path: Path) -> None:
+    path = oracle_cases.activate().save(tmp_path / "activate")
+    (path / "metadata" / "1-destination-wrote.json").unlink()
+    entry: dict[str, Any] = judge_case(path)
+    assert "metadata/1-destination-wrote.json: missing" in entry["why"]
+    assert results(entry)["metadata"] == "skip"
+
+
+def test_an_event_that_is_gone_is_a_gap_and_not_an_argument(tmp_path: Path) -> None:
+    path = oracle_cases.activate().save(tmp_path / "activate")
+    lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
+    release = next(i for i, line in enumerate(lines) if '"deactivated"' in line)
+    (path / "events.jsonl").write_text("".join(lines[:release] + lines[release + 1 :]))
+    entry: dict[str, Any] = judge_case(path)
+    assert entry["verdict"] == "inconclusive"
+    assert entry["active_overlap_epochs"] == 0
+    assert "seq" in entry["why"]
+
+
+def test_an_overlap_is_proved_although_other_events_are_gone(tmp_path: Path) -> None:
+    path = oracle_cases.overlap().save(tmp_path / "overlap")
+    lines = (path / "events.jsonl").read_text().splitlines(keepends=True)
+    (path / "events.jsonl").write_text("".join(lines[:2] + lines[5:]))
+    entry: dict[str, Any] = judge_case(path)
+    assert results(entry)["activation"] == "fail"
+
+
+def test_lab_errors_and_a_kernel_oops_outweigh_damage(tmp_path: Path) -> None:
+    path = oracle_cases.overlap().save(tmp_path / "error")
+    error = {"what": "QEMU died\non beta", "log": ["signal 11"]}
+    edit_json(path / "case.json", lambda case: case.update(error=error))
+    entry: dict[str, Any] = judge_case(path)
+    assert entry["verdict"] == "error"
+    assert "QEMU died on beta" in entry["why"]
+    assert "signal 11" in entry["why"]
+    lab = oracle_cases.overlap()
+    lab.say("beta", "[    9.1] BUG: unable to handle page fault")
+    entry = judge_case(lab.save(tmp_path / "oops"))
+    assert entry["verdict"] == "error"
+    assert "BUG:" in entry["why"]
+
+
+def test_too_few_allocations_on_either_side_prove_nothing(tmp_path: Path) -> None:
+    for number, name in enumerate(("suspended", "resumed")):
+        lab = oracle_cases.activate()
+        switch = next(e["seq"] for e in lab.events if e["event"] == name)
+        for event in lab.events:
+            early = event["seq"] < switch
+            if event["event"] == "allocated" and early == (name == "suspended"):
+                event["event"] = "attached"
+        entry: dict[str, Any] = judge_case(lab.save(tmp_path / str(number)))
+        assert entry["verdict"] == "inconclusive"
+        assert "only 0 new blocks" in entry["why"]
+
+
+def test_a_cancelled_run_without_a_refusal_is_not_refused(tmp_path: Path) -> None:
+    lab = oracle_cases.refused()
+    for event in lab.events:
+        if event["event"] == "refused":
+            event["event"] = "attached"
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "cancelled"))
+    assert entry["verdict"] == "inconclusive"
+    assert "without a refusal" in entry["why"]
+
+
+def test_a_destination_that_refused_and_wrote_is_not_refused(tmp_path: Path) -> None:
+    lab = oracle_cases.refused()
+    extra = next(e for e in lab.events if e["event"] == "detached" and e["host"] == "beta")
+    extra.update(event="allocated", epoch=2, block=1000, sector=9999)
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "wrote"))
+    assert entry["verdict"] == "inconclusive"
+    assert "beta refused, but it wrote" in entry["why"]
+    extra.update(event="first-request", epoch=2)
+    entry = judge_case(lab.save(tmp_path / "served"))
+    assert entry["verdict"] == "corrupt", "a standby that serves makes two active hosts"
+
+
+def test_a_guest_that_stood_still_after_the_cancel_is_not_refused(tmp_path: Path) -> None:
+    lab = oracle_cases.refused()
+    cancelled = next(e["seq"] for e in lab.events if e["event"] == "cancelled")
+    for event in lab.events:
+        if event["event"] == "allocated" and event["seq"] > cancelled:
+            event["event"] = "attached"
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "still"))
+    assert entry["verdict"] == "inconclusive"
+
+
+def test_a_fence_and_an_io_error_are_not_consistent(tmp_path: Path) -> None:
+    lab = oracle_cases.activate()
+    last = lab.events[-1]
+    last.update(event="fenced", reason="split brain", epoch=3)
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "fenced"))
+    assert entry["verdict"] == "inconclusive"
+    assert "split brain" in entry["why"]
+    lab = oracle_cases.activate()
+    lab.logs["beta"] += b"error 3 5\r\n"
+    entry = judge_case(lab.save(tmp_path / "io"))
+    assert entry["verdict"] == "inconclusive"
+    assert "I/O error" in entry["why"]
+
+
+def test_a_leg_that_never_ended_proves_nothing(tmp_path: Path) -> None:
+    lab = oracle_cases.back()
+    for event in lab.events:
+        if event["event"] == "migrated" and event["leg"] == 2:
+            event["event"] = "attached"
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "open"))
+    assert entry["verdict"] == "inconclusive"
+    assert "neither migrated nor was cancelled" in entry["why"]
