@@ -10,29 +10,37 @@ import click
 from vhdtool.errors import VhdtoolError
 
 COMMANDS = {
+    "bundle": "vhdtool.cli.provide:bundle",
     "check": "vhdtool.cli.inspect:check",
     "create": "vhdtool.cli.make:create",
     "diff": "vhdtool.cli.compare:diff",
+    "guest": "vhdtool.cli.provide:guest",
     "hosts": "vhdtool.cli.hosts:hosts",
     "info": "vhdtool.cli.inspect:info",
     "judge": "vhdtool.cli.judge:judge",
+    "lab": "vhdtool.cli.lab:lab",
     "map": "vhdtool.cli.data:map_",
     "meta": "vhdtool.cli.compare:meta",
     "read": "vhdtool.cli.data:read",
     "report": "vhdtool.cli.report:report",
+    "snapshot": "vhdtool.cli.make:snapshot",
 }
 """Command name -> "module:attribute"."""
 
 HELP = {
+    "bundle": "Pack what the lab's hosts run.",
     "check": "Check an image, and say what damage means.",
     "create": "Create a dynamic, fixed or differencing image.",
     "diff": "Compare the metadata of two images or snapshots.",
+    "guest": "Build the guest that migrates.",
     "hosts": "Start, end and look at the two local hosts.",
     "info": "Show every field of an image's metadata.",
     "judge": "Judge a run or a case again, from its record alone.",
+    "lab": "Migrate a writing guest and judge its disk.",
     "map": "Show which ranges are allocated, and where.",
     "meta": "Print a snapshot of all metadata as JSON.",
     "read": "Read guest data to standard output or a file.",
+    "snapshot": "Create a child over a parent that stays as it is.",
     "report": "A run's verdict as JUnit, HTML and a table.",
 }
 """Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""

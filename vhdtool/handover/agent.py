@@ -28,6 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.image.create import create_dynamic
+from vhdtool.image.meta import snapshot
+from vhdtool.storage import FileStorage
 
 GRACE = 3.0
 """Seconds between TERM and KILL at the end: a shim closes its image in that time."""
@@ -42,6 +45,7 @@ class Agent:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._streams: dict[int, socket.socket] = {}
         self._next_stream = 0
+        self._snapshots: list[dict[str, Any]] = []
 
     def say(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -51,7 +55,7 @@ class Agent:
     def handle(self, request: dict[str, Any]) -> None:
         """Quick operations at once, in order; what can take time in a thread of its own."""
         op = str(request.get("op"))
-        if op in ("connect", "fetch", "metadata"):
+        if op in ("connect", "fetch", "snapshots"):
             threading.Thread(target=self._run, args=(op, request), daemon=True).start()
         else:
             self._run(op, request)
@@ -208,19 +212,26 @@ class Agent:
 
     def op_create(self, path: str, size: int, block: int) -> None:
         """A new dynamic VHD; one of the same name from an earlier run goes, with its lease."""
-        from vhdtool.image.create import create_dynamic
-
         for old in (path, path + ".lease"):
             Path(old).unlink(missing_ok=True)
         create_dynamic(path, size, block_bytes=block)
 
-    def op_metadata(self, path: str) -> dict[str, Any]:
-        """A snapshot of the image's metadata as it is on the disk now."""
-        from vhdtool.image.meta import snapshot
-        from vhdtool.storage import FileStorage
+    def op_metadata(self, path: str) -> int:
+        """Takes a snapshot of the image's metadata as it is on the disk now, and keeps it.
 
+        Returns its number for `snapshots`: sending it takes longer than taking it, and a guest
+        may stand still meanwhile.
+        """
         with FileStorage(path, direct=True) as storage:
-            return snapshot(storage)
+            self._snapshots.append(snapshot(storage))
+            return len(self._snapshots) - 1
+
+    def op_snapshots(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """The snapshots of these numbers, which are forgotten with it."""
+        taken = [self._snapshots[number] for number in numbers]
+        for number in numbers:
+            self._snapshots[number] = {}
+        return taken
 
     def op_fetch(self, path: str) -> dict[str, Any]:
         """The data of a sparse file: its size and [(offset, base64 of zlib)] of each extent."""

@@ -5,12 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -66,18 +64,15 @@ class LabConfig:
             raw.pop("keep", None)
             guest, load = raw.pop("guest"), raw.pop("load", {})
             hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
-            paths = {
-                key: Path(value) if (value := raw.pop(key, None)) else None
-                for key in ("ssh_config", "live_tests")
-            }
+            for key in ("ssh_config", "live_tests"):
+                raw[key] = Path(raw[key]) if raw.get(key) else None
             config = cls(
                 run_dir=Path(raw.pop("run_dir")),
                 hosts=hosts,  # type: ignore[arg-type]
                 strategies=tuple(raw.pop("strategies", ["all"])),
                 kernel=guest["kernel"],
                 initrd=guest["initrd"],
-                **{("profile" if k == "profile" else k): v for k, v in load.items()},
-                **paths,
+                **load,
                 **raw,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -174,14 +169,6 @@ class Lab:
     ) -> list[dict[str, Any]]:
         config = self.config
         waiting: list[Future[dict[str, Any]]] = []
-        verdicts: list[dict[str, Any]] = []
-
-        def collect(everything: bool) -> None:
-            while waiting and (everything or waiting[0].done()):
-                verdict = waiting.pop(0).result()
-                verdicts.append(verdict)
-                self.say(told(verdict))
-
         todo = [
             (strategy, guard, config.seed + number)
             for number in range(config.repeats)
@@ -204,10 +191,10 @@ class Lab:
                 port=config.migration_port,
             )
             self._case(plan, hosts)
-            waiting.append(pool.submit(self.judge, config.run_dir / name))
-            collect(everything=False)
-        collect(everything=True)
-        return verdicts
+            judged = pool.submit(self.judge, config.run_dir / name)
+            judged.add_done_callback(lambda future: self.say(told(future.result())))
+            waiting.append(judged)
+        return [judged.result() for judged in waiting]
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
         """Runs a case; one in which the lab failed is tried once more."""
@@ -223,13 +210,9 @@ class Lab:
                 shutil.move(folder, failed)
                 self.say(f"  trying once more; the record is in failed/{failed.name}")
 
-    def _attempt(
-        self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
-    ) -> str | None:
+    def _attempt(self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int) -> str | None:
         record = Record(folder)
-        run = CaseRun(
-            plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, self._look
-        )
+        run = CaseRun(plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, self._look)
         error = None
         try:
             run.run()
@@ -338,6 +321,3 @@ def told(verdict: dict[str, Any]) -> str:
     mark = "as expected" if verdict["verdict"] == verdict["expected"] else "NOT AS EXPECTED"
     guard = "on" if verdict["guard"] else "off"
     return f"  {verdict['name']}, guard {guard}: {verdict['verdict']} ({mark}) — {verdict['why']}"
-
-
-__all__ = ["Lab", "LabConfig", "replace", "threading", "time"]

@@ -49,7 +49,7 @@ class Machine:
         for kind in ("qmp", "console"):
             path = f"{folder}/{name}.{kind}"
             line += ["-chardev", f"socket,id={kind},path={path},server=on,wait=off"]
-        return line + ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
+        return [*line, "-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
 
 
 class Loop:
@@ -141,7 +141,9 @@ class Qemu:
             raise LabError(f"{self.host.name}: QMP {command}: {error}") from error
         except (QMPError, TimeoutError) as error:
             what = error or type(error).__name__
-            raise LabError(f"{self.host.name}: QMP {command}: {what}; {self.last_words()}") from error
+            raise LabError(
+                f"{self.host.name}: QMP {command}: {what}; {self.last_words()}"
+            ) from error
 
     def wait(self, name: str, timeout: float, start: int = 0, **data: str) -> Json:
         """The first event `name` with that data at or after index `start`."""

@@ -31,7 +31,7 @@ class Record:
     def from_shim(self, host: Host, event: Event) -> None:
         """An event of a shim; its times are brought to the controller's clock."""
         fields = dict(event)
-        for key in ("mono", "read_mono", "last_metadata_mono"):
+        for key in ("mono", "began_mono", "read_mono", "last_metadata_mono"):
             if fields.get(key) is not None:
                 fields[key] = fields[key] + host.clock_offset
         fields.pop("host", None)
@@ -68,9 +68,9 @@ class Record:
     def seq(self) -> int:
         return len(self.events)
 
-    def metadata(self, point: str, seq: int, snapshot: dict[str, Any]) -> None:
+    def metadata(self, leg: int, point: str, seq: int, snapshot: dict[str, Any]) -> None:
         """A snapshot: `seq` is that of the last event before it was asked for."""
-        path = self.folder / "metadata" / f"{self.leg}-{point}.json"
+        path = self.folder / "metadata" / f"{leg}-{point}.json"
         path.write_text(json.dumps({**snapshot, "seq": seq, "point": point}))
 
     def case(self, value: dict[str, Any]) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
@@ -77,6 +76,8 @@ class CaseRun:
     live: Live
     taps: list[Tap] = field(default_factory=list)
     qemus: list[Qemu] = field(default_factory=list)
+    points: list[tuple[Host, int, int, str, int]] = field(default_factory=list)
+    """(host, number of the snapshot there, leg, point, seq) of each snapshot taken."""
     consoles: dict[int, int] = field(default_factory=dict)
     """The console's stream of each QEMU, by pid."""
 
@@ -106,8 +107,7 @@ class CaseRun:
 
     def _start_source(self) -> None:
         plan, side = self.plan, self.source
-        create = {"path": plan.image, "size": plan.image_bytes, "block": plan.block_bytes}
-        side.host.call("create", **create)
+        side.host.call("create", path=plan.image, size=plan.image_bytes, block=plan.block_bytes)
         side.tap = self._tap(side)
         side.tap.do("attach", path=plan.image, size=plan.image_bytes)
         side.tap.do("activate")
@@ -203,9 +203,7 @@ class CaseRun:
         source.execute("migrate-continue", state="pre-switchover")
         completed = destination.wait_migration("completed", timeout=TIMEOUT)
         destination.execute("cont")
-        self.record.note(
-            "resumed", self.destination.host.name, completed_mono=completed["mono"]
-        )
+        self.record.note("resumed", self.destination.host.name, completed_mono=completed["mono"])
         acked = self.record.consoles.acked
         name, leg = self.destination.host.name, self.record.leg
 
@@ -263,7 +261,10 @@ class CaseRun:
     def _wait_migration_over(self, side: Side) -> None:
         deadline = time.monotonic() + TIMEOUT
         qemu = side.machine()
-        while (status := qemu.execute("query-migrate").get("status")) not in ("failed", "cancelled"):
+        while (status := qemu.execute("query-migrate").get("status")) not in (
+            "failed",
+            "cancelled",
+        ):
             if time.monotonic() > deadline:
                 raise LabError(f"{side.host.name}: the failed migration stays {status}")
             if status == "pre-switchover":
@@ -302,8 +303,15 @@ class CaseRun:
 
     def _point(self, point: str, side: Side) -> None:
         seq = self.record.seq()
-        snapshot = side.host.call("metadata", path=self.plan.image)
-        self.record.metadata(point, seq, snapshot)
+        number = side.host.call("metadata", path=self.plan.image)
+        self.points.append((side.host, number, self.record.leg, point, seq))
+
+    def _collect_points(self) -> None:
+        """Brings the snapshots home; not before the end, when nobody waits."""
+        for host, number, leg, point, seq in self.points:
+            with contextlib.suppress(LabError):
+                (taken,) = host.call("snapshots", numbers=[number])
+                self.record.metadata(leg, point, seq, taken)
 
     # the end
 
@@ -333,18 +341,16 @@ class CaseRun:
         for tap in self.taps:
             with contextlib.suppress(LabError):
                 tap.end()
-        for kind, things in (("qemu", self.qemus), ("shim", self.taps)):
-            for number, thing in enumerate(things):
-                with contextlib.suppress(LabError, OSError):
-                    name = f"{kind}-{thing.host.name}-{number}.log"
-                    self._save(thing.host, thing.log, self.record.folder / name)
+        self._collect_points()
+        logs: list[tuple[str, Qemu | Tap]] = []
+        logs += [(f"qemu-{one.host.name}-{n}", one) for n, one in enumerate(self.qemus)]
+        logs += [(f"shim-{one.host.name}-{n}", one) for n, one in enumerate(self.taps)]
+        for name, process in logs:
+            with contextlib.suppress(LabError, OSError):
+                data = process.host.read(process.log)
+                if data:
+                    (self.record.folder / f"{name}.log").write_bytes(data)
         for side in (self.source, self.destination):
             with contextlib.suppress(LabError):
                 side.host.call("remove", paths=[self.plan.image, self.plan.image + ".lease"])
         self.record.close()
-
-    def _save(self, host: Host, path: str, to: Path) -> None:
-        data = host.read(path)
-        if data:
-            with open(to, "ab") as out:
-                out.write(data)

@@ -105,7 +105,9 @@ class DynamicDisk:
         header.validate(name)
         layout = BlockLayout(header.block_bytes)
         if header.bat_end > size:
-            raise CorruptImage(f"{name}: the BAT ({header.max_entries} entries) ends behind the file")
+            raise CorruptImage(
+                f"{name}: the BAT ({header.max_entries} entries) ends behind the file"
+            )
         if header.max_entries < layout.blocks_for(footer.current_size):
             raise CorruptImage(f"{name}: the BAT is too short for {footer.current_size} bytes")
         self.footer, self.header, self.layout = footer, header, layout

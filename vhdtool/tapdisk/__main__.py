@@ -38,7 +38,9 @@ def main() -> int:
         )
     )
     try:
-        control = Control(disk, events, args.dir / f"{args.name}.ctl", args.dir / f"{args.name}.nbd")
+        control = Control(
+            disk, events, args.dir / f"{args.name}.ctl", args.dir / f"{args.name}.nbd"
+        )
     except VhdtoolError as error:
         print(f"tapdisk: {error}", file=sys.stderr)
         return 1

@@ -4,9 +4,9 @@
     {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
     {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
 
-Operations: export(size) attach(path, size) open(mode) activate(force) pause unpause deactivate(queue)
-stop-queueing detach may-serve probe status events exit. Operations of all connections run one
-after the other.
+Operations: export(size) attach(path, size) open(mode) activate(force) pause unpause
+deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of all
+connections run one after the other.
 """
 
 import json
@@ -96,7 +96,7 @@ class Control:
         try:
             request = json.loads(raw)
             if not isinstance(request, dict) or not isinstance(request.get("op"), str):
-                raise UsageError("a request is an object with an \"op\"")
+                raise UsageError('a request is an object with an "op"')
             number = request.get("id")
             if request["op"] == "events":
                 self.events.listen(send)

@@ -12,14 +12,12 @@ release is still appended to the epoch record, so that an oracle has something t
 import errno
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
-
-from collections.abc import Iterator
 
 from vhdtool.errors import (
     ActivationRefused,
@@ -242,11 +240,10 @@ class TapDisk:
             wanted = " or ".join(states)
             raise StateError(f"{op}: the disk is {self.state}, must be {wanted}")
 
-    def _take(
-        self, op: str, event: str, force_epoch: int | None, implicit: bool = False
-    ) -> None:
+    def _take(self, op: str, event: str, force_epoch: int | None, implicit: bool = False) -> None:
         """The lease, then the metadata. On a refusal everything is as before."""
         assert self._lease is not None
+        began = monotonic()
         guard = self.settings.guard
         extra: dict[str, Any] = {"implicit": True} if implicit else {}
         try:
@@ -270,7 +267,8 @@ class TapDisk:
                 raise ActivationRefused(str(error)) from error
             raise
         self._holds_lease = guard
-        self.settings.emit(event, epoch=epoch, lease=guard, **self._since_read, **extra)
+        since = {"began_mono": began, **self._since_read}
+        self.settings.emit(event, epoch=epoch, lease=guard, **since, **extra)
 
     def _read(self, op: str, event: str, **extra: Any) -> None:
         """The metadata without the lease: an open."""
@@ -318,6 +316,7 @@ class TapDisk:
         A standby never writes, a fenced disk never again: both are closed untouched.
         """
         fields: dict[str, Any] = {"ended": self._read_epoch, "wrote_footer": False}
+        fields["began_mono"] = monotonic()
         image, self._image = self._image, None
         try:
             if image is not None:

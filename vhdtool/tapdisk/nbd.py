@@ -97,7 +97,7 @@ class _Connection:
         self.stream = client.makefile("rb", buffering=1 << 16)
 
     def take(self, length: int) -> bytes:
-        data = self.stream.read(length)
+        data: bytes = self.stream.read(length)
         if len(data) != length:
             raise EOFError
         return data

@@ -76,7 +76,8 @@ class Disk:
 
 def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tuple[int, list[int]]:
     """Writes until `stop`; returns how many were issued and which of them failed."""
-    n, failed = 0, []
+    n = 0
+    failed: list[int] = []
     due = time.monotonic()
     while True:
         command = console.line(wait=False)
@@ -84,10 +85,10 @@ def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tu
             return n, failed
         try:
             disk.write(load.extent(n)[0], load.content(n))
-            console.say("acked %d" % n)
+            console.say(f"acked {n}")
         except OSError as error:
             failed.append(n)
-            console.say("error %d %d" % (n, error.errno or 0))
+            console.say(f"error {n} {error.errno or 0}")
         n += 1
         # A late writer does not hurry to catch up: a burst after the switch would hide the pace.
         due = max(due + pace_us / 1e6, time.monotonic() - pace_us / 1e6)
@@ -122,7 +123,7 @@ def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: l
         try:
             data = disk.read(first, length)
         except OSError as error:
-            console.say("error %d %d" % (last[first], error.errno or 0))
+            console.say(f"error {last[first]} {error.errno or 0}")
             bad += length
             continue
         expected = b"".join(load.sector_content(last[s], s) for s in range(first, first + length))
@@ -132,24 +133,25 @@ def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: l
             if data[i * SECTOR : (i + 1) * SECTOR] != expected[i * SECTOR : (i + 1) * SECTOR]:
                 bad += 1
                 if bad <= BAD_LINES:
-                    console.say("readback bad %d %d" % (last[first + i], first + i))
-    console.say("readback done %d %d" % (checked, bad))
+                    console.say(f"readback bad {last[first + i]} {first + i}")
+    console.say(f"readback done {checked} {bad}")
 
 
 def main() -> None:
     console = Console()
     disk = Disk(DISK)
-    load, count, failed = None, 0, []  # type: ignore[var-annotated]
+    load: Schedule | None = None
+    count, failed = 0, list[int]()
     console.say("ready")
     while True:
         words = (console.line(wait=True) or "").split()
         if len(words) == 4 and words[0] == "go":
             seed, pace_us, block = (int(word) for word in words[1:])
             load = Schedule(seed, disk.sectors, block)
-            console.say("start %d" % seed)
+            console.say(f"start {seed}")
             count, failed = write_load(console, disk, load, pace_us)
             disk.flush()
-            console.say("stopped %d" % count)
+            console.say(f"stopped {count}")
         elif words == ["readback"] and load is not None:
             readback(console, disk, load, count, failed)
         elif words:
