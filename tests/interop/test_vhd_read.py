@@ -8,6 +8,7 @@ from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_writ
 
 from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
+from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.info import info
@@ -87,6 +88,26 @@ def test_qemu_over_our_batmap_loses_nothing_and_is_named(tmp_path: Path) -> None
     assert report.exit_code == 3
     assert "batmap-overwritten" in [finding.code for finding in report.findings]
     assert ours(path) == qemu_raw(path, tmp_path / "ours.raw")
+
+
+def test_libvhdi_reads_our_chains(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{level}.vhd" for level in range(3)]
+    create_dynamic(paths[0], 40 * MIB)
+    model = bytearray(40 * MIB)
+    for level, path in enumerate(paths):
+        if level:
+            snapshot(paths[level - 1], path)
+        below = open_chain(paths[level - 1]) if level else None
+        disk = DynamicDisk(FileStorage(path, writable=True), parent=below)
+        for place in (level * 4096, 20 * MIB + level * 8192, (10 + level) * MIB):
+            data = bytes([65 + level]) * 12288
+            disk.write(place, data)
+            model[place : place + len(data)] = data
+        disk.close()
+        if below is not None:
+            below.close()
+    assert ours(paths[2]) == bytes(model)
+    assert libvhdi_raw(paths[2], tmp_path / "mnt") == bytes(model)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,18 +2,22 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID, uuid4
 
 from vhdtool.errors import UsageError
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.image.newfile import new_file
+from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
-from vhdtool.vhd.footer import DYNAMIC, Footer
+from vhdtool.vhd.footer import DYNAMIC, FIXED, Footer
 from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import (
     DEFAULT_BLOCK,
     MAX_SIZE,
+    NO_OFFSET,
     SECTOR,
     SMALLEST_BLOCK,
     UNUSED,
@@ -22,6 +26,7 @@ from vhdtool.vhd.units import (
     vhd_time,
 )
 
+Target = Storage | str | os.PathLike[str]
 WITH_BATMAP = 0x00010003
 WITHOUT_BATMAP = 0x00010001
 """blktap looks for a batmap in every later version, and refuses an image that lacks it."""
@@ -29,29 +34,48 @@ _CHUNK = 1 << 20
 
 
 def create_dynamic(
-    target: Storage | str | os.PathLike[str],
+    target: Target,
     size_bytes: int,
     block_bytes: int = DEFAULT_BLOCK,
     batmap: bool = True,
     uuid: UUID | None = None,
     timestamp: int | None = None,
     overwrite: bool = False,
+    reserve_bytes: int = 0,
 ) -> Footer:
     """Writes an empty dynamic image of `size_bytes` (rounded up to 512) and flushes it.
 
-    `timestamp` is in seconds since 2000, now by default. A storage must be empty and stays open.
+    `timestamp` is in seconds since 2000, now by default. `reserve_bytes`: the BAT gets room for
+    a disk of that size, so that a later resize is quick. A storage must be empty and stays open.
     Raises UsageError for impossible sizes, ImageExists when there is something already.
     """
     size = check_size(size_bytes)
     check_block_bytes(block_bytes)
-    header = Header(max_entries=-(-size // block_bytes), block_bytes=block_bytes)
+    entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
+    header = Header(max_entries=entries, block_bytes=block_bytes)
     footer = new_footer(size, DYNAMIC, batmap, uuid, timestamp)
-    if isinstance(target, (str, os.PathLike)):
-        with FileStorage(target, create=True, overwrite=overwrite) as storage:
-            write_empty(storage, footer, header, batmap)
-    else:
-        require_empty(target, overwrite)
-        write_empty(target, footer, header, batmap)
+    with opened(target, overwrite) as storage:
+        write_empty(storage, footer, header, batmap)
+    return footer
+
+
+def create_fixed(
+    target: Target,
+    size_bytes: int,
+    uuid: UUID | None = None,
+    timestamp: int | None = None,
+    overwrite: bool = False,
+) -> Footer:
+    """Writes a fixed image: `size_bytes` of zeros (a hole where possible), then the footer.
+
+    Arguments and errors as in `create_dynamic`.
+    """
+    size = check_size(size_bytes)
+    footer = replace(new_footer(size, FIXED, True, uuid, timestamp), data_offset=NO_OFFSET)
+    with opened(target, overwrite) as storage:
+        storage.truncate(size)
+        storage.pwrite(size, footer.pack())
+        storage.flush()
     return footer
 
 
@@ -93,34 +117,67 @@ def new_footer(
     )
 
 
-def require_empty(storage: Storage, overwrite: bool) -> None:
-    """Raises UsageError when a storage holds something that would be lost; else empties it."""
-    if storage.size() and not overwrite:
-        raise UsageError(f"{storage.name}: is not empty; it is left as it is")
-    storage.truncate(0)
+@contextmanager
+def opened(target: Target, overwrite: bool) -> Iterator[Storage]:
+    """The storage to write a new image to: a new file, or an empty storage that is given.
+
+    Raises ImageExists, or UsageError when a storage holds something that would be lost.
+    """
+    if isinstance(target, (str, os.PathLike)):
+        with new_file(target, overwrite) as storage:
+            yield storage
+        return
+    if target.size() and not overwrite:
+        raise UsageError(f"{target.name}: is not empty; it is left as it is")
+    target.truncate(0)
+    yield target
 
 
-def write_empty(storage: Storage, footer: Footer, header: Header, batmap: bool) -> int:
+def write_empty(
+    storage: Storage,
+    footer: Footer,
+    header: Header,
+    batmap: bool,
+    locators: bytes = b"",
+) -> int:
     """Writes all metadata of an image without blocks, footer last; returns the file's size.
 
-    The final footer comes after a flush: a torn creation has no valid footer at its end.
+    `locators` are whole sectors, to stand where `locators_offset` says. The final footer comes
+    after a flush: a torn creation has no valid footer at its end.
     """
     end = header.bat_end
-    write_unused_bat(storage, header)
+    _write_unused_bat(storage, header)
     if batmap:
         fresh = batmap_header_for(header)
         bits = bytes(fresh.sectors * SECTOR)
         fresh = replace(fresh, checksum=batmap_checksum(bits, footer.current_size))
         storage.pwrite(header.bat_end, fresh.pack() + bits)
-        end = fresh.offset + len(bits)
+        end = locators_offset(header, batmap)
+    if locators:
+        storage.pwrite(end, locators)
+        end += len(locators)
     storage.pwrite(0, footer.pack() + header.pack())
     storage.flush()
+    end = _footer_offset(storage, end)
     storage.pwrite(end, footer.pack())
     storage.flush()
     return end + SECTOR
 
 
-def write_unused_bat(storage: Storage, header: Header) -> None:
+def locators_offset(header: Header, batmap: bool) -> int:
+    """Byte behind BAT and batmap, where the locators of a new image begin."""
+    if not batmap:
+        return header.bat_end
+    fresh = batmap_header_for(header)
+    return fresh.offset + fresh.sectors * SECTOR
+
+
+def _footer_offset(storage: Storage, end: int) -> int:
+    # A block device keeps its length; its footer is at the device's end.
+    return max(end, storage.size() - SECTOR)
+
+
+def _write_unused_bat(storage: Storage, header: Header) -> None:
     """Writes a BAT in which no block is allocated, padded with zeros."""
     left = 4 * header.max_entries
     offset = header.bat_offset
