@@ -83,9 +83,9 @@ class LocalHosts:
             user = self.state.holder()
             if user is not None and user.process.alive() and user.process != holder and not force:
                 raise LabError(f"a run (pid {user.process.pid}) is using the hosts; stop it first")
-            found = self._status().state != "down"
+            process, _ = self.state.supervisor()
             self._remove(forget_holder=True)
-            return found
+            return process is not None
 
     def status(self) -> Status:
         if not self.state.directory.is_dir():
@@ -120,7 +120,8 @@ class LocalHosts:
 
     def _answers(self, process: Process, address: str) -> bool:
         """Does an sshd listen there? Retried for a moment: the hosts may still be starting."""
-        for _ in range(20):
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
             command = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "nc", "-z", "-w", "1"]
             if _succeeds([*command, address, "22"]):
                 return True

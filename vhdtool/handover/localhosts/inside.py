@@ -41,15 +41,18 @@ class Host:
         self.name = name
         self.config = config
         self.address: str = config["hosts"][name]
-        self.pid = 0
-        self._told, self._tell = os.pipe()
-        self._heard, self._say = os.pipe()
+        self.pid = self._told = self._tell = self._heard = self._say = 0
 
     def start(self) -> None:
         """Forks the host's outer process; it waits in its new namespaces for `connect`."""
+        self._told, self._tell = os.pipe()
+        self._heard, self._say = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             _guarded(self._outer)
+        # Only the host says, so that its death reads as an end.
+        os.close(self._say)
+        os.close(self._told)
 
     def connect(self) -> None:
         """Gives the host its network card, once its namespaces exist."""
@@ -64,9 +67,13 @@ class Host:
         )
         os.write(self._tell, b"g")
 
+    def await_network(self) -> None:
+        if os.read(self._heard, 1) != b"r":
+            raise OSError(f"{self.name}: no network")
+
     def answers(self) -> bool:
         try:
-            socket.create_connection((self.address, 22), timeout=0.5).close()
+            socket.create_connection((self.address, 22), timeout=0.02).close()
         except OSError:
             return False
         return True
@@ -111,6 +118,7 @@ class Host:
                 "link set eth0 up",
             ]
         )
+        os.write(self._say, b"r")
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         server = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", f"{_SSHD_DIR}/sshd_config-{self.name}"],
@@ -203,6 +211,8 @@ def _start_hosts(config: dict[str, Any]) -> list[Host]:
         host.start()
     for host in hosts:
         host.connect()
+    for host in hosts:
+        host.await_network()
     deadline = time.monotonic() + _START_SECONDS
     waiting = list(hosts)
     while waiting and time.monotonic() < deadline:
