@@ -99,7 +99,7 @@ def judge_content(case: Case, console: Console, view: View | None) -> ContentOut
     if len(wrong) > ENOUGH:
         doubts.append(doubt("enough", f"stopped looking after {ENOUGH} damaged sectors"))
     return ContentOutcome(
-        (*findings, *_grouped(load, wrong), *doubts),
+        (*_grouped(load, wrong), *findings, *doubts),
         frozenset(item.write for item in wrong if item.write is not None),
         sum(item.code == "never-written" for item in wrong),
         frozenset(item.sector for item in wrong) | {sector for _, sector in console.bad},

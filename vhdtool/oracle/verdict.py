@@ -131,19 +131,24 @@ def decide(
     )
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _damage(judged: Judged, proof: list[Finding]) -> str:
     """What the damage is; lost data says more than lost metadata, and that more than a check."""
     lost, strange = len(judged.content.lost_writes), judged.content.never_written
-    parts = []
-    if lost:
-        parts.append(f"{lost} acknowledged writes are lost")
-    if strange:
-        parts.append(f"{strange} sectors hold what was never written")
     blocks = {finding.block for finding in judged.metadata.worst("corrupt")} - {None}
-    if blocks:
-        parts.append(f"metadata of {len(blocks)} blocks went back")
-    if judged.activation.overlap_epochs:
-        parts.append(f"two hosts were active over {judged.activation.overlap_epochs} epochs")
+    parts = [
+        text
+        for count, text in (
+            (lost, f"{counted(lost, 'acknowledged write')} lost"),
+            (strange, f"{counted(strange, 'sector')} of data that was never written"),
+            (len(blocks), f"metadata of {counted(len(blocks), 'block')} went back"),
+            (judged.activation.overlap_epochs, "two hosts were active at once"),
+        )
+        if count
+    ]
     head = ", ".join(parts)
     return f"{head}; first: {proof[0].message}" if head else proof[0].message
 
