@@ -9,7 +9,7 @@ from synthetic_run import Recorder
 
 from vhdtool.oracle.console import read_console
 from vhdtool.oracle.record import load_record
-from vhdtool.report.blackout import Blackout, blackouts
+from vhdtool.report.blackout import Blackout, blackouts, measured
 from vhdtool.report.diagram import overview, zoom
 from vhdtool.report.shapes import Bar, Drawing, Label, Scale, Shape, text_width
 from vhdtool.report.timeline import Timeline, build
@@ -85,6 +85,24 @@ def test_the_verdicts_figures_win_over_measured_lengths(tmp_path: Path) -> None:
     texts = [shape.text for shape in drawing.shapes if isinstance(shape, Label)]
     assert "9.9 ms" in texts
     assert "no write acknowledged for 47.1 ms" in texts
+
+
+def test_the_drawing_ends_where_the_verdict_says(tmp_path: Path) -> None:
+    _, (switch,) = _read(synthetic_run.activate(), tmp_path)
+    told = measured(switch, 47.0)
+    assert (told.end - told.start) * 1000 == pytest.approx(47)
+    resume = told.phases[-1]
+    assert (resume.name, resume.end) == ("resume", told.end)
+    assert measured(switch, None) is switch
+
+
+def test_a_leg_cancelled_while_copying_has_a_coloured_bar(tmp_path: Path) -> None:
+    recorder = synthetic_run.overlap(guard=True)
+    recorder.events = [event for event in recorder.events if event["event"] != "suspended"]
+    line, switches = _read(recorder, tmp_path)
+    assert switches == []
+    (copying,) = _bars(overview(line, switches), "vm-copy vm-a")
+    assert copying.title.startswith("pre-copy, cancelled")
 
 
 def test_each_leg_has_its_direction_and_its_blackout(tmp_path: Path) -> None:

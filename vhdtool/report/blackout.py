@@ -5,7 +5,7 @@ by the same definitions (vhdtool.oracle.timing).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vhdtool.oracle.console import Ack
 from vhdtool.oracle.events import READS, RELEASES
@@ -48,6 +48,17 @@ def blackouts(line: Timeline, acks: Sequence[Ack]) -> list[Blackout]:
     return found
 
 
+def measured(switch: Blackout, total_ms: float | None) -> Blackout:
+    """The leg that the verdict measured, ending where the verdict says that it ended."""
+    if total_ms is None or switch.last_ack is None:
+        return switch
+    end = switch.last_ack + total_ms / 1000
+    phases = [phase for phase in switch.phases if phase.name != "resume"]
+    if switch.leg.switched is not None and switch.leg.switched <= end:
+        phases.append(Phase("resume", switch.leg.switched, end))
+    return replace(switch, first_ack=end, end=end, phases=tuple(phases))
+
+
 def _silence(leg: Leg, acks: Sequence[Ack], suspended: float) -> tuple[float | None, float | None]:
     """The last acknowledgement before the switch and the first after it.
 
@@ -79,7 +90,7 @@ def _phases(line: Timeline, leg: Leg, suspended: float, first: float | None) -> 
         ("resume", leg.switched, first),
     ]
     return tuple(
-        Phase(name, start, max(start, end))
+        Phase(name, start, end)
         for name, start, end in ends
-        if start is not None and end is not None
+        if start is not None and end is not None and end >= start
     )

@@ -85,12 +85,12 @@ def _vm_row(drawing: Drawing, line: Timeline, scale: Scale, y: float) -> None:
         runs = f"vm-{host_css(line, here)}"
         _piece(drawing, scale, y, since, leg.started, runs, f"runs on {here}")
         since = leg.started
+        copying = f"vm-copy vm-{host_css(line, here)}"
         if leg.suspended is None:
             if leg.cancelled is not None:
-                _piece(drawing, scale, y, since, leg.cancelled, "vm-copy", "pre-copy")
+                _piece(drawing, scale, y, since, leg.cancelled, copying, "pre-copy, cancelled")
                 since = leg.cancelled
             continue
-        copying = f"vm-copy vm-{host_css(line, here)}"
         _piece(drawing, scale, y, since, leg.suspended, copying, "pre-copy")
         stop_end = leg.switched if leg.switched is not None else line.end
         _piece(drawing, scale, y, leg.suspended, stop_end, "vm-stop", "stop-and-copy")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vhdtool.report import table, words
-from vhdtool.report.blackout import Blackout, blackouts
+from vhdtool.report.blackout import Blackout, blackouts, measured
 from vhdtool.report.case import PHASES, Case, Finding
 from vhdtool.report.diagram import overview, zoom
 from vhdtool.report.figures import milliseconds, percent
@@ -60,6 +60,7 @@ class CaseView:
     more_findings: int
     damage: str
     links: tuple[tuple[str, str], ...]
+    snapshots: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
 
@@ -133,31 +134,45 @@ def _view(case: Case, name: str) -> CaseView:
         findings=tuple(listed),
         more_findings=len(findings) - len(listed),
         damage=damage(findings),
-        links=tuple((name, quote(f"{case.directory}/{name}")) for name in case.files),
+        links=tuple(_links(case, metadata=False)),
+        snapshots=tuple(_links(case, metadata=True)),
         notes=tuple(notes),
     )
 
 
+def _links(case: Case, metadata: bool) -> Iterable[tuple[str, str]]:
+    """(what to show, relative URL) of the record's files, or of its metadata snapshots."""
+    for name in case.files:
+        if name.startswith("metadata/") == metadata:
+            shown = name.removeprefix("metadata/").removesuffix(".json") if metadata else name
+            yield shown, quote(f"{case.directory}/{name}")
+
+
 def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
     switches = blackouts(line, case.acks)
+    moved = [switch for switch in switches if switch.leg.moved]
+    if len(moved or switches) == 1:
+        # Of several legs the verdict measures one, it does not say which.
+        place = switches.index((moved or switches)[0])
+        switches[place] = measured(switches[place], case.blackout_ms["total"])
+        figures = {switches[place].leg.number: case.blackout_ms}
+    else:
+        figures = {}
     yield "The whole migration, to scale", overview(line, switches)
     for switch in switches:
-        measured = switch is switches[-1] and switch.leg.resumed is not None
-        yield (
-            _caption(switch, len(switches)),
-            zoom(line, switch, case.blackout_ms if measured else {}),
-        )
+        shown = figures.get(switch.leg.number, {})
+        yield _caption(switch, len(switches)), zoom(line, switch, shown)
 
 
 def _caption(switch: Blackout, count: int) -> str:
     leg = switch.leg
     words_ = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
     if leg.moved:
-        words_ += "the blackout"
-    else:
-        words_ += f"cancelled{', ' + leg.reason if leg.reason else ''}"
-    if leg.fault:
-        words_ += f" (fault: {leg.fault})"
+        return words_ + "the blackout" if words_ else "The blackout"
+    reason = f"cancelled: {leg.reason}" if leg.reason else "cancelled"
+    if leg.fault and leg.fault != leg.reason:
+        reason += f" (fault: {leg.fault})"
+    words_ += reason
     return words_[0].upper() + words_[1:]
 
 

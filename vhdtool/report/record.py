@@ -16,6 +16,7 @@ from vhdtool.oracle.console import read_console
 from vhdtool.oracle.record import load_record
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.loose import mapping, text
+from vhdtool.report.words import STRATEGIES
 
 _OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
 PROBLEMS = 3
@@ -25,7 +26,7 @@ _OFFERED_GLOBS = ("console-*.log", "shim-*.log", "qemu-*.log", "xl-*.log", "meta
 
 @dataclass(frozen=True)
 class Run:
-    """A run: where it is, what it ran on, and its cases in the order of verdict.json."""
+    """A run: where it is, what it ran on, and its cases, strategy by strategy."""
 
     path: Path
     name: str
@@ -75,6 +76,7 @@ def load_run(run_dir: Path) -> Run:
     entries = [entry for entry in verdict["strategies"] if isinstance(entry, dict)]
     if len(entries) < len(verdict["strategies"]):
         notes.append("verdict.json: some entries of `strategies` are no objects; left out")
+    cases = [parse_entry(entry) for entry in entries]
     soak = dict[str, Any]()
     if (run_dir / "soak.json").exists():
         soak = _object(run_dir / "soak.json", notes)
@@ -85,10 +87,17 @@ def load_run(run_dir: Path) -> Run:
         accelerator=text(verdict.get("accelerator"), "?"),
         storage=text(verdict.get("storage"), "?"),
         claims_as_expected=verdict.get("as_expected") is True,
-        cases=tuple(_read_case(run_dir, parse_entry(entry)) for entry in entries),
+        cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=_order)),
         soak=soak,
         notes=tuple(notes),
     )
+
+
+def _order(case: Case) -> tuple[int, str, bool, int]:
+    """Strategy by strategy, guard off before on; strategies without a description come last."""
+    known = list(STRATEGIES)
+    place = known.index(case.strategy) if case.strategy in known else len(known)
+    return place, case.strategy, case.guard, case.seed or 0
 
 
 def _read_case(run_dir: Path, case: Case) -> Case:
