@@ -1,7 +1,10 @@
 """report.html holds every case and finding, nothing foreign, and survives any record."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -155,6 +158,18 @@ def test_the_command_prints_where_the_report_is(tmp_path: Path) -> None:
     assert str(run_dir / "report.html") in result.output
     assert "fails" in result.output
     assert (run_dir / "soak.json").is_file()
+
+
+def test_a_terminal_without_the_records_characters_gets_others(tmp_path: Path) -> None:
+    case = entry("activate", True, "consistent", "error", why="Blöcke – 块")
+    (tmp_path / "verdict.json").write_text(json.dumps({"strategies": [case]}))
+    result = subprocess.run(
+        [sys.executable, "-m", "vhdtool.cli.main", "report", str(tmp_path)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"Bl?cke ? ?" in result.stdout
 
 
 def test_damage_counts_each_sector_once_and_caps_the_list() -> None:

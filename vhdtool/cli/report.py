@@ -1,5 +1,7 @@
 """`vhdtool report`: a run's verdict as JUnit, HTML and a table."""
 
+import io
+import sys
 from pathlib import Path
 
 import click
@@ -31,6 +33,9 @@ def report(run_dir: Path, soak: bool) -> None:
         statistics.write(run_dir)
     run = load_run(run_dir)
     xml, html = write_files(run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A record may hold characters that this terminal's encoding has not.
+        sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     show(run, console)
     click.echo(headline(run.cases, run.as_expected))

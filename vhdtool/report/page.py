@@ -152,7 +152,7 @@ def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
     switches = blackouts(line, case.acks)
     moved = [switch for switch in switches if switch.leg.moved]
     if len(moved or switches) == 1:
-        # Of several legs the verdict measures one, it does not say which.
+        # Of several legs the verdict measures one; the drawings then show each leg's own lengths.
         place = switches.index((moved or switches)[0])
         switches[place] = measured(switches[place], case.blackout_ms["total"])
         figures = {switches[place].leg.number: case.blackout_ms}
@@ -166,14 +166,14 @@ def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
 
 def _caption(switch: Blackout, count: int) -> str:
     leg = switch.leg
-    words_ = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
+    about = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
     if leg.moved:
-        return words_ + "the blackout" if words_ else "The blackout"
+        return about + "the blackout" if about else "The blackout"
     reason = f"cancelled: {leg.reason}" if leg.reason else "cancelled"
     if leg.fault and leg.fault != leg.reason:
         reason += f" (fault: {leg.fault})"
-    words_ += reason
-    return words_[0].upper() + words_[1:]
+    about += reason
+    return about[0].upper() + about[1:]
 
 
 def _steps(line: Timeline, case: Case) -> Iterable[Step]:
