@@ -92,6 +92,7 @@ class Agent:
                 stderr=errors,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
+                umask=0o177,  # QEMU makes its sockets with what the mask leaves
             )
         self._children[child.pid] = child
         threading.Thread(target=self._reap, args=(child,), daemon=True).start()

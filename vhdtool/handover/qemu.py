@@ -211,6 +211,7 @@ class Qemu:
             self.host.call("kill", pid=self.pid, signal=int(signal.SIGKILL))
             with self._changed:
                 self._changed.wait_for(lambda: self.died is not None, 5)
+        self.host.call("remove", paths=[self.qmp, self.console])
 
 
 def nbd_disk(path: str) -> str:
