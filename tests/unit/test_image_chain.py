@@ -246,7 +246,7 @@ def test_new_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert os.listdir(tmp_path) == []
-    with pytest.raises(ImageExists, match="somebody"), new_file(path) as storage:
+    with pytest.raises(ImageExists, match="somebody"), new_file(path):
         path.write_bytes(b"theirs")
     assert path.read_bytes() == b"theirs"
     assert os.listdir(tmp_path) == ["x"]

@@ -22,6 +22,7 @@ COMMANDS = {
     "map": "vhdtool.cli.data:map_",
     "meta": "vhdtool.cli.compare:meta",
     "read": "vhdtool.cli.data:read",
+    "repair": "vhdtool.cli.mend:repair",
     "report": "vhdtool.cli.report:report",
     "snapshot": "vhdtool.cli.make:snapshot",
 }
@@ -41,6 +42,7 @@ HELP = {
     "meta": "Print a snapshot of all metadata as JSON.",
     "read": "Read guest data to standard output or a file.",
     "snapshot": "Create a child over a parent that stays as it is.",
+    "repair": "Mend footers, batmap and leaked tail; guest data is never touched.",
     "report": "A run's verdict as JUnit, HTML and a table.",
 }
 """Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""

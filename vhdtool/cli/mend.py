@@ -1,0 +1,72 @@
+"""`vhdtool repair`."""
+
+import click
+
+from vhdtool.cli.options import image_argument, json_option, print_json
+
+
+@click.command()
+@image_argument
+@click.option("--yes", is_flag=True, help="Write. Without it nothing is changed.")
+@click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
+@click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
+@json_option
+@click.pass_context
+def repair(
+    context: click.Context,
+    image: str,
+    yes: bool,
+    undo_from: str | None,
+    journal: str | None,
+    as_json: bool,
+) -> None:
+    """Mend footers, batmap and leaked tail; guest data is never touched.
+
+    Without --yes it only says what it would write. What it overwrites is kept in an undo
+    journal. No other program may have the image open. Exit codes: 0 nothing is left to repair;
+    1 failed; 2 damage that cannot be repaired, nothing written; 3 repairs are possible (--yes).
+
+    \b
+    Example: vhdtool repair disk.vhd --yes
+    """
+    from vhdtool.image.repair import plan
+    from vhdtool.image.undo import apply, journal_path, undo, write_journal
+    from vhdtool.storage import FileStorage
+
+    with FileStorage(image, writable=yes or undo_from is not None) as storage:
+        if undo_from is not None:
+            undo(storage, undo_from)
+            click.echo(f"{image}: as it was before the repair")
+            return
+        result = plan(storage)
+        if yes and result.changes:
+            journal = journal or journal_path(image)
+            write_journal(journal, storage, result.changes)
+            apply(storage, result.changes)
+    done = yes and bool(result.changes)
+    code = 2 if result.hopeless else 3 if result.changes and not done else 0
+    if as_json:
+        print_json(
+            {
+                "image": image,
+                "exit_code": code,
+                "written": done,
+                "journal": journal if done else None,
+                "changes": [{"what": one.what, "offset": one.offset} for one in result.changes],
+                "left": [one.as_dict() for one in result.hopeless],
+            }
+        )
+        context.exit(code)
+    for one in result.hopeless:
+        click.echo(f"cannot be repaired: {one.code}: {one.message}")
+    for change in result.changes:
+        click.echo(f"{'done' if done else 'would'}: {change.what} (byte {change.offset})")
+    if result.hopeless:
+        click.echo(f"{image}: nothing was written; see `vhdtool read --salvage`")
+    elif not result.changes:
+        click.echo(f"{image}: nothing to repair")
+    elif done:
+        click.echo(f"{image}: repaired; take it back with --undo {journal}")
+    else:
+        click.echo(f"{image}: nothing was written; --yes does it")
+    context.exit(code)

@@ -1,0 +1,33 @@
+"""Where metadata and data of an image end. All in sectors of the file."""
+
+from array import array
+
+from vhdtool.vhd.batmap import BatmapHeader
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.header import SIZE, Header
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
+
+
+def end_of_headers(footer: Footer, header: Header, batmap: BatmapHeader | None) -> int:
+    """The sector behind header, BAT, batmap and locators."""
+    end = max(footer.data_offset + SIZE, header.bat_end)
+    if batmap is not None:
+        end = max(end, header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR)
+    for locator in header.locators:
+        if locator.used and locator.room is not None:
+            end = max(end, locator.offset + locator.room)
+    return pad(end) // SECTOR
+
+
+def end_of_data(
+    footer: Footer,
+    header: Header,
+    batmap: BatmapHeader | None,
+    bat: "array[int]",
+) -> int:
+    """The sector behind the last block, or behind the headers when there is no block."""
+    end = end_of_headers(footer, header, batmap)
+    layout = BlockLayout(header.block_bytes)
+    highest = max((entry for entry in bat if entry != UNUSED), default=-1)
+    return max(end, layout.end_sector(highest)) if highest >= 0 else end
