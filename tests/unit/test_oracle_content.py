@@ -125,7 +125,10 @@ def test_data_where_nothing_was_written_is_never_written(lab: Lab, case: Case) -
     outcome = case.judge(*patches)
     assert outcome.never_written == 1
     assert outcome.findings[0].sectors == (sector, 1)
-    assert case.judge(patches[1]).result == "pass", "a clear bit hides what is under it"
+    hidden = case.judge(patches[1])
+    assert hidden.result == "skip", "a clear bit hides it from the guest, but who wrote it?"
+    assert [finding.code for finding in hidden.findings] == ["hidden-data"]
+    assert hidden.never_written == 0
 
 
 def test_a_write_issued_but_not_acknowledged_may_be_there_or_not_or_in_part(

@@ -156,7 +156,21 @@ def compare(load: Load, reader: RawReader | DynamicReader) -> list[_Wrong]:
         if len(wrong) > ENOUGH:
             return wrong
     wrong += [_Wrong(sector, "lost", n, "zeros") for sector, n in missing.items()]
+    wrong += _hidden(load, reader)
     return sorted(wrong, key=lambda item: item.sector)
+
+
+def _hidden(load: Load, reader: RawReader | DynamicReader) -> Iterator[_Wrong]:
+    """Strange data under clear bits. The load's own may lie there: such a write was cut short."""
+    for first, data in reader.hidden() if isinstance(reader, DynamicReader) else ():
+        for offset in range(0, len(data), SECTOR):
+            found, sector = data[offset : offset + SECTOR], first + offset // SECTOR
+            if found == _ZERO:
+                continue
+            seed, n, at = identify(found) or (None, 0, None)
+            own = seed == load.schedule.seed and at == sector
+            if not own or not (n in load.acked or load.may_be_unacknowledged(n, sector)):
+                yield _Wrong(sector, "hidden", None, "data that the load did not put there")
 
 
 def _judge(load: Load, sector: int, n: int | None, found: bytes) -> _Wrong | None:
@@ -197,6 +211,10 @@ def _finding(load: Load, head: _Wrong, count: int) -> Finding:
     place = f"block {block}, guest sectors {head.sector} to {head.sector + count - 1}"
     if head.code == "lost":
         text = f"write {head.write} was acknowledged and is lost: {place} hold {head.holds}"
+    elif head.code == "hidden":
+        # The disk reads as zeros there, so it is no damage; but something wrote past the load.
+        text = f"{place} are not present, yet the file holds {head.holds}"
+        return Finding("hidden-data", text, "doubt", block, (head.sector, count))
     else:
         text = f"{place} hold {head.holds}, where nothing was written"
     return Finding(head.code, text, block=block, sectors=(head.sector, count))

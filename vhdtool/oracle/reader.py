@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 """Bytes read at once; bounds the memory, whatever the image claims."""
 MAX_ENTRIES = 1 << 23
 _ZEROS = bytes(CHUNK)
-_ONES = re.compile("1+")
+_ONES, _NULLS = re.compile("1+"), re.compile("0+")
 FIXED, DYNAMIC = 2, 3
 
 
@@ -86,11 +86,18 @@ class DynamicReader:
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
         """(first sector, bytes) of present data in rising order; the rest reads as zeros."""
+        return self._stored(_ONES)
+
+    def hidden(self) -> Iterator[tuple[int, bytes]]:
+        """The same of data under clear bits, which only a reader without bitmaps would show."""
+        return self._stored(_NULLS)
+
+    def _stored(self, wanted: re.Pattern[str]) -> Iterator[tuple[int, bytes]]:
         for block in self.blocks:
             first = block * self.block_sectors
             count = min(self.block_sectors, self.disk_sectors - first)
             bits = f"{int.from_bytes(self.bitmap(block)):0{self.bitmap_bytes * 8}b}"
-            runs = [run.span() for run in _ONES.finditer(bits, 0, count)]
+            runs = [run.span() for run in wanted.finditer(bits, 0, count)]
             start = self.blocks[block] * SECTOR + self.bitmap_bytes
             for sector, data in _pieces(self.view, start, runs):
                 yield first + sector, data
