@@ -5,6 +5,7 @@ becomes a note on the case, and the report is made from what is left.
 """
 
 import dataclasses
+import glob
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from vhdtool.report.words import STRATEGIES
 _OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
 PROBLEMS = 3
 """Problems of one file that are told; a torn file may have thousands."""
-_OFFERED_GLOBS = ("console-*.log", "shim-*.log", "qemu-*.log", "xl-*.log", "metadata/*.json")
+_OFFERED_GLOBS = ("*.log", "metadata/*.json")
 
 
 @dataclass(frozen=True)
@@ -157,3 +158,6 @@ def _files(path: Path) -> Iterator[str]:
     for pattern in _OFFERED_GLOBS:
         for found in sorted(path.glob(pattern)):
             yield found.relative_to(path).as_posix()
+    for found in sorted((path.parent / "failed").glob(f"{glob.escape(path.name)}-*")):
+        # What an attempt left in which the lab itself failed.
+        yield f"../failed/{found.name}"

@@ -22,6 +22,7 @@ PHASE_HEADS = ("qui-\nesce", "deacti-\nvate", "trans-\nfer", "acti-\nvate", "re-
 SOAK_WIDE = 110
 KINDS = 5
 """Kinds of findings that are shown for a case."""
+LOG_LINES = 5
 MANY = 40
 """More cases than this, in a run with soak.json, are shown by the soak table alone."""
 STYLES = {
@@ -151,19 +152,27 @@ def unexpected(case: Case) -> Text:
     lines = Text()
     lines.append(f"{case.directory or case.strategy}: ", "bold")
     lines.append(f"expected {case.expected}, got {case.verdict}. {case.why}")
-    # The first of each kind: ten lost writes would hide the BAT entry that explains them.
-    kinds = list({(one.oracle, one.code): one for one in reversed(case.findings)}.values())[::-1]
-    for finding in kinds[:KINDS]:
-        lines.append(f"\n  {finding.oracle} {finding.code}: {finding.message}")
-    if len(case.findings) > len(kinds[:KINDS]):
-        lines.append(f"\n  {len(case.findings)} findings in all, see report.html")
     if case.error:
         what, log = case.error
-        lines.append(f"\n  {what}")
-        for line in log[-5:]:
+        # What the oracles find in a record that breaks off is not the reason.
+        lines.append("" if what in case.why else f"\n  {what}")
+        for line in log[-LOG_LINES:]:
             lines.append(f"\n  | {line}", "dim")
+    else:
+        for line in _kinds(case):
+            lines.append(f"\n  {line}")
     if case.reproduce:
         lines.append(f"\n  again: {case.reproduce}")
+    return lines
+
+
+def _kinds(case: Case) -> list[str]:
+    """The first finding of each kind: ten lost writes would hide the BAT entry behind them."""
+    first = {(one.oracle, one.code): one for one in reversed(case.findings)}
+    shown = list(first.values())[::-1][:KINDS]
+    lines = [f"{one.oracle} {one.code}: {one.message}" for one in shown]
+    if len(case.findings) > len(shown):
+        lines.append(f"{len(case.findings)} findings in all, see report.html")
     return lines
 
 
