@@ -230,7 +230,7 @@ class Lab:
         config, strategy = self.config, plan.strategy
         failure = None
         if error is not None:
-            failure = {"what": error, "log": record.consoles.said[-5:]}
+            failure = {"what": error, "log": last_words(record)}
         return {
             "schema": 1,
             "strategy": strategy.name,
@@ -308,6 +308,16 @@ class Lab:
             "hosts": hosts,
             "active": "both" if len(active) == 2 else active[0] if active else "none",
         }
+
+
+def last_words(record: Record) -> list[str]:
+    """The last lines of every log that can tell why the lab failed."""
+    lines = [f"guest: {line}" for line in record.consoles.said[-3:]]
+    logs = [*record.folder.glob("qemu-*.log"), *record.folder.glob("shim-*.err")]
+    for path in sorted(logs):
+        text = path.read_text(errors="replace").strip().splitlines()
+        lines += [f"{path.name}: {line}" for line in text[-3:]]
+    return lines
 
 
 def reproduce(plan: CasePlan) -> str:

@@ -342,15 +342,19 @@ class CaseRun:
             with contextlib.suppress(LabError):
                 tap.end()
         self._collect_points()
-        logs: list[tuple[str, Qemu | Tap]] = []
-        logs += [(f"qemu-{one.host.name}-{n}", one) for n, one in enumerate(self.qemus)]
-        logs += [(f"shim-{one.host.name}-{n}", one) for n, one in enumerate(self.taps)]
-        for name, process in logs:
-            with contextlib.suppress(LabError, OSError):
-                data = process.host.read(process.log)
-                if data:
-                    (self.record.folder / f"{name}.log").write_bytes(data)
+        for n, qemu in enumerate(self.qemus):
+            self._save(qemu.host, qemu.log, f"qemu-{qemu.host.name}-{n}.log")
+        for n, tap in enumerate(self.taps):
+            self._save(tap.host, tap.log, f"shim-{tap.host.name}-{n}.log")
+            self._save(tap.host, tap.err, f"shim-{tap.host.name}-{n}.err")
         for side in (self.source, self.destination):
             with contextlib.suppress(LabError):
                 side.host.call("remove", paths=[self.plan.image, self.plan.image + ".lease"])
         self.record.close()
+
+    def _save(self, host: Host, path: str, name: str) -> None:
+        """A log of the host into the record; an empty one is no file."""
+        with contextlib.suppress(LabError, OSError):
+            data = host.read(path)
+            if data:
+                (self.record.folder / name).write_bytes(data)

@@ -29,6 +29,7 @@ class Tap:
         self.control = f"{folder}/{name}.ctl"
         self.socket = f"{folder}/{name}.nbd"
         self.log = f"{folder}/{name}.tap.log"
+        self.err = f"{folder}/{name}.tap.err"
         self.state = "detached"
         self.died: int | None = None
         self._on_event = on_event
@@ -39,7 +40,7 @@ class Tap:
         argv = [host.config.python, "-m", "vhdtool.tapdisk", "--dir", folder, "--name", name]
         argv += ["--host", host.name] + ([] if guard else ["--faithful"])
         env = {"PYTHONPATH": host.config.lib}
-        self.pid = int(host.call("spawn", argv=argv, log=self.log, env=env))
+        self.pid = int(host.call("spawn", argv=argv, log=self.log, err=self.err, env=env))
         host.on_exit[self.pid] = self._exited
         self._stream: int | None = None
 

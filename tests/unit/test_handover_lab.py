@@ -1,0 +1,127 @@
+"""The lab's configuration, its cases, and the file formats that it writes by itself."""
+
+import gzip
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from vhdtool.cli import main as cli
+from vhdtool.errors import UsageError
+from vhdtool.handover import bundle
+from vhdtool.handover.guest import build
+from vhdtool.handover.lab import LabConfig
+
+HOST = {
+    "ssh": "h",
+    "address": "198.18.0.11",
+    "python": "python3",
+    "lib": "/l",
+    "private_dir": "/p",
+    "cache_dir": "/c",
+}
+
+
+def config(tmp_path: Path, **changes: Any) -> Path:
+    value: dict[str, Any] = {
+        "run_dir": str(tmp_path / "run"),
+        "hosts": [{"name": "alpha", **HOST}, {"name": "beta", **HOST}],
+        "shared_dir": "/srv",
+        "guest": {"kernel": "/k", "initrd": "/i"},
+        **changes,
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_by_default_unsafe_orders_run_with_the_guard_off_and_on(tmp_path: Path) -> None:
+    cases = [(s.name, guard) for s, guard in LabConfig.load(config(tmp_path)).cases()]
+    assert len(cases) == 14
+    assert ("overlap", False) in cases
+    assert ("overlap", True) in cases
+    assert ("activate", False) not in cases
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"strategies": ["overlep"]}, "'overlep' does not exist"),
+        ({"seed": -1}, "seed: -1 is too small"),
+        ({"image_bytes": -5}, "image size: -5 is too small"),
+        ({"image_bytes": "2g"}, "image size: 2g"),
+        ({"block_bytes": 3 << 20}, "no power of two"),
+        ({"repeats": 0}, "repeats: 0"),
+        ({"guard": "maybe"}, "guard: 'maybe'"),
+        ({"hypervisor": "vmware"}, "hypervisor: 'vmware'"),
+        ({"load": {"profile": "wild"}}, "load profile: 'wild'"),
+        ({"load": {"tempo": 3}}, "bad configuration"),
+        ({"hosts": [{"name": "alpha", **HOST}]}, "two hosts, not 1"),
+        ({"colour": "red"}, "bad configuration"),
+        ({"guest": {}}, "bad configuration"),
+    ],
+)
+def test_bad_values_are_one_line_before_anything_is_touched(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        LabConfig.load(config(tmp_path, **changes))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_usage_of_lab_exits_with_125(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = config(tmp_path, strategies=["nope"])
+    assert cli.run(["lab", "run", "--config", str(path)]) == 125
+    assert cli.run(["lab", "run", "--config", str(tmp_path / "none.json")]) == 125
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_strategies_are_listed_with_their_steps() -> None:
+    result = CliRunner().invoke(cli.cli, ["lab", "strategies"])
+    assert "D.attach · SUSPENDED · S.deactivate D.activate · RESUME · S.detach" in result.output
+
+
+def test_the_bundle_is_deterministic_and_runs_on_the_standard_library(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.zip", tmp_path / "b.zip"
+    assert bundle.write(first)
+    assert not bundle.write(first)
+    bundle.write(second)
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        archive.extractall(tmp_path / "lib")
+    modules = "vhdtool.tapdisk.__main__, vhdtool.handover.agent, vhdtool.image.meta"
+    done = subprocess.run(
+        # -S leaves site-packages out: what hosts lack must not be needed.
+        [sys.executable, "-S", "-c", f"import {modules}"],
+        env={"PYTHONPATH": str(tmp_path / "lib")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_initramfs_is_a_newc_archive_that_cpio_would_read() -> None:
+    data = build.cpio([("dir", 0o040755, b""), ("dir/file", 0o100755, b"hello")])
+    assert data.startswith(b"070701")
+    assert len(data) % 4 == 0
+    assert b"dir/file\0" in data
+    assert b"hello" in data
+    assert b"TRAILER!!!\0" in data
+    assert gzip.decompress(build.gzip_fast(data)) == data
+
+
+def test_the_initramfs_has_the_load_where_the_guests_python_finds_it() -> None:
+    entries = {name: data for name, _, data in build.tree({"modules/virtio.ko": b"x"})}
+    assert b"insmod" in entries["init"]
+    assert b"for m in virtio;" in entries["init"]
+    assert b"class Schedule" in entries["usr/lib/python3.11/schedule.py"]
+    assert "usr/lib/python3.11" in entries

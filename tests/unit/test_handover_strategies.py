@@ -1,0 +1,66 @@
+"""Strategies are data: their steps, what is expected of them, and which points they must show."""
+
+import pytest
+
+from vhdtool.errors import UsageError
+from vhdtool.handover.strategies import ALL_POINTS, STRATEGIES, Step, leg, named
+
+TABLE = {
+    "overlap": ("corrupt", "refused"),
+    "late-close": ("corrupt", "refused"),
+    "reopen-early": ("corrupt", "refused"),
+    "activate": ("consistent", "consistent"),
+    "reopen": ("consistent", "consistent"),
+    "hold": ("consistent", "consistent"),
+    "implicit": ("consistent", "consistent"),
+    "implicit-first": ("corrupt", "refused"),
+    "activate-back": ("consistent", "consistent"),
+    "activate-retry": ("consistent", "consistent"),
+}
+
+
+def test_every_strategy_of_the_table_is_there_with_its_expectations() -> None:
+    found = {name: (s.expected(False), s.expected(True)) for name, s in STRATEGIES.items()}
+    assert found == TABLE
+
+
+@pytest.mark.parametrize("name", [name for name, (off, _) in TABLE.items() if off == "consistent"])
+def test_a_safe_order_releases_at_the_source_before_the_destination_reads_for_good(
+    name: str,
+) -> None:
+    for one in STRATEGIES[name].legs:
+        steps = [str(step) for step in one.switch]
+        released = steps.index("S.deactivate")
+        takes = [i for i, step in enumerate(steps) if step in ("D.activate", "D.unpause")]
+        assert all(i > released for i in takes)
+        assert "S.deactivate" not in [str(step) for step in one.after]
+
+
+def test_a_refused_run_must_still_show_that_everything_was_closed() -> None:
+    for strategy in STRATEGIES.values():
+        if not strategy.safe:
+            assert "all-closed" in strategy.points(guard=True)["1"]
+            assert strategy.points(guard=False)["1"] == list(ALL_POINTS)
+
+
+def test_steps_are_parsed_with_their_argument() -> None:
+    assert Step.parse("D.open(each)") == Step("D", "open", "each")
+    assert str(Step.parse("D.open(each)")) == "D.open(each)"
+
+
+@pytest.mark.parametrize("text", ["X.open", "D.eat", "open", ""])
+def test_what_is_no_operation_is_said(text: str) -> None:
+    with pytest.raises(UsageError, match="no such operation"):
+        Step.parse(text)
+
+
+def test_a_leg_has_three_parts() -> None:
+    one = leg("D.attach | S.deactivate D.activate | S.detach")
+    assert [len(part) for part in (one.before, one.switch, one.after)] == [1, 2, 1]
+
+
+def test_an_unknown_strategy_is_answered_with_the_list() -> None:
+    with pytest.raises(
+        UsageError, match=r"'oberlap' does not exist; there are overlap, late-close"
+    ):
+        named("oberlap")
