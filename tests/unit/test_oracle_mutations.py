@@ -17,9 +17,8 @@ ROUNDS = 40
 KINDS = ("cut", "flip", "digit", "drop", "double", "swap", "zeros", "empty", "gone", "junk")
 
 
-def mutations(data: bytes, rng: random.Random) -> Iterator[bytes | None]:
+def mutations(kind: str, data: bytes, rng: random.Random) -> Iterator[bytes | None]:
     """One damaged version, or None for a file that is gone."""
-    kind = rng.choice(KINDS)
     place = rng.randrange(len(data))
     lines = data.splitlines(keepends=True)
     one, other = rng.randrange(len(lines)), rng.randrange(len(lines))
@@ -50,7 +49,10 @@ def mutations(data: bytes, rng: random.Random) -> Iterator[bytes | None]:
 
 @pytest.mark.parametrize("name", ["activate", "overlap", "refused", "retry"])
 def test_no_damage_makes_a_record_better(name: str, tmp_path: Path) -> None:
-    """Fixed seed. Damage to events and consoles never makes a clean run corrupt either."""
+    """Fixed seed. What is torn or lost outside the snapshots never makes a clean run corrupt.
+
+    A forged number may: an epoch that was changed is an overlap, as far as anyone can tell.
+    """
     rng = random.Random(f"mutations of {name}")
     path = getattr(oracle_cases, name)().save(tmp_path / name)
     clean = judge_case(path)["verdict"]
@@ -58,7 +60,8 @@ def test_no_damage_makes_a_record_better(name: str, tmp_path: Path) -> None:
     for _ in range(ROUNDS):
         target = rng.choice(files)
         data = target.read_bytes()
-        for damaged in mutations(data, rng):
+        kind = rng.choice(KINDS)
+        for damaged in mutations(kind, data, rng):
             if damaged is None:
                 target.unlink()
             else:
@@ -71,7 +74,7 @@ def test_no_damage_makes_a_record_better(name: str, tmp_path: Path) -> None:
             json.dumps(entry, allow_nan=False)
             if clean == "corrupt":
                 assert entry["verdict"] in ("corrupt", "error"), told
-            elif target.parent.name != "metadata":
+            elif target.parent.name != "metadata" and kind not in ("digit", "flip"):
                 assert entry["verdict"] in (clean, "inconclusive", "error"), told
             else:
                 assert entry["verdict"] in (clean, "inconclusive", "corrupt"), told

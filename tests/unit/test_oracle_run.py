@@ -94,6 +94,16 @@ def test_a_case_that_is_gone_is_missed(tmp_path: Path) -> None:
     assert exit_code(verdict) == 125
 
 
+def test_a_case_that_was_judged_already_is_not_judged_again(folder: Path) -> None:
+    verdict = judge_run(folder / "good")
+    entries = verdict["strategies"]
+    assert isinstance(entries, list)
+    known = {entry["case"]: entry for entry in entries}
+    known["activate-on-s7"] = {**known["activate-on-s7"], "verdict": "error"}
+    again = judge_run(folder / "good", known)
+    assert again["as_expected"] is False
+
+
 def test_no_directory_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         judge_run(tmp_path / "absent")

@@ -20,7 +20,7 @@ _LINE = re.compile(
     rb"|(?P<start>start (\d{1,20}))|(?P<stopped>stopped (\d{1,12}))"
     rb"|(?P<bad>readback bad (\d{1,12}) (\d{1,15}))|(?P<done>readback done (\d{1,15}) (\d{1,15}))"
 )
-_GARBLED = re.compile(rb"acked|readback|stopped|^error \d|^start \d")
+_GARBLED = re.compile(rb"acked|readback |^stopped|^error \d|^start \d")
 _OOPS = re.compile(rb"Oops\b|BUG:|Kernel panic|general protection")
 
 

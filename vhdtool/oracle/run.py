@@ -1,5 +1,6 @@
 """Judges a run: every case directory in it, and what the run as a whole is worth."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from vhdtool.errors import UsageError
@@ -17,9 +18,10 @@ def is_case(path: Path) -> bool:
     return any((path / piece).exists() for piece in _PIECES)
 
 
-def judge_run(run_dir: Path) -> dict[str, object]:
+def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[str, object]:
     """verdict.json of a run directory (or of a single case), derived from the record alone.
 
+    `known`: entries by case directory that the caller has judged already, and just now.
     A case that an earlier verdict.json lists and that is gone counts as inconclusive.
     Raises UsageError when there is no such directory, or no case in it.
     """
@@ -35,7 +37,8 @@ def judge_run(run_dir: Path) -> dict[str, object]:
         run_name = path.name
     if not cases and not lost:
         raise UsageError(f"{run_dir}: neither a case nor a run with cases (no case.json in it)")
-    entries = [judge_case(case) for case in cases] + [
+    known = known or {}
+    entries = [known.get(case.name) or judge_case(case) for case in cases] + [
         unproved(path / name, f"{name} is missing") for name in lost
     ]
     return {
