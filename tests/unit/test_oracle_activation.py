@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import oracle_cases
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from oracle_cases import Lab
 
 from vhdtool.oracle.activation import ActivationOutcome, judge_activation
@@ -120,6 +122,44 @@ def test_reopens_that_are_not_listed_belong_to_the_listed_read() -> None:
     outcome = judged(script.lab)
     assert not outcome.worst("corrupt")
     assert "unknown-read" not in codes(outcome)
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(["read", "serve", "release"])), max_size=40
+)
+
+
+@settings(deadline=None)
+@given(steps)
+def test_overlaps_are_those_of_a_plain_count(moves: list[tuple[str, str]]) -> None:
+    """Three processes read, serve and release at will; at each epoch the active are counted."""
+    script = Script()
+    epoch = 0
+    opened: dict[str, int] = {}
+    spans: list[list[int]] = []
+    served: dict[str, list[int]] = {}
+    for who, move in moves:
+        host, pid = ("alpha", 1) if who == "a" else ("beta", ord(who))
+        if move == "serve" and who in opened and who not in served:
+            script.serve(host, pid, opened[who])
+            served[who] = [opened[who], 0]
+            spans.append(served[who])
+        elif move != "serve":
+            ended = opened.pop(who, None)
+            if move == "release" and ended is None:
+                continue
+            epoch += 1
+            served.pop(who, [0, 0])[1] = epoch
+            if move == "read":
+                script.read(host, pid, epoch)
+                opened[who] = epoch
+            else:
+                script.release(host, pid, epoch, ended=ended)
+    last = max((event["epoch"] or 0 for event in script.lab.events), default=0) + 1
+    counts = [sum(a <= at < (b or last) for a, b in spans) for at in range(last)]
+    outcome = judged(script.lab)
+    assert outcome.overlap_epochs == sum(count > 1 for count in counts)
+    assert bool(outcome.worst("corrupt")) == (outcome.overlap_epochs > 0)
 
 
 def test_epochs_given_twice_or_falling_are_no_proof_of_anything() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhdtool.oracle.console import Console, read_console
@@ -32,6 +32,7 @@ def test_a_line_cut_by_the_switch_belongs_to_where_it_ended() -> None:
     assert [(ack.host, ack.mono) for ack in console.acks[11:13]] == [("alpha", 1.0), ("beta", 2.0)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, len(WHOLE)), max_size=12))
 def test_any_cut_into_chunks_reads_the_same(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(WHOLE)]
@@ -41,6 +42,7 @@ def test_any_cut_into_chunks_reads_the_same(cuts: list[int]) -> None:
     assert [ack.n for ack in console.acks] == list(range(30))
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(WHOLE)), st.integers(1, 60))
 def test_missing_bytes_are_noticed_and_forge_no_acknowledgement(start: int, length: int) -> None:
     data = WHOLE[:start] + WHOLE[start + length :]

@@ -148,6 +148,7 @@ def test_a_view_is_never_written(tmp_path: Path) -> None:
     assert path.read_bytes() == b"abc"
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=1, max_size=200),
     st.lists(st.tuples(st.integers(0, 199), st.binary(min_size=1, max_size=20)), max_size=4),
@@ -169,6 +170,7 @@ ranges = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ranges, st.integers(0, 70), st.integers(0, 70))
 def test_merging_and_clipping_keep_the_same_bytes(
     extents: list[Extent], start: int, end: int

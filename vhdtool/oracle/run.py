@@ -10,7 +10,9 @@ from vhdtool.oracle.verdict import Entry, judge_case, unproved
 
 SKIPPED = 125
 """Exit code of whatever proves nothing; `git bisect run` then skips the revision."""
-_PIECES = ("case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd")
+_PIECES = (
+    "case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd", "reproduce.txt",
+)  # fmt: skip
 
 
 def is_case(path: Path) -> bool:
