@@ -12,6 +12,7 @@ from vhdtool.errors import VhdtoolError
 COMMANDS = {
     "bundle": "vhdtool.cli.provide:bundle",
     "check": "vhdtool.cli.inspect:check",
+    "convert": "vhdtool.cli.transform:convert",
     "create": "vhdtool.cli.make:create",
     "diff": "vhdtool.cli.compare:diff",
     "guest": "vhdtool.cli.provide:guest",
@@ -31,6 +32,7 @@ COMMANDS = {
 HELP = {
     "bundle": "Pack what the lab's hosts run.",
     "check": "Check an image, and say what damage means.",
+    "convert": "Convert between VHD, raw, qcow2 and VHDX; compact and flatten.",
     "create": "Create a dynamic, fixed or differencing image.",
     "diff": "Compare the metadata of two images or snapshots.",
     "guest": "Build the guest that migrates.",

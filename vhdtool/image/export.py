@@ -7,10 +7,12 @@ from typing import BinaryIO
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.reader import Extent, Reader
+from vhdtool.image.workers import each
 from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage.holes import DataMap
 
 CHUNK = 1 << 20
-_STEP = 64 << 20
+_STEP = 8 << 20
 Progress = Callable[[int], None]
 """Called with the guest bytes done so far."""
 _NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
@@ -44,16 +46,31 @@ def export_raw(
     """
     stop = reader.size if end is None else min(end, reader.size)
     target.truncate(max(stop - start, 0))
-    written = 0
+    maps: dict[int, DataMap] = {}
+    written: list[int] = []
+
+    def work(extent: Extent) -> None:
+        written.append(_copy(reader, extent, target, extent.start - start, maps))
+
+    each(_with_data(reader, start, stop, progress), lambda: work)
+    return sum(written)
+
+
+def _with_data(
+    reader: Reader, start: int, stop: int, progress: Progress | None
+) -> Iterator[Extent]:
     for extent in reader.merged(start, stop):
         if extent.offset is not None:
-            written += _copy(reader, extent, target, extent.start - start)
+            for skip in range(0, extent.length, _STEP):
+                size = min(_STEP, extent.length - skip)
+                yield Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
         if progress is not None:
             progress(extent.end - start)
-    return written
 
 
-def _copy(reader: Reader, extent: Extent, target: FileStorage, place: int) -> int:
+def _copy(
+    reader: Reader, extent: Extent, target: FileStorage, place: int, maps: dict[int, DataMap]
+) -> int:
     assert extent.offset is not None
     source = reader.layers[extent.depth].storage
     if not isinstance(source, FileStorage):
@@ -66,7 +83,8 @@ def _copy(reader: Reader, extent: Extent, target: FileStorage, place: int) -> in
         )
     end = min(extent.offset + extent.length, size)
     written = 0
-    for first, stop in data_ranges(source.fileno(), extent.offset, end):
+    holes = maps.setdefault(extent.depth, DataMap(source.fileno()))
+    for first, stop in holes.ranges(extent.offset, end):
         _copy_range(source, first, target, place + first - extent.offset, stop - first)
         written += stop - first
     return written
@@ -79,23 +97,6 @@ def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, place: i
         part = Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
         target.pwrite(place + skip, reader.fetch(part))
     return extent.length
-
-
-def data_ranges(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """[first, stop) of the ranges of a file that are no holes, within [start, end)."""
-    while start < end:
-        try:
-            first = os.lseek(fd, start, os.SEEK_DATA)
-            stop = os.lseek(fd, first, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            # No support for holes: all of it is data.
-            first, stop = start, end
-        if first >= end:
-            return
-        yield first, min(stop, end)
-        start = stop
 
 
 def _copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:

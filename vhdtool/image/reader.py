@@ -8,7 +8,8 @@ from typing import Self
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata import Metadata
-from vhdtool.storage import Storage
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.holes import DataMap
 from vhdtool.vhd.bits import runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -41,6 +42,7 @@ class Layer:
         self.metadata = metadata
         self.size = metadata.size if metadata is not None else storage.size()
         self._bitmaps: dict[int, bytes] = {}
+        self._holes: DataMap | None = None
         # Both empty for a disk that is one flat range: raw, or a fixed VHD.
         self.layout = metadata.layout if metadata is not None else None
         self._bat = metadata.bat if metadata is not None else array("I")
@@ -57,11 +59,26 @@ class Layer:
         stop = min(end, self.size)
         if start < stop:
             if self.layout is None:
-                yield start, stop - start, start
+                yield from self._flat(start, stop)
             else:
                 yield from self._dynamic(start, stop, self.layout)
         if end > max(start, stop):
             yield max(start, stop), end - max(start, stop), None
+
+    def _flat(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+        """A hole in a flat file is as good as absent: nothing lies below a flat layer."""
+        if not isinstance(self.storage, FileStorage):
+            yield start, end - start, start
+            return
+        if self._holes is None:
+            self._holes = DataMap(self.storage.fileno())
+        for first, stop in self._holes.ranges(start, end):
+            if first > start:
+                yield start, first - start, None
+            yield first, stop - first, first
+            start = stop
+        if start < end:
+            yield start, end - start, None
 
     def _dynamic(
         self, start: int, end: int, layout: BlockLayout
@@ -168,6 +185,15 @@ class Reader:
             f"{layer.name}: the file ends within guest bytes {extent.start} to {extent.end}; "
             "see `vhdtool check`"
         )
+
+    def fetch_into(self, extent: Extent, view: memoryview) -> None:
+        """Fills `view` with the bytes of an extent that has a file offset. Raises as `fetch`."""
+        layer = self.layers[extent.depth]
+        if extent.offset is not None and isinstance(layer.storage, FileStorage):
+            count = layer.storage.readinto(extent.offset, view)
+            if count == extent.length:
+                return
+        view[:] = self.fetch(extent)
 
     def close(self) -> None:
         for layer in self.layers:

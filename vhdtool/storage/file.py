@@ -85,6 +85,23 @@ class FileStorage:
         except (OSError, OverflowError) as error:
             raise self._failure(error, f"read {length} bytes at {offset}") from None
 
+    def readinto(self, offset: int, view: memoryview) -> int:
+        """Fills `view` with the bytes at `offset`; returns how many there were."""
+        if self.direct:
+            data = self._direct_read(offset, len(view))
+            view[: len(data)] = data
+            return len(data)
+        done = 0
+        try:
+            while done < len(view):
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
+        except (OSError, OverflowError) as error:
+            raise self._failure(error, f"read {len(view)} bytes at {offset}") from None
+        return done
+
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes all of `data` at `offset`. Raises ValueError for odd sizes when direct."""
         try:

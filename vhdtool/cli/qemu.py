@@ -1,0 +1,125 @@
+"""Formats that only QEMU knows: its tools talk to our NBD server, so the VHD side stays ours."""
+
+import errno
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import ImageExists, UsageError, VhdtoolError
+from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.newfile import new_file
+from vhdtool.image.reader import Reader
+from vhdtool.storage.kept import KeptOpen
+from vhdtool.tapdisk.nbd import NbdServer
+
+
+class ReadOnly:
+    """Serves what a reader shows, padded with zeros to whole sectors."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def export_size(self) -> int:
+        return -(-self.reader.size // 512) * 512
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.reader.read(offset, length).ljust(length, b"\0")
+
+    def write(self, offset: int, data: memoryview) -> None:
+        raise OSError(errno.EPERM, "read-only")
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        raise OSError(errno.EPERM, "read-only")
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+
+class Fill:
+    """Serves a new dynamic image to be filled."""
+
+    def __init__(self, disk: DynamicDisk) -> None:
+        self.disk = disk
+
+    def export_size(self) -> int:
+        return self.disk.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.disk.read(offset, length)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.disk.write(offset, data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self.disk.write_zeroes(offset, length)
+
+    def flush(self) -> None:
+        self.disk.flush()
+
+
+def qemu_img(*words: str) -> str:
+    """Standard output of qemu-img. Raises VhdtoolError with its last line when it fails."""
+    try:
+        done = subprocess.run(
+            ["qemu-img", *words], capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError:
+        raise VhdtoolError("qemu-img is not installed; qcow2 and VHDX need it") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise VhdtoolError(lines[-1])
+    return done.stdout
+
+
+def virtual_size(path: str, kind: str) -> int:
+    """The size in bytes that QEMU shows for an image of format `kind`."""
+    data: dict[str, Any] = json.loads(qemu_img("info", "--output=json", "-f", kind, path))
+    return int(data["virtual-size"])
+
+
+def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool) -> int:
+    """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
+    if not overwrite and os.path.lexists(path):
+        raise ImageExists(f"{path}: exists already; it is left as it is (see --force)")
+    backend = ReadOnly(reader)
+    part = f"{path}.part"
+    with tempfile.TemporaryDirectory(prefix="vhdtool-") as folder:
+        socket = Path(folder) / "nbd"
+        server = NbdServer(backend, socket)
+        try:
+            qemu_img("convert", "-f", "raw", "-O", kind, f"nbd+unix:///?socket={socket}", part)
+            os.replace(part, path)
+        finally:
+            server.stop()
+            if os.path.exists(part):
+                os.unlink(part)
+    return backend.export_size()
+
+
+def import_through_qemu(
+    source: str, kind: str, path: str, block_bytes: int, batmap: bool, overwrite: bool
+) -> int:
+    """Fills a new dynamic VHD from an image of a format of QEMU's; returns its size."""
+    from vhdtool.image.create import create_dynamic
+
+    size = virtual_size(source, kind)
+    if not size:
+        raise UsageError(f"{source}: is empty")
+    with new_file(path, overwrite) as storage:
+        create_dynamic(storage, size, block_bytes, batmap)
+        disk = DynamicDisk(KeptOpen(storage))
+        with tempfile.TemporaryDirectory(prefix="vhdtool-") as folder:
+            socket = Path(folder) / "nbd"
+            server = NbdServer(Fill(disk), socket)
+            try:
+                target = f"nbd+unix:///?socket={socket}"
+                qemu_img(
+                    "convert", "-n", "--target-is-zero", "-f", kind, "-O", "raw", source, target
+                )
+            finally:
+                server.stop()
+        disk.close()
+    return size

@@ -1,0 +1,73 @@
+"""`vhdtool convert`."""
+
+import click
+
+from vhdtool.cli.options import Size, quiet_option
+from vhdtool.cli.progress import progress_bar
+from vhdtool.errors import UsageError
+
+FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path())
+@click.argument("target", metavar="OUT", type=click.Path())
+@click.option("-f", "source_format", type=FORMATS, help="Format of IN.  [default: its content]")
+@click.option("-O", "target_format", type=FORMATS, help="Format of OUT.  [default: its suffix]")
+@click.option("--fixed", is_flag=True, help="A fixed VHD instead of a dynamic one.")
+@click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block. [2m]")
+@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@quiet_option
+def convert(
+    source: str,
+    target: str,
+    source_format: str | None,
+    target_format: str | None,
+    fixed: bool,
+    block_size: int,
+    batmap: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Convert between VHD, raw, qcow2 and VHDX; from VHD to VHD it compacts and flattens.
+
+    Holes stay holes and blocks of zeros are left out. The virtual size is the input's.
+    qcow2 and VHDX need qemu-img.
+
+    \b
+    Example: vhdtool convert disk.raw disk.vhd
+    """
+    from vhdtool.image.chain import open_chain
+    from vhdtool.image.convert import convert as work
+    from vhdtool.image.formats import NAMES, guess_input, guess_output
+
+    kind = NAMES[source_format] if source_format else guess_input(source)
+    wanted = NAMES[target_format] if target_format else guess_output(target)
+    if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
+        size = _through_qemu(source, kind, target, wanted, block_size, batmap, force)
+        if not quiet:
+            click.echo(f"{target}: {wanted}, {size} bytes")
+        return
+    form = "raw" if wanted == "raw" else "fixed" if fixed else "dynamic"
+    with (
+        open_chain(source, raw=kind == "raw") as reader,
+        progress_bar(reader.size, target, quiet) as show,
+    ):
+        size = work(reader, target, form, block_size, batmap, force, show)  # type: ignore[arg-type]
+    if not quiet:
+        click.echo(f"{target}: {form}, {size} bytes")
+
+
+def _through_qemu(
+    source: str, kind: str, target: str, wanted: str, block_size: int, batmap: bool, force: bool
+) -> int:
+    from vhdtool.cli.qemu import export_through_qemu, import_through_qemu
+    from vhdtool.image.chain import open_chain
+
+    if kind in ("vpc", "raw"):
+        with open_chain(source, raw=kind == "raw") as reader:
+            return export_through_qemu(reader, target, wanted, force)
+    if wanted != "vpc":
+        raise UsageError(f"{source}: from {kind} to {wanted} is qemu-img's own work: use that")
+    return import_through_qemu(source, kind, target, block_size, batmap, force)

@@ -1,0 +1,195 @@
+"""From one form into another: a chain or raw disk becomes a dynamic, fixed or raw image."""
+
+import os
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from vhdtool.errors import UsageError
+from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
+from vhdtool.image.export import Progress, export_raw
+from vhdtool.image.newfile import new_file
+from vhdtool.image.reader import Reader
+from vhdtool.image.workers import Turns, each
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
+from vhdtool.vhd.bits import all_set, set_bits
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import DYNAMIC, FIXED
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import DEFAULT_BLOCK, NO_OFFSET, SECTOR, pad
+
+Format = Literal["raw", "dynamic", "fixed"]
+_ZEROS = bytes(64 << 10)
+
+
+def convert(
+    reader: Reader,
+    path: str | os.PathLike[str],
+    target: Format,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Writes all that `reader` shows to a new file; returns its virtual size in bytes.
+
+    The size is the input's, rounded up to a sector and never to a geometry. Blocks of zeros are
+    left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
+    """
+    size = pad(reader.size)
+    if target != "raw":
+        size = check_size(size)
+    with new_file(path, overwrite) as storage:
+        if target == "dynamic":
+            check_block_bytes(block_bytes)
+            write_dynamic(reader, storage, size, block_bytes, batmap, progress)
+        elif target in ("raw", "fixed"):
+            export_raw(reader, storage, progress=progress)
+            storage.truncate(size)
+            if target == "fixed":
+                footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
+                storage.pwrite(size, footer.pack())
+        else:
+            raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
+    return size
+
+
+def write_dynamic(
+    reader: Reader,
+    storage: FileStorage,
+    size: int,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Fills an empty storage with a dynamic image of `size` bytes, blocks in guest order.
+
+    Metadata is written last: until then the file is no VHD at all.
+    """
+    layout = BlockLayout(block_bytes)
+    header = Header(max(1, layout.blocks_for(size)), block_bytes)
+    footer = new_footer(size, DYNAMIC, batmap)
+    copier = _Copier(reader, storage, layout, header, locators_offset(header, batmap))
+    each(_tickets(reader, layout.block_bytes, progress), lambda: _Worker(copier).block)
+    end = copier.end * SECTOR
+    storage.pwrite(header.bat_offset, pack_bat(copier.bat))
+    if batmap:
+        fresh = batmap_header_for(header)
+        bits = bytes(copier.full).ljust(fresh.sectors * SECTOR, b"\0")
+        head = replace(fresh, checksum=batmap_checksum(bits, size))
+        storage.pwrite(header.bat_end, head.pack() + bits)
+    storage.pwrite(0, footer.pack() + header.pack())
+    storage.pwrite(end, footer.pack())
+
+
+def _tickets(
+    reader: Reader, block_bytes: int, progress: Progress | None
+) -> Iterator[tuple[int, int]]:
+    """(ticket from 0, block) of every block that some layer has data for, in order."""
+    ticket = 0
+    following = 0
+    for extent in reader.merged():
+        if extent.offset is not None:
+            first = max(following, extent.start // block_bytes)
+            following = max(first, -(-extent.end // block_bytes))
+            for block in range(first, following):
+                yield ticket, block
+                ticket += 1
+                if progress is not None:
+                    progress(min(block * block_bytes, reader.size))
+        elif progress is not None:
+            progress(extent.end)
+
+
+class _Copier:
+    """What the workers share. `end` is the first free sector of the file."""
+
+    def __init__(
+        self, reader: Reader, storage: Storage, layout: BlockLayout, header: Header, first: int
+    ) -> None:
+        self.reader = reader
+        self.storage = storage
+        self.layout = layout
+        self.bat: array[int] = empty_bat(header.max_entries)
+        self.full = bytearray(-(-header.max_entries // 8))
+        self.end = first // SECTOR
+        self.empty = bytes(layout.block_bytes)
+        self.turns = Turns()
+
+    def place(self, ticket: int, block: int, present: bool, full: bool) -> int | None:
+        """The block's place in the file, given out in guest order; None: it needs none."""
+        if not self.turns.wait(ticket):
+            return None
+        entry = None
+        if present:
+            entry = self.layout.place(self.end)
+            if not self.layout.fits(entry + self.layout.total_sectors):
+                raise UsageError(f"{self.storage.name}: blocks of more than 2 TiB fit no VHD")
+            self.bat[block] = entry
+            self.end = self.layout.end_sector(entry)
+            if full:
+                set_bits(self.full, block, 1)
+        self.turns.done()
+        return entry
+
+
+class _Worker:
+    """Copies one block after another through its own buffer."""
+
+    def __init__(self, copier: _Copier) -> None:
+        self.shared = copier
+        self.buffer = bytearray(copier.layout.block_bytes)
+
+    def block(self, item: tuple[int, int]) -> None:
+        try:
+            self._block(*item)
+        except BaseException:
+            self.shared.turns.break_up()
+            raise
+
+    def _block(self, ticket: int, block: int) -> None:
+        shared = self.shared
+        layout = shared.layout
+        bitmap = self._fill(block * layout.block_bytes)
+        full = all_set(bitmap, layout.sectors)
+        entry = shared.place(ticket, block, self.buffer != shared.empty, full)
+        if entry is None:
+            return
+        shared.storage.pwrite(entry * SECTOR, bitmap)
+        self._store(layout.data_offset(entry))
+
+    def _fill(self, start: int) -> bytearray:
+        """Reads a block into the buffer; returns the bitmap of what is present."""
+        layout = self.shared.layout
+        bitmap = bytearray(layout.bitmap_sectors * SECTOR)
+        extents = self.shared.reader.extents(start, start + layout.block_bytes)
+        parts = [extent for extent in extents if extent.offset is not None]
+        if sum(extent.length for extent in parts) < layout.block_bytes:
+            self.buffer[:] = self.shared.empty
+        with memoryview(self.buffer) as view:
+            for extent in parts:
+                at = extent.start - start
+                self.shared.reader.fetch_into(extent, view[at : at + extent.length])
+                first = at // SECTOR
+                set_bits(bitmap, first, -(-(at + extent.length) // SECTOR) - first)
+        return bitmap
+
+    def _store(self, offset: int) -> None:
+        """Writes the buffer; runs of zeros stay holes."""
+        buffer = self.buffer
+        pwrite = self.shared.storage.pwrite
+        with memoryview(buffer) as view:
+            run = None
+            for at in range(0, len(buffer), len(_ZEROS)):
+                # startswith compares in place, where a slice would copy.
+                zero = buffer.startswith(_ZEROS, at)
+                if zero and run is not None:
+                    pwrite(offset + run, view[run:at])
+                    run = None
+                elif not zero and run is None:
+                    run = at
+            if run is not None:
+                pwrite(offset + run, view[run:])
