@@ -14,7 +14,7 @@ from vhdtool.handover.localhosts.options import HostOptions
 ROOT = Path(__file__).resolve().parent.parent.parent
 BIN = Path(sys.executable).parent
 
-collect_ignore = [] if os.geteuid() == 0 else ["test_local_hosts.py", "test_playbooks.py"]
+collect_ignore_glob = [] if os.geteuid() == 0 else ["test_*.py"]
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

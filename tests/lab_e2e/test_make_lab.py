@@ -1,0 +1,154 @@
+"""`make lab` from its first line to its last: end to end, interrupted, killed, twice at once."""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import ROOT
+from footprint import networks_of, remains
+
+from vhdtool.errors import VhdtoolError
+from vhdtool.handover.localhosts.control import LocalHosts
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts scripts/lab with a state directory and a run directory of this test."""
+    hosts = LocalHosts(tmp_path / "lab", print)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(verb: str = "run", **options: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "VHDLAB_STATE": str(hosts.state.directory),
+            "RUN_DIR": str(tmp_path / "run"),
+            **options,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "scripts/lab", verb],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        with process:
+            pass
+    hosts.down(force=True)
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} never came:\n{''.join(seen)}")
+
+
+def test_activate_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path):
+    lab = LocalHosts(tmp_path / "lab", print)
+    done = make_lab(STRATEGY="activate,overlap", GUARD="default", SEED="3")
+    output, _ = done.communicate(timeout=240)
+    assert done.returncode == 0, output
+    assert output.splitlines()[-1] == (
+        "The hosts stay up for the next run; `make clean-lab` ends them."
+    )
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert {(c["name"], c["guard"], c["verdict"]) for c in verdict["strategies"]} == {
+        ("activate", True, "consistent"),
+        ("overlap", False, "corrupt"),
+        ("overlap", True, "refused"),
+    }
+    for name in ("activate-on-s3", "overlap-off-s3"):
+        log = (tmp_path / "run" / name / "testinfra-live.log").read_text()
+        assert " passed" in log, log
+        assert " failed" not in log, log
+    judge = [sys.executable, "-m", "vhdtool.cli.main", "judge", str(tmp_path / "run")]
+    assert subprocess.run(judge, check=False, capture_output=True).returncode == 0
+
+    networks = networks_of(lab)
+    clean, _ = make_lab("clean").communicate(timeout=30)
+    assert clean == "hosts ended\n"
+    assert remains(lab, networks) == []
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path, how):
+    lab = LocalHosts(tmp_path / "lab", print)
+    running = make_lab(STRATEGY="activate")
+    wait_for(running, "== Migrate")
+    networks = networks_of(lab)
+    time.sleep(1)
+    if how == "Ctrl-C":
+        os.killpg(running.pid, signal.SIGINT)
+    else:
+        running.terminate()
+    output, _ = running.communicate(timeout=40)
+    assert running.returncode == 130, output
+    assert "The hosts were ended. Logs:" in output
+    assert remains(lab, networks) == []
+    assert (tmp_path / "run" / "ansible.log").exists()
+    assert (tmp_path / "run" / "hosts.log").exists()
+
+
+def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path):
+    lab = LocalHosts(tmp_path / "lab", print)
+    first = make_lab(STRATEGY="activate")
+    wait_for(first, "== Migrate")
+    networks = networks_of(lab)
+    second = make_lab(STRATEGY="activate")
+    output, _ = second.communicate(timeout=30)
+    assert second.returncode == 1
+    assert output.startswith(f"lab: another run (pid {first.pid}) is using the lab")
+    assert len(output.splitlines()) == 1
+    first.kill()
+    first.wait()
+    clean, _ = make_lab("clean").communicate(timeout=30)
+    assert clean == "hosts ended\n"
+    assert remains(lab, networks) == []
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    """scripts/lab as a module; it has no suffix, being a command."""
+    loader = importlib.machinery.SourceFileLoader("lab_script", str(ROOT / "scripts" / "lab"))
+    spec = importlib.util.spec_from_loader("lab_script", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script, tmp_path):
+    given = script.variables({"STRATEGY": "activate", "SEED": "7", "REPEATS": ""}, tmp_path)
+    assert given["migration_strategies"] == "activate"
+    assert given["migration_seed"] == "7"
+    assert given["migration_guard"] == "on"
+    assert "migration_repeats" not in given
+    assert "migration_guard" not in script.variables({"SEED": "7"}, tmp_path)
+    off = script.variables({"STRATEGY": "overlap", "GUARD": "off"}, tmp_path)
+    assert off["migration_guard"] == "off"
+
+
+def test_a_normal_user_is_told_that_root_is_needed(script, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(VhdtoolError, match="needs root"):
+        script.run("lab", {})

@@ -1,0 +1,182 @@
+"""The playbooks as a user calls them: what works, and one clear line for what does not.
+
+The hosts of most tests were made beforehand, as machines would be: the inventory here names two
+sshd hosts and does not have the role local_hosts make them.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BIN, ROOT
+
+from vhdtool.handover.localhosts.control import LocalHosts
+from vhdtool.handover.localhosts.options import HOSTS, HostOptions
+
+INVENTORY = """\
+all:
+  hosts:
+    localhost:
+      ansible_connection: local
+      ansible_python_interpreter: "{{{{ ansible_playbook_python }}}}"
+  children:
+    hypervisors:
+      hosts:
+        alpha: {{migration_address: {alpha}}}
+        beta: {{migration_address: {beta}}}
+      vars:
+        ansible_ssh_args: -F {ssh_config}
+        ansible_python_interpreter: /usr/bin/python3
+        hypervisor_kvm_install: false
+  vars:
+    migration_ssh_config: {ssh_config}
+    tapdisk_bundle: {bundle}
+"""
+
+Play = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
+    """Two hosts that are there already. They have the user's cache, with the guest image."""
+    hosts = LocalHosts(tmp_path_factory.mktemp("machines") / "lab", print)
+    hosts.up(HostOptions("700m"))
+    yield hosts
+    hosts.down(force=True)
+
+
+@pytest.fixture
+def inventory(machines: LocalHosts, tmp_path: Path) -> Path:
+    path = tmp_path / "hosts.yml"
+    config = machines.state.path("ssh_config")
+    bundle = machines.state.directory.parent / "vhdtool.zip"
+    path.write_text(INVENTORY.format(ssh_config=config, bundle=bundle, **HOSTS))
+    return path
+
+
+@pytest.fixture
+def play(inventory: Path, tmp_path: Path) -> Play:
+    """Runs playbooks against the machines; keyword arguments become extra variables."""
+
+    def run(*names: str, check: bool = False, **extra: object) -> subprocess.CompletedProcess[str]:
+        extra.setdefault("migration_run_dir", str(tmp_path / "run"))
+        command = [str(BIN / "ansible-playbook"), "-i", str(inventory), "-e", json.dumps(extra)]
+        command += ["--check"] if check else []
+        return subprocess.run(
+            [*command, *(f"playbooks/{name}.yml" for name in names)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+    return run
+
+
+def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines that say what failed; there must be nothing of Python in the output."""
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = (done.stdout + done.stderr).splitlines()
+    marks = (": failed: ", ": unreachable: ", "vhdtool: ", "lab: ")
+    return [line for line in lines if any(mark in line for mark in marks)]
+
+
+def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path):
+    first = play("provision")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "alpha: changed:" in first.stdout
+    second = play("provision")
+    assert second.returncode == 0, second.stdout
+    assert [line for line in second.stdout.splitlines() if " changed=0 " in line][1:], second.stdout
+    assert "changed:" not in second.stdout, second.stdout
+    dry = play("provision", check=True)
+    assert dry.returncode == 0, dry.stdout + dry.stderr
+
+    migrated = play("migrate", "verify", "report", migration_strategies="activate")
+    assert migrated.returncode == 0, migrated.stdout + migrated.stderr
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert verdict["as_expected"] is True
+    assert [(c["name"], c["verdict"]) for c in verdict["strategies"]] == [
+        ("activate", "consistent")
+    ]
+    assert (tmp_path / "run" / "junit.xml").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tmp_path):
+    assert play("provision").returncode == 0
+    config = str(machines.state.path("ssh_config"))
+    break_it = "rm -rf /var/lib/vhdlab/lib-*"
+    subprocess.run(["ssh", "-F", config, "alpha", break_it], check=True)
+    again = play("provision")
+    assert again.returncode == 0
+    assert "alpha: changed: tapdisk : Unpack and compile it" in again.stdout
+    assert "beta: changed" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({"migration_strategies": "activate,nonsense"}, "no match for: nonsense"),
+        ({"migration_image_size": "-5"}, "migration_image_size: -5 is not a size"),
+        ({"migration_block_size": "big"}, "migration_block_size: big is not a size"),
+        ({"migration_seed": -1}, "migration_seed: -1 is too small"),
+        ({"migration_seed": "seven"}, "cannot be converted to an int"),
+        ({"migration_repeats": 0}, "migration_repeats: 0 is too small"),
+        ({"migration_guard": "maybe"}, "must be one of: default, on, off"),
+        ({"migration_hypervisor": "vmware"}, "must be one of: kvm"),
+        ({"migration_load_profile": "none"}, "must be one of: paced"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_one_line(play, extra, words):
+    done = play("provision", **extra)
+    assert done.returncode != 0
+    (line,) = failures(done)
+    assert words in line
+
+
+def test_hosts_that_cannot_be_reached_are_named(play, machines):
+    done = play("migrate", ansible_ssh_args="-F /dev/null -o ProxyCommand=false")
+    assert done.returncode != 0
+    assert {line.partition(":")[0] for line in failures(done)} == {"alpha", "beta"}
+    assert all("unreachable" in line for line in failures(done))
+
+
+def test_no_space_on_the_shared_directory_is_said_before_the_run(play):
+    done = play("migrate", migration_image_size="4g")
+    assert done.returncode != 0
+    assert all("/srv/vhdlab:" in line and "MiB free" in line for line in failures(done))
+    assert failures(done)
+
+
+def test_a_migration_port_in_use_is_said_before_the_run(play, machines):
+    config = str(machines.state.path("ssh_config"))
+    ssh = ["ssh", "-F", config, "-o", "ControlPath=none", "beta"]
+    with subprocess.Popen([*ssh, "exec nc -l 198.18.0.12 49777"], stdin=subprocess.PIPE) as other:
+        until = ["ssh", "-F", config, "beta", "ss -Hltn sport = :49777 | grep -q LISTEN"]
+        while subprocess.run(until, check=False).returncode:
+            time.sleep(0.05)
+        done = play("migrate", migration_port=49777)
+        other.kill()
+    assert done.returncode != 0
+    (line,) = failures(done)
+    assert line.startswith("beta: failed: the migration port 49777 is in use")
+
+
+def test_a_directory_that_is_not_shared_is_found_out(play):
+    done = play("provision", shared_storage_dir="/tmp")
+    assert done.returncode != 0
+    assert any("/tmp is not shared" in line for line in failures(done))
+
+
+def test_an_inventory_without_two_hosts_is_refused(play, inventory):
+    text = inventory.read_text()
+    inventory.write_text("\n".join(line for line in text.splitlines() if "beta:" not in line))
+    done = play("provision")
+    assert done.returncode != 0
+    (line,) = failures(done)
+    assert "needs exactly two" in line

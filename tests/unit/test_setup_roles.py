@@ -1,0 +1,43 @@
+"""What the roles say about themselves agrees with the code that they call."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vhdtool.handover.strategies import STRATEGIES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+
+
+def specs(role: Path) -> dict:
+    return yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
+
+
+def options(role: Path) -> dict:
+    found: dict = {}
+    for entry in specs(role).values():
+        found.update(entry["options"])
+    return found
+
+
+def test_the_strategies_that_may_be_asked_for_are_those_that_exist():
+    (migration,) = [role for role in ROLES if role.name == "migration"]
+    choices = options(migration)["migration_strategies"]["choices"]
+    assert sorted(choices) == sorted(["all", *STRATEGIES])
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_default_is_described_and_named_after_its_role(role):
+    defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    described = options(role)
+    assert set(defaults) == set(described)
+    assert all(name.startswith(f"{role.name}_") for name in described)
+    assert all(option.get("description") and option.get("type") for option in described.values())
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_every_entry_point_has_tasks_and_a_specification(role):
+    entries = {path.stem for path in (role / "tasks").glob("*.yml")} - {"nfs"}
+    assert entries == set(specs(role))
