@@ -141,8 +141,7 @@ class Lab:
 
     def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
         config = self.config
-        for host in hosts:
-            host.call("prepare", folder=f"{host.config.private_dir}/run")
+        hosts[0].call("prepare", folder=f"{hosts[0].config.private_dir}/run")
         wanted = 2 * 4100 * (config.image_bytes // config.block_bytes) + 64 * MIB
         free = hosts[0].call("free", path=config.shared_dir)
         if free < wanted:

@@ -87,6 +87,8 @@ class CaseRun:
         """Runs all legs. Raises LabError when the lab, not the hand-over, fails."""
         try:
             self._roles()
+            for side in (self.source, self.destination):
+                side.host.call("prepare", folder=f"{side.host.config.private_dir}/run")
             self._start_source()
             for number, leg in enumerate(self.plan.strategy.legs, start=1):
                 self.record.leg = number
@@ -211,7 +213,9 @@ class CaseRun:
             what = (event["event"], event["host"], event["leg"])
             return what == ("allocated", name, leg)
 
-        self.record.wait("allocation by the destination", wrote, TIMEOUT)
+        self.record.consoles.wait(
+            "a block that the destination allocates", lambda: self.record.count(wrote) > 0, TIMEOUT
+        )
         self.record.consoles.wait_acked(acked + AFTER_SWITCH, TIMEOUT)
         self._point("destination-wrote", self.destination)
         self.live(self, "live")
@@ -220,8 +224,7 @@ class CaseRun:
         """The migration is over: the source's QEMU goes, and its shim with it."""
         self.record.note("migrated")
         self.source.machine().kill()
-        tap = self.source.shim()
-        tap.do("exit")
+        self.source.shim().leave()
         self.source.tap, self.source.qemu = None, None
 
     def _cancel(self, reason: str) -> None:
@@ -236,7 +239,7 @@ class CaseRun:
         self._wait_running(source)
         self.record.note("cancelled", reason=reason)
         destination.machine().kill()
-        destination.shim().do("exit")
+        destination.shim().leave()
         destination.tap, destination.qemu = None, None
         self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
 
@@ -254,7 +257,7 @@ class CaseRun:
         self._wait_migration_over(source)
         self._wait_running(source)
         self.record.note("cancelled", reason=leg.fault)
-        destination.shim().do("exit")
+        destination.shim().leave()
         destination.tap, destination.qemu = None, None
         self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
 
@@ -327,7 +330,7 @@ class CaseRun:
         side.machine().kill()
         with contextlib.suppress(*REFUSED):
             side.shim().do("deactivate")
-        side.shim().do("exit")
+        side.shim().leave()
         side.tap = None
         self._point("all-closed", side)
         self.live(self, "after")

@@ -32,6 +32,7 @@ class Tap:
         self.err = f"{folder}/{name}.tap.err"
         self.state = "detached"
         self.died: int | None = None
+        self._gone = threading.Event()
         self._on_event = on_event
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
         self._pending = b""
@@ -85,10 +86,20 @@ class Tap:
 
     def _exited(self, status: int) -> None:
         self.died = status
+        self._gone.set()
         self._lost(f"the shim exited with {status}")
 
     def _lost(self, why: str) -> None:
         self._replies.put({"error": {"type": "LabError", "message": why}})
+
+    def leave(self) -> None:
+        """Detaches the disk (what is open is closed) and waits until the process is gone."""
+        self.do("detach")
+        self.end()
+        if not self._gone.wait(OP_TIMEOUT):
+            raise LabError(f"{self.host.name}: the shim did not end in {OP_TIMEOUT:.0f} s")
+        if self.died:
+            raise LabError(f"{self.host.name}: the shim exited with {self.died}")
 
     def end(self) -> None:
         """Asks the process to close its disk and go."""
