@@ -15,9 +15,9 @@ from typing import Any
 from vhdtool.errors import UsageError
 from vhdtool.oracle.console import read_console
 from vhdtool.oracle.record import load_record
+from vhdtool.report import words
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.loose import mapping, text
-from vhdtool.report.words import STRATEGIES
 
 _OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
 PROBLEMS = 3
@@ -88,17 +88,10 @@ def load_run(run_dir: Path) -> Run:
         accelerator=text(verdict.get("accelerator"), "?"),
         storage=text(verdict.get("storage"), "?"),
         claims_as_expected=verdict.get("as_expected") is True,
-        cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=_order)),
+        cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=words.order)),
         soak=soak,
         notes=tuple(notes),
     )
-
-
-def _order(case: Case) -> tuple[int, str, bool, int]:
-    """Strategy by strategy, guard off before on; strategies without a description come last."""
-    known = list(STRATEGIES)
-    place = known.index(case.strategy) if case.strategy in known else len(known)
-    return place, case.strategy, case.guard, case.seed or 0
 
 
 def _read_case(run_dir: Path, case: Case) -> Case:

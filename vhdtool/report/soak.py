@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
+from vhdtool.report import words
 from vhdtool.report.case import PHASES, Case, parse_entry
 from vhdtool.report.loose import items, mapping
 from vhdtool.report.record import load_verdict
@@ -73,8 +74,8 @@ def summarise(verdict: dict[str, Any]) -> dict[str, Any]:
     as expected, since a case of another kind measures something else.
     """
     groups = dict[tuple[str, bool, str], list[Case]]()
-    for entry in items(verdict.get("strategies")):
-        case = parse_entry(mapping(entry))
+    cases = [parse_entry(mapping(entry)) for entry in items(verdict.get("strategies"))]
+    for case in sorted(cases, key=words.order):
         groups.setdefault((case.strategy, case.guard, case.expected), []).append(case)
     strategies = [_group(key, cases) for key, cases in groups.items()]
     return {

@@ -103,6 +103,13 @@ def describe(strategy: str) -> tuple[str, str]:
     return STRATEGIES.get(strategy, ("", ""))
 
 
+def order(case: Case) -> tuple[int, str, bool, int]:
+    """Strategy by strategy, guard off before on; strategies without a description come last."""
+    known = list(STRATEGIES)
+    place = known.index(case.strategy) if case.strategy in known else len(known)
+    return place, case.strategy, case.guard, case.seed or 0
+
+
 def summaries(cases: Sequence[Case]) -> list[Summary]:
     """One Summary for each (strategy, guard), in order of first appearance."""
     groups = dict[tuple[str, bool], list[Case]]()
