@@ -61,7 +61,7 @@ class Consoles:
                 elif text:
                     self.said.append(text)
                     if OOPS.search(line):
-                        self.trouble = text
+                        self.trouble = f"the guest's kernel is in trouble: {text}"
             self._changed.notify_all()
 
     def wait(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
@@ -69,7 +69,7 @@ class Consoles:
         with self._changed:
             met = self._changed.wait_for(lambda: self.trouble or condition(), timeout)
         if self.trouble:
-            raise LabError(f"the guest's kernel is in trouble: {self.trouble}")
+            raise LabError(self.trouble)
         if not met:
             last = self.said[-1] if self.said else "nothing"
             raise LabError(
@@ -90,6 +90,12 @@ class Consoles:
 
     def wait_acked(self, count: int, timeout: float) -> None:
         self.wait(f"{count} acknowledged writes", lambda: self.acked >= count, timeout)
+
+    def fail(self, why: str) -> None:
+        """Whoever waits for the guest learns that it cannot go on."""
+        with self._changed:
+            self.trouble = self.trouble or why
+            self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:

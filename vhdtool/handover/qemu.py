@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,25 +36,18 @@ class Machine:
     initrd: str
     accelerator: str
 
+    def board(self) -> list[str]:
+        """The options that the state of a running guest depends on."""
+        accel = "kvm" if self.accelerator == "kvm" else "tcg,thread=single"
+        return ["-M", "q35", "-accel", accel, "-cpu", "qemu64", "-m", str(MEMORY_MIB), "-smp", "1"]
+
     def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
         """The command line; `disk` is the value of `-blockdev`."""
-        accel = "kvm" if self.accelerator == "kvm" else "tcg,thread=single"
         # A TCG guest that is preempted between marking a page dirty and writing it can lose the
         # write to a migration; a higher priority makes that rare, and the oops it ends in is
         # recognised (an error, tried once more).
-        line = [
-            "nice",
-            "-n",
-            "-10",
-            qemu,
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-        ]
-        line += ["-M", "q35", "-accel", accel, "-cpu", "qemu64", "-m", str(MEMORY_MIB)]
-        line += ["-smp", "1", "-kernel", self.kernel, "-initrd", self.initrd]
+        line = ["nice", "-n", "-10", qemu, *self.board(), "-nodefaults", "-no-user-config"]
+        line += ["-display", "none", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd]
         line += ["-append", "console=ttyS0 quiet panic=1", "-blockdev", disk]
         geometry = "cyls=1024,heads=16,secs=63"
         device = f"virtio-blk-pci,drive=disk,share-rw=on,werror=stop,rerror=stop,{geometry}"
@@ -88,6 +81,9 @@ class Qemu:
         self.console = f"{folder}/{name}.console"
         self.events: list[Json] = []
         self.died: int | None = None
+        self.may_end = False
+        """Whether its end is part of the plan; else `on_death` is told why it came."""
+        self.on_death: Callable[[str], None] = lambda why: None
         self._changed = threading.Condition()
         argv = machine.argv(host.config.qemu, disk, folder, name) + list(extra)
         self.pid = int(host.call("spawn", argv=argv, log=self.log))
@@ -145,6 +141,8 @@ class Qemu:
         with self._changed:
             self.died = status
             self._changed.notify_all()
+        if not self.may_end:
+            self.on_death(f"QEMU on {self.host.name} ended by itself with status {status}")
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """One QMP command. Raises LabError with QEMU's own words."""
@@ -220,6 +218,7 @@ class Qemu:
 
     def kill(self) -> None:
         """KILL: what is lost with it is in the guest's memory, and the guest has been stopped."""
+        self.may_end = True
         if self.died is None:
             self.host.call("kill", pid=self.pid, signal=int(signal.SIGKILL))
             with self._changed:

@@ -124,6 +124,7 @@ class CaseRun:
     def _tap(self, side: Side) -> Tap:
         name = f"disk{len(self.taps)}"
         tap = Tap(side.host, name, self.plan.guard, self.record.from_shim)
+        tap.on_death = self.record.consoles.fail
         self.taps.append(tap)
         tap.connect()
         return tap
@@ -138,6 +139,7 @@ class CaseRun:
             "defer",
             "-S",
         )
+        qemu.on_death = self.record.consoles.fail
         self.qemus.append(qemu)
         side.qemu = qemu
         qemu.connect(self.loop)
@@ -232,6 +234,7 @@ class CaseRun:
         source, destination = self.source, self.destination
         if source.shim().state == "attached":
             source.shim().do("activate")
+        destination.machine().may_end = True
         status = source.machine().execute("query-migrate").get("status")
         if status not in (None, "none", "completed", "cancelled", "failed"):
             source.machine().execute("migrate_cancel")

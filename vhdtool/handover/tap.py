@@ -32,6 +32,9 @@ class Tap:
         self.err = f"{folder}/{name}.tap.err"
         self.state = "detached"
         self.died: int | None = None
+        self.may_end = False
+        """Whether its end is part of the plan; else `on_death` is told why it came."""
+        self.on_death: Callable[[str], None] = lambda why: None
         self._gone = threading.Event()
         self._on_event = on_event
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -87,6 +90,8 @@ class Tap:
     def _exited(self, status: int) -> None:
         self.died = status
         self._gone.set()
+        if not self.may_end:
+            self.on_death(f"the shim on {self.host.name} ended by itself with status {status}")
         self._lost(f"the shim exited with {status}")
 
     def _lost(self, why: str) -> None:
@@ -103,5 +108,6 @@ class Tap:
 
     def end(self) -> None:
         """Asks the process to close its disk and go."""
+        self.may_end = True
         if self.died is None:
             self.host.call("kill", pid=self.pid, signal=int(signal.SIGTERM))

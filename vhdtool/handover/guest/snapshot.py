@@ -81,8 +81,7 @@ def ensure_snapshot(
 ) -> str:
     """The path on the host of the state of a guest that waits for its orders."""
     parts = [host.call("digest", path=path) for path in (machine.kernel, machine.initrd)]
-    argv = machine.argv("qemu", "disk", "folder", "name")
-    key = _key(facts["qemu"], *parts, json.dumps(argv[10:18]), str(disk_bytes))
+    key = _key(facts["qemu"], *parts, json.dumps(machine.board()), str(disk_bytes))
     path = f"{host.config.cache_dir}/guest-{key}.state"
     if not host.call("exists", paths=[path])[0]:
         say("booting the guest once, to start it from its snapshot from now on")
