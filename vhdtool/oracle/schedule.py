@@ -69,9 +69,7 @@ class Schedule:
 
     def sector_content(self, n: int, sector: int) -> bytes:
         """The 512 bytes that write `n` leaves at `sector`: they name seed, write and place."""
-        record = b"load" + b"".join(
-            v.to_bytes(8, "big") for v in (self.seed & _MASK, n, sector)
-        )
+        record = b"load" + b"".join(v.to_bytes(8, "big") for v in (self.seed & _MASK, n, sector))
         check = mix(self.seed ^ n, sector) & 0xFFFFFFFF
         return (record + check.to_bytes(4, "big")) * (SECTOR // _RECORD)
 
