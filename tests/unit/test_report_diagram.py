@@ -9,7 +9,8 @@ from synthetic_run import Recorder
 
 from vhdtool.oracle.console import read_console
 from vhdtool.oracle.record import load_record
-from vhdtool.report.blackout import Blackout, blackouts, measured
+from vhdtool.oracle.verdict import judge_case
+from vhdtool.report.blackout import Blackout, blackouts
 from vhdtool.report.diagram import overview, zoom
 from vhdtool.report.shapes import Bar, Drawing, Label, Scale, Shape, text_width
 from vhdtool.report.timeline import Timeline, build
@@ -73,27 +74,20 @@ def test_blackout_lies_between_the_acknowledgements_and_holds_the_phases(tmp_pat
     assert [phase.name for phase in switch.phases] == list(synthetic_run.PHASES)
     lengths = [round((phase.end - phase.start) * 1000, 1) for phase in switch.phases]
     assert lengths == [1.5, 1.4, 9.6, 1.6, 33.0]
-    drawing = zoom(line, switch, {})
+    drawing = zoom(line, switch)
     texts = [shape.text for shape in drawing.shapes if isinstance(shape, Label)]
     for word in ("SUSPENDED", "RESUME", "9.6 ms", "no write acknowledged for 52.0 ms"):
         assert word in texts
 
 
-def test_the_verdicts_figures_win_over_measured_lengths(tmp_path: Path) -> None:
+def test_the_drawing_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
     line, (switch,) = _read(synthetic_run.activate(), tmp_path)
-    drawing = zoom(line, switch, {"total": 47.1, "transfer": 9.9})
-    texts = [shape.text for shape in drawing.shapes if isinstance(shape, Label)]
-    assert "9.9 ms" in texts
-    assert "no write acknowledged for 47.1 ms" in texts
-
-
-def test_the_drawing_ends_where_the_verdict_says(tmp_path: Path) -> None:
-    _, (switch,) = _read(synthetic_run.activate(), tmp_path)
-    told = measured(switch, 47.0)
-    assert (told.end - told.start) * 1000 == pytest.approx(47)
-    resume = told.phases[-1]
-    assert (resume.name, resume.end) == ("resume", told.end)
-    assert measured(switch, None) is switch
+    entry = judge_case(tmp_path / "case")["blackout_ms"]
+    shown = switch.figures()
+    assert {name: shown.get(name, 0.0) for name in entry} == entry
+    assert (switch.end - switch.start) * 1000 == pytest.approx(entry["total"], abs=0.01)
+    texts = [shape.text for shape in zoom(line, switch).shapes if isinstance(shape, Label)]
+    assert f"no write acknowledged for {entry['total']:.1f} ms" in texts
 
 
 def test_a_leg_cancelled_while_copying_has_a_coloured_bar(tmp_path: Path) -> None:
@@ -119,7 +113,7 @@ def test_a_failed_leg_ends_in_a_cancel_and_the_guest_goes_on_at_the_source(tmp_p
     assert [s.leg.moved for s in switches] == [False, True]
     assert switches[0].leg.fault == "destination's QEMU killed"
     assert [span.host for span in line.active] == ["alpha", "alpha", "beta"]
-    texts = [s.text for s in zoom(line, switches[0], {}).shapes if isinstance(s, Label)]
+    texts = [s.text for s in zoom(line, switches[0]).shapes if isinstance(s, Label)]
     assert "CANCEL" in texts
 
 
@@ -138,7 +132,7 @@ def test_nothing_leaves_the_drawing_and_no_labels_of_a_row_collide(
     recorder: Recorder, tmp_path: Path
 ) -> None:
     line, switches = _read(recorder, tmp_path)
-    for drawing in [overview(line, switches), *(zoom(line, s, {}) for s in switches)]:
+    for drawing in [overview(line, switches), *(zoom(line, s) for s in switches)]:
         labels = [s for s in drawing.shapes if isinstance(s, Label)]
         boxes = sorted((round(s.y), *_extent(s)) for s in labels)
         for (row, _, right), (next_row, left, _) in pairwise(boxes):

@@ -27,6 +27,7 @@ class Reading:
     epoch: int
     first: Event | None = None
     """The first request that was served on it."""
+    first_write: Event | None = None
     release: Event | None = None
     next_read: Event | None = None
 
@@ -100,8 +101,10 @@ def _readings(events: Events) -> tuple[list[Reading], list[Finding]]:
         elif match[-1].release is not None:
             text = f"{event.who}: a request was served on epoch {epoch} after its release"
             stray.append(doubt("served-after-release", text))
-        elif match[-1].first is None:
-            match[-1].first = event
+        else:
+            match[-1].first = match[-1].first or event
+            if event.name == "first-write":
+                match[-1].first_write = match[-1].first_write or event
     return [one for mine in by_process.values() for one in mine], stray
 
 

@@ -5,6 +5,7 @@ add up. Of several migrations the one with the longest silence is reported.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vhdtool.oracle.activation import Reading
 from vhdtool.oracle.console import Ack
@@ -19,62 +20,111 @@ def nothing() -> dict[str, float]:
     return dict.fromkeys(("total", *PHASES), 0.0)
 
 
+@dataclass(frozen=True)
+class Silence:
+    """The blackout of one attempt to migrate; times are seconds of the controller's clock.
+
+    From the guest's last acknowledgement before to the first after; None where none is known.
+    """
+
+    attempt: Attempt
+    last: float | None
+    first: float | None
+    phases: dict[str, tuple[float, float]]
+
+    @property
+    def total(self) -> float:
+        """Seconds; 0 where an end is not known."""
+        return 0.0 if self.last is None or self.first is None else self.first - self.last
+
+
 def blackout(
     attempts: Sequence[Attempt], acks: Sequence[Ack], readings: Sequence[Reading]
 ) -> dict[str, float]:
     """The entry `blackout_ms`; zeros where a time is not known."""
-    moved = [attempt for attempt in attempts if attempt.moved]
-    entries = [_of(attempt, acks, readings) for attempt in moved or attempts]
-    return max(entries, key=lambda entry: entry["total"], default=nothing())
-
-
-def _of(attempt: Attempt, acks: Sequence[Ack], readings: Sequence[Reading]) -> dict[str, float]:
-    suspended, resumed = attempt.suspended, attempt.runs_again
-    if suspended is None or resumed is None:
+    found = silences(attempts, acks, readings)
+    moved = [one for one in found if one.attempt.moved]
+    longest = max(moved or found, key=lambda one: one.total, default=None)
+    if longest is None:
         return nothing()
-    last, first = _silence(attempt, acks, suspended, resumed)
-    stop = suspended.number("stop_mono") or suspended.mono
+    spans = {name: end - start for name, (start, end) in longest.phases.items()}
+    spans["total"] = longest.total
+    return {name: round(max(spans.get(name, 0.0), 0.0) * 1000, 3) for name in nothing()}
+
+
+def silences(
+    attempts: Sequence[Attempt], acks: Sequence[Ack], readings: Sequence[Reading]
+) -> list[Silence]:
+    """One for each attempt in which the guest stood still and ran again."""
+    return [
+        _of(attempt, acks, readings, attempt.suspended, attempt.runs_again)
+        for attempt in attempts
+        if attempt.suspended is not None and attempt.runs_again is not None
+    ]
+
+
+def _of(
+    attempt: Attempt,
+    acks: Sequence[Ack],
+    readings: Sequence[Reading],
+    suspended: Event,
+    resumed: Event,
+) -> Silence:
+    last, first = _acks_around(attempt, acks, readings, suspended, resumed)
     release = _release(attempt, readings, suspended, resumed)
-    read = _read(attempt, readings, suspended, resumed)
     released = release.mono if release else suspended.mono
-    completed = resumed.number("completed_mono")
     times = {
-        "total": (last, first),
-        "quiesce": (stop, suspended.mono),
-        "deactivate": (suspended.mono, released),
-        "transfer": (released, completed),
-        "activate": (released if read and read.mono >= released else suspended.mono,
-                     read.mono if read else None),
+        "quiesce": (suspended.number("stop_mono") or suspended.mono, suspended.mono),
+        "deactivate": _operation(release, suspended.mono),
+        "transfer": (released, resumed.number("completed_mono")),
+        "activate": _operation(_read(attempt, readings, suspended, resumed), released),
         "resume": (resumed.mono, first),
-    }  # fmt: skip
-    return {
-        name: round(max(end - start, 0) * 1000, 3) if start is not None and end is not None else 0.0
-        for name, (start, end) in times.items()
     }
+    known = {name: (start, end) for name, (start, end) in times.items() if end is not None}
+    return Silence(attempt, last, first, {n: (a, b) for n, (a, b) in known.items() if a <= b})
 
 
-def _silence(
-    attempt: Attempt, acks: Sequence[Ack], suspended: Event, resumed: Event
+def _operation(event: Event | None, before: float) -> tuple[float, float | None]:
+    """Begin and end of what a shim did; shims say both, so that the way there is not counted."""
+    if event is None:
+        return before, None
+    began = event.number("began_mono")
+    return (min(before, event.mono) if began is None else began), event.mono
+
+
+def _acks_around(
+    attempt: Attempt,
+    acks: Sequence[Ack],
+    readings: Sequence[Reading],
+    suspended: Event,
+    resumed: Event,
 ) -> tuple[float | None, float | None]:
     """Arrival of the last acknowledgement before the switch and of the first after it.
 
-    A guest that moved is heard on the other host's console, so hosts tell before from after even
-    where an acknowledgement overtakes the controller's own event.
+    A guest that moved may say on the other host's console what it had finished before: only an
+    acknowledgement after the first write that the destination's shim was asked for is a new one.
     """
+    place = suspended.mono
     if attempt.moved:
-        since = attempt.started.mono
-        there = [
-            place
-            for place, ack in enumerate(acks)
-            if ack.host == attempt.destination and ack.mono >= since
-        ]
-        if not there:
-            return None, None
-        before = acks[there[0] - 1].mono if there[0] else None
-        return before, acks[there[0]].mono
-    last = max((ack.mono for ack in acks if ack.mono <= suspended.mono), default=None)
-    first = min((ack.mono for ack in acks if ack.mono > suspended.mono), default=None)
-    return last, first
+        asked = _first_write(attempt, readings)
+        place = resumed.mono if asked is None else asked
+    there = attempt.destination if attempt.moved else attempt.source
+    heard = [ack.mono for ack in acks if ack.host == attempt.source and ack.mono <= resumed.mono]
+    last = max((at for at in heard if attempt.moved or at <= suspended.mono), default=None)
+    after = (ack.mono for ack in acks if ack.host == there and ack.mono > place)
+    return last, min(after, default=None)
+
+
+def _first_write(attempt: Attempt, readings: Sequence[Reading]) -> float | None:
+    """When the destination was first asked to write in this attempt; a probe only reads."""
+    asked = [
+        one.first_write.mono
+        for one in readings
+        if one.first_write is not None
+        and one.event.host == attempt.destination
+        and one.first_write.mono >= attempt.started.mono
+    ]
+    return min(asked, default=None)
 
 
 def _release(

@@ -45,11 +45,9 @@ def overview(line: Timeline, switches: list[Blackout]) -> Drawing:
     return drawing
 
 
-def zoom(line: Timeline, switch: Blackout, figures: dict[str, float | None]) -> Drawing:
-    """One leg's blackout on an axis in ms from the last acknowledged write.
-
-    `figures` are the verdict's phases in ms ({} for a leg that the verdict does not measure).
-    """
+def zoom(line: Timeline, switch: Blackout) -> Drawing:
+    """One leg's blackout on an axis in ms from the last acknowledged write."""
+    figures = switch.figures()
     leg = switch.leg
     drawing = Drawing(WIDTH, 0, f"Blackout of leg {leg.number}", "phases of the blackout")
     length = max(switch.end - switch.start, 0.002)

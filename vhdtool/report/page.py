@@ -8,7 +8,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vhdtool.report import table, words
-from vhdtool.report.blackout import Blackout, blackouts, measured
+from vhdtool.report.blackout import Blackout, blackouts
 from vhdtool.report.case import PHASES, Case, Finding
 from vhdtool.report.diagram import overview, zoom
 from vhdtool.report.figures import milliseconds, percent
@@ -150,18 +150,9 @@ def _links(case: Case, metadata: bool) -> Iterable[tuple[str, str]]:
 
 def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
     switches = blackouts(line, case.acks)
-    moved = [switch for switch in switches if switch.leg.moved]
-    if len(moved or switches) == 1:
-        # Of several legs the verdict measures one; the drawings then show each leg's own lengths.
-        place = switches.index((moved or switches)[0])
-        switches[place] = measured(switches[place], case.blackout_ms["total"])
-        figures = {switches[place].leg.number: case.blackout_ms}
-    else:
-        figures = {}
     yield "The whole migration, to scale", overview(line, switches)
     for switch in switches:
-        shown = figures.get(switch.leg.number, {})
-        yield _caption(switch, len(switches)), zoom(line, switch, shown)
+        yield _caption(switch, len(switches)), zoom(line, switch)
 
 
 def _caption(switch: Blackout, count: int) -> str:

@@ -89,6 +89,8 @@ class Timeline:
     end: float
     hosts: list[str]
     legs: list[Leg]
+    attempts: Sequence[Attempt] = ()
+    readings: Sequence[Reading] = ()
     attached: list[Span] = field(default_factory=list)
     active: list[Span] = field(default_factory=list)
     overlaps: list[tuple[float, float]] = field(default_factory=list)
@@ -104,6 +106,7 @@ def build(events: Events) -> Timeline | None:
     attempts = attempts_of(events)
     readings = judge_activation(events, attempts, guard=False).readings
     line = Timeline(min(times), end, _hosts(events.items, attempts), _legs(events, attempts))
+    line.attempts, line.readings = attempts, readings
     line.attached = _attached(events.items, end)
     line.active = sorted(
         (_active(one, end) for one in readings if one.active), key=lambda span: span.start
