@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from image_tools import change_header, write
 
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, ImageExists, UsageError
@@ -15,38 +15,13 @@ from vhdtool.image.chain import ParentLoop, is_vhd, open_chain
 from vhdtool.image.chain_check import check_chain
 from vhdtool.image.child import create_child, parent_facts, snapshot
 from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.newfile import new_file
-from vhdtool.image.parents import ParentMismatch, ParentMissing, find_parent, locator_paths
+from vhdtool.image.parents import ParentMismatch, ParentMissing, locator_paths
 from vhdtool.storage import FileStorage
-from vhdtool.vhd.footer import DIFFERENCING
-from vhdtool.vhd.header import SIZE, Header
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.header import Header
 
 MIB = 1 << 20
-
-
-def write(path: Path, *writes: tuple[int, bytes]) -> None:
-    """Writes through the chain as a guest would."""
-    storage = FileStorage(path, writable=True)
-    header = read_metadata(storage).header
-    footer = read_metadata(storage).footer
-    below = None
-    if footer.disk_type == DIFFERENCING and header is not None:
-        below = open_chain(find_parent(str(path), storage, header), raw=header.parent_uuid.int == 0)
-    disk = DynamicDisk(storage, parent=below)
-    for offset, data in writes:
-        disk.write(offset, data)
-    disk.close()
-    if below is not None:
-        below.close()
-
-
-def change_header(path: Path, **fields: object) -> None:
-    with FileStorage(path, writable=True) as storage:
-        header = Header.unpack(storage.pread(SECTOR, SIZE))
-        storage.pwrite(SECTOR, replace(header, **fields).pack())  # type: ignore[arg-type]
 
 
 def chain(folder: Path, depth: int = 3) -> list[Path]:

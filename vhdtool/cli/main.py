@@ -12,9 +12,11 @@ from vhdtool.errors import VhdtoolError
 COMMANDS = {
     "bundle": "vhdtool.cli.provide:bundle",
     "check": "vhdtool.cli.inspect:check",
+    "coalesce": "vhdtool.cli.change:coalesce",
     "convert": "vhdtool.cli.transform:convert",
     "create": "vhdtool.cli.make:create",
     "diff": "vhdtool.cli.compare:diff",
+    "fill": "vhdtool.cli.change:fill",
     "guest": "vhdtool.cli.provide:guest",
     "hosts": "vhdtool.cli.hosts:hosts",
     "info": "vhdtool.cli.inspect:info",
@@ -22,9 +24,12 @@ COMMANDS = {
     "lab": "vhdtool.cli.lab:lab",
     "map": "vhdtool.cli.data:map_",
     "meta": "vhdtool.cli.compare:meta",
+    "modify": "vhdtool.cli.change:modify",
     "read": "vhdtool.cli.data:read",
     "repair": "vhdtool.cli.mend:repair",
     "report": "vhdtool.cli.report:report",
+    "resize": "vhdtool.cli.change:resize",
+    "scan": "vhdtool.cli.trees:scan",
     "snapshot": "vhdtool.cli.make:snapshot",
 }
 """Command name -> "module:attribute"."""
@@ -32,9 +37,11 @@ COMMANDS = {
 HELP = {
     "bundle": "Pack what the lab's hosts run.",
     "check": "Check an image, and say what damage means.",
+    "coalesce": "Write a child's data into its parent, or a chain into its base.",
     "convert": "Convert between VHD, raw, qcow2 and VHDX; compact and flatten.",
     "create": "Create a dynamic, fixed or differencing image.",
     "diff": "Compare the metadata of two images or snapshots.",
+    "fill": "Allocate every block.",
     "guest": "Build the guest that migrates.",
     "hosts": "Start, end and look at the two local hosts.",
     "info": "Show every field of an image's metadata.",
@@ -42,10 +49,13 @@ HELP = {
     "lab": "Migrate a writing guest and judge its disk.",
     "map": "Show which ranges are allocated, and where.",
     "meta": "Print a snapshot of all metadata as JSON.",
+    "modify": "Change parent, hidden flag, uuid or time stamp.",
     "read": "Read guest data to standard output or a file.",
-    "snapshot": "Create a child over a parent that stays as it is.",
     "repair": "Mend footers, batmap and leaked tail; guest data is never touched.",
     "report": "A run's verdict as JUnit, HTML and a table.",
+    "resize": "Give an image another virtual size.",
+    "scan": "Show a directory's images as trees.",
+    "snapshot": "Create a child over a parent that stays as it is.",
 }
 """Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""
 

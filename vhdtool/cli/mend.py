@@ -1,5 +1,7 @@
 """`vhdtool repair`."""
 
+import os
+
 import click
 
 from vhdtool.cli.options import image_argument, json_option, print_json
@@ -29,15 +31,22 @@ def repair(
     \b
     Example: vhdtool repair disk.vhd --yes
     """
+    from vhdtool.image.journal import journal_beside, recover
     from vhdtool.image.repair import plan
     from vhdtool.image.undo import apply, journal_path, undo, write_journal
     from vhdtool.storage import FileStorage
 
+    pending = os.path.exists(journal_beside(image))
     with FileStorage(image, writable=yes or undo_from is not None) as storage:
         if undo_from is not None:
             undo(storage, undo_from)
             click.echo(f"{image}: as it was before the repair")
             return
+        if pending and not yes:
+            click.echo(f"{image}: a change was interrupted; --yes takes it back")
+            context.exit(3)
+        if pending and recover(storage, journal_beside(image)):
+            click.echo(f"{image}: the interrupted change was taken back", err=as_json)
         result = plan(storage)
         if yes and result.changes:
             journal = journal or journal_path(image)

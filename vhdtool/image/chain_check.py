@@ -4,13 +4,14 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhdtool.errors import NotAVhd, VhdtoolError
+from vhdtool.errors import NotAVhd, UsageError, VhdtoolError
 from vhdtool.image.chain import MAX_DEPTH
 from vhdtool.image.check import Mode, check
 from vhdtool.image.findings import CheckReport, Finding, exit_code
+from vhdtool.image.journal import Restored, journal_beside
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
-from vhdtool.storage import FileStorage
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID
 from vhdtool.vhd.units import vhd_time
@@ -54,17 +55,33 @@ def check_chain(
         with FileStorage(current) as storage:
             status = os.fstat(storage.fileno())
             seen.add((status.st_dev, status.st_ino))
-            result.reports.append(check(storage, "strict" if len(seen) > 1 else mode, bitmaps))
-            meta = _metadata(storage)
+            seen_as = _journalled(current, storage, result)
+            result.reports.append(check(seen_as, "strict" if len(seen) > 1 else mode, bitmaps))
+            meta = _metadata(seen_as)
             if not parents or meta is None or meta.footer.disk_type != DIFFERENCING:
                 return _depth(result)
-            below = _below(current, storage, meta, result, seen)
+            below = _below(current, seen_as, meta, result, seen)
         if below is None:
             return _depth(result)
         current = below
 
 
-def _metadata(storage: FileStorage) -> Metadata | None:
+def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage:
+    """The image as its journal will restore it, where a change was interrupted."""
+    journal = journal_beside(path)
+    if not os.path.exists(journal):
+        return storage
+    try:
+        restored = Restored(storage, journal)
+    except UsageError:
+        # Torn before anything was changed.
+        return storage
+    text = f"{path}: a change was interrupted; `vhdtool repair` takes it back, nothing is lost"
+    result.links.append(Finding("journal-pending", "unclean", text))
+    return restored
+
+
+def _metadata(storage: Storage) -> Metadata | None:
     try:
         return read_metadata(storage)
     except VhdtoolError:
@@ -74,7 +91,7 @@ def _metadata(storage: FileStorage) -> Metadata | None:
 
 def _below(
     child: str,
-    storage: FileStorage,
+    storage: Storage,
     meta: Metadata,
     result: ChainReport,
     seen: set[tuple[int, int]],

@@ -65,7 +65,7 @@ def apply(storage: Storage, changes: list[Change]) -> None:
 def undo(storage: Storage, path: str) -> None:
     """Puts back what the journal at `path` kept. Raises UsageError when it is not whole."""
     with FileStorage(path) as journal:
-        size, steps = _read(journal)
+        size, steps = read_journal(journal)
         # A repair may write a place twice: the oldest state is the one to come back to.
         for offset, place, length in reversed(steps):
             _copy(journal, place, storage, offset, length)
@@ -73,7 +73,7 @@ def undo(storage: Storage, path: str) -> None:
     storage.flush()
 
 
-def _read(journal: FileStorage) -> tuple[int, list[tuple[int, int, int]]]:
+def read_journal(journal: FileStorage) -> tuple[int, list[tuple[int, int, int]]]:
     """(old size, [(offset in the image, place in the journal, length)])."""
     line = journal.pread(0, CHUNK).split(b"\n", 1)[0]
     try:

@@ -27,7 +27,7 @@ def set_bits(bits: bytearray, first: int, count: int) -> None:
 def clear_bits(bits: bytearray, first: int, count: int) -> None:
     """Clears `count` bits from `first`."""
     for index in range(first, first + count):
-        bits[index >> 3] &= ~(0x80 >> (index & 7))
+        bits[index >> 3] &= ~(0x80 >> (index & 7)) & 0xFF
 
 
 def all_set(bits: bytes | bytearray, count: int) -> bool:

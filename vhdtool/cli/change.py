@@ -1,0 +1,114 @@
+"""`vhdtool resize`, `coalesce`, `fill` and `modify`: they write to images that nobody has open."""
+
+from uuid import UUID
+
+import click
+
+from vhdtool.cli.options import Size, image_argument, quiet_option
+from vhdtool.cli.progress import progress_bar
+from vhdtool.errors import UsageError
+
+
+@click.command()
+@image_argument
+@click.argument("size", type=Size())
+@quiet_option
+def resize(image: str, size: int, quiet: bool) -> None:
+    """Give a closed image another virtual SIZE.
+
+    Shrinking reads what would be cut, and refuses when any of it is not zero. After a crash
+    `vhdtool repair` brings the old size back.
+
+    \b
+    Example: vhdtool resize disk.vhd 40g
+    """
+    from vhdtool.image.resize import resize as work
+
+    footer = work(image, size)
+    if not quiet:
+        click.echo(f"{image}: {footer.current_size} bytes")
+
+
+@click.command()
+@image_argument
+@click.option("--into", type=click.Path(), help="An ancestor.  [default: the parent]")
+@click.option("--all", "whole", is_flag=True, help="The whole chain into its oldest image.")
+@quiet_option
+def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
+    """Write what a child has into its parent. The child stays as it is.
+
+    It can be interrupted and run again at any time: what the child shows never changes. Other
+    children of the parent would change: there must be none.
+
+    \b
+    Example: vhdtool coalesce child.vhd
+    """
+    from vhdtool.image.coalesce import coalesce as work
+
+    if into is not None and whole:
+        raise UsageError("--into and --all exclude each other")
+    with progress_bar(_virtual_size(image), image, quiet) as show:
+        name = work(image, into, whole, show)
+    if not quiet:
+        click.echo(f"{name}: now has all that {image} shows, which may be removed")
+
+
+@click.command()
+@image_argument
+@quiet_option
+def fill(image: str, quiet: bool) -> None:
+    """Allocate every block, with the data that the image shows.
+
+    \b
+    Example: vhdtool fill disk.vhd
+    """
+    from vhdtool.image.coalesce import fill as work
+
+    with progress_bar(_virtual_size(image), image, quiet) as show:
+        new = work(image, show)
+    if not quiet:
+        click.echo(f"{image}: {new} blocks allocated")
+
+
+def _virtual_size(image: str) -> int:
+    from vhdtool.image.metadata import read_metadata
+    from vhdtool.storage import FileStorage
+
+    with FileStorage(image) as storage:
+        return read_metadata(storage).size
+
+
+@click.command()
+@image_argument
+@click.option("--parent", type=click.Path(), help="Where the parent is now.")
+@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
+@click.option("--hidden/--visible", default=None, help="blktap's flag for storage managers.")
+@click.option("--uuid", type=click.UUID, help="Another uuid. Children of the image lose it.")
+@click.option("--timestamp", type=int, help="Unix seconds.")
+@quiet_option
+def modify(
+    image: str,
+    parent: str | None,
+    raw_parent: bool,
+    hidden: bool | None,
+    uuid: UUID | None,
+    timestamp: int | None,
+    quiet: bool,
+) -> None:
+    """Change what a closed image says about itself; guest data stays as it is.
+
+    \b
+    Example: vhdtool modify child.vhd --parent ../base.vhd
+    """
+    from vhdtool.image.modify import modify_footer, modify_parent
+    from vhdtool.vhd.units import vhd_time
+
+    if parent is None and hidden is None and uuid is None and timestamp is None:
+        raise UsageError("nothing to change: see `vhdtool modify --help`")
+    if parent is not None:
+        modify_parent(image, parent, raw_parent)
+    if hidden is not None or uuid is not None or timestamp is not None:
+        stamp = None if timestamp is None else vhd_time(timestamp)
+        modify_footer(image, hidden, uuid, stamp)
+    if not quiet:
+        click.echo(f"{image}: changed")

@@ -1,0 +1,53 @@
+"""`vhdtool scan`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vhdtool.cli.options import human, json_option, print_json
+
+if TYPE_CHECKING:
+    from vhdtool.image.scan import Node
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(exists=True))
+@json_option
+@click.pass_context
+def scan(context: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
+    """Show the images in files and directories as trees of parents and children.
+
+    Exit code 2 when an image cannot be read or its parent is missing.
+
+    \b
+    Example: vhdtool scan /srv/images
+    """
+    from vhdtool.image.scan import scan as work
+
+    roots = work(list(paths))
+    if as_json:
+        print_json([node.as_dict() for node in roots])
+    else:
+        for node in roots:
+            _show(node)
+    context.exit(2 if any(_broken(node) for node in roots) else 0)
+
+
+def _show(root: "Node") -> None:
+    left = [(root, 0)]
+    while left:
+        node, depth = left.pop()
+        text = node.error or f"{node.kind}, {human(node.virtual_size)}"
+        hidden = ", hidden" if node.hidden else ""
+        click.echo(f"{'  ' * depth}{node.path}: {text}{hidden}")
+        left += [(child, depth + 1) for child in reversed(node.children)]
+
+
+def _broken(root: "Node") -> bool:
+    left = [root]
+    while left:
+        node = left.pop()
+        if node.error is not None:
+            return True
+        left += node.children
+    return False

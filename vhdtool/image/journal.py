@@ -1,0 +1,106 @@
+"""Changes of several sectors that count as one: an undo journal beside the image guards them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
+from vhdtool.image.undo import Change, apply, read_journal, undo, write_journal
+from vhdtool.storage import FileStorage, Storage
+
+
+def journal_beside(image: str | os.PathLike[str]) -> str:
+    """Where the journal of a change under way is."""
+    return f"{os.fspath(image)}.journal"
+
+
+def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
+    """Applies all changes or, after a crash and `recover`, none.
+
+    Raises ImageExists when another change was interrupted: recover first.
+    """
+    write_journal(journal, storage, changes)
+    try:
+        apply(storage, changes)
+    except VhdtoolError:
+        # The disk may be full: what is there already is put back while it still can be.
+        undo(storage, journal)
+        os.unlink(journal)
+        raise
+    os.unlink(journal)
+
+
+def recover(storage: Storage, journal: str) -> bool:
+    """Takes back a change that was interrupted; False when there was none.
+
+    A journal that is not whole was never acted upon, and is removed.
+    """
+    if not os.path.exists(journal):
+        return False
+    try:
+        undo(storage, journal)
+    except UsageError:
+        os.unlink(journal)
+        return False
+    os.unlink(journal)
+    return True
+
+
+@contextmanager
+def writable_image(path: str | os.PathLike[str]) -> Iterator[FileStorage]:
+    """A storage for changing an image that nobody else has open.
+
+    Raises UncleanImage when an earlier change was interrupted.
+    """
+    if os.path.exists(journal_beside(path)):
+        raise UncleanImage(
+            f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` takes it back"
+        )
+    with FileStorage(path, writable=True) as storage:
+        yield storage
+
+
+class Restored:
+    """What an image will be once its journal is played back; nothing is written."""
+
+    def __init__(self, inner: Storage, journal: str) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self._kept: list[tuple[int, bytes]] = []
+        with FileStorage(journal) as file:
+            self._size, steps = read_journal(file)
+            for offset, place, length in steps:
+                self._kept.append((offset, file.pread(place, length)))
+
+    def pread(self, offset: int, length: int) -> bytes:
+        end = min(offset + length, self._size)
+        if end <= offset:
+            return b""
+        data = bytearray(self.inner.pread(offset, end - offset).ljust(end - offset, b"\0"))
+        for place, old in reversed(self._kept):
+            first, last = max(place, offset), min(place + len(old), end)
+            if first < last:
+                data[first - offset : last - offset] = old[first - place : last - place]
+        return bytes(data)
+
+    def size(self) -> int:
+        return self._size
+
+    def _refuse(self) -> None:
+        raise UncleanImage(f"{self.name}: is only looked at")
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._refuse()
+
+    def zero(self, offset: int, length: int) -> None:
+        self._refuse()
+
+    def truncate(self, size: int) -> None:
+        self._refuse()
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+    def close(self) -> None:
+        with suppress(VhdtoolError):
+            self.inner.close()

@@ -1,0 +1,126 @@
+"""Changing what an image says about itself: its parent, hidden, uuid, time stamp."""
+
+import os
+from dataclasses import replace
+from uuid import UUID
+
+from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
+from vhdtool.image.journal import guarded, journal_beside, writable_image
+from vhdtool.image.metadata import Metadata, read_metadata
+from vhdtool.image.places import end_of_data
+from vhdtool.image.undo import Change
+from vhdtool.storage import Storage
+from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
+from vhdtool.vhd.header import LOCATORS, Header, Locator
+from vhdtool.vhd.locators import encode_locator
+from vhdtool.vhd.units import SECTOR, pad
+
+
+def footer_changes(meta: Metadata, footer: Footer) -> list[Change]:
+    """The writes that replace both footers of a closed image; the copy comes first."""
+    raw = footer.pack()
+    changes = []
+    if footer.disk_type != FIXED:
+        changes.append(Change("write the footer's copy", 0, raw))
+    changes.append(Change("write the footer", meta.ends.end_offset, raw))
+    return changes
+
+
+def modify_footer(
+    path: str | os.PathLike[str],
+    hidden: bool | None = None,
+    uuid: UUID | None = None,
+    timestamp: int | None = None,
+) -> Footer:
+    """Changes fields of both footers; `timestamp` in VHD seconds. Returns the new footer.
+
+    Raises CorruptImage when the image was not closed.
+    """
+    with writable_image(path) as storage:
+        meta = read_metadata(storage, need_end_footer=True)
+        footer = meta.footer
+        if hidden is not None:
+            footer = replace(footer, hidden=int(hidden))
+        if uuid is not None:
+            footer = replace(footer, uuid=uuid)
+        if timestamp is not None:
+            footer = replace(footer, timestamp=timestamp)
+        guarded(storage, journal_beside(path), footer_changes(meta, footer))
+    return footer
+
+
+def modify_parent(
+    path: str | os.PathLike[str], parent: str | os.PathLike[str], raw: bool = False
+) -> None:
+    """Makes a differencing image name `parent`. Its data stays as it is.
+
+    Raises UsageError when the parent cannot be one (it is the image itself, or over it, or
+    larger than the image), UnsupportedImage when the image is no child.
+    """
+    facts = parent_facts(parent, raw)
+    if _leads_to(facts.path, os.path.realpath(path), raw):
+        raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
+    with writable_image(path) as storage:
+        meta = read_metadata(storage, need_end_footer=True)
+        if meta.footer.disk_type != DIFFERENCING or meta.header is None:
+            raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
+        if facts.size > meta.size:
+            raise UsageError(f"{facts.path}: is larger than its child would be ({meta.size} bytes)")
+        table, changes = _locators(storage, meta, meta.header, facts.path)
+        header = with_parent(meta.header, facts, table)
+        changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
+        guarded(storage, journal_beside(path), changes)
+
+
+def _leads_to(parent: str, image: str, raw: bool) -> bool:
+    from vhdtool.image.chain import open_chain
+
+    with open_chain(parent, raw) as reader:
+        return any(os.path.realpath(layer.name) == image for layer in reader.layers)
+
+
+def _locators(
+    storage: Storage, meta: Metadata, header: Header, parent: str
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    """Locators in their old room where the new paths fit, else behind the data."""
+    wanted = []
+    for code, path in locator_paths_for(storage.name, parent):
+        try:
+            wanted.append((code, encode_locator(code, path)))
+        except UnicodeEncodeError:
+            raise UsageError(f"{parent!r}: a path that is not UTF-8 cannot be written") from None
+    rooms = [one for one in header.locators if one.used and one.room]
+    if len(rooms) >= len(wanted) and all(
+        len(raw) <= (room.room or 0) for (_, raw), room in zip(wanted, rooms, strict=False)
+    ):
+        table, changes = _in_place(wanted, rooms)
+    else:
+        table, changes = _behind(meta, header, wanted)
+    return table + (Locator(),) * (LOCATORS - len(table)), changes
+
+
+def _in_place(
+    wanted: list[tuple[bytes, bytes]], rooms: list[Locator]
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    table, changes = [], []
+    for (code, raw), room in zip(wanted, rooms, strict=False):
+        size = room.room or 0
+        table.append(replace(room, code=code, length=len(raw)))
+        changes.append(Change("write a locator", room.offset, raw.ljust(size, b"\0")))
+    return tuple(table), changes
+
+
+def _behind(
+    meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    start = place = end_of_data(meta.footer, header, meta.batmap, meta.bat) * SECTOR
+    table, data = [], b""
+    for code, raw in wanted:
+        room = pad(len(raw))
+        table.append(Locator(code, room, len(raw), 0, place))
+        data += raw.ljust(room, b"\0")
+        place += room
+    return tuple(table), [
+        Change("write the locators and the footer behind them", start, data + meta.footer.pack())
+    ]

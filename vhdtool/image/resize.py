@@ -1,0 +1,171 @@
+"""Another virtual size: growing, and shrinking with proof that nothing is cut."""
+
+import os
+from dataclasses import replace
+
+from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.chain import open_chain
+from vhdtool.image.create import check_size
+from vhdtool.image.export import pieces
+from vhdtool.image.journal import guarded, journal_beside, writable_image
+from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
+from vhdtool.image.modify import footer_changes
+from vhdtool.image.moves import Mover
+from vhdtool.image.places import end_of_data
+from vhdtool.image.reader import Reader
+from vhdtool.image.undo import Change, apply
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
+from vhdtool.vhd.bits import clear_bits
+from vhdtool.vhd.footer import FIXED, Footer
+from vhdtool.vhd.geometry import Geometry
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
+
+
+def resize(path: str | os.PathLike[str], size_bytes: int) -> Footer:
+    """Gives a closed image another virtual size (rounded up to 512); returns its footer.
+
+    Shrinking reads all that would be cut and refuses when any of it is not zero. Moves of data
+    are ordered, changes of metadata journalled: after a crash `vhdtool repair` brings the old
+    size back. Raises UsageError, CorruptImage, UncleanImage or StorageError.
+    """
+    size = check_size(size_bytes)
+    with open_chain(path) as reader:
+        if reader.layers[0].size > size:
+            require_zeros(reader, size)
+        elif len(reader.layers) > 1 and size < reader.layers[1].size:
+            raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
+    with writable_image(path) as storage:
+        meta = read_metadata(storage, need_end_footer=True)
+        footer = replace(meta.footer, current_size=size, geometry=Geometry.for_size(size))
+        journal = journal_beside(path)
+        if meta.footer.disk_type == FIXED:
+            guarded(storage, journal, _fixed(storage, meta, footer))
+        elif meta.header is not None:
+            _dynamic(storage, meta, meta.header, footer, journal)
+    return footer
+
+
+def require_zeros(reader: Reader, start: int) -> None:
+    """Raises UsageError, naming the place, unless the disk is zero from byte `start` on."""
+    for piece in pieces(reader, start, reader.size):
+        if piece.offset is None:
+            continue
+        data = reader.fetch(piece)
+        if any(data):
+            first = piece.start + len(data) - len(data.lstrip(b"\0"))
+            raise UsageError(
+                f"{reader.layers[0].name}: guest byte {first} and what follows is in use; "
+                "shrink the file system first"
+            )
+
+
+def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]:
+    if storage.is_block_device:
+        raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device has its size")
+    size, raw = footer.current_size, footer.pack()
+    if size >= meta.size:
+        # The old footer's place belongs to the guest from now on.
+        return (
+            [
+                Change("write the footer", size, raw),
+                Change("clear the old one", meta.size, bytes(min(SECTOR, size - meta.size))),
+            ]
+            if size > meta.size
+            else []
+        )
+    return [Change("write the footer", size, raw), Change("cut the rest", size + SECTOR)]
+
+
+def _dynamic(
+    storage: FileStorage, meta: Metadata, header: Header, footer: Footer, journal: str
+) -> None:
+    need = -(-footer.current_size // header.block_bytes)
+    mover = Mover(storage, meta, header)
+    beyond = [b for b in range(need, len(mover.bat)) if mover.bat[b] != UNUSED]
+    if beyond:
+        # The batmap first: it must never call a block full that the BAT has given up.
+        apply(storage, _batmap(storage, meta, header, meta.footer, beyond))
+        mover.free(beyond)
+        meta = mover.finish()
+    if need <= header.max_entries:
+        changes = _batmap(storage, meta, header, footer, []) + footer_changes(meta, footer)
+        guarded(storage, journal, changes)
+        return
+    larger = replace(header, max_entries=need)
+    front = _front_end(meta, larger)
+    mover.clear_front(front // SECTOR)
+    meta = mover.finish()
+    guarded(storage, journal, _larger_tables(storage, meta, header, larger, footer))
+
+
+def _batmap(
+    storage: FileStorage, meta: Metadata, header: Header, footer: Footer, without: list[int]
+) -> list[Change]:
+    """The batmap without some blocks; its checksum covers as many bits as the size has blocks."""
+    if meta.batmap is None:
+        return []
+    bits = read_batmap(storage, meta.batmap, header)
+    if bits is None:
+        return []
+    kept = bytearray(bits)
+    for block in without:
+        clear_bits(kept, block, 1)
+    value = batmap_checksum(bytes(kept), footer.current_size, meta.batmap.version)
+    return [
+        Change("write the batmap", meta.batmap.offset, bytes(kept)),
+        Change("write its header", header.bat_end, replace(meta.batmap, checksum=value).pack()),
+    ]
+
+
+def _front_end(meta: Metadata, larger: Header) -> int:
+    """Byte behind all metadata once the tables have their new size."""
+    end = larger.bat_end
+    if meta.batmap is not None:
+        fresh = batmap_header_for(larger)
+        end = fresh.offset + fresh.sectors * SECTOR
+    return end + sum(one.room or 0 for one in larger.locators if one.used)
+
+
+def _larger_tables(
+    storage: FileStorage, meta: Metadata, old: Header, larger: Header, footer: Footer
+) -> list[Change]:
+    """BAT, batmap and locators behind each other in the space that is free now."""
+    bat = empty_bat(larger.max_entries)
+    bat[: len(meta.bat)] = meta.bat
+    data = pack_bat(bat)
+    batmap = None
+    if meta.batmap is not None:
+        fresh = batmap_header_for(larger)
+        bits = read_batmap(storage, meta.batmap, old) or b""
+        bits = bits[: -(-old.max_entries // 8)].ljust(fresh.sectors * SECTOR, b"\0")
+        value = batmap_checksum(bits, footer.current_size)
+        batmap = replace(
+            meta.batmap,
+            offset=fresh.offset,
+            sectors=fresh.sectors,
+            version=fresh.version,
+            checksum=value,
+        )
+        data += batmap.pack() + bits
+    table = []
+    for one in old.locators:
+        if one.used and one.room:
+            path = storage.pread(one.offset, min(one.length, one.room))
+            table.append(replace(one, offset=larger.bat_offset + len(data)))
+            data += path.ljust(pad(one.room), b"\0")
+        else:
+            table.append(one)
+    header = replace(larger, locators=tuple(table))
+    end = end_of_data(footer, header, batmap, bat) * SECTOR
+    changes = [
+        Change("write the larger tables", larger.bat_offset, data),
+        Change("write the header", footer.data_offset, header.pack()),
+        Change("write the footer's copy", 0, footer.pack()),
+        Change("write the footer", end, footer.pack()),
+    ]
+    if meta.ends.file_size > end + SECTOR:
+        changes.append(Change("cut what is behind it", end + SECTOR))
+    return changes
