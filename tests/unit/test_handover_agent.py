@@ -147,3 +147,15 @@ def test_a_snapshot_is_kept_until_it_is_asked_for(peer: Peer, tmp_path: Path) ->
     (snapshot,) = peer.ok("snapshots", numbers=[number])
     assert snapshot["schema"] == 1
     assert snapshot["header"]["max_entries"] == 32
+
+
+def test_a_second_run_on_the_same_host_is_turned_away(peer: Peer, tmp_path: Path) -> None:
+    lock = str(tmp_path / "run.lock")
+    peer.ok("claim", path=lock)
+    other = Peer()
+    try:
+        assert "another run is using this host" in other.ask("claim", path=lock)["error"]
+        peer.hang_up()
+        other.ok("claim", path=lock)
+    finally:
+        other.hang_up()

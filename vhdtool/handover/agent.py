@@ -13,6 +13,7 @@ that dies leaves nothing behind on a host. Standard library only.
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ class Agent:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._streams: dict[int, socket.socket] = {}
         self._next_stream = 0
+        self._claim = -1
         self._snapshots: list[dict[str, Any]] = []
 
     def say(self, message: dict[str, Any]) -> None:
@@ -170,6 +172,14 @@ class Agent:
             "kernel": os.uname().release,
             "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) and bool({"vmx", "svm"} & set(flags)),
         }
+
+    def op_claim(self, path: str) -> None:
+        """Makes this the only run on the host, for as long as the agent lives."""
+        self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise VhdtoolError("another run is using this host; wait for its end") from None
 
     def op_prepare(self, folder: str) -> None:
         """An empty private directory for sockets and logs."""

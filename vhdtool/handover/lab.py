@@ -141,7 +141,9 @@ class Lab:
 
     def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
         config = self.config
-        hosts[0].call("prepare", folder=f"{hosts[0].config.private_dir}/run")
+        for host in hosts:
+            host.call("claim", path=f"{host.config.private_dir}/run.lock")
+            host.call("prepare", folder=f"{host.config.private_dir}/run")
         wanted = 2 * 4100 * (config.image_bytes // config.block_bytes) + 64 * MIB
         free = hosts[0].call("free", path=config.shared_dir)
         if free < wanted:
@@ -219,6 +221,9 @@ class Lab:
             error = str(failure)
         except VhdtoolError as failure:
             error = f"unexpected refusal: {failure}"
+        trouble = record.consoles.trouble
+        if error is not None and trouble is not None and trouble != error:
+            error = f"{trouble}; then {error}"
         record.case(self._case_json(plan, hosts, attempt, error, record))
         (folder / "reproduce.txt").write_text(reproduce(plan) + "\n")
         return error

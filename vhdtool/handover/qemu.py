@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,8 @@ class Qemu:
         self.events: list[Json] = []
         self.died: int | None = None
         self.may_end = False
-        """Whether its end is part of the plan; else `on_death` is told why it came."""
-        self.on_death: Callable[[str], None] = lambda why: None
+        """Whether its end is part of the plan; else `on_trouble` is told of it."""
+        self.on_trouble: Callable[[str], None] = lambda why: None
         self._changed = threading.Condition()
         argv = machine.argv(host.config.qemu, disk, folder, name) + list(extra)
         self.pid = int(host.call("spawn", argv=argv, log=self.log))
@@ -136,13 +136,17 @@ class Qemu:
             with self._changed:
                 self.events.append({**event, "mono": time.monotonic()})
                 self._changed.notify_all()
+            if event["event"] == "BLOCK_IO_ERROR":
+                self.on_trouble(f"QEMU on {self.host.name}: {describe_io_error(event)}")
+            elif event["event"] == "SHUTDOWN" and not self.may_end:
+                self.on_trouble(f"QEMU on {self.host.name}: the guest shut down or crashed")
 
     def _exited(self, status: int) -> None:
         with self._changed:
             self.died = status
             self._changed.notify_all()
         if not self.may_end:
-            self.on_death(f"QEMU on {self.host.name} ended by itself with status {status}")
+            self.on_trouble(f"QEMU on {self.host.name} ended by itself with status {status}")
 
     def execute(self, command: str, **arguments: Any) -> Any:
         """One QMP command. Raises LabError with QEMU's own words."""
@@ -224,6 +228,12 @@ class Qemu:
             with self._changed:
                 self._changed.wait_for(lambda: self.died is not None, 5)
         self.host.call("remove", paths=[self.qmp, self.console])
+
+
+def describe_io_error(event: Mapping[str, Any]) -> str:
+    """A BLOCK_IO_ERROR event in words: the guest's request failed at the shim."""
+    data = event.get("data", {})
+    return f"a {data.get('operation')} of the guest failed: {data.get('reason')}"
 
 
 def nbd_disk(path: str) -> str:

@@ -124,7 +124,7 @@ class CaseRun:
     def _tap(self, side: Side) -> Tap:
         name = f"disk{len(self.taps)}"
         tap = Tap(side.host, name, self.plan.guard, self.record.from_shim)
-        tap.on_death = self.record.consoles.fail
+        tap.on_trouble = self.record.consoles.fail
         self.taps.append(tap)
         tap.connect()
         return tap
@@ -139,7 +139,7 @@ class CaseRun:
             "defer",
             "-S",
         )
-        qemu.on_death = self.record.consoles.fail
+        qemu.on_trouble = self.record.consoles.fail
         self.qemus.append(qemu)
         side.qemu = qemu
         qemu.connect(self.loop)
@@ -282,7 +282,7 @@ class CaseRun:
         deadline = time.monotonic() + 5
         qemu = side.machine()
         while (status := qemu.execute("query-status")["status"]) != "running":
-            if status in ("io-error", "paused", "postmigrate"):
+            if status in ("paused", "postmigrate"):
                 qemu.execute("cont")
             if time.monotonic() > deadline:
                 raise LabError(f"{side.host.name}: the guest did not go on, it is {status}")

@@ -33,8 +33,8 @@ class Tap:
         self.state = "detached"
         self.died: int | None = None
         self.may_end = False
-        """Whether its end is part of the plan; else `on_death` is told why it came."""
-        self.on_death: Callable[[str], None] = lambda why: None
+        """Whether its end is part of the plan; else `on_trouble` is told why it came."""
+        self.on_trouble: Callable[[str], None] = lambda why: None
         self._gone = threading.Event()
         self._on_event = on_event
         self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
@@ -91,7 +91,7 @@ class Tap:
         self.died = status
         self._gone.set()
         if not self.may_end:
-            self.on_death(f"the shim on {self.host.name} ended by itself with status {status}")
+            self.on_trouble(f"the shim on {self.host.name} ended by itself with status {status}")
         self._lost(f"the shim exited with {status}")
 
     def _lost(self, why: str) -> None:
