@@ -215,3 +215,23 @@ def test_every_line_that_makes_no_sense_is_named() -> None:
         assert "line 2" in events.problems[0]
     assert not parse_events(good.encode(), None).complete, "the last line does not end"
     assert not parse_events(b"", None).complete
+
+
+def test_a_next_read_ends_an_activation_only_while_no_event_is_missing() -> None:
+    script = Script()
+    script.read("alpha", 1, 1)
+    script.serve("alpha", 1, 1)
+    script.read("beta", 2, 2)
+    script.serve("beta", 2, 2)
+    script.read("alpha", 1, 3)
+    script.release("beta", 2, 4, ended=2)
+    assert judged(script.lab).overlap_epochs == 1
+    script.lab.events[2]["seq"] = 99
+    assert judged(script.lab).overlap_epochs == 0, "a release may be among what is missing"
+
+
+def test_a_last_line_that_does_not_end_is_torn() -> None:
+    lines = [json.dumps(event) for event in oracle_cases.activate().events[:3]]
+    events = parse_events("\n".join(lines).encode(), None)
+    assert len(events.items) == 2
+    assert events.problems == ("events.jsonl is torn: its last line does not end",)

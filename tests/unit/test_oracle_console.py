@@ -1,12 +1,15 @@
 """Joining and reading the guest's console."""
 
 import itertools
+import json
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhdtool.oracle.console import Console, read_console
-from vhdtool.oracle.record import Chunk
+from vhdtool.oracle.record import Chunk, load_record
 
 WHOLE = b"ready\r\nstart 7\r\n" + b"".join(b"acked %d\r\n" % n for n in range(30))
 WHOLE += b"stopped 30\r\nreadback done 9 0\r\n"
@@ -76,3 +79,27 @@ def test_garbled_lines_and_trouble_in_the_kernel_are_seen() -> None:
     for line in (b"Oops: 0000 [#1]", b"BUG: bad", b"Kernel panic - not", b"general protection"):
         assert heard(b"[   3.1] " + line + b"\r\n").oops
     assert heard(WHOLE).oops is None
+
+
+def test_acknowledgements_missing_before_stopped_are_noticed() -> None:
+    console = heard(b"start 7\r\nacked 0\r\nstopped 3\r\nreadback done 1 0\r\n")
+    assert console.problems == ["the guest issued 3 writes, its console tells of 1"]
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ([("alpha", 0), ("alpha", 99)], "shorter than console.jsonl says"),
+        ([("alpha", 0), ("alpha", 6), ("alpha", 3)], "or disordered"),
+        ([("alpha", 2)], "the first 2 bytes"),
+        ([("alpha", 0), ("beta", 0)], "console-beta.log: missing"),
+        ([], "console.jsonl is empty"),
+    ],
+)
+def test_an_index_that_does_not_fit_the_logs_is_torn(
+    index: list[tuple[str, int]], problem: str, tmp_path: Path
+) -> None:
+    (tmp_path / "console-alpha.log").write_bytes(b"start 7\r\n")
+    lines = [{"host": host, "offset": offset, "mono": 1.0} for host, offset in index]
+    (tmp_path / "console.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert any(problem in told for told in load_record(tmp_path).console_problems)

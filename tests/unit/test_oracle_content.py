@@ -190,3 +190,32 @@ def test_a_destroyed_image_gives_a_short_report(lab: Lab, case: Case) -> None:
     assert isinstance(shown, list)
     assert len(shown) == SHOWN + 1
     assert "in all" in shown[-1]["message"]
+
+
+def test_a_failed_write_must_not_come_back_over_a_later_acknowledged_one(
+    lab: Lab, case: Case
+) -> None:
+    last = last_writes(lab)
+    seen: dict[int, int] = {}
+    for n in lab.written:
+        sector, _ = lab.load.extent(n)
+        if sector in seen and last[sector] == n:
+            break
+        seen[sector] = n
+    older = seen[sector]
+    case.console.acks[:] = [ack for ack in case.console.acks if ack.n != older]
+    outcome = case.judge((case.at(sector), lab.load.sector_content(older, sector)))
+    assert n in outcome.lost_writes
+
+
+def test_data_that_claims_a_write_which_does_not_cover_it_is_foreign(lab: Lab, case: Case) -> None:
+    sector, patches = unwritten(lab, case)
+    case.console.issued = None
+    claim = next(n for n in range(10_000, 20_000) if sector not in range(*_span(lab, n)))
+    patches[1] = (patches[1][0], lab.load.sector_content(claim, sector))
+    assert case.judge(*patches).never_written == 1
+
+
+def _span(lab: Lab, n: int) -> tuple[int, int]:
+    sector, length = lab.load.extent(n)
+    return sector, sector + length

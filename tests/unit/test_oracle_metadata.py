@@ -118,3 +118,11 @@ def test_a_snapshot_with_a_wrong_field_is_torn(change: dict[str, Any], tmp_path:
     record = load_record(lab.save(tmp_path / "case"))
     assert [one.point for one in record.snapshots].count("source-closed") == 0
     assert any("1-source-closed.json:" in problem for problem in record.snapshot_problems)
+
+
+def test_the_closed_images_bitmaps_must_equal_the_last_snapshots(evidence: Evidence) -> None:
+    meta = meta_of(evidence, -1)
+    block, bits = next(iter(meta["bitmaps"].items()))
+    meta["bitmaps"][block] = f"{int(bits, 16) | 1 << 900:0{len(bits)}x}"
+    [finding] = [f for f in changed(evidence, -1, **meta).findings if f.code == "image-bitmaps"]
+    assert finding.block == int(block)

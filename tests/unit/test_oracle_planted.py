@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import oracle_cases
@@ -77,3 +78,15 @@ def test_planting_changes_no_file(tmp_path: Path) -> None:
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     judge_case(path)
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def test_a_finding_that_was_there_before_is_no_catch_although_it_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = Finding("lost", "all of it", block=0, sectors=(0, 1 << 40))
+    noise = ContentOutcome((everything,))
+    with judged(oracle_cases.activate().save(tmp_path / "case")) as (evidence, outcomes):
+        monkeypatch.setattr(planted, "content", lambda _evidence: noise)
+        assert "content: dropped-ack-late" not in try_oracles(evidence, outcomes).missed
+        result = try_oracles(evidence, replace(outcomes, content=noise))
+    assert {"content: dropped-ack-early", "content: dropped-ack-late"} <= set(result.missed)

@@ -91,3 +91,8 @@ def test_gaps_of_the_story_are_told() -> None:
     lines = "".join(json.dumps(event) + "\n" for event in lab.events)
     gaps = gaps_in(attempts_of(parse_events(lines.encode(), None)), 2)
     assert gaps == ["no event tells of leg 2", "leg 1 migrated without `suspended` and `resumed`"]
+
+
+def test_an_acknowledgement_of_the_source_that_arrives_late_ends_nothing() -> None:
+    acks = [Ack(0, 10.0, "alpha"), Ack(1, 10.012, "alpha"), Ack(2, 10.050, "beta")]
+    assert times(stamped(), acks)["total"] == 38.0

@@ -205,3 +205,35 @@ def test_a_leg_that_never_ended_proves_nothing(tmp_path: Path) -> None:
     entry: dict[str, Any] = judge_case(lab.save(tmp_path / "open"))
     assert entry["verdict"] == "inconclusive"
     assert "neither migrated nor was cancelled" in entry["why"]
+
+
+def test_too_few_acknowledgements_after_the_switch_prove_nothing(tmp_path: Path) -> None:
+    lab = oracle_cases.activate()
+    resumed = next(e for e in lab.events if e["event"] == "resumed")
+    resumed["mono"] = lab.chunks[-4]["mono"]
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "case"))
+    assert entry["verdict"] == "inconclusive"
+    assert "writes were acknowledged after the last switch" in entry["why"]
+
+
+@pytest.mark.parametrize(
+    ("last_sector", "result"), [(b"\xc7" * 512, "fail"), (bytes(512), "fail"), (None, "pass")]
+)
+def test_the_footer_of_an_image_that_everyone_closed_must_be_there(
+    last_sector: bytes | None, result: str, tmp_path: Path
+) -> None:
+    """Also when the last snapshot saw the same: then only the structure tells."""
+    lab = oracle_cases.activate()
+    size = lab.disk.size()
+    if last_sector is not None:
+        lab.disk.pwrite(size - 512, last_sector)
+    else:
+        # Leaked space is only information.
+        footer = lab.disk.pread(size - 512, 512)
+        lab.disk.zero(size - 512, 8192)
+        lab.disk.pwrite(size + 8192 - 512, footer)
+    lab.point("all-closed")
+    entry: dict[str, Any] = judge_case(lab.save(tmp_path / "case"))
+    assert results(entry)["structure"] == result
+    assert results(entry)["metadata"] == "pass"
+    assert entry["verdict"] == ("corrupt" if result == "fail" else "consistent")
