@@ -235,3 +235,11 @@ def test_a_last_line_that_does_not_end_is_torn() -> None:
     events = parse_events("\n".join(lines).encode(), None)
     assert len(events.items) == 2
     assert events.problems == ("events.jsonl is torn: its last line does not end",)
+
+
+def test_a_time_that_is_no_number_is_torn_wherever_it_stands() -> None:
+    for key in ("mono", "wall", "read_mono", "began_mono"):
+        for value in ("1.0", 10**400, True, [1]):
+            event = {**oracle_cases.activate().events[0], key: value}
+            events = parse_events((json.dumps(event) + "\n").encode(), None)
+            assert "line 1" in events.problems[0], (key, value)

@@ -120,6 +120,7 @@ def _event(line: strict.Object, hosts: tuple[str, ...] | None) -> Event:
 
 def _own_fields(event: Event, line: strict.Object) -> None:
     """The fields from which an oracle argues must be there."""
+    strict.optional_number(line, "began_mono")
     if event.name in READS:
         strict.integer(line, "epoch", 1)
         strict.number(line, "read_mono")

@@ -14,6 +14,7 @@ class TornRecord(VhdtoolError):
 
 
 Object = Mapping[str, object]
+MOST = 10**15
 LARGEST_PIECE = 256 << 20
 """Bytes; no piece of a record but the image comes near."""
 
@@ -62,7 +63,8 @@ def number(source: Object, key: str) -> float:
     value = source.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TornRecord(f"{key!r} is {_shown(value)}, not a number")
-    if not math.isfinite(value) or abs(value) > 1e15:
+    # Compared before anything is converted: an integer may be too large for a float.
+    if not abs(value) <= MOST or not math.isfinite(value):
         raise TornRecord(f"{key!r} is {_shown(value)}, out of range")
     return float(value)
 
