@@ -37,8 +37,8 @@ def run(ctx: click.Context, config: Path) -> None:
     # Ending the hosts' agents, and with them everything on the hosts, is what exit handlers do.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = LabConfig.load(config)
-    Lab(settings, judge_case, click.echo).run()
-    verdict = judge_run(settings.run_dir)
+    judged = Lab(settings, judge_case, click.echo).run()
+    verdict = judge_run(settings.run_dir, {entry["case"]: entry for entry in judged})
     path = settings.run_dir / "verdict.json"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(verdict, indent=1) + "\n")
