@@ -20,6 +20,8 @@ from vhdtool.handover.localhosts.procs import Process
 from vhdtool.handover.localhosts.state import MARK, State
 
 _READY_SECONDS = 15.0
+HOSTS_MARK = "VHDLAB_HOSTS"
+"""In the environment of the lab's own processes; its value is the state directory."""
 _TOOLS = ("unshare", "nsenter", "ip", "nc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 
 Say = Callable[[str], None]
@@ -170,6 +172,7 @@ class LocalHosts:
             for target, source in enumerate((null, log, log)):
                 os.dup2(source, target)
             environment = {k: v for k, v in os.environ.items() if k != MARK}
+            environment[HOSTS_MARK] = str(self.state.directory)
             environment["PYTHONPATH"] = str(Path(vhdtool.__file__).parent.parent)
             command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount"]
             command += ["--mount-proc", sys.executable, "-m", "vhdtool.handover.localhosts.inside"]
@@ -197,6 +200,8 @@ class LocalHosts:
             _end([outer, *inside])
             if network is not None and network != procs.network_of(os.getpid()):
                 _end(procs.in_network(network))
+        # Of a lab whose outer process was killed the rest may be about to end, not ended.
+        _end(procs.marked(f"{HOSTS_MARK}={self.state.directory}"))
         self.state.clear(forget_holder)
 
 
