@@ -1,5 +1,5 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
-.PHONY: help setup lab soak clean-lab test lint lock
+.PHONY: help setup lab soak clean-lab test fuzz lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ lint: setup ## ruff, mypy, import-linter, ansible-lint
 
 test: setup ## every check that needs no special hardware
 	@scripts/test
+
+fuzz: setup ## N=10000 damaged images through every command that reads
+	@PYTHONPATH=. .venv/bin/python tests/fuzz/fuzz_vhd.py --cases $(or $(N),10000) --keep build/fuzz
 
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \

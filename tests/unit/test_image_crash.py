@@ -60,7 +60,7 @@ def read_all(disk: Storage, size: int | None = None) -> bytes:
 
 
 def left_over(disk: Storage) -> list[str]:
-    """Faults that a repair must not leave; a lost block in the middle is only given up by convert."""
+    """Faults that a repair must not leave; a lost block in the middle goes with a convert."""
     found = check(disk).findings
     return [one.code for one in found if one.severity != "info" and one.code != "leaked-block"]
 
