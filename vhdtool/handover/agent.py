@@ -208,6 +208,12 @@ class Agent:
     def op_rename(self, old: str, new: str) -> None:
         os.replace(old, new)
 
+    def op_prune(self, folder: str, pattern: str, keep: int) -> None:
+        """Removes all but the newest files of a cache."""
+        files = sorted(Path(folder).glob(pattern), key=lambda path: path.stat().st_mtime)
+        for path in files[: max(0, len(files) - keep)]:
+            path.unlink(missing_ok=True)
+
     def op_digest(self, path: str) -> str:
         import hashlib
 

@@ -22,6 +22,7 @@ DISK = "/dev/vda"
 BAD_LINES = 20
 """Damaged extents that are named; the closing line has the full count."""
 CHUNK = 64 * 1024
+FLUSHED = 1 << 20
 
 
 class Console:
@@ -90,9 +91,23 @@ def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tu
             failed.append(n)
             console.say(f"error {n} {error.errno or 0}")
         n += 1
+        forget_translations()
         # A late writer does not hurry to catch up: a burst after the switch would hide the pace.
         due = max(due + pace_us / 1e6, time.monotonic() - pace_us / 1e6)
         time.sleep(max(0.0, due - time.monotonic()))
+
+
+def forget_translations() -> None:
+    """Makes the kernel reload CR3, which empties the emulated processor's TLB.
+
+    TCG (QEMU 7.2) can leave a TLB entry of a page marked as dirty while the migration has just
+    cleared the page's dirty bit; what is written through that entry is never sent, and the guest
+    crashes at the destination. A guest that switches between processes empties its TLB all the
+    time and hardly sees it; this one has a single process. Unmapping more pages than the kernel
+    flushes one by one does the same.
+    """
+    with mmap.mmap(-1, FLUSHED) as area:
+        area[0] = 1
 
 
 def runs_of(sectors: list[int]) -> list[tuple[int, int]]:

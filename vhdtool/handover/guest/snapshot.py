@@ -17,6 +17,8 @@ from vhdtool.handover.qemu import Loop, Machine, Qemu, blank_disk
 
 BOOT_TIMEOUT = 90.0
 PROBE_TIMEOUT = 4.0
+STATES = 4
+"""Snapshots that a host keeps, of some 110 MB each: one for each disk size in use."""
 
 
 class Lines:
@@ -109,6 +111,7 @@ def _make(host: Host, loop: Loop, machine: Machine, disk_bytes: int, path: str) 
     finally:
         qemu.kill()
     host.call("rename", old=f"{path}.new", new=path)
+    host.call("prune", folder=host.config.cache_dir, pattern="guest-*.state*", keep=STATES)
 
 
 def _key(*parts: str) -> str:
