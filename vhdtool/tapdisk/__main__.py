@@ -13,8 +13,9 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk.control import Control, Events
+from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner, open_lease
 
 

@@ -9,48 +9,24 @@ deactivate(queue) stop-queueing detach may-serve probe status events exit. Opera
 connections run one after the other.
 """
 
+import contextlib
 import json
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.nbd import NbdServer, listen_unix
+from vhdtool.tapdisk.events import Events, Outbox
+from vhdtool.tapdisk.listen import listen_unix
+from vhdtool.tapdisk.nbd import NbdServer
 
 log = logging.getLogger("control")
 MAX_LINE = 64 << 10
-
-
-class Events:
-    """Stamps each event once and gives it to the log and to all who listen, in one order."""
-
-    def __init__(self, host: str, out: TextIO) -> None:
-        self.host = host
-        self.out = out
-        self._lock = threading.Lock()
-        self._listeners: list[Callable[[str], None]] = []
-
-    def emit(self, event: str, **fields: Any) -> None:
-        with self._lock:
-            stamp = {"mono": time.monotonic(), "wall": time.time(), "pid": os.getpid()}
-            line = json.dumps({"event": event, "host": self.host, **stamp, **fields})
-            for listener in list(self._listeners):
-                try:
-                    listener(line)
-                except OSError:
-                    self._listeners.remove(listener)
-            self.out.write(line + "\n")
-            self.out.flush()
-
-    def listen(self, listener: Callable[[str], None]) -> None:
-        with self._lock:
-            self._listeners.append(listener)
 
 
 class Control:
@@ -76,20 +52,16 @@ class Control:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        sending = threading.Lock()
-
-        def send(line: str) -> None:
-            with sending:
-                client.sendall(line.encode() + b"\n")
-
+        outbox = Outbox(client)
         with client, client.makefile("rb") as lines:
-            while raw := lines.readline(MAX_LINE):
-                if not raw.endswith(b"\n"):
-                    return
-                try:
-                    send(json.dumps(self._answer(raw, send)))
-                except OSError:
-                    return
+            try:
+                while (raw := lines.readline(MAX_LINE)).endswith(b"\n"):
+                    outbox.send(json.dumps(self._answer(raw, outbox.send)))
+            except OSError:
+                # The client is gone; its operation, if any, has been done.
+                pass
+            finally:
+                outbox.close()
 
     def _answer(self, raw: bytes, send: Callable[[str], None]) -> dict[str, Any]:
         number = None
@@ -107,7 +79,7 @@ class Control:
             return {"id": number, "ok": result, "took_ms": round(took * 1000, 3)}
         except (VhdtoolError, OSError) as error:
             return {"id": number, "error": _told(error)}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             return {"id": number, "error": {"type": "UsageError", "message": repr(error)}}
         except Exception as error:
             log.exception("defect in a control operation")
@@ -116,13 +88,16 @@ class Control:
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """Runs one operation. Raises what the disk raises, UsageError for an unknown one."""
         disk, op = self.disk, request["op"]
+        if op == "status":
+            # Asked most of all when another operation does not come to an end.
+            return disk.status()
         with self._op:
             if op == "export":
                 disk.promise(int(request["size"]))
-                self._listen()
+                self._listen_or_detach()
             elif op == "attach":
                 disk.attach(Path(request["path"]), int(request["size"]))
-                self._listen()
+                self._listen_or_detach()
             elif op == "open":
                 disk.open(request.get("mode", "plain"))
             elif op == "activate":
@@ -132,17 +107,26 @@ class Control:
             elif op == "detach":
                 self._detach()
             elif op == "exit":
-                self._detach()
-                self.ended.set()
+                try:
+                    self._detach()
+                finally:
+                    self.ended.set()
             elif op in ("pause", "unpause", "stop-queueing", "may-serve", "probe"):
                 getattr(disk, op.replace("-", "_"))()
-            elif op != "status":
+            else:
                 raise UsageError(f"no operation {op!r}")
             return disk.status()
 
     def _listen(self) -> None:
         if self._server is None:
             self._server = NbdServer(self.disk, self.export)
+
+    def _listen_or_detach(self) -> None:
+        try:
+            self._listen()
+        except VhdtoolError:
+            self.disk.detach()
+            raise
 
     def _detach(self) -> None:
         try:
@@ -158,6 +142,8 @@ class Control:
             try:
                 self._detach()
             finally:
+                with contextlib.suppress(OSError):
+                    self._listener.shutdown(socket.SHUT_RDWR)
                 self._listener.close()
                 self._path.unlink(missing_ok=True)
 

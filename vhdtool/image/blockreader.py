@@ -1,0 +1,137 @@
+"""The reading half of an open image with blocks."""
+
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+from vhdtool.errors import CorruptImage, UnsupportedImage
+from vhdtool.image.blockmap import BlockMap, window
+from vhdtool.image.opened import read_opened
+from vhdtool.storage import Storage
+from vhdtool.vhd.footer import DIFFERENCING
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+
+class Parent(Protocol):
+    """What lies below a differencing disk; bytes at byte offsets."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
+class BlockReader:
+    """Metadata in memory, data from the storage. Offsets and lengths are bytes.
+
+    `size` is the disk's, `bat` the table. Raises NotAVhd, CorruptImage, UnsupportedImage.
+    """
+
+    def __init__(self, storage: Storage, parent: Parent | None = None) -> None:
+        self.storage = storage
+        self.parent = parent
+        self._lock = threading.RLock()
+        self._opened = opened = read_opened(storage)
+        if opened.footer.disk_type == DIFFERENCING and parent is None:
+            raise UnsupportedImage(
+                f"{storage.name}: a differencing disk needs its parent opened first"
+            )
+        self.footer, self.header, self.layout = opened.footer, opened.header, opened.layout
+        self.size = opened.footer.current_size
+        self._map = BlockMap(opened, storage)
+        self.bat = self._map.bat
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes; what is not allocated comes from the parent, or is zeros.
+
+        Raises CorruptImage where the file has lost data that the metadata promises.
+        """
+        parts = [
+            self._read_block(block, within, count)
+            for block, within, count in self._split(offset, length)
+        ]
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _split(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """(block, byte offset within it, bytes) for each block that a request touches."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"{self.storage.name}: {length} bytes at {offset} pass the disk's end")
+        while length:
+            block, within = divmod(offset, self.layout.block_bytes)
+            count = min(length, self.layout.block_bytes - within)
+            yield block, within, count
+            offset += count
+            length -= count
+
+    def _read_block(self, block: int, within: int, count: int) -> bytes:
+        entry = self.bat[block]
+        if entry == UNUSED:
+            return self._below(block, within, count)
+        start = self.layout.data_offset(entry)
+        bitmap = self._bitmap(block, entry)
+        if bitmap is None:
+            return self._present(start + within, count)
+        out = []
+        for present, begin, size in _byte_runs(bitmap, within, count):
+            if present:
+                out.append(self._present(start + begin, size))
+            else:
+                out.append(self._below(block, begin, size))
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def _present(self, offset: int, count: int) -> bytes:
+        """Bytes of the file that the metadata promises."""
+        data = self.storage.pread(offset, count)
+        return data if len(data) == count else self._short(offset, data, count)
+
+    def _short(self, offset: int, data: bytes, count: int) -> bytes:
+        raise CorruptImage(
+            f"{self.storage.name}: data at byte {offset} is behind the end of the file: its tail "
+            "was cut off"
+        )
+
+    def _below(self, block: int, within: int, count: int) -> bytes:
+        if self.parent is None:
+            return bytes(count)
+        return self.parent.read(block * self.layout.block_bytes + within, count)
+
+    def _bitmap(self, block: int, entry: int) -> bytes | None:
+        """The block's bitmap from memory or the disk; None when every sector is present."""
+        if self._map.full[block]:
+            return None
+        bitmap = self._map.bitmap(block)
+        if bitmap is None:
+            with self._lock:
+                bitmap = self._map.load(block, entry)
+        return bitmap
+
+    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
+        """(bytes, holds data) of the first `most` ranges from `offset`, neighbours joined.
+
+        What holds no data reads as zeros.
+        """
+        found: list[tuple[int, bool]] = []
+        for block, within, count in self._split(offset, length):
+            for size, holds in self._block_extents(block, within, count):
+                if found and found[-1][1] == holds:
+                    found[-1] = (found[-1][0] + size, holds)
+                elif len(found) == most:
+                    return found
+                else:
+                    found.append((size, holds))
+        return found
+
+    def _block_extents(self, block: int, within: int, count: int) -> Iterator[tuple[int, bool]]:
+        entry = self.bat[block]
+        bitmap = None if entry == UNUSED else self._bitmap(block, entry)
+        if bitmap is None:
+            # Nobody knows here what a parent holds: data is the safe answer.
+            yield count, entry != UNUSED or self.parent is not None
+            return
+        for present, _, size in _byte_runs(bitmap, within, count):
+            yield size, present or self.parent is not None
+
+
+def _byte_runs(bitmap: bytes, within: int, count: int) -> Iterator[tuple[bool, int, int]]:
+    """(present, byte offset in the block, bytes) of the runs in [within, within + count)."""
+    first, last = within // SECTOR, (within + count - 1) // SECTOR
+    for present, at, sectors in window(bitmap, first, last - first + 1):
+        begin = max(within, at * SECTOR)
+        yield present, begin, min(within + count, (at + sectors) * SECTOR) - begin

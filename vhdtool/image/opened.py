@@ -1,0 +1,174 @@
+"""The metadata of an image that is opened for writing, checked before anything relies on it."""
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+
+from vhdtool.errors import CorruptImage, UnsupportedImage
+from vhdtool.image.metadata import (
+    Ends,
+    check_table,
+    read_batmap,
+    read_batmap_header,
+    read_ends,
+    read_header,
+)
+from vhdtool.storage import Storage
+from vhdtool.vhd.bat import unpack_bat
+from vhdtool.vhd.batmap import BatmapHeader, batmap_checksum, batmap_possible
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import FIXED, Footer
+from vhdtool.vhd.header import SIZE as HEADER_SIZE
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
+
+LARGEST_BAT = 64 << 20
+"""Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """One read of an image's metadata. Sectors are of the file."""
+
+    footer: Footer
+    header: Header
+    layout: BlockLayout
+    bat: "array[int]"
+    raw_bat: bytearray
+    """As it is in the file, padding included."""
+    batmap: BatmapHeader | None
+    full: bytearray
+    """A byte for each block: 1 where the batmap says that every sector is present."""
+    end_of_headers: int
+    file_size: int
+    ends: Ends
+
+    @property
+    def end(self) -> int:
+        """The sector behind the last block, or behind the headers when there is none."""
+        highest = max(filter(UNUSED.__ne__, self.bat), default=None)
+        if highest is None:
+            return self.end_of_headers
+        return max(self.end_of_headers, self.layout.end_sector(highest))
+
+    def closed(self, end: int) -> bool:
+        """Whether a valid footer ends the file, behind all data (`end` is a sector)."""
+        footer = self.ends.end
+        return footer is not None and footer.valid and self.ends.end_offset >= end * SECTOR
+
+
+def read_opened(storage: Storage) -> Opened:
+    """Reads footer, header, BAT and batmap of a dynamic or differencing image.
+
+    Raises NotAVhd, CorruptImage, or UnsupportedImage for a fixed disk and an absurd BAT.
+    """
+    name = storage.name
+    ends = read_ends(storage)
+    footer = ends.best
+    if footer is None:
+        raise CorruptImage(f"{name}: neither footer is valid; see `vhdtool check`")
+    footer.validate(name, "the footer")
+    if footer.disk_type == FIXED:
+        raise UnsupportedImage(f"{name}: a fixed disk has no blocks to allocate")
+    header = read_header(storage, footer.data_offset)
+    header.validate(name)
+    check_table(name, header, footer, ends.file_size)
+    if header.bat_bytes > LARGEST_BAT:
+        raise UnsupportedImage(f"{name}: a BAT of {header.max_entries} entries cannot be served")
+    raw = bytearray(storage.pread(header.bat_offset, header.bat_bytes))
+    if len(raw) < header.bat_bytes:
+        raise CorruptImage(f"{name}: the file ends within its BAT")
+    batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
+    bits = read_batmap(storage, batmap, header) if batmap is not None else None
+    if bits is None:
+        # No batmap, or one whose numbers make no sense: it says nothing, and is left alone.
+        batmap = None
+    return Opened(
+        footer,
+        header,
+        BlockLayout(header.block_bytes),
+        unpack_bat(raw, header.max_entries),
+        raw,
+        batmap,
+        _full_blocks(bits, header, footer, batmap),
+        _end_of_headers(footer, header, batmap, ends.file_size),
+        ends.file_size,
+        ends,
+    )
+
+
+def _full_blocks(
+    bits: bytes | None, header: Header, footer: Footer, batmap: BatmapHeader | None
+) -> bytearray:
+    entries = header.max_entries
+    if batmap is None or bits is None:
+        return bytearray(entries)
+    if batmap_checksum(bits, footer.current_size, batmap.version) != batmap.checksum:
+        # A batmap is a shortcut: one that cannot be believed says nothing about any block.
+        return bytearray(entries)
+    return unpack_flags(bits, entries)
+
+
+def unpack_flags(bits: bytes, count: int) -> bytearray:
+    """A byte (0 or 1) for each of the first `count` bits.
+
+    >>> list(unpack_flags(bytes([0b10100000]), 4))
+    [1, 0, 1, 0]
+    """
+    digits = format(int.from_bytes(b"\1" + bits, "big"), "b")[1 : 1 + count]
+    return bytearray(digits.encode().translate(_DIGIT_TO_FLAG)).ljust(count, b"\0")
+
+
+def pack_flags(flags: bytes | bytearray, length: int) -> bytes:
+    """The bits for `unpack_flags`, in `length` bytes; what does not fit is left out.
+
+    >>> pack_flags(bytes([1, 0, 1]), 2).hex()
+    'a000'
+    """
+    digits = flags.translate(_FLAG_TO_DIGIT)[: length * 8].ljust(length * 8, b"0")
+    return int(digits, 2).to_bytes(length, "big")
+
+
+_DIGIT_TO_FLAG = bytes(1 if value == ord("1") else 0 for value in range(256))
+_FLAG_TO_DIGIT = bytes(ord("1") if value else ord("0") for value in range(256))
+
+
+def _end_of_headers(
+    footer: Footer, header: Header, batmap: BatmapHeader | None, file_size: int
+) -> int:
+    """The sector behind all metadata that stands before the blocks."""
+    parts = [footer.data_offset + HEADER_SIZE, header.bat_end]
+    if batmap is not None:
+        parts += [header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR]
+    for locator in header.locators:
+        if locator.used and locator.room is not None:
+            parts.append(locator.offset + locator.room)
+    # A number that leads out of the file is damage, and must not move our idea of its end.
+    return pad(max(end for end in parts if end <= file_size or end == header.bat_end)) // SECTOR
+
+
+def check_places(opened: Opened, name: str) -> None:
+    """Raises CorruptImage when writing to this image would do more harm.
+
+    That is: two blocks overlap, a block lies over the header or the BAT, or the last block's
+    bitmap is not in the file.
+    """
+    used = sorted(filter(UNUSED.__ne__, opened.bat))
+    if not used:
+        return
+    total = opened.layout.total_sectors
+    if any(after - before < total for before, after in pairwise(used)):
+        raise CorruptImage(f"{name}: two blocks overlap; `vhdtool check` says which")
+    header = opened.header
+    table = (header.bat_offset // SECTOR, header.bat_end // SECTOR)
+    head = (opened.footer.data_offset // SECTOR, opened.footer.data_offset // SECTOR + 2)
+    for first, end in (table, head, (0, 1)):
+        at = bisect_left(used, first - total + 1)
+        if at < len(used) and used[at] < end:
+            raise CorruptImage(f"{name}: a block lies over the image's own metadata")
+    if (used[-1] + opened.layout.bitmap_sectors) * SECTOR > opened.file_size:
+        raise CorruptImage(
+            f"{name}: the block at sector {used[-1]} lies behind the end of the file: its tail "
+            "was cut off"
+        )

@@ -1,0 +1,178 @@
+"""The epoch record: a file of 512-byte sectors beside the image, on the shared storage.
+
+Sector 0 says what holds now: the newest epoch and the holder, if any. Sector n is what happened
+at epoch n (open, activate, release), written once. So epochs order every metadata read and every
+release of all hosts without comparing their clocks.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.storage import StorageError
+
+SECTOR = 512
+MUTEX = 1 << 40
+"""The byte that is locked for the instant in which the record changes."""
+ALIVE = (1 << 40) + 1
+"""The byte that the holder keeps locked."""
+MUTEX_PATIENCE = 5.0
+"""Seconds; the mutex is held for microseconds, so a longer wait means a stopped process."""
+_FLOCK = "hhqqi4x"
+Holder = dict[str, object]
+
+
+class EpochRecord:
+    """The file. All methods may be called from any thread of one process.
+
+    They raise StorageError when the storage fails, LeaseLost when the record is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # One aligned sector for O_DIRECT; guarded by the lock below.
+        self._buffer = mmap.mmap(-1, 4096)
+        self._view = memoryview(self._buffer)[:SECTOR]
+        self._lock = threading.Lock()
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        for direct in (os.O_DIRECT, 0):
+            # NFS may answer a buffered read from its cache; O_DIRECT asks the server.
+            try:
+                fd = os.open(self.path, flags | direct, 0o600)
+            except OSError as error:
+                if direct and error.errno == errno.EINVAL:
+                    continue
+                raise self._failure("open", error) from None
+            try:
+                os.preadv(fd, [self._view], 0)
+            except OSError as error:
+                os.close(fd)
+                # A device of 4096-byte sectors refuses direct access to 512.
+                if direct and error.errno == errno.EINVAL:
+                    continue
+                raise self._failure("read", error) from None
+            return fd
+        raise AssertionError("a buffered open cannot fail with EINVAL")
+
+    def _failure(self, doing: str, error: OSError) -> StorageError:
+        return StorageError(str(self.path), f"{doing} the epoch record", error.errno or errno.EIO)
+
+    def is_current(self) -> bool:
+        """False when the file at our path is not the one that we have open any more."""
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._failure("look at", error) from None
+        here = os.fstat(self._fd)
+        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+    def read(self) -> tuple[int, Holder | None]:
+        """(newest epoch, holder as written or None); (0, None) for a new file."""
+        with self._lock:
+            try:
+                got = os.preadv(self._fd, [self._view], 0)
+            except OSError as error:
+                raise self._failure("read", error) from None
+            text = bytes(self._view[:got]).rstrip(b"\0 \n")
+        if not text:
+            return 0, None
+        try:
+            state = json.loads(text)
+            epoch, holder = state["epoch"], state["holder"]
+            if type(epoch) is not int or epoch < 1 or not (holder is None or type(holder) is dict):
+                raise ValueError(text)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise LeaseLost(
+                f"{self.path}: the epoch record is damaged ({text[:40]!r}); stop all users of the "
+                "image, then remove the file"
+            ) from None
+        return epoch, holder
+
+    def write(self, epoch: int, holder: Holder | None, entry: Holder) -> None:
+        """The record's sector of `epoch` first, so that sector 0 never names one that is absent."""
+        self._write_sector(epoch, {"epoch": epoch, **entry, "time": time.time()})
+        self._write_sector(0, {"epoch": epoch, "holder": holder})
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise self._failure("flush", error) from None
+
+    def _write_sector(self, number: int, value: Holder) -> None:
+        data = json.dumps(value).encode()
+        if len(data) >= SECTOR:
+            raise VhdtoolError(f"{self.path}: host name too long for the epoch record")
+        with self._lock:
+            self._view[:] = data.ljust(SECTOR - 1) + b"\n"
+            try:
+                written = os.pwritev(self._fd, [self._view], number * SECTOR)
+            except OSError as error:
+                raise self._failure("write", error) from None
+        if written != SECTOR:
+            raise StorageError(str(self.path), "write the epoch record", errno.ENOSPC)
+
+    @contextlib.contextmanager
+    def mutex(self) -> Iterator[None]:
+        """Excludes every other process while the record is read and changed.
+
+        Raises ActivationRefused when another one does not let go of it.
+        """
+        deadline = time.monotonic() + MUTEX_PATIENCE
+        while not self._lock_current(MUTEX):
+            if time.monotonic() > deadline:
+                raise ActivationRefused(
+                    f"{self.path}: another process has held the record's lock for "
+                    f"{MUTEX_PATIENCE:.0f} s; find it with `lslocks`, it may be stopped"
+                )
+            time.sleep(0.001)
+        try:
+            yield
+        finally:
+            self.unlock(MUTEX)
+
+    def _lock_current(self, byte: int) -> bool:
+        """Locks a byte of the file that stands at the path now, which may have been replaced."""
+        if not self.try_lock(byte):
+            return False
+        if self.is_current():
+            return True
+        self.unlock(byte)
+        with self._lock:
+            old, self._fd = self._fd, self._open()
+        os.close(old)
+        return False
+
+    def try_lock(self, byte: int) -> bool:
+        try:
+            self._ofd(fcntl.F_WRLCK, byte)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            raise self._failure("lock", error) from None
+        return True
+
+    def unlock(self, byte: int) -> None:
+        """Frees the byte; that it was not locked does no harm."""
+        with contextlib.suppress(OSError):
+            self._ofd(fcntl.F_UNLCK, byte)
+
+    def _ofd(self, kind: int, byte: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, 0, byte, 1, 0))
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)

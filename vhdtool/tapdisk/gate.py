@@ -1,0 +1,60 @@
+"""The gate before a disk: lets requests through, holds them, or turns them away."""
+
+import errno
+import threading
+
+from vhdtool.errors import StateError
+
+DRAIN_PATIENCE = 30.0
+"""Seconds that a pause or deactivation waits for requests in flight."""
+
+
+class Gate:
+    """Modes: "serve", "hold" (requests wait), "refuse" (they fail at once)."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self.mode = "refuse"
+        self._inside = 0
+        self._draining = False
+
+    def enter(self) -> None:
+        """Returns when the request may be served; `leave` must follow. Raises OSError (EIO)."""
+        with self._changed:
+            while self.mode == "hold":
+                self._changed.wait()
+            if self.mode == "refuse":
+                raise OSError(errno.EIO, "the disk serves no requests now")
+            self._inside += 1
+
+    def leave(self) -> None:
+        """The request has been served, or has failed."""
+        with self._changed:
+            self._inside -= 1
+            if self._draining and not self._inside:
+                self._changed.notify_all()
+
+    def set(self, mode: str, drain: bool = True) -> str:
+        """Changes the mode and returns the old one, when no request is inside any more.
+
+        Without `drain` at once. Raises StateError when requests do not end in time; then the mode
+        is what it was.
+        """
+        with self._changed:
+            before, self.mode = self.mode, mode
+            self._changed.notify_all()
+            if not drain:
+                return before
+            self._draining = True
+            try:
+                if not self._changed.wait_for(lambda: not self._inside, DRAIN_PATIENCE):
+                    if self.mode == mode:
+                        self.mode = before
+                        self._changed.notify_all()
+                    raise StateError(
+                        f"{self._inside} requests did not end in {DRAIN_PATIENCE:.0f} s; "
+                        "the storage hangs"
+                    )
+            finally:
+                self._draining = False
+        return before

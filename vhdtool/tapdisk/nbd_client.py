@@ -1,0 +1,184 @@
+"""One client of the NBD server, over a backend that says what a request gives.
+
+The backend raises OSError or VhdtoolError; the client gets the errno, and the sentence where it
+understands structured replies.
+"""
+
+import errno
+import logging
+import socket
+from typing import Protocol
+
+from vhdtool.errors import VhdtoolError
+from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.tapdisk.nbd_options import Negotiation
+from vhdtool.tapdisk.nbd_stream import Inbox, Outlet, widen
+
+log = logging.getLogger("nbd")
+HANDSHAKE_PATIENCE = 30.0
+"""Seconds that a client has for each step until it has said which export it wants."""
+MOST_WAITING = 1 << 20
+"""Bytes of replies that wait for the requests behind them to be served too."""
+MOST_EXTENTS = 1 << 14
+"""Ranges in one answer about block status; a client asks again for what is behind them."""
+_CHANGES = (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM)
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+class Backend(Protocol):
+    """What a disk does with requests. Offsets and lengths in bytes.
+
+    Optional: `read_only` (bool), `extents(offset, length, most)` -> (bytes, holds data) of at most
+    so many ranges, `waits()` (a request would wait now), `fast_zero` (zeroing costs less than
+    writing).
+    """
+
+    def export_size(self) -> int: ...
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: memoryview) -> None: ...
+    def write_zeroes(self, offset: int, length: int) -> None: ...
+    def flush(self) -> None: ...
+
+
+class Connection:
+    """Negotiates, then serves one request after the other."""
+
+    def __init__(self, client: socket.socket, backend: Backend) -> None:
+        self.client = client
+        self.backend = backend
+        self.structured = False
+        self.block_status = False
+        self._in = Inbox(client)
+        self._out = Outlet(client)
+        self._extents = getattr(backend, "extents", None)
+        self._waits = getattr(backend, "waits", lambda: False)
+        self._read_only = bool(getattr(backend, "read_only", False))
+
+    def export(self) -> wire.Export:
+        return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
+
+    def handshake(self) -> bool:
+        """Negotiates; True when the client wants the export."""
+        client = self.client
+        client.settimeout(HANDSHAKE_PATIENCE)
+        client.sendall(wire.HELLO)
+        agreed = Negotiation(int.from_bytes(self._in.take(4), "big"), self.export)
+        outcome = None
+        while outcome is None:
+            option, length = wire.parse_option(bytes(self._in.take(wire.OPTION.size)))
+            answer, outcome = agreed.answer(option, bytes(self._in.take(length)))
+            client.sendall(answer)
+        self.structured, self.block_status = agreed.structured, agreed.block_status
+        client.settimeout(None)
+        widen(client)
+        return outcome == "go"
+
+    def transmission(self) -> None:
+        """Serves requests in order; replies leave when no further request is here."""
+        head, inbox, out = wire.REQUEST.size, self._in, self._out
+        while True:
+            if out.waiting and (not inbox.has(head) or out.waiting > MOST_WAITING):
+                out.send()
+            request = wire.parse_request(inbox.take(head))
+            if request.command == wire.CMD_DISC:
+                out.send()
+                return
+            payload: memoryview | None = None
+            if request.command == wire.CMD_WRITE:
+                if request.length > wire.MAX_BLOCK:
+                    # Its data follows and cannot be skipped at a bounded cost.
+                    raise wire.WireError(f"a write of {request.length} bytes")
+                if out.waiting and not inbox.has(request.length):
+                    out.send()
+                payload = inbox.take(request.length)
+            if out.waiting and (self._may_take_long(request) or self._waits()):
+                # Who has his answer coming shall not wait for another's.
+                out.send()
+            self._answer(request, payload)
+
+    def _may_take_long(self, request: wire.Request) -> bool:
+        return request.command > wire.CMD_WRITE or bool(request.flags & wire.FLAG_FUA)
+
+    def _answer(self, request: wire.Request, payload: memoryview | None) -> None:
+        try:
+            self._out.add(*self._do(request, payload))
+        except OSError as error:
+            self._failed(request, error.errno or errno.EIO, error.strerror or str(error))
+        except VhdtoolError as error:
+            log.error("request failed: %s", error)
+            self._failed(request, getattr(error, "errno", errno.EIO), str(error))
+        except MemoryError:
+            self._failed(request, errno.ENOMEM, "no memory")
+        except Exception:
+            log.exception("defect while answering %s", request)
+            self._failed(request, errno.EIO, "a defect; the server's log has more")
+
+    def _failed(self, request: wire.Request, number: int, message: str) -> None:
+        code = wire.wire_errno(number)
+        if self.structured:
+            self._out.add(wire.error_chunk(request.cookie, code, message))
+        else:
+            self._out.add(wire.reply(request.cookie, code))
+
+    def _do(self, request: wire.Request, payload: memoryview | None) -> tuple[bytes, ...]:
+        command, flags, cookie, offset, length = request
+        self._check(request)
+        if command == wire.CMD_READ:
+            data = self.backend.read(offset, length)
+            if self.structured:
+                return wire.data_chunk(cookie, offset, length), data
+            return wire.reply(cookie, 0), data
+        if command == wire.CMD_BLOCK_STATUS:
+            return (wire.status_chunk(cookie, self._status(request)),)
+        if payload is not None:
+            self.backend.write(offset, payload)
+        elif command == wire.CMD_FLUSH:
+            self.backend.flush()
+        elif command == wire.CMD_WRITE_ZEROES:
+            self._zero(offset, length, flags)
+        # Trim and cache are advice that nothing has to be done about.
+        if flags & wire.FLAG_FUA and command in (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES):
+            self.backend.flush()
+        return (wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0),)
+
+    def _check(self, request: wire.Request) -> None:
+        """Raises OSError for a request that no backend has to see."""
+        command, flags, _, offset, length = request
+        allowed = wire.COMMAND_FLAGS.get(command)
+        if allowed is None or flags & ~allowed:
+            raise OSError(errno.EINVAL, f"unknown command {command} or flags {flags:#x}")
+        if command == wire.CMD_FLUSH:
+            return
+        if self._read_only and command in _CHANGES:
+            raise OSError(errno.EPERM, "the disk is read-only")
+        if (offset | length) % wire.MIN_BLOCK or not length:
+            raise OSError(errno.EINVAL, "not in whole sectors of 512 bytes")
+        if offset + length > self.backend.export_size():
+            code = errno.ENOSPC if command in _CHANGES else errno.EINVAL
+            raise OSError(code, "past the end of the disk")
+        if command == wire.CMD_READ and length > wire.MAX_BLOCK:
+            raise OSError(errno.EOVERFLOW, f"more than {wire.MAX_BLOCK} bytes")
+        if command == wire.CMD_BLOCK_STATUS and not self.block_status:
+            raise OSError(errno.EINVAL, "base:allocation was not negotiated")
+
+    def _zero(self, offset: int, length: int, flags: int) -> None:
+        if flags & wire.FLAG_FAST_ZERO and not getattr(self.backend, "fast_zero", False):
+            raise OSError(errno.ENOTSUP, "zeroing is no faster than writing here")
+        if not flags & wire.FLAG_NO_HOLE:
+            self.backend.write_zeroes(offset, length)
+            return
+        if flags & wire.FLAG_FAST_ZERO:
+            raise OSError(errno.ENOTSUP, "zeros without holes have to be written")
+        while length:
+            part = _ZEROS[: min(length, len(_ZEROS))]
+            self.backend.write(offset, part)
+            offset += len(part)
+            length -= len(part)
+
+    def _status(self, request: wire.Request) -> list[tuple[int, int]]:
+        assert self._extents is not None
+        most = 1 if request.flags & wire.FLAG_REQ_ONE else MOST_EXTENTS
+        return [
+            (length, 0 if holds else wire.STATE_HOLE | wire.STATE_ZERO)
+            for length, holds in self._extents(request.offset, request.length, most)
+        ]

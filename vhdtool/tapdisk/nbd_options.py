@@ -1,0 +1,121 @@
+"""NBD's negotiation, without sockets: an option goes in, the bytes of its answer come out."""
+
+import struct
+from collections.abc import Callable
+from typing import Literal
+
+from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.tapdisk.nbd_wire import Export
+
+Outcome = Literal["go", "abort"] | None
+
+
+class Negotiation:
+    """What was agreed with one client. Every export name stands for the one disk."""
+
+    def __init__(self, flags: int, export: Callable[[], Export]) -> None:
+        """`flags` are the client's. Raises WireError for flags that do not exist."""
+        if flags & ~(wire.CLIENT_FIXED_NEWSTYLE | wire.CLIENT_NO_ZEROES):
+            raise wire.WireError(f"unknown client flags {flags:#x}")
+        self.structured = False
+        self.block_status = False
+        self._zeroes = not flags & wire.CLIENT_NO_ZEROES
+        self._export = export
+
+    def answer(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
+        """(bytes to send, what comes next: transmission, the end, or another option)."""
+        if option == wire.OPT_EXPORT_NAME:
+            return self._export_name(), "go"
+        if option == wire.OPT_ABORT:
+            return wire.option_reply(option, wire.REP_ACK), "abort"
+        if option in (wire.OPT_GO, wire.OPT_INFO):
+            return self._info(option, data)
+        if option == wire.OPT_LIST:
+            return self._list(data), None
+        if option == wire.OPT_STRUCTURED_REPLY:
+            return self._structured(data), None
+        if option in (wire.OPT_LIST_META_CONTEXT, wire.OPT_SET_META_CONTEXT):
+            return self._contexts(option, data), None
+        return wire.option_reply(option, wire.REP_ERR_UNSUP), None
+
+    def _export_name(self) -> bytes:
+        export = self._export()
+        padding = bytes(124) if self._zeroes else b""
+        return struct.pack(">QH", export.size, export.flags) + padding
+
+    def _info(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
+        try:
+            _, rest = _name(data)
+            (count,) = struct.unpack_from(">H", rest)
+            if len(rest) != 2 + 2 * count:
+                raise ValueError
+        except (ValueError, struct.error):
+            return _invalid(option, "the option's length does not fit"), None
+        export = self._export()
+        about = struct.pack(">HQH", wire.INFO_EXPORT, export.size, export.flags)
+        blocks = struct.pack(
+            ">HIII", wire.INFO_BLOCK_SIZE, wire.MIN_BLOCK, wire.PREFERRED_BLOCK, wire.MAX_BLOCK
+        )
+        told = wire.option_reply(option, wire.REP_INFO, about)
+        told += wire.option_reply(option, wire.REP_INFO, blocks)
+        told += wire.option_reply(option, wire.REP_ACK)
+        return told, "go" if option == wire.OPT_GO else None
+
+    def _list(self, data: bytes) -> bytes:
+        option = wire.OPT_LIST
+        if data:
+            return _invalid(option, "LIST carries no data")
+        server = wire.option_reply(option, wire.REP_SERVER, bytes(4))
+        return server + wire.option_reply(option, wire.REP_ACK)
+
+    def _structured(self, data: bytes) -> bytes:
+        option = wire.OPT_STRUCTURED_REPLY
+        if data:
+            return _invalid(option, "STRUCTURED_REPLY carries no data")
+        self.structured = True
+        return wire.option_reply(option, wire.REP_ACK)
+
+    def _contexts(self, option: int, data: bytes) -> bytes:
+        listing = option == wire.OPT_LIST_META_CONTEXT
+        if not listing:
+            self.block_status = False
+            if not self.structured:
+                return _invalid(option, "structured replies come first")
+        try:
+            queries = _queries(data)
+        except (ValueError, struct.error):
+            return _invalid(option, "the option's length does not fit")
+        wanted = wire.ALLOCATION
+        named = wanted in queries or (listing and (not queries or b"base:" in queries))
+        told = b""
+        if named and self._export().extents:
+            number = 0 if listing else wire.ALLOCATION_ID
+            context = struct.pack(">I", number) + wanted
+            told = wire.option_reply(option, wire.REP_META_CONTEXT, context)
+            self.block_status = self.block_status or not listing
+        return told + wire.option_reply(option, wire.REP_ACK)
+
+
+def _queries(data: bytes) -> list[bytes]:
+    _, rest = _name(data)
+    (count,) = struct.unpack_from(">I", rest)
+    rest = rest[4:]
+    queries = []
+    for _ in range(count):
+        query, rest = _name(rest)
+        queries.append(query)
+    if rest:
+        raise ValueError
+    return queries
+
+
+def _name(data: bytes) -> tuple[bytes, bytes]:
+    """(a string with its length before it, the rest)."""
+    (length,) = struct.unpack_from(">I", data)
+    if length > 4096 or 4 + length > len(data):
+        raise ValueError
+    return data[4 : 4 + length], data[4 + length :]
+
+
+def _invalid(option: int, why: str) -> bytes:
+    return wire.option_reply(option, wire.REP_ERR_INVALID, why.encode())

@@ -1,0 +1,95 @@
+"""Bytes of one client: requests are read many at a time, replies leave many at a time."""
+
+import socket
+
+_BUFFER = 512 << 10
+_SNDBUFFORCE = 32
+"""SO_SNDBUFFORCE of Linux, which Python does not name."""
+_SOCKET_BUFFER = 2 << 20
+_MOST_PARTS = 512
+"""Below IOV_MAX."""
+
+
+class Inbox:
+    """Reads from a socket through one buffer. Raises EOFError when the client has gone."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._view = memoryview(bytearray(_BUFFER))
+        self._at = 0
+        self._end = 0
+
+    def has(self, length: int) -> bool:
+        """Whether so many bytes are here already."""
+        return self._end - self._at >= length
+
+    def take(self, length: int) -> memoryview:
+        """The next bytes, valid until the next `take`; waits for them."""
+        if length > _BUFFER:
+            return self._take_large(length)
+        if self._end - self._at < length:
+            self._fill(length)
+        start = self._at
+        self._at = end = start + length
+        return self._view[start:end]
+
+    def _fill(self, length: int) -> None:
+        left = self._end - self._at
+        if self._at + length > _BUFFER or not left:
+            self._view[:left] = bytes(self._view[self._at : self._end])
+            self._at, self._end = 0, left
+        while self._end - self._at < length:
+            got = self._client.recv_into(self._view[self._end :])
+            if not got:
+                raise EOFError
+            self._end += got
+
+    def _take_large(self, length: int) -> memoryview:
+        data = memoryview(bytearray(length))
+        here = min(self._end - self._at, length)
+        data[:here] = self._view[self._at : self._at + here]
+        self._at += here
+        while here < length:
+            got = self._client.recv_into(data[here:])
+            if not got:
+                raise EOFError
+            here += got
+        return data
+
+
+class Outlet:
+    """Collects replies and sends them with as few system calls as it can."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._parts: list[bytes | memoryview] = []
+        self.waiting = 0
+        """Bytes that are not sent yet."""
+
+    def add(self, *parts: bytes) -> None:
+        self._parts += parts
+        for part in parts:
+            self.waiting += len(part)
+
+    def send(self) -> None:
+        """Sends all that waits; returns when the socket has taken it."""
+        parts, self._parts, self.waiting = self._parts, [], 0
+        while parts:
+            now = parts[:_MOST_PARTS]
+            sent = self._client.sendmsg(now)
+            parts = parts[len(now) :]
+            for number, part in enumerate(now):
+                if sent < len(part):
+                    parts = [memoryview(part)[sent:], *now[number + 1 :], *parts]
+                    break
+                sent -= len(part)
+
+
+def widen(client: socket.socket) -> None:
+    """A larger send buffer: the data of one large read fits, so one call sends it."""
+    for option in (_SNDBUFFORCE, socket.SO_SNDBUF):
+        try:
+            client.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
+        except OSError:
+            continue
+        return

@@ -1,0 +1,193 @@
+"""One metadata read of a disk: how it begins (with or without the lease), and how it ends."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from vhdtool.errors import (
+    ActivationRefused,
+    LeaseLost,
+    SplitBrain,
+    StateError,
+    UncleanImage,
+    VhdtoolError,
+)
+from vhdtool.image.disk import DynamicDisk, Hooks
+from vhdtool.image.faithful import FaithfulDisk
+from vhdtool.storage import Storage
+from vhdtool.tapdisk.failpoint import reached
+from vhdtool.tapdisk.gate import Gate
+from vhdtool.tapdisk.lease import Lease
+from vhdtool.tapdisk.places import on_nfs
+
+log = logging.getLogger("disk")
+Emit = Callable[..., None]
+"""emit(event, **fields): one event of the disk."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a shim behaves; fixed for the life of its process."""
+
+    guard: bool
+    open_storage: Callable[[Path], Storage]
+    open_lease: Callable[[Path], Lease]
+    emit: Emit
+
+
+class Reading:
+    """The open image of a disk, and the epoch of the read that it came from."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.state = "detached"
+        self.path = Path()
+        self.size = 0
+        self._gate = Gate()
+        self._telling = threading.Lock()
+        self._lease: Lease | None = None
+        self._image: DynamicDisk | None = None
+        self._read_epoch: int | None = None
+        self._holds_lease = False
+        self._looked = 0.0
+        self._told: set[str] = set()
+        self._reopens = 0
+        self._since_read: dict[str, Any] = {}
+
+    def _take(self, op: str, event: str, force_epoch: int | None, implicit: bool = False) -> None:
+        """The lease, then the metadata. On a refusal everything is as before."""
+        assert self._lease is not None
+        began = monotonic()
+        guard = self.settings.guard
+        extra: dict[str, Any] = {"implicit": True} if implicit else {}
+        try:
+            if guard:
+                holder = self._lease.holder()
+                epoch = self._lease.acquire(force_epoch)
+                # A holder that is proven gone, or forced, may have left no footer.
+                unclean = holder is not None
+            else:
+                epoch, unclean = self._lease.note(op), True
+        except VhdtoolError as error:
+            self.settings.emit("refused", op=op, reason=str(error))
+            raise
+        reached("leased")
+        try:
+            self._load(epoch, unclean=unclean, kill_footer=op == "unpause")
+        except (VhdtoolError, OSError) as error:
+            released = self._lease.release()
+            self.settings.emit("refused", op=op, reason=str(error), released=released)
+            if isinstance(error, UncleanImage):
+                raise ActivationRefused(str(error)) from error
+            raise
+        self._holds_lease = guard
+        since = {"began_mono": began, **self._since_read}
+        self.settings.emit(event, epoch=epoch, lease=guard, **since, **extra)
+
+    def _read(self, op: str, event: str, **extra: Any) -> None:
+        """The metadata without the lease: an open."""
+        assert self._lease is not None
+        epoch = self._lease.note(op)
+        self._load(epoch, unclean=True, kill_footer=False)
+        self.settings.emit(event, epoch=epoch, **self._since_read, **extra)
+
+    def _load(self, epoch: int, unclean: bool, kill_footer: bool) -> None:
+        self._since_read = {"read_mono": monotonic()}
+        storage = self.settings.open_storage(self.path)
+        try:
+            image = self._open_image(storage, unclean, kill_footer)
+            if image.size != self.size:
+                raise StateError(
+                    f"{self.path}: the disk has {image.size} bytes, it was attached with "
+                    f"{self.size}"
+                )
+        except BaseException:
+            storage.close()
+            raise
+        self._image = image
+        self._read_epoch = epoch
+        self._looked = monotonic()
+        self._told = {"flush"}
+
+    def _open_image(self, storage: Storage, unclean: bool, kill_footer: bool) -> DynamicDisk:
+        assert self._lease is not None
+        hooks = Hooks(self._lease.check, self._allocated, reached)
+        if self.settings.guard:
+            return DynamicDisk(storage, unclean=unclean, hooks=hooks)
+        preallocate = not on_nfs(self.path)
+        return FaithfulDisk(storage, kill_footer=kill_footer, preallocate=preallocate, hooks=hooks)
+
+    def _allocated(self, block: int, sector: int) -> None:
+        self.settings.emit("allocated", epoch=self._read_epoch, block=block, sector=sector)
+
+    def _drop_read(self, op: str) -> None:
+        """A standby's early read is thrown away before the one that counts."""
+        if self._image is not None:
+            log.info("%s: the early read of epoch %s is dropped", op, self._read_epoch)
+            self._image.abandon()
+            self._image, self._read_epoch = None, None
+
+    def _end_read(self, event: str, give_up: bool = False) -> None:
+        """Closes what is open, gives the lease up, and tells when the last metadata was written.
+
+        A standby never writes, a fenced disk never again: both are closed untouched. Where the
+        footer cannot be written the image stays open and ours, unless we `give_up`.
+        """
+        fields: dict[str, Any] = {"ended": self._read_epoch, "wrote_footer": False}
+        fields["began_mono"] = monotonic()
+        failure: Exception | None = None
+        image = self._image
+        if image is not None:
+            untouched = self.state == "fenced" or (self.settings.guard and not self._holds_lease)
+            try:
+                if not untouched:
+                    fields["wrote_footer"] = image.finish()
+            except (LeaseLost, SplitBrain) as error:
+                self._fence(error)
+                failure = error
+            except (VhdtoolError, OSError) as error:
+                if not give_up:
+                    raise
+                failure = error
+            fields["last_metadata_mono"] = image.last_metadata
+            fields["truncated_to"] = image.truncated_to
+            self._image = None
+            image.abandon()
+            reached("closed")
+        if self._reopens:
+            fields["reopens"] = self._reopens
+        self._finish(event, fields)
+        if failure is not None:
+            raise failure
+
+    def _finish(self, event: str, fields: dict[str, Any]) -> None:
+        if self._lease is not None and (self._read_epoch is not None or self._holds_lease):
+            fields["epoch"] = self._lease.release()
+        self._holds_lease = False
+        self._read_epoch = None
+        self._reopens = 0
+        reached("released")
+        self.settings.emit(event, **fields)
+
+    def _first(self, kind: str) -> None:
+        """Each metadata read tells once that it serves, and once that it is written on."""
+        with self._telling:
+            if not self._told & {"read", "write"}:
+                self.settings.emit("first-request", epoch=self._read_epoch, request=kind)
+            if kind == "write" and kind not in self._told:
+                self.settings.emit("first-write", epoch=self._read_epoch)
+            self._told = self._told | {kind}
+
+    def _fence(self, error: VhdtoolError) -> None:
+        """Write nothing more, stay up, serve errors; the operator has to look."""
+        with self._telling:
+            if self.state == "fenced":
+                return
+            self.state = "fenced"
+        log.error("fenced: %s", error)
+        self._gate.set("refuse", drain=False)
+        self.settings.emit("fenced", epoch=self._read_epoch, reason=str(error))
