@@ -1,0 +1,110 @@
+"""Shims over one image in memory, each on a host of its own, for tests without root."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vhd_images import Picture
+
+from vhdtool.image.check import CheckReport, check
+from vhdtool.oracle.reader import open_reader
+from vhdtool.storage import MemoryStorage, Storage
+from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.epochs import EpochRecord
+from vhdtool.tapdisk.lease import EpochLease, Owner, TrustingLease
+
+BLOCK = 8192
+SIZE = 2 << 20
+"""256 blocks: the BAT has two sectors, so two writers may miss each other's entries."""
+
+
+def empty_image(batmap: bool = True, size: int = SIZE, block_bytes: int = BLOCK) -> MemoryStorage:
+    return Picture(size, block_bytes, batmap).draw()
+
+
+class _View:
+    def __init__(self, storage: Storage) -> None:
+        self.name = storage.name
+        self.size = storage.size
+        self.pread = storage.pread
+
+    def extents(self) -> list[tuple[int, int]]:
+        return [(0, self.size())]
+
+
+def plain_bytes(storage: Storage) -> bytes:
+    """What the disk holds by a reader that shares no code with the shim."""
+    reader = open_reader(_View(storage))
+    data = bytearray(reader.disk_sectors * 512)
+    for sector, part in reader.chunks():
+        data[sector * 512 : sector * 512 + len(part)] = part
+    return bytes(data)
+
+
+def verdict(storage: Storage, mode: Any = "strict") -> CheckReport:
+    return check(storage, mode)
+
+
+def owner(host: str, pid: int = 1) -> Owner:
+    """A process on another machine: nothing is ever proven about it."""
+    return Owner(host, pid, 1, f"boot of {host}")
+
+
+class Shim(TapDisk):
+    """A disk on host `name`; its events are in `events`."""
+
+    def __init__(
+        self,
+        name: str,
+        image: Storage,
+        folder: Path,
+        guard: bool = True,
+        wrap: Callable[[Storage], Storage] = lambda storage: storage,
+        who: Owner | None = None,
+        size: int = SIZE,
+    ) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.image_path = folder / "disk.vhd"
+        self.disk_size = size
+        kind = EpochLease if guard else TrustingLease
+        super().__init__(
+            Settings(
+                guard=guard,
+                open_storage=lambda path: wrap(image),
+                open_lease=lambda path: kind(EpochRecord(path), who or owner(name)),
+                emit=self._emit,
+            )
+        )
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event, **fields})
+
+    def attached(self) -> "Shim":
+        self.attach(self.image_path, self.disk_size)
+        return self
+
+    def activated(self) -> "Shim":
+        self.attached().activate()
+        return self
+
+    def put(self, block: int, fill: int, within: int = 0, length: int = 512) -> None:
+        self.write(block * BLOCK + within, memoryview(bytes([fill]) * length))
+
+    def told(self, event: str) -> list[dict[str, Any]]:
+        return [one for one in self.events if one["event"] == event]
+
+
+def in_thread(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Runs `work` in a thread; its result, or the exception it raised, lands in the list."""
+    result: list[Any] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except Exception as error:  # noqa: BLE001 - the test looks at it
+            result.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, result

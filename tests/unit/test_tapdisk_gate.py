@@ -1,0 +1,76 @@
+"""The gate: requests are served, held or refused; a change waits for those inside."""
+
+import time
+
+import pytest
+from shims import in_thread
+
+from vhdtool.errors import StateError
+from vhdtool.tapdisk import gate as module
+from vhdtool.tapdisk.gate import Gate
+
+
+def test_a_new_gate_refuses_at_once() -> None:
+    with pytest.raises(OSError, match="serves no requests"):
+        Gate().enter()
+
+
+def test_held_requests_wait_and_then_are_served() -> None:
+    gate = Gate()
+    gate.set("hold")
+    thread, result = in_thread(gate.enter)
+    time.sleep(0.05)
+    assert not result
+    gate.set("serve")
+    thread.join(5)
+    assert result == [None]
+
+
+def test_held_requests_fail_when_the_gate_closes() -> None:
+    gate = Gate()
+    gate.set("hold")
+    thread, result = in_thread(gate.enter)
+    time.sleep(0.02)
+    gate.set("refuse")
+    thread.join(5)
+    assert isinstance(result[0], OSError)
+
+
+def test_a_change_waits_for_the_requests_inside() -> None:
+    gate = Gate()
+    gate.set("serve")
+    gate.enter()
+    thread, result = in_thread(lambda: gate.set("hold"))
+    time.sleep(0.05)
+    assert not result
+    gate.leave()
+    thread.join(5)
+    assert result == ["serve"]
+
+
+def test_a_request_that_never_ends_is_told_and_the_gate_is_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)
+    gate = Gate()
+    gate.set("serve")
+    gate.enter()
+    waiting, result = in_thread(lambda: (time.sleep(0.02), gate.enter())[1])
+    with pytest.raises(StateError, match="requests did not end"):
+        gate.set("hold")
+    waiting.join(5)
+    assert result == [None]
+    assert gate.mode == "serve"
+
+
+def test_a_gate_that_closes_during_a_drain_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.2)
+    gate = Gate()
+    gate.set("serve")
+    gate.enter()
+    thread, result = in_thread(lambda: gate.set("hold"))
+    time.sleep(0.05)
+    gate.set("refuse", drain=False)
+    thread.join(5)
+    assert isinstance(result[0], StateError)
+    assert gate.mode == "refuse"

@@ -1,0 +1,292 @@
+"""The lease: never two holders, taken over only from the proven dead or by the operator's word."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from shims import owner
+
+from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.storage import StorageError
+from vhdtool.tapdisk import epochs, lease
+from vhdtool.tapdisk.epochs import ALIVE, MUTEX, EpochRecord
+from vhdtool.tapdisk.lease import EpochLease, Owner, TrustingLease
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "disk.vhd.lease"
+
+
+Pair = tuple[EpochLease, EpochLease]
+
+
+@pytest.fixture
+def pair(path: Path) -> Iterator[Pair]:
+    """Leases of two hosts on the same record."""
+    a, b = EpochLease(EpochRecord(path), owner("a")), EpochLease(EpochRecord(path), owner("b"))
+    yield a, b
+    a.close()
+    b.close()
+
+
+def gone_owner() -> Owner:
+    """A process of this host that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = lease.process_start(child.pid)
+    assert start is not None
+    child.communicate(b"\n")
+    return Owner("a", child.pid, start, lease.boot_id())
+
+
+def test_only_one_of_two_hosts_holds_the_lease(pair: Pair) -> None:
+    a, b = pair
+    assert a.acquire() == 1
+    with pytest.raises(ActivationRefused, match=r"held by a \(pid 1\) at epoch 1"):
+        b.acquire()
+    a.check()
+    with pytest.raises(LeaseLost):
+        b.check()
+    a.release()
+    b.acquire()
+    b.check()
+    with pytest.raises(LeaseLost):
+        a.check()
+
+
+def test_epochs_rise_over_all_that_happens_on_both_hosts(pair: Pair, path: Path) -> None:
+    a, b = pair
+    seen = [b.note("open"), a.acquire(), b.note("open"), a.release(), b.acquire(), a.note("open")]
+    assert seen == [1, 2, 3, 4, 5, 6]
+    sectors = [json.loads(path.read_bytes()[n * 512 :][:512]) for n in range(1, 7)]
+    assert [(s["epoch"], s["what"], s["host"]) for s in sectors] == [
+        (1, "open", "b"),
+        (2, "activate", "a"),
+        (3, "open", "b"),
+        (4, "release", "a"),
+        (5, "activate", "b"),
+        (6, "open", "a"),
+    ]
+
+
+def test_an_open_of_another_host_leaves_the_holder_its_lease(pair: Pair) -> None:
+    a, b = pair
+    a.acquire()
+    b.note("open")
+    a.check()
+
+
+def test_a_process_that_is_gone_loses_the_lease(path: Path) -> None:
+    gone = EpochLease(EpochRecord(path), gone_owner())
+    gone.acquire()
+    gone.close()
+    here = EpochLease(EpochRecord(path), Owner.here("b"))
+    assert here.holder() == gone.owner
+    assert here.acquire() == 2
+    here.check()
+    here.close()
+
+
+def test_a_process_that_lives_keeps_the_lease(path: Path) -> None:
+    living = EpochLease(EpochRecord(path), Owner.here("a"))
+    living.acquire()
+    other = EpochLease(EpochRecord(path), Owner.here("b"))
+    with pytest.raises(ActivationRefused, match="held by a"):
+        other.acquire()
+    living.close()
+    other.close()
+
+
+def test_a_new_process_with_the_pid_of_the_holder_is_not_the_holder() -> None:
+    start = lease.process_start(os.getpid())
+    assert start is not None
+    assert not Owner("a", os.getpid(), start, lease.boot_id()).is_gone()
+    assert Owner("a", os.getpid(), start - 1, lease.boot_id()).is_gone()
+
+
+def test_nothing_is_proven_about_another_boot_or_namespace() -> None:
+    assert not Owner("a", 999999, 1, "another boot/4026531836").is_gone()
+    assert not owner("a").is_gone()
+
+
+def test_nothing_is_proven_where_proc_shows_another_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gone = gone_owner()
+    assert gone.is_gone()
+    monkeypatch.setattr(os, "readlink", lambda path: "1")
+    assert lease.boot_id() == lease.NO_PROOF
+    assert not gone.is_gone()
+    assert not Owner("a", 999999, 1, lease.NO_PROOF).is_gone()
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(), OSError(24, "Too many open files")])
+def test_a_process_that_proc_does_not_show_is_not_gone(
+    monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    alive, boot = Owner.here("a"), lease.boot_id()
+
+    def fails(self: Path) -> str:
+        raise error
+
+    monkeypatch.setattr(lease, "boot_id", lambda: boot)
+    monkeypatch.setattr(Path, "read_text", fails)
+    assert not alive.is_gone()
+
+
+def test_absurd_numbers_in_the_record_name_nobody_who_is_gone() -> None:
+    held = {"host": 7, "pid": 1 << 70, "start": "x", "boot": lease.boot_id(), "epoch": 3}
+    assert not lease.owner_of(held).is_gone()
+
+
+def test_force_names_the_epoch_that_it_overrides(pair: Pair) -> None:
+    a, b = pair
+    a.acquire()
+    with pytest.raises(ActivationRefused, match="--force 1"):
+        b.acquire()
+    with pytest.raises(ActivationRefused, match="names another epoch"):
+        b.acquire(force_epoch=2)
+    # Although a's process, which may be stopped, still has its lock.
+    assert b.acquire(force_epoch=1) == 2
+    with pytest.raises(LeaseLost, match="with b"):
+        a.check()
+    b.check()
+
+
+def test_a_release_after_the_lease_was_taken_leaves_the_new_holder_alone(pair: Pair) -> None:
+    a, b = pair
+    a.acquire()
+    b.acquire(force_epoch=1)
+    assert a.release() == 3
+    b.check()
+    assert a.holder() == b.owner
+
+
+def test_a_lock_without_a_holder_is_respected(pair: Pair) -> None:
+    a, b = pair
+    assert a.record.try_lock(ALIVE)
+    with pytest.raises(ActivationRefused, match="lslocks"):
+        b.acquire()
+    with pytest.raises(ActivationRefused, match="lslocks"):
+        b.acquire(force_epoch=0)
+
+
+def test_a_failed_acquisition_leaves_no_lock(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair
+
+    def full(*args: object) -> None:
+        raise StorageError("record", "write", 28)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(a.record, "write", full)
+        with pytest.raises(StorageError):
+            a.acquire()
+    assert b.acquire() == 1
+
+
+def test_a_mutex_that_is_never_freed_is_a_refusal_in_time(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    monkeypatch.setattr(epochs, "MUTEX_PATIENCE", 0.05)
+    assert a.record.try_lock(MUTEX)
+    with pytest.raises(ActivationRefused, match="lslocks"):
+        b.acquire()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"garbage",
+        b"[]",
+        b"3",
+        b'{"epoch": 1}',
+        b'{"epoch": "1", "holder": null}',
+        b'{"epoch": true, "holder": null}',
+        b'{"epoch": -1, "holder": null}',
+        b'{"epoch": 1, "holder": [1]}',
+        b"\xff\xfe",
+        b"[" * 400,
+    ],
+)
+def test_a_damaged_record_is_a_clear_refusal(path: Path, damage: bytes) -> None:
+    path.write_bytes(damage.ljust(512, b"\n"))
+    one = EpochLease(EpochRecord(path), owner("a"))
+    for operation in (one.acquire, one.check, one.release, one.holder):
+        with pytest.raises(LeaseLost, match="damaged"):
+            operation()
+    assert path.read_bytes() == damage.ljust(512, b"\n")
+    one.close()
+
+
+def test_a_record_that_was_replaced_is_a_lost_lease(pair: Pair, path: Path) -> None:
+    a, b = pair
+    a.acquire()
+    path.unlink()
+    with pytest.raises(LeaseLost, match="removed or replaced"):
+        a.check()
+    assert b.acquire() == 1
+    with pytest.raises(LeaseLost, match="removed or replaced"):
+        a.check()
+    # a's release goes to the file that is there; both held an epoch 1, yet b keeps its lease.
+    assert a.release() == 2
+    b.check()
+
+
+def test_a_vanished_directory_is_an_error_not_a_lease(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    one = EpochLease(EpochRecord(folder / "l"), owner("a"))
+    one.acquire()
+    folder.rename(tmp_path / "away")
+    with pytest.raises(LeaseLost):
+        one.check()
+    with pytest.raises(StorageError):
+        one.release()
+    with pytest.raises(StorageError):
+        EpochRecord(folder / "l")
+    one.close()
+
+
+def test_no_symbolic_link_is_followed(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError):
+        EpochRecord(path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_the_record_is_private(pair: Pair, path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_absurd_host_name_is_told(path: Path) -> None:
+    one = EpochLease(EpochRecord(path), owner("h" * 600))
+    with pytest.raises(VhdtoolError, match="host name too long"):
+        one.acquire()
+    assert one.holder() is None
+    one.close()
+
+
+def test_guard_off_excludes_nobody_but_appends(path: Path) -> None:
+    a = TrustingLease(EpochRecord(path), owner("a"))
+    b = TrustingLease(EpochRecord(path), owner("b"))
+    assert [a.acquire(), b.acquire(), a.note("open"), a.release(), b.release()] == [1, 2, 3, 4, 5]
+    a.check()
+    assert a.holder() is None
+    a.close()
+    b.close()
+
+
+def test_guard_off_does_not_take_a_real_holder_its_lease(path: Path) -> None:
+    real = EpochLease(EpochRecord(path), owner("a"))
+    trusting = TrustingLease(EpochRecord(path), owner("b"))
+    real.acquire()
+    trusting.acquire()
+    trusting.release()
+    real.check()
+    real.close()
+    trusting.close()
