@@ -105,9 +105,8 @@ class LocalHosts:
 
     def _end_marked(self, mark: str) -> None:
         """Ends a dead run's processes outside the hosts: its runner, its ssh masters."""
-        spared = procs.ancestors(os.getpid())
         if mark:
-            _end([p for p in procs.marked(f"{MARK}={mark}") if p.pid not in spared])
+            procs.end_marked(f"{MARK}={mark}")
 
     def _status(self) -> Status:
         process, _ = self.state.supervisor()
@@ -195,24 +194,14 @@ class LocalHosts:
         if outer is not None and outer.alive():
             network = procs.network_of(outer.pid)
             inside = procs.descendants(outer.pid)
-            _end(inside[:1])  # pid 1 of the lab; `outer` reaps it and ends
+            procs.end(inside[:1])  # pid 1 of the lab; `outer` reaps it and ends
             procs.wait_gone([outer], 0.5)
-            _end([outer, *inside])
+            procs.end([outer, *inside])
             if network is not None and network != procs.network_of(os.getpid()):
-                _end(procs.in_network(network))
+                procs.end(procs.in_network(network))
         # Of a lab whose outer process was killed the rest may be about to end, not ended.
-        _end(procs.marked(f"{HOSTS_MARK}={self.state.directory}"))
+        procs.end_marked(f"{HOSTS_MARK}={self.state.directory}")
         self.state.clear(forget_holder)
-
-
-def _end(processes: list[Process]) -> None:
-    """Kills, in order, and waits. Raises LabError when one does not go."""
-    for process in processes:
-        process.kill()
-    left = procs.wait_gone(processes, 10.0)
-    if left:
-        names = ", ".join(f"{p.pid} ({procs.command_line(p.pid)[:60]})" for p in left)
-        raise LabError(f"these processes of the lab do not end: {names}")
 
 
 def _need_root_and_tools() -> None:

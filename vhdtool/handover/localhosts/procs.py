@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vhdtool.errors import LabError
+
 
 @dataclass(frozen=True)
 class Process:
@@ -135,3 +137,23 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> list[Process]:
         time.sleep(0.005)
         left = [process for process in left if process.alive()]
     return left
+
+
+def end_marked(mark: str) -> None:
+    """Ends all that has `mark` in its environment, also what it starts while this looks."""
+    spared = ancestors(os.getpid())
+    for _ in range(20):
+        found = [process for process in marked(mark) if process.pid not in spared]
+        if not found:
+            return
+        end(found)
+
+
+def end(processes: list[Process]) -> None:
+    """Kills, in order, and waits. Raises LabError when one does not go."""
+    for process in processes:
+        process.kill()
+    left = wait_gone(processes, 10.0)
+    if left:
+        names = ", ".join(f"{p.pid} ({command_line(p.pid)[:60]})" for p in left)
+        raise LabError(f"these processes of the lab do not end: {names}")
