@@ -66,6 +66,8 @@ class DynamicDisk(BlockReader):
         self._room = Room(storage, self.layout, self._block_device)
         self._file_size: int | None = self._opened.file_size
         """As we left it; None when it cannot be known."""
+        self._unsettled: tuple[int, int, bytes] | None = None
+        """(block, entry, bitmap) of a BAT write that has not succeeded: it may be on the disk."""
         self._accept(self._opened, unclean)
 
     def _accept(self, opened: Opened, unclean: bool) -> None:
@@ -101,6 +103,7 @@ class DynamicDisk(BlockReader):
         self._dirty = True
         if self.bat[block] == UNUSED:
             with self._lock:
+                self._settle()
                 if self.bat[block] == UNUSED:
                     self._allocate(block, first, data)
                     return
@@ -146,6 +149,7 @@ class DynamicDisk(BlockReader):
             reached("allocate-data")
             self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
             reached("allocate-bitmap")
+            self._unsettled = block, entry, bytes(bitmap)
             self._write_bat_entry(block, entry)
             reached("allocate-bat")
         except BaseException:
@@ -153,6 +157,25 @@ class DynamicDisk(BlockReader):
             self._lost_track()
             raise
         self._allocated(block, entry, bytes(bitmap))
+
+    def _settle(self) -> None:
+        """A failed write of a BAT sector may have reached the disk: then the block is there."""
+        if self._unsettled is None:
+            return
+        block, entry, bitmap = self._unsettled
+        offset, known = self._map.bat_sector(block)
+        found = self.storage.pread(offset, SECTOR)
+        if found == self._map.bat_sector_with(block, entry):
+            self._allocated(block, entry, bitmap)
+        elif found != known:
+            raise self._split_brain(offset)
+        self._unsettled = None
+
+    def _split_brain(self, offset: int) -> SplitBrain:
+        return SplitBrain(
+            f"{self.storage.name}: the BAT sector at byte {offset} changed under us: another "
+            "host writes this image; nothing more is written here"
+        )
 
     def _lost_track(self) -> None:
         self._room.forget()
@@ -164,6 +187,7 @@ class DynamicDisk(BlockReader):
         # The bitmap first: who finds the place must find the bitmap of that place.
         self._map.keep(block, bitmap)
         self._map.placed(block, entry)
+        self._unsettled = None
         self._end = self.layout.end_sector(entry)
         self.hooks.allocated(block, entry)
 
@@ -171,10 +195,7 @@ class DynamicDisk(BlockReader):
         """Rule 4: a BAT sector that differs from memory means another writer."""
         offset, known = self._map.bat_sector(block)
         if self.storage.pread(offset, SECTOR) != known:
-            raise SplitBrain(
-                f"{self.storage.name}: the BAT sector at byte {offset} changed under us: another "
-                "host writes this image; nothing more is written here"
-            )
+            raise self._split_brain(offset)
 
     def _compare_size(self) -> None:
         """Another writer's block may be in a BAT sector that we do not look at; the end tells."""
@@ -260,6 +281,7 @@ class DynamicDisk(BlockReader):
 
     def _end_file(self) -> None:
         """Rule 3: the end of the file is only cut after the BAT on disk was read again."""
+        self._settle()
         self.hooks.may_write_metadata()
         self.storage.flush()
         raw = self.storage.pread(self.header.bat_offset, self.header.bat_bytes)
