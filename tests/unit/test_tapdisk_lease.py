@@ -152,9 +152,25 @@ def test_force_names_the_epoch_that_it_overrides(pair: Pair) -> None:
         b.acquire(force_epoch=2)
     # Although a's process, which may be stopped, still has its lock.
     assert b.acquire(force_epoch=1) == 2
-    with pytest.raises(LeaseLost, match="with b"):
+    with pytest.raises(LeaseLost, match="forced"):
         a.check()
     b.check()
+    # Nor does that lock stand in the way of whoever comes next.
+    assert b.release() == 3
+    assert b.acquire() == 4
+
+
+def test_a_forced_record_keeps_its_history_and_its_mode(pair: Pair, path: Path) -> None:
+    a, b = pair
+    a.note("open")
+    a.acquire()
+    b.acquire(force_epoch=2)
+    whats = [json.loads(path.read_bytes()[n * 512 :][:512])["what"] for n in (1, 2, 3)]
+    assert whats == ["open", "activate", "activate"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    with pytest.raises(ActivationRefused):
+        EpochLease(EpochRecord(path), owner("c")).acquire()
 
 
 def test_a_release_after_the_lease_was_taken_leaves_the_new_holder_alone(pair: Pair) -> None:

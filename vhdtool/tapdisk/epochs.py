@@ -155,6 +155,31 @@ class EpochRecord:
         os.close(old)
         return False
 
+    def renew(self) -> None:
+        """Puts a copy of the record in its place, with both bytes locked by us.
+
+        The locks of a process that may be stopped for ever stay with the old file, and when that
+        process looks again it finds that its lease is gone. Call it with the mutex held.
+        """
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            part.unlink(missing_ok=True)
+            part.write_bytes(self.path.read_bytes())
+            fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            os.fchmod(fd, 0o600)
+            os.fsync(fd)
+            for byte in (MUTEX, ALIVE):
+                self._ofd(fcntl.F_WRLCK, byte, fd)
+            os.close(self._swap(fd, part))
+        except OSError as error:
+            raise self._failure("renew", error) from None
+
+    def _swap(self, fd: int, part: Path) -> int:
+        with self._lock:
+            os.replace(part, self.path)
+            old, self._fd = self._fd, fd
+        return old
+
     def try_lock(self, byte: int) -> bool:
         try:
             self._ofd(fcntl.F_WRLCK, byte)
@@ -169,8 +194,9 @@ class EpochRecord:
         with contextlib.suppress(OSError):
             self._ofd(fcntl.F_UNLCK, byte)
 
-    def _ofd(self, kind: int, byte: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, 0, byte, 1, 0))
+    def _ofd(self, kind: int, byte: int, fd: int | None = None) -> None:
+        lock = struct.pack(_FLOCK, kind, 0, byte, 1, 0)
+        fcntl.fcntl(self._fd if fd is None else fd, fcntl.F_OFD_SETLK, lock)
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

@@ -118,12 +118,14 @@ class EpochLease:
             newest, held = record.read()
             if held is not None:
                 self._may_take_over(held, force_epoch)
-            # The operator's word weighs more than the lock of a process that may be stopped.
-            if not record.try_lock(ALIVE) and (held is None or force_epoch is None):
-                raise ActivationRefused(
-                    f"{record.path}: no living holder is named, but a process still has its lock; "
-                    "find it with `lslocks`"
-                )
+            if not record.try_lock(ALIVE):
+                if held is None or force_epoch is None:
+                    raise ActivationRefused(
+                        f"{record.path}: no living holder is named, but a process still has its "
+                        "lock; find it with `lslocks`"
+                    )
+                # The operator's word weighs more than the lock of a process that may be stopped.
+                record.renew()
             epoch = newest + 1
             holder: Holder = {**asdict(self.owner), "epoch": epoch}
             try:
@@ -157,8 +159,8 @@ class EpochLease:
     def check(self) -> None:
         if not self.record.is_current():
             raise LeaseLost(
-                f"{self.record.path}: the epoch record was removed or replaced while we held the "
-                "lease; nothing more is written"
+                f"{self.record.path}: the epoch record was removed or replaced, as a forced "
+                "activation does, while we held the lease; nothing more is written"
             )
         newest, held = self.record.read()
         if self._mine is None or held != self._mine:
