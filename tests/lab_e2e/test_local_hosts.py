@@ -29,7 +29,7 @@ def test_both_hosts_are_up_in_half_a_second_and_are_hosts_of_their_own(lab, opti
     assert beta[0] == "beta"
     assert len({alpha[1], beta[1], os.readlink("/proc/self/ns/net")}) == 3
     assert alpha[2] == beta[2] == "700"
-    assert took < 2, f"{took:.2f} s; 0.2 s on an idle machine"
+    assert took < 5, f"{took:.2f} s; 0.1 s on an idle machine"
 
 
 def test_one_directory_is_shared_and_one_is_private(lab, options, ssh):

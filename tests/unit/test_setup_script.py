@@ -109,11 +109,13 @@ def test_a_normal_user_is_told_that_the_virtual_environment_is_missing(setup, ch
 def test_nothing_is_done_or_said_when_all_is_there(setup, checkout, tools):
     fake_dpkg(tools, checkout, set())
     stamp(checkout)
-    began = time.monotonic()
-    done = setup()
-    took = time.monotonic() - began
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert took < 0.2, f"{took:.3f} s"
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        done = setup()
+        took.append(time.monotonic() - began)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert min(took) < 0.2, f"{min(took):.3f} s at best, on however busy a machine"
 
 
 def test_another_lock_file_is_noticed(setup, checkout, tools):
