@@ -52,12 +52,17 @@ def writable_image(path: str | os.PathLike[str]) -> Iterator[FileStorage]:
 
     Raises UncleanImage when an earlier change was interrupted.
     """
+    require_no_journal(path)
+    with FileStorage(path, writable=True) as storage:
+        yield storage
+
+
+def require_no_journal(path: str | os.PathLike[str]) -> None:
+    """Raises UncleanImage when an earlier change of the image was interrupted."""
     if os.path.exists(journal_beside(path)):
         raise UncleanImage(
             f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` takes it back"
         )
-    with FileStorage(path, writable=True) as storage:
-        yield storage
 
 
 class Restored:

@@ -1,0 +1,237 @@
+"""The library's surface (`import vhdtool`): open, create, snapshot and check an image.
+
+Everything raises VhdtoolError or one of its children; the message names the file and the place.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Literal, Protocol, Self
+from uuid import UUID
+
+from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.image.chain import open_chain
+from vhdtool.image.chain_check import ChainReport, check_chain
+from vhdtool.image.check import Mode
+from vhdtool.image.reader import Extent, Reader
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.footer import FIXED
+from vhdtool.vhd.units import DEFAULT_BLOCK
+
+Path = str | os.PathLike[str]
+
+
+class _Target(Protocol):
+    """What takes the writes; offsets in guest bytes."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def write(self, offset: int, data: bytes | memoryview) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> object: ...
+
+
+class Image:
+    """An open image together with its parents: a context manager. Made by `vhdtool.open`."""
+
+    def __init__(self, path: Path, writable: bool = False) -> None:
+        self.path = os.fspath(path)
+        self.writable = writable
+        reader = self._reader = open_chain(path)
+        self._target: _Target | None = None
+        metadata = reader.layers[0].metadata
+        assert metadata is not None
+        self._footer = metadata.footer
+        self.block_bytes = metadata.header.block_bytes if metadata.header is not None else None
+        """Bytes of guest data in a block; None for a fixed disk."""
+        if writable:
+            try:
+                self._target = _writer(self.path, reader)
+            except BaseException:
+                reader.close()
+                raise
+
+    @property
+    def size(self) -> int:
+        """Virtual size in bytes."""
+        return self._reader.size
+
+    @property
+    def uuid(self) -> UUID:
+        return self._footer.uuid
+
+    @property
+    def kind(self) -> str:
+        """ "fixed", "dynamic" or "differencing"."""
+        return self._footer.type_name
+
+    @property
+    def chain(self) -> list[str]:
+        """Paths of this image and its parents, the oldest last."""
+        return [layer.name for layer in self._reader.layers]
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Guest bytes through all parents; fewer at the end of the disk, none behind it."""
+        if offset < 0 or length < 0:
+            raise UsageError(f"{self.path}: cannot read {length} bytes at {offset}")
+        length = max(0, min(length, self.size - offset))
+        source = self._target if self._target is not None else self._reader
+        return source.read(offset, length) if length else b""
+
+    def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
+        """Writes guest bytes, and returns how many; durable after `flush` or `close`.
+
+        Raises UsageError for an image that was opened for reading, or past the disk's end.
+        """
+        if self._target is None:
+            raise UsageError(f"{self.path}: is open for reading; see writable=True")
+        view = memoryview(data).cast("B")
+        if offset < 0 or offset + len(view) > self.size:
+            raise UsageError(f"{self.path}: {len(view)} bytes at {offset} pass the disk's end")
+        if len(view):
+            self._target.write(offset, view)
+        return len(view)
+
+    def allocated(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """The ranges of guest bytes [start, end) that some layer has, in order.
+
+        All else reads as zeros. A range that is present may hold zeros too.
+        """
+        reader = open_chain(self.path) if self.writable else self._reader
+        try:
+            for extent in reader.merged(start, end):
+                if extent.offset is not None:
+                    yield extent
+        finally:
+            if reader is not self._reader:
+                reader.close()
+
+    def flush(self) -> None:
+        """What was written is durable when it returns."""
+        if self._target is not None:
+            self._target.flush()
+
+    def close(self) -> None:
+        """Ends a written image with its footer. A second call does nothing."""
+        target, self._target = self._target, None
+        try:
+            if target is not None:
+                target.close()
+        finally:
+            self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if value is None:
+            self.close()
+            return
+        # The error that is under way says more than one that closing meets after it.
+        with suppress(VhdtoolError):
+            self.close()
+
+
+class _Flat:
+    """A fixed disk: guest bytes are file bytes."""
+
+    def __init__(self, path: str) -> None:
+        self.storage = FileStorage(path, writable=True)
+        self.read = self.storage.pread
+        self.write = self.storage.pwrite
+        self.flush = self.storage.flush
+
+    def close(self) -> None:
+        try:
+            self.storage.flush()
+        finally:
+            self.storage.close()
+
+
+def _writer(path: str, reader: Reader) -> _Target:
+    # Imported late: who only reads does not pay for the write path.
+    from vhdtool.image.disk import DynamicDisk
+    from vhdtool.image.journal import require_no_journal
+    from vhdtool.image.metadata import read_metadata
+
+    require_no_journal(path)
+    metadata = reader.layers[0].metadata
+    if metadata is not None and metadata.footer.disk_type == FIXED:
+        with FileStorage(path) as storage:
+            read_metadata(storage, need_end_footer=True)
+        return _Flat(path)
+    below = Below(reader.layers[1:]) if len(reader.layers) > 1 else None
+    storage = FileStorage(path, writable=True)
+    try:
+        return DynamicDisk(storage, parent=below)
+    except BaseException:
+        storage.close()
+        raise
+
+
+class Below(Reader):
+    """The parents of a disk that is larger than they are: zeros behind their end."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return super().read(offset, length).ljust(length, b"\0")
+
+
+def open(path: Path, writable: bool = False) -> Image:
+    """Opens a VHD with all its parents, for reading unless `writable`.
+
+    For writing nobody else may have it open, no image may have it as a parent, and it must have
+    been closed. Raises NotAVhd, CorruptImage, UncleanImage or StorageError.
+    """
+    return Image(path, writable)
+
+
+def create(
+    path: Path,
+    size: int,
+    kind: Literal["dynamic", "fixed"] = "dynamic",
+    *,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    overwrite: bool = False,
+) -> UUID:
+    """Creates an empty image of `size` bytes, rounded up to 512; returns its uuid.
+
+    Raises UsageError for what cannot be, ImageExists, or StorageError.
+    """
+    from vhdtool.image import create as maker
+
+    if kind == "dynamic":
+        return maker.create_dynamic(path, size, block_bytes, batmap, overwrite=overwrite).uuid
+    if kind == "fixed":
+        return maker.create_fixed(path, size, overwrite=overwrite).uuid
+    raise UsageError(f"unknown kind {kind!r}: choose dynamic or fixed")
+
+
+def snapshot(parent: Path, child: Path, *, raw_parent: bool = False) -> UUID:
+    """Creates `child` over `parent`, which must stay as it is from now on; returns the uuid.
+
+    Raises UsageError when the chain would have more than 30 images, ImageExists, CorruptImage.
+    """
+    from vhdtool.image.child import snapshot as work
+
+    footer, _ = work(parent, child, raw=raw_parent)
+    return footer.uuid
+
+
+def check(
+    path: Path, mode: Mode = "strict", *, bitmaps: bool = True, parents: bool = True
+) -> ChainReport:
+    """Checks an image and its parents, and writes nothing.
+
+    `exit_code` of the report: 0 consistent, 2 corrupt, 3 unclean but nothing lost. Raises
+    NotAVhd, UsageError or StorageError when the check cannot be done.
+    """
+    return check_chain(path, mode, bitmaps, parents)
