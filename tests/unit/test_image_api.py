@@ -80,7 +80,8 @@ def test_importing_is_cheap_and_needs_the_standard_library_only() -> None:
     code = (
         "import sys; before = set(sys.modules); import vhdtool; "
         "print(sorted(m for m in set(sys.modules) - before if m.startswith('vhdtool')));"
-        "vhdtool.open, vhdtool.check, vhdtool.Extent; print(set(dir(vhdtool)) >= set(vhdtool.__all__));"
+        "vhdtool.open, vhdtool.check, vhdtool.Extent;"
+        "print(set(dir(vhdtool)) >= set(vhdtool.__all__));"
         "print([m for m in ('click', 'rich', 'ctypes') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

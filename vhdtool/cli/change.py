@@ -48,9 +48,9 @@ def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
     if into is not None and whole:
         raise UsageError("--into and --all exclude each other")
     with progress_bar(_virtual_size(image), image, quiet) as show:
-        name = work(image, into, whole, show)
+        done = work(image, into, whole, show)
     if not quiet:
-        click.echo(f"{name}: now has all that {image} shows, which may be removed")
+        click.echo(f"{done.name}: now has all that {image} shows, which may be removed")
 
 
 @click.command()

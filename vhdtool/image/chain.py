@@ -19,11 +19,11 @@ class ParentLoop(CorruptImage):
     """An image is its own ancestor."""
 
 
-def open_chain(path: str | os.PathLike[str], raw: bool = False) -> Reader:
+def open_chain(path: str | os.PathLike[str], raw: bool = False, alone: bool = False) -> Reader:
     """Opens `path` and its parents for reading.
 
-    `raw`: the file is no VHD but a disk as it is. Raises NotAVhd, CorruptImage (ParentMissing,
-    ParentMismatch, ParentLoop), or StorageError.
+    `raw`: the file is no VHD but a disk as it is; `alone`: without parents.
+    Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), or StorageError.
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -38,7 +38,7 @@ def open_chain(path: str | os.PathLike[str], raw: bool = False) -> Reader:
             metadata = read_metadata(storage)
             layers[-1] = Layer(storage, metadata)
             header = metadata.header
-            if metadata.footer.disk_type != DIFFERENCING or header is None:
+            if alone or metadata.footer.disk_type != DIFFERENCING or header is None:
                 break
             if len(layers) >= HARD_LIMIT:
                 raise CorruptImage(f"{path}: more than {HARD_LIMIT} layers")

@@ -17,6 +17,7 @@ from vhdtool.image.create import (
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.parents import find_parent
 from vhdtool.storage import FileStorage
+from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, encode_locator
@@ -36,10 +37,15 @@ class ParentFacts:
     depth: int
 
 
-def parent_facts(path: str | os.PathLike[str], raw: bool = False) -> ParentFacts:
-    """Looks at a future parent and all of its own. Raises as `open_chain` does."""
-    name = os.path.realpath(path)
-    with open_chain(name, raw) as reader:
+def parent_facts(
+    path: str | os.PathLike[str], raw: bool = False, alone: bool = False
+) -> ParentFacts:
+    """Looks at a future parent and all of its own; `alone`: not at its own, which may be away.
+
+    Raises as `open_chain` does.
+    """
+    name = lasting_path(path)
+    with open_chain(name, raw, alone) as reader:
         meta = reader.layers[0].metadata
         uuid = NO_UUID if meta is None else meta.footer.uuid
         if meta is not None and uuid == NO_UUID:
@@ -69,7 +75,7 @@ def create_child(
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if os.path.realpath(path) == parent.path:
+    if lasting_path(path) == parent.path:
         raise UsageError(f"{os.fspath(path)}: cannot be its own parent")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
@@ -100,7 +106,7 @@ def with_parent(header: Header, parent: ParentFacts, locators: tuple[Locator, ..
 
 def locator_paths_for(child: str, parent: str) -> list[tuple[bytes, str]]:
     """(code, path) of the locators of a new child, in the order in which blktap tries them."""
-    directory = os.path.dirname(os.path.realpath(child))
+    directory = os.path.dirname(lasting_path(child))
     relative = os.path.relpath(parent, directory)
     if not relative.startswith("../"):
         relative = f"./{relative}"
@@ -145,10 +151,10 @@ def snapshot(
     does, so that chains do not grow by empty links. Raises UsageError when the chain would have
     more than `limit` images (0: no limit).
     """
-    given = parent_facts(parent, raw)
+    given = parent_facts(parent, raw, alone=not limit)
     facts = given
     if skip_empty and not raw:
-        facts = _first_with_data(given)
+        facts = first_with_data(given, alone=not limit)
     if limit and facts.depth + 1 > limit:
         raise UsageError(
             f"{os.fspath(parent)}: the chain has {facts.depth} images already, the limit is "
@@ -176,7 +182,8 @@ def _block_bytes(facts: ParentFacts) -> int | None:
         return header.block_bytes if header is not None else None
 
 
-def _first_with_data(facts: ParentFacts) -> ParentFacts:
+def first_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
+    """The image itself, or below empty children the first one that has a block."""
     while True:
         with FileStorage(facts.path) as storage:
             meta = read_metadata(storage)
@@ -185,6 +192,6 @@ def _first_with_data(facts: ParentFacts) -> ParentFacts:
                 return facts
             below = find_parent(facts.path, storage, meta.header)
             raw = meta.header.parent_uuid == NO_UUID
-        facts = parent_facts(below, raw)
+        facts = parent_facts(below, raw, alone)
         if raw:
             return facts

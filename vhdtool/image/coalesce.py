@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from vhdtool.errors import UsageError
@@ -44,13 +45,21 @@ class _Flat:
         self.storage.flush()
 
 
+@dataclass(frozen=True, slots=True)
+class Coalesced:
+    """The ancestor's path, and how many guest sectors were written to it."""
+
+    name: str
+    sectors: int
+
+
 def coalesce(
     path: str | os.PathLike[str],
     ancestor: str | os.PathLike[str] | None = None,
     whole: bool = False,
     progress: Progress | None = None,
-) -> str:
-    """Writes what `path` and the layers below it have into an ancestor; returns its path.
+) -> Coalesced:
+    """Writes what `path` and the layers below it have into an ancestor.
 
     The ancestor is the parent, the one that is named, or with `whole` the oldest. The images
     above it stay as they are, and what they show stays the same at every moment: an interrupted
@@ -71,14 +80,16 @@ def coalesce(
         _require_room(upper, reader.layers[depth])
         with writable_image(name) as storage:
             disk = _open(storage, reader.layers[depth])
+            sectors = 0
             try:
                 for extent in _present(upper):
                     disk.write(extent.start, upper.fetch(extent))
+                    sectors += extent.length // SECTOR
                     if progress is not None:
                         progress(extent.end)
             finally:
                 disk.close()
-    return name
+    return Coalesced(name, sectors)
 
 
 def _depth(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
-from vhdtool.image.undo import Change, apply, read_journal, undo, write_journal
+from vhdtool.image.undo import Change, apply, drop_journal, read_journal, undo, write_journal
 from vhdtool.storage import FileStorage, Storage
 
 
@@ -25,9 +25,9 @@ def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
     except VhdtoolError:
         # The disk may be full: what is there already is put back while it still can be.
         undo(storage, journal)
-        os.unlink(journal)
+        drop_journal(journal)
         raise
-    os.unlink(journal)
+    drop_journal(journal)
 
 
 def recover(storage: Storage, journal: str) -> bool:
@@ -40,9 +40,9 @@ def recover(storage: Storage, journal: str) -> bool:
     try:
         undo(storage, journal)
     except UsageError:
-        os.unlink(journal)
+        drop_journal(journal)
         return False
-    os.unlink(journal)
+    drop_journal(journal)
     return True
 
 

@@ -7,10 +7,14 @@ from uuid import UUID
 from vhdtool.errors import UnsupportedImage, UsageError
 from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
-from vhdtool.image.metadata import Metadata, read_metadata
+from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
+from vhdtool.image.parents import ParentMissing
 from vhdtool.image.places import end_of_data
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
+from vhdtool.storage.names import lasting_path
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import LOCATORS, Header, Locator
 from vhdtool.vhd.locators import encode_locator
@@ -29,7 +33,7 @@ def footer_changes(meta: Metadata, footer: Footer) -> list[Change]:
 
 def modify_footer(
     path: str | os.PathLike[str],
-    hidden: bool | None = None,
+    hidden: bool | int | None = None,
     uuid: UUID | None = None,
     timestamp: int | None = None,
 ) -> Footer:
@@ -58,8 +62,8 @@ def modify_parent(
     Raises UsageError when the parent cannot be one (it is the image itself, or over it, or
     larger than the image), UnsupportedImage when the image is no child.
     """
-    facts = parent_facts(parent, raw)
-    if _leads_to(facts.path, os.path.realpath(path), raw):
+    facts = parent_facts(parent, raw, alone=True)
+    if _leads_to(facts.path, lasting_path(path), raw):
         raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
     with writable_image(path) as storage:
         meta = read_metadata(storage, need_end_footer=True)
@@ -73,11 +77,64 @@ def modify_parent(
         guarded(storage, journal_beside(path), changes)
 
 
+def throw_data_away(path: str | os.PathLike[str]) -> None:
+    """Frees every block: a dynamic image then reads as zeros, a child as its parent.
+
+    Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
+    """
+    with writable_image(path) as storage:
+        meta = read_metadata(storage, need_end_footer=True)
+        header, batmap = meta.header, meta.batmap
+        if header is None:
+            raise UnsupportedImage(f"{storage.name}: a fixed disk has no blocks to free")
+        changes = []
+        # The batmap first: it must never call a block full that the BAT has given up.
+        if batmap is not None and read_batmap(storage, batmap, header) is not None:
+            bits = bytes(batmap.sectors * SECTOR)
+            value = batmap_checksum(bits, meta.size, batmap.version)
+            fresh = replace(batmap, checksum=value).pack()
+            changes += [
+                Change("clear the batmap", batmap.offset, bits),
+                Change("write its header", header.bat_end, fresh),
+            ]
+        table = pack_bat(empty_bat(header.max_entries))
+        changes.append(Change("clear the BAT", header.bat_offset, table))
+        guarded(storage, journal_beside(path), changes)
+        if storage.is_block_device:
+            return
+        # What is left needs no journal: a crash leaves leaked space, which a repair frees.
+        end = end_of_data(meta.footer, header, batmap, empty_bat(0)) * SECTOR
+        storage.pwrite(end, meta.footer.pack())
+        storage.flush()
+        storage.truncate(end + SECTOR)
+        storage.flush()
+
+
+def set_file_size(path: str | os.PathLike[str], size: int) -> None:
+    """Puts the footer at the end of `size` bytes, for an image in a volume of that size.
+
+    Raises UsageError when data would be cut.
+    """
+    with writable_image(path) as storage:
+        meta = read_metadata(storage)
+        if meta.header is None:
+            raise UnsupportedImage(f"{storage.name}: a fixed disk ends where its data does")
+        end = end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR
+        if size % SECTOR or size < end + SECTOR:
+            raise UsageError(f"{storage.name}: {end + SECTOR} bytes are in use, {size} are too few")
+        storage.pwrite(size - SECTOR, meta.footer.pack())
+        storage.flush()
+
+
 def _leads_to(parent: str, image: str, raw: bool) -> bool:
     from vhdtool.image.chain import open_chain
 
-    with open_chain(parent, raw) as reader:
-        return any(os.path.realpath(layer.name) == image for layer in reader.layers)
+    try:
+        with open_chain(parent, raw) as reader:
+            return any(lasting_path(layer.name) == image for layer in reader.layers)
+    except ParentMissing:
+        # A storage manager may have the older images switched off meanwhile.
+        return parent == image
 
 
 def _locators(

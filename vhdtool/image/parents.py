@@ -9,6 +9,7 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.checks.locators import LARGEST
 from vhdtool.image.metadata import read_ends
 from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.locators import decode_locator, url_decoded
 
@@ -49,7 +50,7 @@ def candidates(child: str, storage: Storage, header: Header) -> Iterator[str]:
     tried = [*paths, *(url_decoded(path) for path in paths)]
     tried += [os.path.basename(path) for path in tried]
     # A symbolic link to the child lives elsewhere than the child that its paths start from.
-    directory = os.path.dirname(os.path.realpath(child))
+    directory = os.path.dirname(lasting_path(child))
     seen = set()
     for path in tried:
         if not path or _DRIVE.match(path):

@@ -24,12 +24,13 @@ from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 
-def resize(path: str | os.PathLike[str], size_bytes: int) -> Footer:
+def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = None) -> Footer:
     """Gives a closed image another virtual size (rounded up to 512); returns its footer.
 
     Shrinking reads all that would be cut and refuses when any of it is not zero. Moves of data
-    are ordered, changes of metadata journalled: after a crash `vhdtool repair` brings the old
-    size back. Raises UsageError, CorruptImage, UncleanImage or StorageError.
+    are ordered, changes of metadata journalled (beside the image unless `journal` says where):
+    after a crash `vhdtool repair` brings the old size back. Raises UsageError,
+    CorruptImage, UncleanImage or StorageError.
     """
     size = check_size(size_bytes)
     with open_chain(path) as reader:
@@ -40,7 +41,7 @@ def resize(path: str | os.PathLike[str], size_bytes: int) -> Footer:
     with writable_image(path) as storage:
         meta = read_metadata(storage, need_end_footer=True)
         footer = replace(meta.footer, current_size=size, geometry=Geometry.for_size(size))
-        journal = journal_beside(path)
+        journal = journal or journal_beside(path)
         if meta.footer.disk_type == FIXED:
             guarded(storage, journal, _fixed(storage, meta, footer))
         elif meta.header is not None:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 
 from vhdtool.errors import UsageError
 from vhdtool.image.newfile import new_file
 from vhdtool.storage import FileStorage, Storage
+from vhdtool.vhd.units import SECTOR
 
 SCHEMA = 1
 CHUNK = 1 << 20
@@ -34,13 +36,28 @@ def write_journal(path: str, storage: Storage, changes: list[Change]) -> None:
         old.append([change.offset, max(min(length, size - change.offset), 0)])
     record = {"schema": SCHEMA, "image": storage.name, "size": size, "old": old}
     head = json.dumps(record).encode() + b"\n"
-    with new_file(path) as journal:
+    # A storage manager may set a whole volume aside for the journal.
+    with new_file(path, overwrite=_is_device(path)) as journal:
         journal.pwrite(0, head)
         place = len(head)
         for offset, length in old:
             _copy(storage, offset, journal, place, length)
             place += length
         journal.truncate(place)
+
+
+def drop_journal(path: str) -> None:
+    """Removes a journal; on a block device its start is wiped."""
+    if not _is_device(path):
+        os.unlink(path)
+        return
+    with FileStorage(path, writable=True) as device:
+        device.pwrite(0, bytes(SECTOR))
+        device.flush()
+
+
+def _is_device(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
 
 
 def _copy(source: Storage, at: int, target: Storage, to: int, length: int) -> None:
@@ -89,7 +106,8 @@ def read_journal(journal: FileStorage) -> tuple[int, list[tuple[int, int, int]]]
     for offset, length in old:
         steps.append((offset, place, length))
         place += length
-    if place != journal.size() or any(offset < 0 or n < 0 for offset, _, n in steps):
+    whole = place <= journal.size() if journal.is_block_device else place == journal.size()
+    if not whole or any(offset < 0 or n < 0 for offset, _, n in steps):
         raise UsageError(f"{journal.name}: not an undo journal, or not whole")
     return size, steps
 

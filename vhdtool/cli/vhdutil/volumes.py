@@ -1,0 +1,109 @@
+"""Volumes of an LVM group, read where they lie on their devices: they need not be active.
+
+Only what is in a volume's first segment can be seen so, and a scan needs no more.
+"""
+
+import fnmatch
+import functools
+import subprocess
+from dataclasses import dataclass
+
+from vhdtool.errors import UnsupportedImage, VhdtoolError
+from vhdtool.storage import FileStorage, Storage
+
+_BYTES = ("--noheadings", "--units", "b", "--nosuffix", "--separator", "|")
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """`start` and `first` (bytes) say where its first segment is on `device`; `size` is all."""
+
+    name: str
+    size: int
+    device: str
+    start: int
+    first: int
+    linear: bool
+
+    def matches(self, pattern: str) -> bool:
+        return fnmatch.fnmatchcase(self.name, pattern)
+
+    def open(self) -> Storage:
+        """The first segment for reading. Raises StorageError, UnsupportedImage."""
+        if not self.linear:
+            raise UnsupportedImage(f"{self.name}: only linear volumes can be scanned")
+        return _Part(self)
+
+
+class _Part:
+    """A range of a device that looks like a file of its own."""
+
+    def __init__(self, volume: Volume) -> None:
+        self.name = volume.name
+        self._start, self._size = volume.start, volume.first
+        self._device = FileStorage(volume.device)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        length = min(length, self._size - offset)
+        return self._device.pread(self._start + offset, length) if length > 0 else b""
+
+    def size(self) -> int:
+        return self._size
+
+    def close(self) -> None:
+        self._device.close()
+
+    def _refuse(self) -> None:
+        raise UnsupportedImage(f"{self.name}: is only looked at")
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._refuse()
+
+    def zero(self, offset: int, length: int) -> None:
+        self._refuse()
+
+    def truncate(self, size: int) -> None:
+        self._refuse()
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+
+@functools.cache
+def in_group(group: str) -> tuple[Volume, ...]:
+    """All volumes of a group, by name. Raises VhdtoolError when LVM does not know it."""
+    starts = {}
+    for device, start in _rows("pvs", "-o", "pv_name,pe_start", "-S", f"vg_name={group}"):
+        starts[device] = int(start)
+    volumes: dict[str, Volume] = {}
+    fields = "lv_name,lv_size,segtype,seg_start,seg_size,devices,vg_extent_size"
+    for name, size, kind, at, length, devices, extent in _rows("lvs", "-o", fields, group):
+        if int(at) or name in volumes:
+            continue
+        device, _, first = devices.split(",")[0].partition("(")
+        place = starts.get(device, 0) + int(first.rstrip(")") or 0) * int(extent)
+        volumes[name] = Volume(name, int(size), device, place, int(length), kind == "linear")
+    return tuple(sorted(volumes.values(), key=lambda one: one.name))
+
+
+def _rows(tool: str, *words: str) -> list[list[str]]:
+    try:
+        done = subprocess.run(
+            [tool, *_BYTES, *words], capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise VhdtoolError(f"{tool}: {error.strerror}; volume groups need LVM's tools") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise VhdtoolError(f"{tool}: {lines[-1].strip()}")
+    return [[word.strip() for word in line.split("|")] for line in done.stdout.splitlines() if line]
+
+
+def volume_name(path: str) -> str:
+    """The volume behind a path in /dev/mapper, or behind any other path its last part.
+
+    Device-mapper joins group and volume by one dash, and doubles the dashes inside of both.
+    """
+    name = path.rsplit("/", 1)[-1]
+    parts = name.replace("--", "\0").split("-")
+    return parts[1].replace("\0", "-") if len(parts) == 2 and "--" in name else name
