@@ -59,6 +59,9 @@ def _make_room(path: Path) -> None:
 
 def listen_tcp(place: TcpPlace) -> socket.socket:
     """A listening TCP socket. Raises VhdtoolError when the address cannot be used."""
+    if not 0 <= place.port < 1 << 16:
+        # getaddrinfo would take it modulo 65536.
+        raise VhdtoolError(f"{place}: cannot listen: a port is below 65536")
     try:
         found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
         family, kind, protocol, _, address = found[0]

@@ -1,0 +1,439 @@
+"""The NBD server over real sockets: good clients, bad clients, many clients."""
+
+import errno
+import os
+import random
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nbd_raw import Client
+
+from vhdtool.errors import StateError, VhdtoolError
+from vhdtool.tapdisk import nbd_client
+from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.tapdisk.nbd import NbdServer, TcpPlace, listen_unix
+
+SIZE = 4 << 20
+
+
+class Memory:
+    """A backend in memory, which can be told to fail."""
+
+    fast_zero = True
+
+    def __init__(self) -> None:
+        self.data = bytearray(SIZE)
+        self.error: Exception | None = None
+        self.flushes = 0
+        self.hold = threading.Event()
+        self.hold.set()
+        self.hold_next = False
+
+    def export_size(self) -> int:
+        return len(self.data)
+
+    def waits(self) -> bool:
+        return not self.hold.is_set()
+
+    def _check(self) -> None:
+        self.hold.wait(10)
+        if self.error is not None:
+            raise self.error
+
+    def read(self, offset: int, length: int) -> bytes:
+        self._check()
+        if self.hold_next:
+            self.hold.clear()
+        return bytes(self.data[offset : offset + length])
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._check()
+        self.data[offset : offset + len(data)] = data
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._check()
+        self.data[offset : offset + length] = bytes(length)
+
+    def flush(self) -> None:
+        self._check()
+        self.flushes += 1
+
+    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+        return [(512, (offset // 512 + n) % 2 == 0) for n in range(length // 512)][:most]
+
+
+@pytest.fixture
+def backend() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def server(backend: Memory, tmp_path: Path) -> Iterator[NbdServer]:
+    one = NbdServer(backend, tmp_path / "s.nbd")
+    yield one
+    one.stop()
+
+
+@pytest.fixture(params=[False, True], ids=["simple", "structured"])
+def client(server: NbdServer, request: pytest.FixtureRequest) -> Iterator[Client]:
+    one = Client(server.place, structured=request.param)
+    yield one
+    one.close()
+
+
+def test_what_was_written_is_read(client: Client, backend: Memory) -> None:
+    assert client.write(512, b"x" * 1024) == 0
+    assert client.read(0, 2048) == bytes(512) + b"x" * 1024 + bytes(512)
+    assert client.ask(wire.CMD_WRITE_ZEROES, 512, 512) == (0, b"")
+    assert bytes(backend.data[:2048]) == bytes(1024) + b"x" * 512 + bytes(512)
+
+
+def test_requests_may_be_larger_than_any_buffer(client: Client, backend: Memory) -> None:
+    data = random.Random(1).randbytes(3 << 20)
+    assert client.write(1024, data) == 0
+    assert client.read(1024, len(data)) == data
+
+
+def test_fua_and_flush_reach_the_backend(client: Client, backend: Memory) -> None:
+    client.write(0, bytes(512))
+    assert backend.flushes == 0
+    client.write(0, bytes(512), wire.FLAG_FUA)
+    client.ask(wire.CMD_WRITE_ZEROES, 0, 512, wire.FLAG_FUA)
+    client.ask(wire.CMD_FLUSH)
+    assert backend.flushes == 3
+
+
+def test_trim_and_cache_are_advice(client: Client, backend: Memory) -> None:
+    client.write(0, b"x" * 512)
+    assert client.ask(wire.CMD_TRIM, 0, 512) == (0, b"")
+    assert client.ask(wire.CMD_CACHE, 0, 512) == (0, b"")
+    assert bytes(backend.data[:512]) == b"x" * 512
+
+
+def test_zeros_without_holes_are_written(client: Client, backend: Memory) -> None:
+    backend.data[:] = b"y" * SIZE
+    assert client.ask(wire.CMD_WRITE_ZEROES, 0, 3 << 20, wire.FLAG_NO_HOLE) == (0, b"")
+    assert not any(backend.data[: 3 << 20])
+    both = wire.FLAG_NO_HOLE | wire.FLAG_FAST_ZERO
+    assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, both)[0] == errno.ENOTSUP
+    assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, wire.FLAG_FAST_ZERO)[0] == 0
+    backend.fast_zero = False
+    assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, wire.FLAG_FAST_ZERO)[0] == errno.ENOTSUP
+
+
+def test_block_status_tells_extents(server: NbdServer) -> None:
+    client = Client(server.place, structured=True, allocation=True)
+    error, data = client.ask(wire.CMD_BLOCK_STATUS, 512, 1536)
+    assert error == 0
+    assert struct.unpack(">I6I", data) == (wire.ALLOCATION_ID, 512, 3, 512, 0, 512, 3)
+    error, data = client.ask(wire.CMD_BLOCK_STATUS, 0, 1536, wire.FLAG_REQ_ONE)
+    assert struct.unpack(">I2I", data) == (wire.ALLOCATION_ID, 512, 0)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "offset", "length", "flags", "code"),
+    [
+        (wire.CMD_READ, 0, 100, 0, errno.EINVAL),
+        (wire.CMD_READ, 100, 512, 0, errno.EINVAL),
+        (wire.CMD_READ, SIZE, 512, 0, errno.EINVAL),
+        (wire.CMD_READ, SIZE - 512, 1024, 0, errno.EINVAL),
+        (wire.CMD_READ, (1 << 64) - 512, 512, 0, errno.EINVAL),
+        (wire.CMD_READ, 0, 0, 0, errno.EINVAL),
+        (wire.CMD_READ, 0, 0xFFFFFE00, 0, errno.EINVAL),
+        (wire.CMD_WRITE_ZEROES, 0, 0xFFFFFE00, 0, errno.ENOSPC),
+        (wire.CMD_TRIM, SIZE, 512, 0, errno.ENOSPC),
+        (wire.CMD_BLOCK_STATUS, 0, 512, 0, errno.EINVAL),
+        (wire.CMD_READ, 0, 512, 0x8000, errno.EINVAL),
+        (wire.CMD_FLUSH, 0, 0, wire.FLAG_NO_HOLE, errno.EINVAL),
+        (77, 0, 512, 0, errno.EINVAL),
+    ],
+)
+def test_impossible_requests_get_an_error_and_the_next_is_served(
+    client: Client, command: int, offset: int, length: int, flags: int, code: int
+) -> None:
+    assert client.ask(command, offset, length, flags)[0] == code
+    assert client.write(0, b"z" * 512) == 0
+    assert client.read(0, 512) == b"z" * 512
+
+
+def test_a_write_past_the_end_or_unaligned_is_an_error_and_the_next_is_served(
+    client: Client,
+) -> None:
+    assert client.write(SIZE - 512, bytes(1024)) == errno.ENOSPC
+    assert client.write(0, bytes(100)) == errno.EINVAL
+    assert client.write(0, bytes(512)) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "full"), errno.ENOSPC),
+        (OSError(errno.ESTALE, "stale"), errno.EIO),
+        (OSError("no number"), errno.EIO),
+        (StateError("not now"), errno.EIO),
+        (ZeroDivisionError("a defect"), errno.EIO),
+        (MemoryError(), errno.ENOMEM),
+    ],
+)
+def test_errors_of_the_backend_reach_the_client(
+    client: Client, backend: Memory, error: Exception, code: int
+) -> None:
+    backend.error = error
+    assert client.ask(wire.CMD_READ, 0, 512)[0] == code
+    assert client.write(0, bytes(512)) == code
+    assert client.ask(wire.CMD_FLUSH)[0] == code
+    backend.error = None
+    assert client.read(0, 512) == bytes(512)
+
+
+def test_a_structured_client_gets_the_sentence(server: NbdServer, backend: Memory) -> None:
+    client = Client(server.place, structured=True)
+    backend.error = StateError("disk.vhd: fenced")
+    assert client.ask(wire.CMD_READ, 0, 512)[0] == errno.EIO
+    assert client.message == "disk.vhd: fenced"
+    client.close()
+
+
+def test_many_requests_at_once_are_all_answered_in_order(client: Client, backend: Memory) -> None:
+    for n in range(600):
+        client.send(wire.CMD_WRITE, n * 512, 512, data=bytes([n % 251]) * 512)
+    for n in range(600):
+        client.send(wire.CMD_READ, n * 512, 512)
+    for _ in range(600):
+        assert client.receive(wire.CMD_WRITE, 512)[0] == 0
+    for n in range(600):
+        assert client.receive(wire.CMD_READ, 512) == (0, bytes([n % 251]) * 512)
+
+
+def test_an_answer_does_not_wait_for_a_request_that_is_held(
+    client: Client, backend: Memory
+) -> None:
+    backend.hold_next = True
+    client.send_together((wire.CMD_READ, 0, 512), (wire.CMD_READ, 512, 512))
+    assert client.receive(wire.CMD_READ, 512)[0] == 0
+    backend.hold_next = False
+    backend.hold.set()
+    assert client.receive(wire.CMD_READ, 512)[0] == 0
+
+
+def test_a_disconnect_is_clean(client: Client) -> None:
+    client.send(wire.CMD_READ, 0, 512)
+    client.send(wire.CMD_DISC)
+    assert client.receive(wire.CMD_READ, 512)[0] == 0
+    assert client.socket.recv(1) == b""
+
+
+def raw(server: NbdServer) -> socket.socket:
+    assert isinstance(server.place, Path)
+    one = socket.socket(socket.AF_UNIX)
+    one.connect(str(server.place))
+    one.settimeout(5)
+    return one
+
+
+def ended(one: socket.socket) -> bool:
+    """Whether the server has ended the connection."""
+    try:
+        while one.recv(1 << 16):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET / HTTP/1.1\r\n\r\n",
+        bytes(4),
+        b"\0\0\0\3" + b"\xff" * 16,
+        b"\0\0\0\3" + wire.OPTION.pack(wire.OPTION_MAGIC, wire.OPT_GO, 0xFFFFFFFF),
+        b"\0\0\0\3" + wire.OPTION.pack(wire.OPTION_MAGIC, wire.OPT_GO, 100) + b"half",
+    ],
+)
+def test_bad_handshakes_end_and_others_are_served(server: NbdServer, sent: bytes) -> None:
+    one = raw(server)
+    one.sendall(sent)
+    one.shutdown(socket.SHUT_WR)
+    assert ended(one)
+    one.close()
+    good = Client(server.place)
+    assert good.read(0, 512) == bytes(512)
+    good.close()
+
+
+def test_a_client_that_says_nothing_is_dropped(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nbd_client, "HANDSHAKE_PATIENCE", 0.1)
+    one = raw(server)
+    assert ended(one)
+    one.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        bytes(28),
+        wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 0xFFFFFFFF),
+        wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 4096) + b"half",
+        wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_READ, 1, 0, 512)[:13],
+    ],
+)
+def test_bad_requests_end_the_connection_only(
+    client: Client, server: NbdServer, sent: bytes
+) -> None:
+    client.socket.sendall(sent)
+    client.socket.shutdown(socket.SHUT_WR)
+    assert ended(client.socket)
+    good = Client(server.place)
+    assert good.read(0, 512) == bytes(512)
+    good.close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_after_a_good_start_harms_nobody(
+    server: NbdServer, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dice = random.Random(seed)
+    client = Client(server.place, structured=bool(seed % 2), allocation=bool(seed % 2))
+    for _ in range(dice.randrange(1, 20)):
+        header = bytearray(wire.REQUEST.pack(
+            wire.REQUEST_MAGIC, dice.choice((0, 0, 1, 0xFFFF)), dice.randrange(10), 5,
+            dice.choice((0, 512, 1 << 40)), dice.choice((0, 512, 4096)),
+        ))  # fmt: skip
+        if dice.random() < 0.2:
+            header[dice.randrange(28)] = dice.randrange(256)
+        try:
+            client.socket.sendall(bytes(header) + dice.randbytes(dice.choice((0, 512, 4096))))
+        except OSError:
+            break
+    client.socket.close()
+    good = Client(server.place)
+    good.read(0, 512)
+    good.close()
+    assert "defect" not in caplog.text
+
+
+def test_a_slow_reader_holds_up_nobody_and_memory_stays(server: NbdServer) -> None:
+    slow = Client(server.place)
+    slow.socket.settimeout(0.2)
+    try:
+        for _ in range(100_000):
+            slow.send(wire.CMD_READ, 0, 1 << 20)
+    except TimeoutError:
+        pass
+    other = Client(server.place)
+    started = time.monotonic()
+    assert other.read(0, 512) == bytes(512)
+    assert time.monotonic() - started < 2
+    other.close()
+    slow.socket.close()
+
+
+def test_a_thousand_connects_leave_nothing_behind(server: NbdServer) -> None:
+    before = threading.active_count()
+    for n in range(1000):
+        one = raw(server)
+        if n % 2:
+            one.sendall(b"\0\0\0\3")
+        one.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert threading.active_count() <= before
+    assert not server._clients
+
+
+def test_many_clients_at_once_see_one_disk(server: NbdServer) -> None:
+    clients = [Client(server.place) for _ in range(40)]
+    for n, one in enumerate(clients):
+        assert one.write(n * 512, bytes([n]) * 512) == 0
+    for one in clients:
+        assert one.read(39 * 512, 512) == bytes([39]) * 512
+        one.close()
+
+
+def test_stop_ends_clients_and_removes_the_socket(server: NbdServer, client: Client) -> None:
+    server.stop()
+    assert ended(client.socket)
+    assert isinstance(server.place, Path)
+    assert not server.place.exists()
+
+
+# sockets
+
+
+def test_the_socket_is_private(server: NbdServer) -> None:
+    assert isinstance(server.place, Path)
+    assert stat.S_IMODE(server.place.stat().st_mode) == 0o600
+    assert server.uri == f"nbd+unix:///?socket={server.place}"
+
+
+def test_a_socket_in_use_a_file_and_a_bad_path_are_told(server: NbdServer, tmp_path: Path) -> None:
+    assert isinstance(server.place, Path)
+    with pytest.raises(VhdtoolError, match="in use"):
+        listen_unix(server.place)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(VhdtoolError, match="no socket"):
+        listen_unix(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    for path in (tmp_path / "no" / "where", tmp_path / ("x" * 200), tmp_path / "file" / "below"):
+        with pytest.raises(VhdtoolError, match="cannot listen"):
+            listen_unix(path)
+
+
+def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    old = socket.socket(socket.AF_UNIX)
+    old.bind(str(tmp_path / "s"))
+    old.close()
+    listen_unix(tmp_path / "s").close()
+
+
+def test_tcp_listens_where_it_is_told(backend: Memory) -> None:
+    server = NbdServer(backend, TcpPlace("127.0.0.1", 0))
+    host, port = server._socket.getsockname()
+    assert server.uri == f"nbd://127.0.0.1:{port}"
+    client = Client((host, port))
+    assert client.write(0, b"t" * 512) == 0
+    client.close()
+    with pytest.raises(VhdtoolError, match="cannot listen"):
+        NbdServer(backend, TcpPlace("127.0.0.1", port))
+    server.stop()
+    for place in (TcpPlace("no.such.host.invalid", 1), TcpPlace("127.0.0.1", 70000)):
+        with pytest.raises(VhdtoolError, match="cannot listen"):
+            NbdServer(backend, place)
+
+
+def test_descriptors_that_run_out_end_no_server(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, hard))
+    many = []
+    try:
+        for _ in range(20):
+            one = socket.socket(socket.AF_UNIX)
+            many.append(one)
+            one.settimeout(1)
+            one.connect(str(server.place))
+    except OSError:
+        pass
+    finally:
+        for one in many:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    good = Client(server.place)
+    assert good.read(0, 512) == bytes(512)
+    good.close()

@@ -1,0 +1,163 @@
+"""The NBD layer without sockets: negotiation, requests and replies, and whatever a client sends."""
+
+import errno
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.tapdisk.nbd_options import Negotiation
+from vhdtool.tapdisk.nbd_wire import Export, WireError
+
+EXPORT = Export(1 << 20, extents=True)
+
+
+def negotiation(flags: int = 3, export: Export = EXPORT) -> Negotiation:
+    return Negotiation(flags, lambda: export)
+
+
+def replies(raw: bytes) -> list[tuple[int, int, bytes]]:
+    """(option, kind, data) of each reply; raises when they are not well formed."""
+    found = []
+    while raw:
+        magic, option, kind, length = wire.OPTION_REPLY.unpack_from(raw)
+        assert magic == wire.OPTION_REPLY_MAGIC
+        data, raw = raw[20 : 20 + length], raw[20 + length :]
+        assert len(data) == length
+        found.append((option, kind, data))
+    return found
+
+
+def info(name: bytes = b"", *wanted: int) -> bytes:
+    head = struct.pack(">I", len(name)) + name + struct.pack(">H", len(wanted))
+    return head + b"".join(struct.pack(">H", one) for one in wanted)
+
+
+def contexts(*queries: bytes, name: bytes = b"") -> bytes:
+    out = struct.pack(">I", len(name)) + name + struct.pack(">I", len(queries))
+    return out + b"".join(struct.pack(">I", len(query)) + query for query in queries)
+
+
+@pytest.mark.parametrize("name", [b"", b"any", "größe".encode()])
+def test_go_tells_size_flags_and_block_sizes_for_any_name(name: bytes) -> None:
+    raw, outcome = negotiation().answer(wire.OPT_GO, info(name, wire.INFO_BLOCK_SIZE))
+    assert outcome == "go"
+    (_, _, about), (_, _, blocks), (_, last, _) = replies(raw)
+    assert struct.unpack(">HQH", about) == (wire.INFO_EXPORT, 1 << 20, EXPORT.flags)
+    assert struct.unpack(">HIII", blocks) == (wire.INFO_BLOCK_SIZE, 512, 4096, 32 << 20)
+    assert last == wire.REP_ACK
+
+
+def test_info_tells_the_same_and_goes_on() -> None:
+    one = negotiation()
+    assert one.answer(wire.OPT_INFO, info())[1] is None
+    assert one.answer(wire.OPT_GO, info())[1] == "go"
+
+
+def test_flags_of_a_read_only_export_offer_no_change() -> None:
+    flags = Export(512, read_only=True).flags
+    assert flags & wire.READ_ONLY
+    assert not flags & (wire.SEND_TRIM | wire.SEND_WRITE_ZEROES | wire.SEND_FAST_ZERO)
+    assert EXPORT.flags & wire.CAN_MULTI_CONN
+
+
+def test_export_name_is_padded_for_clients_that_did_not_ask_to_leave_it() -> None:
+    short, outcome = negotiation(3).answer(wire.OPT_EXPORT_NAME, b"x")
+    assert outcome == "go"
+    assert len(short) == 10
+    assert negotiation(1).answer(wire.OPT_EXPORT_NAME, b"x")[0] == short + bytes(124)
+
+
+def test_unknown_client_flags_end_the_connection() -> None:
+    with pytest.raises(WireError):
+        negotiation(4)
+
+
+@pytest.mark.parametrize("option", [0, 4, 5, 11, 99, 0xFFFFFFFF])
+def test_unknown_options_are_unsupported(option: int) -> None:
+    raw, outcome = negotiation().answer(option, b"whatever")
+    assert outcome is None
+    assert replies(raw) == [(option, wire.REP_ERR_UNSUP, b"")]
+
+
+def test_block_status_needs_structured_replies() -> None:
+    one = negotiation()
+    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
+    assert replies(raw)[0][1] == wire.REP_ERR_INVALID
+    assert not one.block_status
+    one.answer(wire.OPT_STRUCTURED_REPLY, b"")
+    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(b"qemu:x", wire.ALLOCATION))
+    assert replies(raw) == [
+        (10, wire.REP_META_CONTEXT, struct.pack(">I", wire.ALLOCATION_ID) + wire.ALLOCATION),
+        (10, wire.REP_ACK, b""),
+    ]
+    assert one.block_status
+    # The last one counts.
+    one.answer(wire.OPT_SET_META_CONTEXT, contexts())
+    assert not one.block_status
+
+
+def test_a_backend_without_extents_offers_no_context() -> None:
+    one = negotiation(export=Export(512))
+    one.answer(wire.OPT_STRUCTURED_REPLY, b"")
+    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
+    assert [kind for _, kind, _ in replies(raw)] == [wire.REP_ACK]
+    assert not one.block_status
+
+
+@pytest.mark.parametrize("queries", [(), (b"base:",), (wire.ALLOCATION,)])
+def test_contexts_can_be_listed(queries: tuple[bytes, ...]) -> None:
+    raw, _ = negotiation().answer(wire.OPT_LIST_META_CONTEXT, contexts(*queries))
+    assert [kind for _, kind, _ in replies(raw)] == [wire.REP_META_CONTEXT, wire.REP_ACK]
+
+
+@pytest.mark.parametrize("option", [3, 6, 7, 8, 9, 10])
+@given(data=st.binary(max_size=60))
+def test_any_bytes_in_an_option_get_a_well_formed_answer(option: int, data: bytes) -> None:
+    one = negotiation()
+    one.structured = True
+    raw, _ = one.answer(option, data)
+    assert all(answered == option for answered, _, _ in replies(raw))
+    assert replies(raw)
+
+
+@given(st.binary(min_size=28, max_size=28))
+def test_any_bytes_are_a_request_or_an_end(raw: bytes) -> None:
+    try:
+        request = wire.parse_request(raw)
+    except WireError:
+        assert raw[:4] != struct.pack(">I", wire.REQUEST_MAGIC)
+    else:
+        head = wire.REQUEST_MAGIC, request.flags, request.command
+        assert wire.REQUEST.pack(*head, *request[2:]) == raw
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_any_bytes_are_an_option_or_an_end(raw: bytes) -> None:
+    try:
+        _, length = wire.parse_option(raw)
+    except WireError:
+        return
+    assert length <= wire.MAX_OPTION
+
+
+@given(st.text(max_size=9000))
+@settings(max_examples=30)
+def test_an_error_fits_whatever_its_words(text: str) -> None:
+    raw = wire.error_chunk(7, errno.EIO, text)
+    magic, flags, kind, cookie, length = wire.CHUNK.unpack_from(raw)
+    code, size = struct.unpack_from(">IH", raw, 20)
+    assert (magic, flags, kind, cookie) == (wire.CHUNK_MAGIC, 1, wire.CHUNK_ERROR, 7)
+    assert len(raw) == 20 + length == 26 + size
+    assert code == errno.EIO
+    assert size <= 4096
+    raw[26:].decode()
+
+
+def test_errnos_that_the_protocol_lacks() -> None:
+    assert wire.wire_errno(errno.EDQUOT) == errno.ENOSPC
+    assert wire.wire_errno(errno.EFBIG) == errno.ENOSPC
+    assert wire.wire_errno(errno.ESTALE) == errno.EIO
+    assert wire.wire_errno(errno.EPERM) == errno.EPERM
