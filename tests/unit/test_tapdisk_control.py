@@ -246,7 +246,7 @@ def test_exit_ends_the_process_even_when_closing_fails(
 ) -> None:
     rig.attach()
 
-    def fails() -> None:
+    def fails(disconnect: object) -> None:
         raise VhdtoolError("no space")
 
     monkeypatch.setattr(rig.disk, "detach", fails)

@@ -30,6 +30,7 @@ COMMANDS = {
     "report": "vhdtool.cli.report:report",
     "resize": "vhdtool.cli.change:resize",
     "scan": "vhdtool.cli.trees:scan",
+    "serve": "vhdtool.cli.serve:serve",
     "snapshot": "vhdtool.cli.make:snapshot",
 }
 """Command name -> "module:attribute"."""
@@ -55,6 +56,7 @@ HELP = {
     "report": "A run's verdict as JUnit, HTML and a table.",
     "resize": "Give an image another virtual size.",
     "scan": "Show a directory's images as trees.",
+    "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
     "snapshot": "Create a child over a parent that stays as it is.",
 }
 """Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""

@@ -1,7 +1,7 @@
 """The reading half of an open image with blocks."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
@@ -9,6 +9,7 @@ from vhdtool.image.blockmap import BlockMap, window
 from vhdtool.image.opened import read_opened
 from vhdtool.storage import Storage
 from vhdtool.vhd.footer import DIFFERENCING
+from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 
@@ -18,25 +19,34 @@ class Parent(Protocol):
     def read(self, offset: int, length: int) -> bytes: ...
 
 
+FindParent = Callable[[Header], Parent]
+"""Opens the parent that a differencing disk's header names."""
+
+
 class BlockReader:
     """Metadata in memory, data from the storage. Offsets and lengths are bytes.
 
     `size` is the disk's, `bat` the table. Raises NotAVhd, CorruptImage, UnsupportedImage.
     """
 
-    def __init__(self, storage: Storage, parent: Parent | None = None) -> None:
+    def __init__(self, storage: Storage, parent: Parent | FindParent | None = None) -> None:
         self.storage = storage
-        self.parent = parent
         self._lock = threading.RLock()
         self._opened = opened = read_opened(storage)
-        if opened.footer.disk_type == DIFFERENCING and parent is None:
-            raise UnsupportedImage(
-                f"{storage.name}: a differencing disk needs its parent opened first"
-            )
         self.footer, self.header, self.layout = opened.footer, opened.header, opened.layout
         self.size = opened.footer.current_size
         self._map = BlockMap(opened, storage)
         self.bat = self._map.bat
+        self.parent = self._find(parent)
+
+    def _find(self, parent: Parent | FindParent | None) -> Parent | None:
+        if self.footer.disk_type != DIFFERENCING:
+            return None
+        if parent is None:
+            raise UnsupportedImage(
+                f"{self.storage.name}: a differencing disk needs its parent opened first"
+            )
+        return parent(self.header) if callable(parent) else parent
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes; what is not allocated comes from the parent, or is zeros.
@@ -90,7 +100,9 @@ class BlockReader:
     def _below(self, block: int, within: int, count: int) -> bytes:
         if self.parent is None:
             return bytes(count)
-        return self.parent.read(block * self.layout.block_bytes + within, count)
+        start = block * self.layout.block_bytes + within
+        # A parent may be smaller than its child.
+        return self.parent.read(start, count).ljust(count, b"\0")
 
     def _bitmap(self, block: int, entry: int) -> bytes | None:
         """The block's bitmap from memory or the disk; None when every sector is present."""

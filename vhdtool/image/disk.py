@@ -13,7 +13,7 @@ from time import monotonic
 
 from vhdtool.errors import SplitBrain, UncleanImage
 from vhdtool.image.blockmap import all_present, window
-from vhdtool.image.blockreader import BlockReader, Parent
+from vhdtool.image.blockreader import BlockReader, FindParent, Parent
 from vhdtool.image.closing import write_batmap, write_footer
 from vhdtool.image.opened import Opened, check_places
 from vhdtool.image.room import Room
@@ -53,7 +53,7 @@ class DynamicDisk(BlockReader):
         *,
         unclean: bool = False,
         hooks: Hooks | None = None,
-        parent: Parent | None = None,
+        parent: Parent | FindParent | None = None,
     ) -> None:
         super().__init__(storage, parent)
         self.hooks = hooks or Hooks()
@@ -273,11 +273,14 @@ class DynamicDisk(BlockReader):
         try:
             return self.finish()
         finally:
-            self.storage.close()
+            self.abandon()
 
     def abandon(self) -> None:
         """Closes the storage without writing anything: fenced."""
         self.storage.close()
+        close_parent = getattr(self.parent, "close", None)
+        if close_parent is not None:
+            close_parent()
 
     def _end_file(self) -> None:
         """Rule 3: the end of the file is only cut after the BAT on disk was read again."""

@@ -3,6 +3,7 @@
 Facts: blktap's drivers/block-vhd.c and vhd/lib/libvhd.c, checked on a running tapdisk.
 """
 
+from vhdtool.image.blockreader import FindParent
 from vhdtool.image.closing import write_batmap
 from vhdtool.image.disk import DynamicDisk, Hooks, Parent
 from vhdtool.image.opened import Opened
@@ -27,7 +28,7 @@ class FaithfulDisk(DynamicDisk):
         kill_footer: bool = False,
         preallocate: bool = True,
         hooks: Hooks | None = None,
-        parent: Parent | None = None,
+        parent: Parent | FindParent | None = None,
     ) -> None:
         super().__init__(storage, unclean=True, hooks=hooks, parent=parent)
         self.preallocate = preallocate and not self._block_device

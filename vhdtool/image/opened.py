@@ -27,6 +27,10 @@ LARGEST_BAT = 64 << 20
 """Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
 
 
+class FixedImage(UnsupportedImage):
+    """A fixed disk: image/flat.py opens it."""
+
+
 @dataclass(slots=True)
 class Opened:
     """One read of an image's metadata. Sectors are of the file."""
@@ -61,7 +65,7 @@ class Opened:
 def read_opened(storage: Storage) -> Opened:
     """Reads footer, header, BAT and batmap of a dynamic or differencing image.
 
-    Raises NotAVhd, CorruptImage, or UnsupportedImage for a fixed disk and an absurd BAT.
+    Raises NotAVhd, CorruptImage, FixedImage, or UnsupportedImage for an absurd BAT.
     """
     name = storage.name
     ends = read_ends(storage)
@@ -70,7 +74,7 @@ def read_opened(storage: Storage) -> Opened:
         raise CorruptImage(f"{name}: neither footer is valid; see `vhdtool check`")
     footer.validate(name, "the footer")
     if footer.disk_type == FIXED:
-        raise UnsupportedImage(f"{name}: a fixed disk has no blocks to allocate")
+        raise FixedImage(f"{name}: a fixed disk has no blocks to allocate")
     header = read_header(storage, footer.data_offset)
     header.validate(name)
     check_table(name, header, footer, ends.file_size)

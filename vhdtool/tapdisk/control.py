@@ -4,9 +4,9 @@
     {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
     {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
 
-Operations: export(size) attach(path, size) open(mode) activate(force) pause unpause
-deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of all
-connections run one after the other.
+Operations: export(size) attach(path, size, format: vhd or raw) open(mode) activate(force) pause
+unpause deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of
+all connections run one after the other; status waits for none.
 """
 
 import contextlib
@@ -96,7 +96,8 @@ class Control:
                 disk.promise(int(request["size"]))
                 self._listen_or_detach()
             elif op == "attach":
-                disk.attach(Path(request["path"]), int(request["size"]))
+                raw = request.get("format", "vhd") == "raw"
+                disk.attach(Path(request["path"]), int(request["size"]), raw)
                 self._listen_or_detach()
             elif op == "open":
                 disk.open(request.get("mode", "plain"))
@@ -129,12 +130,8 @@ class Control:
             raise
 
     def _detach(self) -> None:
-        try:
-            self.disk.detach()
-        finally:
-            if self._server is not None:
-                self._server.stop()
-                self._server = None
+        server, self._server = self._server, None
+        self.disk.detach(server.stop if server is not None else lambda: None)
 
     def stop(self) -> None:
         """Closes the disk cleanly and removes both sockets."""

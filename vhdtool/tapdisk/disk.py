@@ -26,7 +26,7 @@ from vhdtool.errors import (
     UsageError,
     VhdtoolError,
 )
-from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.openimage import OpenImage
 from vhdtool.tapdisk.reading import Reading, Settings
 
 __all__ = ["Settings", "TapDisk"]
@@ -42,8 +42,6 @@ writes always look; this bounds what a holder who lost the lease can still do to
 class TapDisk(Reading):
     """One disk. Operations come from the control socket, one at a time; requests from NBD."""
 
-    fast_zero = True
-
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._op = threading.RLock()
@@ -58,14 +56,14 @@ class TapDisk(Reading):
             self._expect("export", "detached")
             self.size = _checked_size(size)
 
-    def attach(self, path: Path, size: int) -> None:
-        """Path and size are given by the caller; nothing is read."""
+    def attach(self, path: Path, size: int, raw: bool = False) -> None:
+        """Path and size are given by the caller; nothing is read. `raw`: the file is no VHD."""
         with self._op:
             self._expect("attach", "detached")
             if self.size not in (0, _checked_size(size)):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
-            self.path, self.size = path, size
+            self.path, self.size, self.raw = path, size, raw
             self.state = "attached"
             self.settings.emit("attached", path=str(path), size=size)
 
@@ -133,17 +131,20 @@ class TapDisk(Reading):
             self._expect("stop-queueing", "attached")
             self._gate.set("refuse")
 
-    def detach(self) -> None:
+    def detach(self, disconnect: Callable[[], None] = lambda: None) -> None:
         """Forgets the disk; whatever is still open is closed first.
 
+        `disconnect` ends the clients: while the image closes their requests wait, so that a
+        hypervisor sees a connection that ended, which it can mend, and not an I/O error.
         Raises what kept the image from being closed with a footer; it is detached all the same.
         """
         with self._op:
             try:
                 if self.state in ("active", "standby", "paused", "fenced"):
-                    self._gate.set("refuse")
+                    self._gate.set("refuse" if self.state == "fenced" else "hold")
                     self._end_read("closed", give_up=True)
             finally:
+                disconnect()
                 self._forget()
 
     def _forget(self) -> None:
@@ -221,29 +222,34 @@ class TapDisk(Reading):
     def export_size(self) -> int:
         return self.size
 
+    @property
+    def fast_zero(self) -> bool:
+        """Whether zeroing costs less than writing: not where a parent shows through holes."""
+        return getattr(self._image, "parent", None) is None
+
     def waits(self) -> bool:
         """Whether a request would wait now."""
         return self._gate.mode == "hold"
 
     def read(self, offset: int, length: int) -> bytes:
-        return self._request("read", DynamicDisk.read, offset, length)
+        return self._request("read", _read, offset, length)
 
     def write(self, offset: int, data: memoryview) -> None:
-        self._request("write", DynamicDisk.write, offset, data)
+        self._request("write", _write, offset, data)
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        self._request("write", DynamicDisk.write_zeroes, offset, length)
+        self._request("write", _write_zeroes, offset, length)
 
     def flush(self) -> None:
-        self._request("flush", DynamicDisk.flush)
+        self._request("flush", _flush)
 
     def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
-        return self._request("read", DynamicDisk.extents, offset, length, most)
+        return self._request("read", _extents, offset, length, most)
 
     def _request(
         self,
         kind: str,
-        serve: Callable[Concatenate[DynamicDisk, P], T],
+        serve: Callable[Concatenate[OpenImage, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -261,7 +267,7 @@ class TapDisk(Reading):
         finally:
             self._gate.leave()
 
-    def _ready(self, kind: str) -> DynamicDisk:
+    def _ready(self, kind: str) -> OpenImage:
         """The image that serves a request now. Raises LeaseLost, or OSError when there is none."""
         image = self._image
         if image is None or self.state == "fenced":
@@ -303,6 +309,26 @@ class TapDisk(Reading):
             image.finish()
             self._image = None
             image.abandon()
+
+
+def _read(image: OpenImage, offset: int, length: int) -> bytes:
+    return image.read(offset, length)
+
+
+def _write(image: OpenImage, offset: int, data: memoryview) -> None:
+    image.write(offset, data)
+
+
+def _write_zeroes(image: OpenImage, offset: int, length: int) -> None:
+    image.write_zeroes(offset, length)
+
+
+def _flush(image: OpenImage) -> None:
+    image.flush()
+
+
+def _extents(image: OpenImage, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+    return image.extents(offset, length, most)
 
 
 def _checked_size(size: int) -> int:

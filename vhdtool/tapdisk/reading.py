@@ -16,8 +16,8 @@ from vhdtool.errors import (
     UncleanImage,
     VhdtoolError,
 )
-from vhdtool.image.disk import DynamicDisk, Hooks
-from vhdtool.image.faithful import FaithfulDisk
+from vhdtool.image.disk import Hooks
+from vhdtool.image.openimage import OpenImage, open_image
 from vhdtool.storage import Storage
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
@@ -47,10 +47,12 @@ class Reading:
         self.state = "detached"
         self.path = Path()
         self.size = 0
+        self.raw = False
+        """The file is a disk as it is, not a VHD."""
         self._gate = Gate()
         self._telling = threading.Lock()
         self._lease: Lease | None = None
-        self._image: DynamicDisk | None = None
+        self._image: OpenImage | None = None
         self._read_epoch: int | None = None
         self._holds_lease = False
         self._looked = 0.0
@@ -113,13 +115,19 @@ class Reading:
         self._looked = monotonic()
         self._told = {"flush"}
 
-    def _open_image(self, storage: Storage, unclean: bool, kill_footer: bool) -> DynamicDisk:
+    def _open_image(self, storage: Storage, unclean: bool, kill_footer: bool) -> OpenImage:
         assert self._lease is not None
-        hooks = Hooks(self._lease.check, self._allocated, reached)
-        if self.settings.guard:
-            return DynamicDisk(storage, unclean=unclean, hooks=hooks)
-        preallocate = not on_nfs(self.path)
-        return FaithfulDisk(storage, kill_footer=kill_footer, preallocate=preallocate, hooks=hooks)
+        guard = self.settings.guard
+        return open_image(
+            storage,
+            str(self.path),
+            raw=self.raw,
+            faithful=not guard,
+            unclean=unclean,
+            kill_footer=kill_footer,
+            preallocate=guard or not on_nfs(self.path),
+            hooks=Hooks(self._lease.check, self._allocated, reached),
+        )
 
     def _allocated(self, block: int, sector: int) -> None:
         self.settings.emit("allocated", epoch=self._read_epoch, block=block, sector=sector)

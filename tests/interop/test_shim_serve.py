@@ -1,0 +1,175 @@
+"""`vhdtool serve` as a person uses it, on every kind of image."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from shim_process import MIB, ROOT, run
+
+from vhdtool.image.chain import open_chain
+from vhdtool.image.check import check
+from vhdtool.image.child import snapshot
+from vhdtool.image.create import create_dynamic, create_fixed
+from vhdtool.storage import FileStorage
+
+ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def served(image: Path, *options: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """(URI, process) of `vhdtool serve`; ends it with Ctrl-C's signal and wants exit 0."""
+    words = [sys.executable, "-m", "vhdtool", "serve", str(image), *options]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV
+    )
+    assert process.stdout is not None
+    uri = process.stdout.readline().strip()
+    if not uri:
+        process.wait(20)
+        pytest.fail(process.stderr.read() if process.stderr else "")
+    try:
+        yield uri, process
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+        assert (out, err) == ("", "")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def qemu_io(uri: str, *commands: str) -> None:
+    words = [part for command in commands for part in ("-c", command)]
+    out = run("qemu-io", "-f", "raw", "-t", "none", uri, *words)
+    assert "failed" not in out
+
+
+def refused(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "vhdtool", "serve", *words],
+        capture_output=True, text=True, env=ENV, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def verdict(image: Path) -> int:
+    with FileStorage(image) as storage:
+        return check(storage).exit_code
+
+
+def test_a_dynamic_image_is_served_and_closed(tmp_path: Path) -> None:
+    image, socket, log = tmp_path / "d.vhd", tmp_path / "s", tmp_path / "events"
+    create_dynamic(image, 64 * MIB)
+    with served(image, "--socket", str(socket), "--events", str(log)) as (uri, _):
+        assert uri == f"nbd+unix:///?socket={socket}"
+        qemu_io(uri, "write -P 5 1M 5M", "read -P 5 1M 5M", "read -P 0 20M 1M")
+        assert "held by" in refused(str(image), "--socket", str(tmp_path / "t"))
+        assert not (tmp_path / "t").exists()
+    assert not socket.exists()
+    assert verdict(image) == 0
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()][-2:] == [
+        "closed",
+        "detached",
+    ]
+    with served(image, "--socket", str(socket), "--cached") as (uri, _):
+        qemu_io(uri, "read -P 5 1M 5M")
+
+
+def test_a_fixed_and_a_raw_image(tmp_path: Path) -> None:
+    fixed, raw, socket = tmp_path / "f.vhd", tmp_path / "r.img", tmp_path / "s"
+    create_fixed(fixed, 8 * MIB)
+    raw.write_bytes(bytes(8 * MIB))
+    for image, options in ((fixed, ()), (raw, ("--raw",))):
+        with served(image, "--socket", str(socket), *options) as (uri, _):
+            qemu_io(uri, "write -P 5 1M 1M", "write -z 1M 64k", "read -P 5 1152k 64k")
+        assert image.read_bytes()[MIB + 65536 : 2 * MIB] == bytes([5]) * (MIB - 65536)
+    assert verdict(fixed) == 0
+
+
+def test_a_chain_shows_its_parents_and_writes_only_the_leaf(tmp_path: Path) -> None:
+    base, middle, leaf, socket = (tmp_path / name for name in ("a.vhd", "b.vhd", "c.vhd", "s"))
+    create_dynamic(base, 32 * MIB)
+    with served(base, "--socket", str(socket)) as (uri, _):
+        qemu_io(uri, "write -P 1 0 4M")
+    snapshot(base, middle)
+    with served(middle, "--socket", str(socket)) as (uri, _):
+        qemu_io(uri, "read -P 1 0 4M", "write -P 2 1M 1M")
+    snapshot(middle, leaf)
+    before = base.read_bytes(), middle.read_bytes()
+    with served(leaf, "--socket", str(socket)) as (uri, _):
+        qemu_io(uri, "write -P 3 512 512", "write -z 2M 64k")
+        qemu_io(uri, "read -P 1 0 512", "read -P 3 512 512", "read -P 2 1M 1M", "read -P 0 2M 64k")
+    assert (base.read_bytes(), middle.read_bytes()) == before
+    assert verdict(leaf) == 0
+    with open_chain(leaf) as reader:
+        assert reader.read(512, 512) == bytes([3]) * 512
+        assert reader.read(3 * MIB, MIB) == bytes([1]) * MIB
+
+
+def test_tcp_on_loopback_with_many_connections(tmp_path: Path) -> None:
+    image = tmp_path / "d.vhd"
+    create_dynamic(image, 16 * MIB)
+    source = tmp_path / "in.raw"
+    source.write_bytes(os.urandom(16 * MIB))
+    with served(image, "--tcp", "127.0.0.1:0") as (uri, _):
+        assert uri.startswith("nbd://127.0.0.1:")
+        run("nbdcopy", "--connections=4", str(source), uri)
+        run("qemu-img", "compare", "-f", "raw", "-F", "raw", str(source), uri)
+    assert verdict(image) == 0
+
+
+def test_ctrl_c_while_a_client_writes_leaves_a_closed_image(tmp_path: Path) -> None:
+    image, socket = tmp_path / "d.vhd", tmp_path / "s"
+    create_dynamic(image, 64 * MIB)
+    with served(image, "--socket", str(socket)) as (uri, process):
+        writer = subprocess.Popen(
+            ["qemu-io", "-f", "raw", uri, *(["-c", "aio_write -P 9 0 32M"] * 8), "-c", "aio_flush"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        threading.Timer(0.3, process.send_signal, (signal.SIGINT,)).start()
+        process.wait(30)
+        writer.kill()
+        writer.wait()
+    assert verdict(image) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "either --socket PATH or --tcp"),
+        (("--socket", "s", "--tcp", "127.0.0.1:1"), "either --socket PATH or --tcp"),
+        (("--tcp", "nonsense"), "write HOST:PORT"),
+        (("--tcp", "127.0.0.1:99999"), "below 65536"),
+        (("--socket", "no/such/dir/s"), "cannot listen"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, options: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_dynamic("d.vhd", 8 * MIB)
+    assert said in refused("d.vhd", *options)
+    before = Path("d.vhd").read_bytes()
+    assert said in refused("d.vhd", *options)
+    assert Path("d.vhd").read_bytes() == before
+
+
+def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
+    (tmp_path / "none.vhd").write_bytes(bytes(4096))
+    (tmp_path / "empty.img").write_bytes(b"")
+    socket = ("--socket", str(tmp_path / "s"))
+    assert "no VHD" in refused(str(tmp_path / "none.vhd"), *socket)
+    assert "empty" in refused(str(tmp_path / "empty.img"), "--raw", *socket)
+    assert "No such file" in refused(str(tmp_path / "missing.vhd"), *socket)
+    assert "No such file" in refused(str(tmp_path / "no" / "missing.vhd"), *socket)

@@ -1,0 +1,78 @@
+"""`vhdtool serve`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vhdtool.cli.options import image_argument
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.listen import TcpPlace
+
+
+@click.command()
+@image_argument
+@click.option("--socket", type=click.Path(), help="Listen on this Unix socket (mode 0600).")
+@click.option("--tcp", metavar="HOST:PORT", help="Listen here instead; port 0: any free one.")
+@click.option("--raw", is_flag=True, help="The file is a disk as it is, not a VHD.")
+@click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
+@click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
+@click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
+@click.option("--host", help="This host's name in the lease.  [default: its node name]")
+@click.option("--events", type=click.Path(), help="Append events to this file, JSON lines.")
+def serve(
+    image: str,
+    socket: str | None,
+    tcp: str | None,
+    raw: bool,
+    cached: bool,
+    force: int | None,
+    faithful: bool,
+    host: str | None,
+    events: str | None,
+) -> None:
+    """Serve an image to QEMU, nbd-client or libnbd, and print the URI to connect to.
+
+    Ctrl-C or TERM answers what is in flight, closes the image with its footer, removes the
+    socket, gives the lease up and exits 0.
+
+    \b
+    Example: vhdtool serve disk.vhd --socket disk.sock
+             qemu-img info 'nbd+unix:///?socket=disk.sock'
+    """
+    from vhdtool.errors import UsageError
+    from vhdtool.tapdisk.serve import Service
+    from vhdtool.tapdisk.serve import serve as run
+
+    if (socket is None) == (tcp is None):
+        raise UsageError("choose where to listen: either --socket PATH or --tcp HOST:PORT")
+    out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
+    try:
+        run(
+            Service(
+                image=Path(image),
+                place=Path(socket) if socket is not None else _tcp_place(tcp or ""),
+                host=host or os.uname().nodename,
+                raw=raw,
+                guard=not faithful,
+                direct=not cached,
+                force_epoch=force,
+                events=out,
+            ),
+            ready=click.echo,
+        )
+    finally:
+        if out is not None:
+            out.close()
+
+
+def _tcp_place(text: str) -> "TcpPlace":
+    from vhdtool.errors import UsageError
+    from vhdtool.tapdisk.listen import TcpPlace
+
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit():
+        raise UsageError(f"--tcp {text}: write HOST:PORT, for example 127.0.0.1:10809")
+    return TcpPlace(host.strip("[]") or "127.0.0.1", int(port))

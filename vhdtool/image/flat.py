@@ -1,0 +1,67 @@
+"""Disks that are their file from the first byte on: fixed VHDs and raw images."""
+
+from vhdtool.errors import UncleanImage
+from vhdtool.image.metadata import read_ends
+from vhdtool.storage import Storage
+from vhdtool.vhd.units import SECTOR
+
+
+class FlatDisk:
+    """A disk without a table: nothing to allocate, nothing to write at its end.
+
+    Offsets and lengths are bytes. `raw`: the file is no VHD; a tail below a sector is not shown.
+    Raises NotAVhd, CorruptImage, UncleanImage on opening.
+    """
+
+    last_metadata: float | None = None
+    truncated_to: int | None = None
+
+    def __init__(self, storage: Storage, raw: bool = False) -> None:
+        self.storage = storage
+        self.size = storage.size() // SECTOR * SECTOR if raw else _fixed_size(storage)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes; raises ValueError past the end."""
+        self._inside(offset, length)
+        return self.storage.pread(offset, length).ljust(length, b"\0")
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self._inside(offset, len(data))
+        self.storage.pwrite(offset, data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._inside(offset, length)
+        self.storage.zero(offset, length)
+
+    def flush(self) -> None:
+        self.storage.flush()
+
+    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
+        """All of it is data, as far as anybody knows here."""
+        self._inside(offset, length)
+        return [(length, True)]
+
+    def finish(self) -> bool:
+        """All that was written is durable; there is no footer to write."""
+        self.storage.flush()
+        return False
+
+    def abandon(self) -> None:
+        self.storage.close()
+
+    def _inside(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"{self.storage.name}: {length} bytes at {offset} pass the disk's end")
+
+
+def _fixed_size(storage: Storage) -> int:
+    ends = read_ends(storage)
+    footer = ends.end
+    if footer is None or not footer.valid:
+        raise UncleanImage(f"{storage.name}: no valid footer at its end; see `vhdtool check`")
+    footer.validate(storage.name, "the footer")
+    if footer.current_size > ends.end_offset:
+        raise UncleanImage(
+            f"{storage.name}: the disk of {footer.current_size} bytes does not fit its file"
+        )
+    return footer.current_size

@@ -1,0 +1,92 @@
+"""One image served to NBD clients by one process, from activation to a clean close."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from vhdtool.errors import UsageError
+from vhdtool.image.metadata import read_metadata
+from vhdtool.storage import FileStorage, StorageError
+from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.events import Events
+from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.listen import TcpPlace
+from vhdtool.tapdisk.nbd import NbdServer
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is to be served, and how."""
+
+    image: Path
+    place: Path | TcpPlace
+    host: str
+    raw: bool = False
+    guard: bool = True
+    direct: bool = True
+    force_epoch: int | None = None
+    events: TextIO | None = None
+
+
+def disk_size(image: Path, raw: bool) -> int:
+    """The disk's size in bytes. Raises NotAVhd, CorruptImage or StorageError."""
+    with FileStorage(image) as storage:
+        return storage.size() // 512 * 512 if raw else read_metadata(storage).size
+
+
+def serve(service: Service, ready: Callable[[str], None]) -> None:
+    """Serves until TERM or INT, then closes the image with its footer and gives the lease up.
+
+    `ready` is called with the URI once clients can connect. Raises ActivationRefused while
+    another process has the image, or what keeps it from being opened, served or closed.
+    """
+    ended = threading.Event()
+    before = [
+        (number, signal.signal(number, lambda *_: ended.set()))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    ]
+    try:
+        disk = _activated(service)
+        disconnect: Callable[[], None] = lambda: None  # noqa: E731
+        try:
+            server = NbdServer(disk, service.place)
+            disconnect = server.stop
+            ready(server.uri)
+            ended.wait()
+        finally:
+            disk.detach(disconnect)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _activated(service: Service) -> TapDisk:
+    if not service.image.parent.is_dir():
+        raise StorageError(str(service.image), "open it", 2)
+    size = disk_size(service.image, service.raw)
+    if not size:
+        raise UsageError(f"{service.image}: is empty; there is nothing to serve")
+    owner = Owner.here(service.host)
+    out = service.events or open(os.devnull, "w")  # noqa: SIM115 - ends with the process
+    disk = TapDisk(
+        Settings(
+            guard=service.guard,
+            open_storage=lambda path: FileStorage(path, writable=True, direct=service.direct),
+            open_lease=lambda path: open_lease(path, owner, service.guard),
+            emit=Events(service.host, out).emit,
+        )
+    )
+    disk.attach(service.image, size, service.raw)
+    try:
+        if service.guard:
+            disk.activate(service.force_epoch)
+        else:
+            disk.open()
+    except BaseException:
+        disk.detach()
+        raise
+    return disk
