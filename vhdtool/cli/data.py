@@ -1,14 +1,17 @@
 """`vhdtool map` and `vhdtool read`."""
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vhdtool.cli.options import Size, image_argument, json_option, print_json
+from vhdtool.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from vhdtool.image.reader import Extent, Reader
+    from vhdtool.image.salvage import Lost, Salvage
 
 
 @click.command("map")
@@ -58,12 +61,29 @@ def _entry(reader: "Reader", one: "Extent") -> dict[str, Any]:
 @click.option("--offset", type=Size(), default=0, help="First guest byte.")
 @click.option("--length", type=Size(), help="Guest bytes from there.  [default: to the end]")
 @click.option("-o", "--output", type=click.Path(), help="A new file; ranges of zeros are holes.")
-def read(image: str, offset: int, length: int | None, output: str | None) -> None:
+@click.option("--salvage", is_flag=True, help="From a damaged image: what can be trusted.")
+@click.option("--json", "as_json", is_flag=True, help="With --salvage: the list as JSON.")
+@click.pass_context
+def read(
+    context: click.Context,
+    image: str,
+    offset: int,
+    length: int | None,
+    output: str | None,
+    salvage: bool,
+    as_json: bool,
+) -> None:
     """Read guest data, through all parents, to standard output or a file.
+
+    With --salvage ranges that cannot be trusted become zeros and are listed (on standard error
+    when the data goes to standard output); exit code 2 when there are any.
 
     \b
     Example: vhdtool read --offset 1m --length 4k disk.vhd | xxd
+             vhdtool read --salvage broken.vhd -o disk.raw
     """
+    if salvage:
+        context.exit(_salvage(image, offset, length, output, as_json))
     from vhdtool.image.chain import open_chain
     from vhdtool.image.export import export_raw, stream
     from vhdtool.storage import FileStorage
@@ -76,3 +96,56 @@ def read(image: str, offset: int, length: int | None, output: str | None) -> Non
             with FileStorage(output, create=True) as target:
                 export_raw(reader, target, offset, end)
                 target.flush()
+
+
+def _salvage(image: str, offset: int, length: int | None, output: str | None, as_json: bool) -> int:
+    from vhdtool.cli.damage import lost_line
+    from vhdtool.image.salvage import open_salvage
+    from vhdtool.storage import FileStorage
+
+    with open_salvage(image) as source:
+        end = source.size if length is None else min(offset + length, source.size)
+        if output is None:
+            copied, lost = _pipe(source, offset, end)
+        else:
+            with (
+                FileStorage(output, create=True) as target,
+                progress_bar(end - offset, output) as show,
+            ):
+                copied, lost = source.copy(target, offset, end, show)
+                target.flush()
+    code = 2 if lost or source.notes else 0
+    if as_json:
+        result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
+        text = json.dumps({**result, "lost": [one.as_dict() for one in lost]}, indent=2)
+        click.echo(text, err=output is None)
+        return code
+    for note in source.notes:
+        click.echo(f"note: {note}", err=output is None)
+    for one in lost:
+        click.echo(lost_line(one), err=output is None)
+    bad = sum(one.length for one in lost)
+    click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=output is None)
+    return code
+
+
+def _pipe(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
+    """To standard output, where zeros fill what is not there."""
+    from vhdtool.image.salvage import Lost, merged
+
+    out, copied, lost, at = sys.stdout.buffer, 0, [], start
+    for piece in source.data(start, end):
+        if isinstance(piece, Lost):
+            lost.append(piece)
+            continue
+        _zeros(piece[0] - at)
+        out.write(piece[1])
+        copied += len(piece[1])
+        at = piece[0] + len(piece[1])
+    _zeros(end - at)
+    return copied, merged(iter(lost))
+
+
+def _zeros(count: int) -> None:
+    while count > 0:
+        count -= sys.stdout.buffer.write(bytes(min(count, 1 << 20)))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from vhdtool.errors import UsageError
 from vhdtool.image.checks.bitmaps import batmap_regions, check_batmap, check_bitmaps
-from vhdtool.image.checks.collector import Collector
+from vhdtool.image.checks.collector import LIMIT, Collector
 from vhdtool.image.checks.ends import check_fixed, check_footers, check_header
 from vhdtool.image.checks.layout import (
     Placement,
@@ -30,17 +30,19 @@ Mode = Literal["strict", "unclean", "live"]
 MODES = ("strict", "unclean", "live")
 
 
-def check(storage: Storage, mode: Mode = "strict", bitmaps: bool = True) -> CheckReport:
+def check(
+    storage: Storage, mode: Mode = "strict", bitmaps: bool = True, limit: int = LIMIT
+) -> CheckReport:
     """Checks one image (not its parents: see image/chain.py) and writes nothing.
 
     Modes: "strict" for a closed image; "unclean" for one that crashed (a missing footer at the
     end is no fault); "live" for one in use (its end may move meanwhile). Without `bitmaps` only
-    the batmap is believed, which is quick.
+    the batmap is believed, which is quick. Of one code at most `limit` findings are kept.
     Raises NotAVhd, or StorageError when the check cannot be done.
     """
     if mode not in MODES:
         raise UsageError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
-    found = Collector(mode)
+    found = Collector(mode, limit)
     report = CheckReport(storage.name, mode)
     ends = read_ends(storage)
     footer = check_footers(ends, found)

@@ -11,8 +11,9 @@ _ORDER = {"corrupt": 0, "unclean": 1, "info": 2}
 class Collector:
     """`add` keeps a finding; `mode` is strict, unclean or live."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, limit: int = LIMIT) -> None:
         self.mode = mode
+        self._limit = limit
         self._findings: list[Finding] = []
         self._count: Counter[tuple[str, Severity]] = Counter()
 
@@ -26,7 +27,7 @@ class Collector:
         sectors: tuple[int, int] | None = None,
     ) -> None:
         self._count[code, severity] += 1
-        if self._count[code, severity] <= LIMIT:
+        if self._count[code, severity] <= self._limit:
             self._findings.append(Finding(code, severity, message, block, offset, sectors))
 
     def corrupt(
@@ -53,8 +54,8 @@ class Collector:
     def findings(self) -> list[Finding]:
         """All findings, worst first, then by place in the file."""
         extra = [
-            Finding(code, severity, f"and {count - LIMIT} more of these")
+            Finding(code, severity, f"and {count - self._limit} more of these")
             for (code, severity), count in self._count.items()
-            if count > LIMIT
+            if count > self._limit
         ]
         return sorted(self._findings, key=lambda f: _ORDER[f.severity]) + extra

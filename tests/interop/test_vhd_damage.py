@@ -1,0 +1,65 @@
+"""Files behind damaged blocks, in file systems that their own tools made."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from vhd_peers import run as tool
+
+from vhdtool.cli.main import run
+
+MIB = 1 << 20
+START = 2048 * 512
+
+
+def ext4(path: Path, files: Path) -> None:
+    tool("mkfs.ext4", "-q", "-F", "-d", files, path)
+
+
+def vfat(path: Path, files: Path) -> None:
+    tool("mkfs.vfat", path)
+    tool("mcopy", "-s", "-i", path, *sorted(files.iterdir()), "::/")
+
+
+def ntfs(path: Path, files: Path) -> None:
+    tool("mkntfs", "-q", "-F", "-f", path)
+    for file in sorted(one for one in files.rglob("*") if one.is_file()):
+        tool("ntfscp", path, file, file.name)
+
+
+@pytest.mark.parametrize("make", [ext4, vfat, ntfs])
+def test_damage_names_the_file(
+    tmp_path: Path, make: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = tmp_path / "files"
+    (files / "deep").mkdir(parents=True)
+    contents = {"deep/lost.bin": os.urandom(3 * MIB), "kept.bin": os.urandom(100_000)}
+    for name, data in contents.items():
+        (files / name).write_bytes(data)
+    volume, raw, vhd = tmp_path / "volume", tmp_path / "raw", tmp_path / "disk.vhd"
+    volume.write_bytes(bytes(40 * MIB))
+    make(volume, files)  # type: ignore[operator]
+    table = bytearray(512)
+    table[446:462] = (
+        bytes([0, 0, 0, 0, 0x83, 0, 0, 0])
+        + (2048).to_bytes(4, "little")
+        + (40 * MIB // 512).to_bytes(4, "little")
+    )
+    table[510:] = b"\x55\xaa"
+    raw.write_bytes(bytes(table).ljust(START, b"\0") + volume.read_bytes())
+    assert run(["convert", str(raw), str(vhd), "--block-size", "512k"]) == 0
+    block = raw.read_bytes().find(contents["deep/lost.bin"][2 * MIB :][:512]) // (512 << 10)
+    with vhd.open("r+b") as file:
+        file.seek(3 * 512 + 4 * block)
+        file.write(bytes(4))
+    capsys.readouterr()
+    assert run(["damage", "--json", str(vhd)]) == 2
+    told = json.loads(capsys.readouterr().out)
+    (part,) = told["partitions"]
+    assert (part["number"], part["file_system"]) == (1, make.__name__.removeprefix("v").rstrip("4"))  # type: ignore[attr-defined]
+    (hit,) = part["files"]
+    assert hit["path"].endswith("/lost.bin")
+    assert (hit["size"], hit["damaged"]) == (3 * MIB, 512 << 10)
+    assert run(["damage", str(vhd)]) == 2
+    assert "/lost.bin: " in capsys.readouterr().out
