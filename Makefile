@@ -1,5 +1,5 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
-.PHONY: help setup lab soak clean-lab test fuzz lint lock
+.PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -24,6 +24,12 @@ test: setup ## every check that needs no special hardware
 
 fuzz: setup ## N=10000 damaged images through every command that reads
 	@PYTHONPATH=. .venv/bin/python tests/fuzz/fuzz_vhd.py --cases $(or $(N),10000) --keep build/fuzz
+
+interop: setup ## who reads whose images: writes docs/interop.md
+	@PYTHONPATH=. .venv/bin/python tests/interop/interop_matrix.py
+
+bench-vhdtool: setup ## speed of check and convert against qemu-img, on tmpfs
+	@PYTHONPATH=. .venv/bin/python benchmarks/vhdtool.py
 
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \

@@ -451,12 +451,11 @@ def test_fixed_disk_whose_guest_keeps_a_vhd_is_no_dynamic_disk() -> None:
     assert check(MemoryStorage(inner.ljust(MIB, b"\0") + footer.pack())).findings == []
 
 
-def test_a_flood_of_findings_is_cut_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhdtool.image.checks.collector.LIMIT", 10)
+def test_a_flood_of_findings_is_cut_and_counted() -> None:
     picture = small()
     for block in range(40, 90):
         picture.blocks[block] = 1 << 31
-    report = check(picture.draw())
+    report = check(picture.draw(), limit=10)
     assert len(report.findings) == 11
     assert "40 more" in report.findings[-1].message
 
