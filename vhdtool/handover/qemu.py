@@ -43,7 +43,7 @@ class Machine:
 
     def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
         """The command line; `disk` is the value of `-blockdev`."""
-        # The guest's pace and its blackout are measured: what else the machine does shall not count.
+        # Pace and blackout are measured: what else the machine does shall not count.
         line = ["nice", "-n", "-10", qemu, *self.board(), "-nodefaults", "-no-user-config"]
         line += ["-display", "none", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd]
         line += ["-append", "console=ttyS0 quiet panic=1", "-blockdev", disk]
