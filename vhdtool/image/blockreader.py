@@ -37,6 +37,10 @@ class BlockReader:
         self.size = opened.footer.current_size
         self._map = BlockMap(opened, storage)
         self.bat = self._map.bat
+        self._full = self._map.full
+        self._block_bytes = self.layout.block_bytes
+        self._bitmap_bytes = self.layout.bitmap_sectors * SECTOR
+        self._whole_blocks = self.size // self._block_bytes
         self.parent = self._find(parent)
 
     def _find(self, parent: Parent | FindParent | None) -> Parent | None:
@@ -53,11 +57,26 @@ class BlockReader:
 
         Raises CorruptImage where the file has lost data that the metadata promises.
         """
+        at = self._straight(offset, length)
+        if at is not None:
+            return self._present(at, length)
         parts = [
             self._read_block(block, within, count)
             for block, within, count in self._split(offset, length)
         ]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _straight(self, offset: int, length: int) -> int | None:
+        """Where in the file the request lies: the usual one, of one block that is all there."""
+        block, within = divmod(offset, self._block_bytes)
+        if (
+            offset < 0
+            or within + length > self._block_bytes
+            or block >= self._whole_blocks
+            or not self._full[block]
+        ):
+            return None
+        return self.bat[block] * SECTOR + self._bitmap_bytes + within
 
     def _split(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """(block, byte offset within it, bytes) for each block that a request touches."""

@@ -90,6 +90,12 @@ class DynamicDisk(BlockReader):
 
         Raises SplitBrain or LeaseLost when another writer has been here.
         """
+        length = len(data)
+        at = self._straight(offset, length)
+        if at is not None and not (offset | length) & (SECTOR - 1):
+            self._dirty = True
+            self.storage.pwrite(at, data)
+            return
         view = memoryview(data)
         done = 0
         for block, within, count in self._split(offset, len(view)):

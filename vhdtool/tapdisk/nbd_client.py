@@ -7,7 +7,7 @@ understands structured replies.
 import errno
 import logging
 import socket
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import nbd_wire as wire
@@ -23,6 +23,9 @@ MOST_EXTENTS = 1 << 14
 """Ranges in one answer about block status; a client asks again for what is behind them."""
 _CHANGES = (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM)
 _ZEROS = memoryview(bytes(1 << 20))
+_HEAD = wire.REQUEST.size
+_unpack = wire.REQUEST.unpack
+_ODD = wire.MIN_BLOCK - 1
 
 
 class Backend(Protocol):
@@ -30,7 +33,7 @@ class Backend(Protocol):
 
     Optional: `read_only` (bool), `extents(offset, length, most)` -> (bytes, holds data) of at most
     so many ranges, `waits()` (a request would wait now), `fast_zero` (zeroing costs less than
-    writing).
+    writing), and a Burst's methods.
     """
 
     def export_size(self) -> int: ...
@@ -38,6 +41,27 @@ class Backend(Protocol):
     def write(self, offset: int, data: memoryview) -> None: ...
     def write_zeroes(self, offset: int, length: int) -> None: ...
     def flush(self) -> None: ...
+
+
+class Served(Protocol):
+    """What reads and writes of a burst go to."""
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: memoryview) -> None: ...
+
+
+@runtime_checkable
+class Burst(Protocol):
+    """A backend that lets several requests in at once: it is asked once, not for each of them."""
+
+    def begin(self, writing: bool) -> Served | None:
+        """Lets requests in until `end`; None where each has to be asked for."""
+
+    def end(self) -> None:
+        """No request of the burst is under way any more."""
+
+    def failed(self, error: Exception) -> None:
+        """A request of the burst failed so."""
 
 
 class Connection:
@@ -53,6 +77,10 @@ class Connection:
         self._extents = getattr(backend, "extents", None)
         self._waits = getattr(backend, "waits", lambda: False)
         self._read_only = bool(getattr(backend, "read_only", False))
+        self._burst: Burst | None = backend if isinstance(backend, Burst) else None
+        self._served: Served | None = None
+        self._writing = False
+        self._size = 0
 
     def export(self) -> wire.Export:
         return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
@@ -75,42 +103,111 @@ class Connection:
 
     def transmission(self) -> None:
         """Serves requests in order; replies leave when no further request is here."""
-        head, inbox, out = wire.REQUEST.size, self._in, self._out
-        while True:
-            if out.waiting and (not inbox.has(head) or out.waiting > MOST_WAITING):
-                out.send()
-            request = wire.parse_request(inbox.take(head))
-            if request.command == wire.CMD_DISC:
-                out.send()
-                return
-            payload: memoryview | None = None
-            if request.command == wire.CMD_WRITE:
-                if request.length > wire.MAX_BLOCK:
-                    # Its data follows and cannot be skipped at a bounded cost.
-                    raise wire.WireError(f"a write of {request.length} bytes")
-                if out.waiting and not inbox.has(request.length):
-                    out.send()
-                payload = inbox.take(request.length)
-            if out.waiting and (self._may_take_long(request) or self._waits()):
-                # Who has his answer coming shall not wait for another's.
-                out.send()
-            self._answer(request, payload)
+        self._size = self.backend.export_size()
+        try:
+            while self._next():
+                pass
+        finally:
+            self._leave()
+
+    def _next(self) -> bool:
+        """Serves one request; False after the last one."""
+        inbox, out = self._in, self._out
+        if not inbox.has(_HEAD) or out.waiting > MOST_WAITING:
+            self._send()
+        magic, flags, command, cookie, offset, length = _unpack(inbox.take(_HEAD))
+        if magic != wire.REQUEST_MAGIC:
+            raise wire.WireError(f"NBD request with magic {magic:#x}")
+        payload: memoryview | None = None
+        if command == wire.CMD_WRITE:
+            if length > wire.MAX_BLOCK:
+                # Its data follows and cannot be skipped at a bounded cost.
+                raise wire.WireError(f"a write of {length} bytes")
+            if not inbox.has(length):
+                self._send()
+            payload = inbox.take(length)
+        if (
+            command > wire.CMD_WRITE
+            or flags
+            or not length
+            or (offset | length) & _ODD
+            or offset + length > self._size
+            or length > wire.MAX_BLOCK
+            or self._burst is None
+        ):
+            return self._one(wire.Request(command, flags, cookie, offset, length), payload)
+        try:
+            served = self._served
+            if served is None or (payload is not None and not self._writing):
+                served = self._enter(payload is not None)
+                if served is None:
+                    return self._one(wire.Request(command, flags, cookie, offset, length), payload)
+            if payload is None:
+                data = served.read(offset, length)
+                if self.structured:
+                    out.add(wire.data_chunk(cookie, offset, length), data)
+                else:
+                    out.add(wire.reply(cookie, 0), data)
+            else:
+                served.write(offset, payload)
+                out.add(wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0))
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged
+            if self._served is not None:
+                self._burst.failed(error)
+            self._told(wire.Request(command, flags, cookie, offset, length), error)
+        return True
+
+    def _enter(self, writing: bool) -> Served | None:
+        """Begins a burst. Raises OSError when no request is let in."""
+        assert self._burst is not None
+        self._leave()
+        if self._out.waiting and self._waits():
+            # Who has his answer coming shall not wait for another's.
+            self._out.send()
+        self._served = self._burst.begin(writing)
+        self._writing = writing
+        return self._served
+
+    def _leave(self) -> None:
+        if self._served is not None:
+            self._served = None
+            assert self._burst is not None
+            self._burst.end()
+
+    def _send(self) -> None:
+        """Before anything that may wait for the client: nobody shall wait for that."""
+        self._leave()
+        if self._out.waiting:
+            self._out.send()
+
+    def _one(self, request: wire.Request, payload: memoryview | None) -> bool:
+        """Serves a request on its own; False when it was the last."""
+        self._leave()
+        if request.command == wire.CMD_DISC:
+            self._out.send()
+            return False
+        if self._out.waiting and (self._may_take_long(request) or self._waits()):
+            self._out.send()
+        try:
+            self._out.add(*self._do(request, payload))
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged
+            self._told(request, error)
+        return True
 
     def _may_take_long(self, request: wire.Request) -> bool:
         return request.command > wire.CMD_WRITE or bool(request.flags & wire.FLAG_FUA)
 
-    def _answer(self, request: wire.Request, payload: memoryview | None) -> None:
-        try:
-            self._out.add(*self._do(request, payload))
-        except OSError as error:
+    def _told(self, request: wire.Request, error: Exception) -> None:
+        """Answers a request that failed."""
+        if isinstance(error, OSError):
             self._failed(request, error.errno or errno.EIO, error.strerror or str(error))
-        except VhdtoolError as error:
+        elif isinstance(error, VhdtoolError):
             log.error("request failed: %s", error)
             self._failed(request, getattr(error, "errno", errno.EIO), str(error))
-        except MemoryError:
+        elif isinstance(error, MemoryError):
             self._failed(request, errno.ENOMEM, "no memory")
-        except Exception:
-            log.exception("defect while answering %s", request)
+        else:
+            log.error("defect while answering %s", request, exc_info=error)
             self._failed(request, errno.EIO, "a defect; the server's log has more")
 
     def _failed(self, request: wire.Request, number: int, message: str) -> None:

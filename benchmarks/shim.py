@@ -1,0 +1,195 @@
+"""The shim beside qemu-nbd (and nbdkit where it is installed): fio's nbd engine, one run.
+
+    python benchmarks/shim.py [--where tmpfs direct] [--seconds 3] [--repeats 3] [--loads ...]
+
+For each load all servers take turns, so that a busy moment of the machine meets them all. The
+table shows the median ratio to qemu-nbd, with the lowest and the highest of the repeats; absolute
+figures of a machine say little about another one.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from vhdtool.image.create import create_dynamic  # noqa: E402
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Load:
+    """One row: fio's options, and whether the image is full before it."""
+
+    name: str
+    options: tuple[str, ...]
+    full: bool = True
+    fill: bool = False
+
+
+LOADS = (
+    Load("randread 4k QD1", ("--rw=randread", "--bs=4k", "--iodepth=1")),
+    Load("randread 4k QD16", ("--rw=randread", "--bs=4k", "--iodepth=16")),
+    Load("randwrite 4k QD1", ("--rw=randwrite", "--bs=4k", "--iodepth=1")),
+    Load("randwrite 4k QD16", ("--rw=randwrite", "--bs=4k", "--iodepth=16")),
+    Load("read 256k", ("--rw=read", "--bs=256k", "--iodepth=4")),
+    Load("write 256k", ("--rw=write", "--bs=256k", "--iodepth=4")),
+    Load("randwrite 4k QD16, empty", ("--rw=randwrite", "--bs=4k", "--iodepth=16"), full=False),
+    Load("fill 256k", ("--rw=write", "--bs=256k", "--iodepth=4"), full=False, fill=True),
+)
+
+
+@contextmanager
+def process(words: list[str], ready: Callable[[], bool]) -> Iterator[None]:
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/")
+    deadline = time.monotonic() + 20
+    try:
+        while not ready():
+            if child.poll() is not None or time.monotonic() > deadline:
+                assert child.stderr is not None
+                raise SystemExit(f"{words[0]} did not start: {child.stderr.read().decode()}")
+            time.sleep(0.01)
+        yield
+    finally:
+        child.terminate()
+        child.wait(60)
+
+
+class Servers:
+    """How each server is started on an image; all listen on `socket`."""
+
+    def __init__(self, folder: Path, direct: bool, size: int) -> None:
+        self.folder, self.direct, self.size = folder, direct, size
+        self.socket = folder / "s"
+        self.names = ["shim", "qemu-nbd"] + (["nbdkit"] if shutil.which("nbdkit") else [])
+
+    def image(self, name: str) -> Path:
+        return self.folder / f"{name}.vhd"
+
+    def words(self, name: str) -> list[str]:
+        image = str(self.image(name))
+        if name == "shim":
+            cached = [] if self.direct else ["--cached"]
+            socket = ["--socket", str(self.socket)]
+            return [sys.executable, "-m", "vhdtool", "serve", image, *socket, *cached]
+        if name == "qemu-nbd":
+            cache = ["--cache=none", "--aio=native"] if self.direct else ["--cache=writeback"]
+            return ["qemu-nbd", "-f", "vpc", "-t", "-k", str(self.socket), *cache, image]
+        return ["nbdkit", "-f", "-U", str(self.socket), "file", image]
+
+    def fresh(self, name: str, full: bool) -> None:
+        """An image of the same kind for each: empty, or full of data."""
+        image = self.image(name)
+        image.unlink(missing_ok=True)
+        Path(f"{image}.lease").unlink(missing_ok=True)
+        if name == "nbdkit":
+            with open(image, "wb") as out:
+                out.truncate(self.size)
+        else:
+            # QEMU's own driver does not know the batmap and would write over it.
+            create_dynamic(image, self.size, batmap=name == "shim")
+        if full:
+            with self.running(name):
+                fio(self.socket, self.size, "--rw=write", "--bs=1m", "--iodepth=4")
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        self.socket.unlink(missing_ok=True)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        with process(self.words(name), self.socket.exists):
+            yield
+
+
+def fio(socket: Path, size: int, *options: str) -> float:
+    """Bytes a second."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        words = ["fio", "--name=b", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
+        words += [f"--size={size}", "--randrepeat=1", "--output-format=json"]
+        words += [f"--output={report.name}", *options]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        text = Path(report.name).read_text()
+    (job,) = json.loads(text[text.index("{") :])["jobs"]
+    return float(job["read"]["bw_bytes"] + job["write"]["bw_bytes"])
+
+
+def measure(servers: Servers, load: Load, seconds: float, repeats: int) -> dict[str, list[float]]:
+    figures: dict[str, list[float]] = {name: [] for name in servers.names}
+    timed = () if load.fill else ("--time_based", f"--runtime={seconds}")
+    for repeat in range(repeats):
+        turn = servers.names[repeat % 2 :] + servers.names[: repeat % 2]
+        for name in turn:
+            if not load.full:
+                servers.fresh(name, full=False)
+            with servers.running(name):
+                figures[name].append(fio(servers.socket, servers.size, *load.options, *timed))
+    return figures
+
+
+def ratio(figures: dict[str, list[float]], name: str, to: str) -> str:
+    pairs = [a / b for a, b in zip(figures[name], figures[to], strict=True)]
+    return f"{statistics.median(pairs):.2f} ({min(pairs):.2f}-{max(pairs):.2f})"
+
+
+def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.Namespace) -> str:
+    columns = ["shim / qemu-nbd"]
+    if "nbdkit" in servers.names:
+        columns += ["nbdkit raw / qemu-nbd", "shim / nbdkit raw"]
+    lines = [f"| {where} | {' | '.join(columns)} | shim |", "|---" * (len(columns) + 2) + "|"]
+    for name in servers.names:
+        servers.fresh(name, full=True)
+    # Loads on empty images come last: they leave other images behind.
+    for load in sorted(loads, key=lambda one: not one.full):
+        figures = measure(servers, load, args.seconds, args.repeats)
+        cells = [ratio(figures, "shim", "qemu-nbd")]
+        if "nbdkit" in servers.names:
+            cells += [ratio(figures, "nbdkit", "qemu-nbd"), ratio(figures, "shim", "nbdkit")]
+        own = statistics.median(figures["shim"])
+        small = "4k" in load.name
+        shown = f"{own / 4096:.0f} IOPS" if small else f"{own / MIB:.0f} MiB/s"
+        lines.append(f"| {load.name} | {' | '.join(cells)} | {shown} |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--where", nargs="+", default=["tmpfs", "direct"])
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, default=512, help="MiB")
+    parser.add_argument("--loads", help="only those whose name contains this")
+    parser.add_argument("--out", type=Path, help="Markdown file for the tables")
+    args = parser.parse_args()
+    loads = tuple(load for load in LOADS if not args.loads or args.loads in load.name)
+    tables = []
+    for where in args.where:
+        parent = "/dev/shm" if where == "tmpfs" else None
+        with tempfile.TemporaryDirectory(dir=parent, prefix="bench-shim-") as folder:
+            servers = Servers(Path(folder), where == "direct", args.size * MIB)
+            tables.append(table(where, loads, servers, args))
+    text = "\n\n".join(tables) + "\n"
+    head = (
+        f"Medians of {args.repeats} runs of {args.seconds:g} s (lowest-highest), "
+        f"{args.size} MiB, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, "
+        f"load average {os.getloadavg()[0]:.1f}.\n\n"
+    )
+    print("\n" + text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(head + text)
+
+
+if __name__ == "__main__":
+    main()
