@@ -44,6 +44,7 @@ class EpochRecord:
         self._view = memoryview(self._buffer)[:SECTOR]
         self._lock = threading.Lock()
         self._fd = self._open()
+        self._file = os.fstat(self._fd)
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -77,17 +78,24 @@ class EpochRecord:
             return False
         except OSError as error:
             raise self._failure("look at", error) from None
-        here = os.fstat(self._fd)
-        return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+        return there.st_ino == self._file.st_ino and there.st_dev == self._file.st_dev
 
-    def read(self) -> tuple[int, Holder | None]:
-        """(newest epoch, holder as written or None); (0, None) for a new file."""
+    def raw(self) -> bytes:
+        """Sector 0 as it is in the file; shorter in a new one."""
         with self._lock:
             try:
                 got = os.preadv(self._fd, [self._view], 0)
             except OSError as error:
                 raise self._failure("read", error) from None
-            text = bytes(self._view[:got]).rstrip(b"\0 \n")
+            return bytes(self._view[:got])
+
+    def read(self) -> tuple[int, Holder | None]:
+        """(newest epoch, holder as written or None); (0, None) for a new file."""
+        return self.parse(self.raw())
+
+    def parse(self, raw: bytes) -> tuple[int, Holder | None]:
+        """What sector 0 says."""
+        text = raw.rstrip(b"\0 \n")
         if not text:
             return 0, None
         try:
@@ -152,6 +160,7 @@ class EpochRecord:
         self.unlock(byte)
         with self._lock:
             old, self._fd = self._fd, self._open()
+            self._file = os.fstat(self._fd)
         os.close(old)
         return False
 
@@ -178,6 +187,7 @@ class EpochRecord:
         with self._lock:
             os.replace(part, self.path)
             old, self._fd = self._fd, fd
+            self._file = os.fstat(fd)
         return old
 
     def try_lock(self, byte: int) -> bool:

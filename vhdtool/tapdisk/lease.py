@@ -111,6 +111,8 @@ class EpochLease:
         self.epoch: int | None = None
         self._mine: Holder | None = None
         """The holder as we wrote it: in a record that was made anew an epoch may come again."""
+        self._good = b"-"
+        """Sector 0 as it was when the lease was last found to be ours."""
 
     def acquire(self, force_epoch: int | None = None) -> int:
         record = self.record
@@ -133,7 +135,7 @@ class EpochLease:
             except BaseException:
                 record.unlock(ALIVE)
                 raise
-            self.epoch, self._mine = epoch, holder
+            self.epoch, self._mine, self._good = epoch, holder, b"-"
             return epoch
 
     def _entry(self, what: str) -> Holder:
@@ -162,13 +164,17 @@ class EpochLease:
                 f"{self.record.path}: the epoch record was removed or replaced, as a forced "
                 "activation does, while we held the lease; nothing more is written"
             )
-        newest, held = self.record.read()
+        raw = self.record.raw()
+        if raw == self._good:
+            return
+        newest, held = self.record.parse(raw)
         if self._mine is None or held != self._mine:
             now = "nobody" if held is None else f"{owner_of(held)} at epoch {held.get('epoch')}"
             raise LeaseLost(
                 f"{self.record.path}: we held epoch {self.epoch}, now (epoch {newest}) the lease "
                 f"is with {now}; nothing more is written"
             )
+        self._good = raw
 
     def release(self) -> int:
         record = self.record
@@ -177,7 +183,7 @@ class EpochLease:
             # A lease that was taken from us is not ours to clear.
             left = None if held == self._mine else held
             record.write(newest + 1, left, self._entry("release"))
-            self.epoch = self._mine = None
+            self.epoch, self._mine, self._good = None, None, b"-"
             record.unlock(ALIVE)
             return newest + 1
 
