@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from vhdtool.cli import main as cli
 from vhdtool.errors import UsageError
 from vhdtool.handover import bundle
+from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest import build
-from vhdtool.handover.lab import LabConfig
 
 HOST = {
     "ssh": "h",

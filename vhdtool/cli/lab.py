@@ -30,7 +30,8 @@ def run(ctx: click.Context, config: Path) -> None:
 
     Example: vhdtool lab run --config runs/latest/config.json
     """
-    from vhdtool.handover.lab import Lab, LabConfig
+    from vhdtool.handover.config import LabConfig
+    from vhdtool.handover.lab import Lab
     from vhdtool.oracle.run import exit_code, judge_run
     from vhdtool.oracle.verdict import judge_case
 

@@ -1,119 +1,28 @@
 """All cases of a run: configuration in, `runs/<id>/` out, a line of progress for each step."""
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from vhdtool.errors import LabError, UsageError, VhdtoolError
+from vhdtool.errors import LabError, VhdtoolError
+from vhdtool.handover.config import MIB, LabConfig
 from vhdtool.handover.guest.snapshot import accelerator, ensure_snapshot
-from vhdtool.handover.hosts import Host, HostConfig
+from vhdtool.handover.hosts import Host
+from vhdtool.handover.look import look
+from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
-from vhdtool.handover.runner import CasePlan, CaseRun, Side
-from vhdtool.handover.strategies import STRATEGIES, Strategy, named
+from vhdtool.handover.runner import CaseRun
 
 Say = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
-MIB = 1 << 20
 ATTEMPTS = 2
-LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
-"""Where testinfra looks at the hosts in the middle of a case: one of each verdict."""
-
-
-@dataclass(frozen=True)
-class LabConfig:
-    """What the role `migration` (or a caller) asks for; sizes in bytes."""
-
-    run_dir: Path
-    hosts: tuple[HostConfig, HostConfig]
-    shared_dir: str
-    kernel: str
-    initrd: str
-    ssh_config: Path | None = None
-    storage: str = "a directory"
-    strategies: tuple[str, ...] = ("all",)
-    guard: str = "default"
-    seed: int = 1
-    repeats: int = 1
-    image_bytes: int = 2048 * MIB
-    block_bytes: int = 2 * MIB
-    profile: str = "paced"
-    pace_us: int = 4000
-    hypervisor: str = "kvm"
-    accelerator: str = "auto"
-    migration_port: int = 4444
-    live_tests: Path | None = None
-
-    @classmethod
-    def load(cls, path: Path) -> "LabConfig":
-        """Reads the JSON file. Raises UsageError that names the key that is wrong."""
-        try:
-            raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: no configuration of a lab: {error}") from error
-        try:
-            raw.pop("keep", None)
-            guest, load = raw.pop("guest"), raw.pop("load", {})
-            hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
-            for key in ("ssh_config", "live_tests"):
-                raw[key] = Path(raw[key]) if raw.get(key) else None
-            config = cls(
-                run_dir=Path(raw.pop("run_dir")),
-                hosts=hosts,  # type: ignore[arg-type]
-                strategies=tuple(raw.pop("strategies", ["all"])),
-                kernel=guest["kernel"],
-                initrd=guest["initrd"],
-                **load,
-                **raw,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"{path}: bad configuration of a lab: {error}") from error
-        config.validate()
-        return config
-
-    def validate(self) -> None:
-        """Raises UsageError for what cannot be run, before anything is touched."""
-        if len(self.hosts) != 2:
-            raise UsageError(f"a lab has two hosts, not {len(self.hosts)}")
-        for what, value, least in (
-            ("seed", self.seed, 0),
-            ("repeats", self.repeats, 1),
-            ("image size", self.image_bytes, 64 * MIB),
-            ("block size", self.block_bytes, 512 << 10),
-            ("pace", self.pace_us, 500),
-        ):
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{what}: {value} is too small, the least is {least}")
-        if self.block_bytes & (self.block_bytes - 1):
-            raise UsageError(f"block size: {self.block_bytes} is no power of two")
-        if self.guard not in ("default", "on", "off"):
-            raise UsageError(f"guard: {self.guard!r} is none of default, on, off")
-        if self.hypervisor != "kvm":
-            raise UsageError(f"hypervisor: {self.hypervisor!r} cannot be driven; there is kvm")
-        if self.profile != "paced":
-            raise UsageError(f"load profile: {self.profile!r} does not exist; there is paced")
-        self.cases()
-
-    def cases(self) -> list[tuple[Strategy, bool]]:
-        """(strategy, guard) of each case, in the order of the table."""
-        names = list(STRATEGIES) if "all" in self.strategies else list(self.strategies)
-        chosen = []
-        for strategy in map(named, names):
-            if self.guard == "default":
-                guards = [True] if strategy.safe else [False, True]
-            else:
-                guards = [self.guard == "on"]
-            chosen += [(strategy, guard) for guard in guards]
-        return chosen
 
 
 class Lab:
@@ -213,7 +122,9 @@ class Lab:
 
     def _attempt(self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int) -> str | None:
         record = Record(folder)
-        run = CaseRun(plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, self._look)
+        run = CaseRun(
+            plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, partial(look, self.config)
+        )
         error = None
         try:
             run.run()
@@ -254,63 +165,6 @@ class Lab:
             "points": strategy.points(plan.guard),
             "hosts": [host.name for host in hosts],
             "error": failure,
-        }
-
-    # looking at the hosts while a case is live
-
-    def _look(self, run: CaseRun, phase: str) -> None:
-        plan, tests = run.plan, self.config.live_tests
-        if tests is None or (plan.strategy.name, plan.guard) not in LIVE_CASES:
-            return
-        path = run.record.folder / "live.json"
-        path.write_text(json.dumps(self._live(run, phase), indent=1))
-        log = run.record.folder / f"testinfra-{phase}.log"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", phase, "-p", "no:cacheprovider"]
-        with open(log, "wb") as out:
-            done = subprocess.run(
-                [*command, str(tests)],
-                env={**os.environ, "VHDLAB_LIVE": str(path.resolve())},
-                stdout=out,
-                stderr=out,
-                check=False,
-                timeout=120,
-            )
-        if done.returncode:
-            last = log.read_text(errors="replace").strip().splitlines()[-1:]
-            raise LabError(f"testinfra, {phase}: {' '.join(last)}; see {log}")
-
-    def _live(self, run: CaseRun, phase: str) -> dict[str, Any]:
-        hosts: dict[str, Any] = {}
-        active = []
-        for side, role in ((run.source, "source"), (run.destination, "destination")):
-            tap, qemu = side.tap, side.qemu
-            shim = None
-            if tap is not None:
-                shim = {"pid": tap.pid, "socket": tap.socket, "control": tap.control}
-                shim["state"] = tap.do("status")["state"]
-                active += [side.host.name] if shim["state"] == "active" else []
-            machine = None
-            if qemu is not None and qemu.died is None:
-                machine = {"pid": qemu.pid, "qmp": qemu.qmp, "console": qemu.console}
-            hosts[side.host.name] = {
-                "ssh": side.host.config.ssh,
-                "role": role,
-                "private_dir": side.host.config.private_dir,
-                "shim": shim,
-                "qemu": machine,
-            }
-        plan, config = run.plan, self.config
-        return {
-            "phase": phase,
-            "strategy": plan.strategy.name,
-            "guard": plan.guard,
-            "expected": plan.strategy.expected(plan.guard),
-            "shared_dir": config.shared_dir,
-            "image": plan.image,
-            "lease": plan.image + ".lease",
-            "ssh_config": str(config.ssh_config.resolve()) if config.ssh_config else None,
-            "hosts": hosts,
-            "active": "both" if len(active) == 2 else active[0] if active else "none",
         }
 
 

@@ -25,6 +25,7 @@ DOWNTIME_LIMIT_MS = 100
 BANDWIDTH = 1 << 30
 MEMORY_MIB = 192
 CAPABILITIES = ("events", "pause-before-switchover", "late-block-activate")
+OVER = ("failed", "cancelled")
 Json = dict[str, Any]
 
 
@@ -209,6 +210,26 @@ class Qemu:
         self._capabilities(*CAPABILITIES)
         limits = {"downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": BANDWIDTH}
         self.execute("migrate-set-parameters", **limits)
+
+    def wait_migration_over(self, timeout: float) -> None:
+        """Until a migration from here that lost its peer has given up."""
+        deadline = time.monotonic() + timeout
+        while (status := self.execute("query-migrate").get("status")) not in OVER:
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.host.name}: the failed migration stays {status}")
+            if status == "pre-switchover":
+                self.execute("migrate_cancel")
+            time.sleep(0.005)
+
+    def run_again(self, timeout: float) -> None:
+        """The guest runs here; QEMU resumes it by itself, or is told to."""
+        deadline = time.monotonic() + timeout
+        while (status := self.execute("query-status")["status"]) != "running":
+            if status in ("paused", "postmigrate"):
+                self.execute("cont")
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.host.name}: the guest did not go on, it is {status}")
+            time.sleep(0.005)
 
     def last_words(self) -> str:
         """The last line of QEMU's log."""

@@ -6,16 +6,16 @@ directory is left complete enough for the oracles to say what it proves.
 """
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
 from vhdtool.handover.hosts import Host
-from vhdtool.handover.qemu import Loop, Machine, Qemu, nbd_disk
+from vhdtool.handover.plan import CasePlan, Side
+from vhdtool.handover.qemu import Loop, Qemu, nbd_disk
 from vhdtool.handover.record import Record
-from vhdtool.handover.strategies import Leg, Step, Strategy
+from vhdtool.handover.strategies import Leg, Step
 from vhdtool.handover.tap import Tap
 
 REFUSED = (ActivationRefused, LeaseLost, SplitBrain)
@@ -28,40 +28,6 @@ LAST_WRITES = 60
 TIMEOUT = 30.0
 SECTOR = 512
 Live = Callable[["CaseRun", str], None]
-
-
-@dataclass(frozen=True)
-class CasePlan:
-    """What one case is to do; sizes in bytes."""
-
-    strategy: Strategy
-    guard: bool
-    seed: int
-    name: str
-    image: str
-    image_bytes: int
-    block_bytes: int
-    pace_us: int
-    machine: Machine
-    snapshot: str
-    port: int
-
-
-@dataclass
-class Side:
-    """A host with its shim and its QEMU, in the role it has now."""
-
-    host: Host
-    tap: Tap | None = None
-    qemu: Qemu | None = None
-
-    def shim(self) -> Tap:
-        assert self.tap is not None
-        return self.tap
-
-    def machine(self) -> Qemu:
-        assert self.qemu is not None
-        return self.qemu
 
 
 @dataclass
@@ -239,7 +205,7 @@ class CaseRun:
         if status not in (None, "none", "completed", "cancelled", "failed"):
             source.machine().execute("migrate_cancel")
             source.machine().wait_migration("cancelled", timeout=TIMEOUT, start=self._since)
-        self._wait_running(source)
+        source.machine().run_again(TIMEOUT)
         self.record.note("cancelled", reason=reason)
         destination.machine().kill()
         destination.shim().leave()
@@ -257,36 +223,12 @@ class CaseRun:
             source.machine().execute("migrate-continue", state="pre-switchover")
         for step in leg.recover:
             self._step(step)
-        self._wait_migration_over(source)
-        self._wait_running(source)
+        source.machine().wait_migration_over(TIMEOUT)
+        source.machine().run_again(TIMEOUT)
         self.record.note("cancelled", reason=leg.fault)
         destination.shim().leave()
         destination.tap, destination.qemu = None, None
         self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
-
-    def _wait_migration_over(self, side: Side) -> None:
-        deadline = time.monotonic() + TIMEOUT
-        qemu = side.machine()
-        while (status := qemu.execute("query-migrate").get("status")) not in (
-            "failed",
-            "cancelled",
-        ):
-            if time.monotonic() > deadline:
-                raise LabError(f"{side.host.name}: the failed migration stays {status}")
-            if status == "pre-switchover":
-                qemu.execute("migrate_cancel")
-            time.sleep(0.005)
-
-    def _wait_running(self, side: Side) -> None:
-        """The guest runs at this side; QEMU resumes it by itself, or is told to."""
-        deadline = time.monotonic() + 5
-        qemu = side.machine()
-        while (status := qemu.execute("query-status")["status"]) != "running":
-            if status in ("paused", "postmigrate"):
-                qemu.execute("cont")
-            if time.monotonic() > deadline:
-                raise LabError(f"{side.host.name}: the guest did not go on, it is {status}")
-            time.sleep(0.005)
 
     # steps and points
 

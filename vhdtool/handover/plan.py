@@ -1,0 +1,42 @@
+"""What one case is to do, and the two hosts in the roles that they have now."""
+
+from dataclasses import dataclass
+
+from vhdtool.handover.hosts import Host
+from vhdtool.handover.qemu import Machine, Qemu
+from vhdtool.handover.strategies import Strategy
+from vhdtool.handover.tap import Tap
+
+
+@dataclass(frozen=True)
+class CasePlan:
+    """What one case is to do; sizes in bytes."""
+
+    strategy: Strategy
+    guard: bool
+    seed: int
+    name: str
+    image: str
+    image_bytes: int
+    block_bytes: int
+    pace_us: int
+    machine: Machine
+    snapshot: str
+    port: int
+
+
+@dataclass
+class Side:
+    """A host with its shim and its QEMU, in the role it has now."""
+
+    host: Host
+    tap: Tap | None = None
+    qemu: Qemu | None = None
+
+    def shim(self) -> Tap:
+        assert self.tap is not None
+        return self.tap
+
+    def machine(self) -> Qemu:
+        assert self.qemu is not None
+        return self.qemu
