@@ -29,7 +29,7 @@ interop: setup ## who reads whose images: writes docs/interop.md
 	@PYTHONPATH=. .venv/bin/python tests/interop/interop_matrix.py
 
 bench-vhdtool: setup ## speed of check and convert against qemu-img, on tmpfs
-	@PYTHONPATH=. .venv/bin/python benchmarks/vhdtool.py
+	@PYTHONPATH=. .venv/bin/python benchmarks/vhdtool_bench.py --write
 
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \

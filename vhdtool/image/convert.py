@@ -8,11 +8,11 @@ from typing import Literal
 
 from vhdtool.errors import UsageError
 from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
-from vhdtool.image.export import Progress, export_raw
+from vhdtool.image.export import Progress, copy_range, export_raw
 from vhdtool.image.newfile import new_file
 from vhdtool.image.reader import Reader
 from vhdtool.image.workers import Turns, each
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import all_set, set_bits
@@ -23,6 +23,7 @@ from vhdtool.vhd.units import DEFAULT_BLOCK, NO_OFFSET, SECTOR, pad
 
 Format = Literal["raw", "dynamic", "fixed"]
 _ZEROS = bytes(64 << 10)
+_SAMPLED, _SAMPLE = 256 << 10, 512
 
 
 def convert(
@@ -108,7 +109,7 @@ class _Copier:
     """What the workers share. `end` is the first free sector of the file."""
 
     def __init__(
-        self, reader: Reader, storage: Storage, layout: BlockLayout, header: Header, first: int
+        self, reader: Reader, storage: FileStorage, layout: BlockLayout, header: Header, first: int
     ) -> None:
         self.reader = reader
         self.storage = storage
@@ -136,6 +137,32 @@ class _Copier:
         return entry
 
 
+def _data_runs(source: FileStorage, offset: int, length: int) -> list[tuple[int, int]]:
+    """(place from `offset`, length) of what is not zero.
+
+    A few bytes that are not zero say enough about the data behind them: only where they are zero
+    all of it is read.
+    """
+    found: list[tuple[int, int]] = []
+    for at in range(0, length, _SAMPLED):
+        size = min(_SAMPLED, length - at)
+        if source.pread(offset + at, _SAMPLE) != _ZEROS[:_SAMPLE]:
+            _join(found, at, size)
+            continue
+        data = source.pread(offset + at, size)
+        for inner in range(0, size, len(_ZEROS)):
+            if not data.startswith(_ZEROS[: size - inner], inner):
+                _join(found, at + inner, min(len(_ZEROS), size - inner))
+    return found
+
+
+def _join(runs: list[tuple[int, int]], at: int, length: int) -> None:
+    if runs and sum(runs[-1]) == at:
+        runs[-1] = (runs[-1][0], runs[-1][1] + length)
+    else:
+        runs.append((at, length))
+
+
 class _Worker:
     """Copies one block after another through its own buffer."""
 
@@ -153,6 +180,13 @@ class _Worker:
     def _block(self, ticket: int, block: int) -> None:
         shared = self.shared
         layout = shared.layout
+        start = block * layout.block_bytes
+        whole = next(shared.reader.extents(start, start + layout.block_bytes), None)
+        if whole is not None and whole.length == layout.block_bytes and whole.offset is not None:
+            source = shared.reader.layers[whole.depth].storage
+            if isinstance(source, FileStorage) and not source.direct:
+                self._whole_block(ticket, block, source, whole.offset)
+                return
         bitmap = self._fill(block * layout.block_bytes)
         full = all_set(bitmap, layout.sectors)
         entry = shared.place(ticket, block, self.buffer != shared.empty, full)
@@ -160,6 +194,21 @@ class _Worker:
             return
         shared.storage.pwrite(entry * SECTOR, bitmap)
         self._store(layout.data_offset(entry))
+
+    def _whole_block(self, ticket: int, block: int, source: FileStorage, offset: int) -> None:
+        """A block that is one range of one file: the kernel copies what is not zero."""
+        shared = self.shared
+        layout = shared.layout
+        runs = _data_runs(source, offset, layout.block_bytes)
+        entry = shared.place(ticket, block, bool(runs), full=True)
+        if entry is None:
+            return
+        bitmap = bytearray(layout.bitmap_sectors * SECTOR)
+        set_bits(bitmap, 0, layout.sectors)
+        shared.storage.pwrite(entry * SECTOR, bitmap)
+        target = layout.data_offset(entry)
+        for at, length in runs:
+            copy_range(source, offset + at, shared.storage, target + at, length)
 
     def _fill(self, start: int) -> bytearray:
         """Reads a block into the buffer; returns the bitmap of what is present."""

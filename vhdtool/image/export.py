@@ -12,7 +12,7 @@ from vhdtool.storage import FileStorage, StorageError
 from vhdtool.storage.holes import DataMap
 
 CHUNK = 1 << 20
-_STEP = 8 << 20
+_STEP = 1 << 20
 Progress = Callable[[int], None]
 """Called with the guest bytes done so far."""
 _NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
@@ -85,7 +85,7 @@ def _copy(
     written = 0
     holes = maps.setdefault(extent.depth, DataMap(source.fileno()))
     for first, stop in holes.ranges(extent.offset, end):
-        _copy_range(source, first, target, place + first - extent.offset, stop - first)
+        copy_range(source, first, target, place + first - extent.offset, stop - first)
         written += stop - first
     return written
 
@@ -99,7 +99,8 @@ def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, place: i
     return extent.length
 
 
-def _copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:
+def copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:
+    """Copies bytes between files, in the kernel where it can. Raises CorruptImage, StorageError."""
     while length > 0:
         count = _kernel_copy(source, at, target, to, min(length, _STEP))
         if count == 0:

@@ -1,0 +1,207 @@
+"""Speed of `vhdtool check`, `convert` and `info`, with ratios to qemu-img in the same run.
+
+    python benchmarks/vhdtool_bench.py [--folder /dev/shm] [--runs 5] [--only check] [--write]
+
+Everything is in the page cache on tmpfs. A figure is the best of all runs, its spread how much
+slower the worst one was. Runs of peers alternate, so that a busy machine hits both. Ratios
+travel between machines, seconds do not. `--write` puts the table into results/vhdtool.md.
+VHD_UTIL names a vhd-util of blktap's to be compared with (Debian has none).
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vhdtool.image.create import new_footer
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.bat import pack_bat
+from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import DYNAMIC
+from vhdtool.vhd.header import Header
+
+RESULTS = Path(__file__).resolve().parent / "results" / "vhdtool.md"
+MIB, GIB = 1 << 20, 1 << 30
+VHDTOOL = [sys.executable, "-m", "vhdtool"]
+
+
+@dataclass
+class Row:
+    work: str
+    peer: str
+    ours: list[float]
+    theirs: list[float]
+    target: str
+    met: bool | None
+
+    def line(self) -> str:
+        """One line of the table."""
+        theirs = ratio = "–"
+        if self.theirs:
+            theirs = f"{min(self.theirs):.2f} s (+{spread(self.theirs):.0f} %)"
+            ratio = f"{min(self.theirs) / min(self.ours):.2f}×"
+        verdict = {True: "met", False: "**missed**", None: ""}[self.met]
+        ours = f"{min(self.ours):.3f} s (+{spread(self.ours):.0f} %)"
+        cells = [self.work, ours, self.peer, theirs, ratio, f"{self.target} {verdict}".strip()]
+        return f"| {' | '.join(cells)} |\n"
+
+
+def spread(times: list[float]) -> float:
+    """How much slower the worst run was than the best, in per cent."""
+    return 100 * (max(times) / min(times) - 1)
+
+
+def timed(*commands: list[str], runs: int, before: Callable[[], None]) -> list[list[float]]:
+    """Seconds of each command, `runs` times each, in turns."""
+    result: list[list[float]] = [[] for _ in commands]
+    for _ in range(runs):
+        for times, command in zip(result, commands, strict=True):
+            before()
+            start = time.perf_counter()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            times.append(time.perf_counter() - start)
+            assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return result
+
+
+def full_image(path: Path, size: int) -> None:
+    """A closed image in which every block is present: real metadata, sparse data."""
+    layout = BlockLayout(2 * MIB)
+    header = Header(size // layout.block_bytes)
+    footer = new_footer(size, DYNAMIC)
+    head = batmap_header_for(header)
+    first = layout.place((head.offset // 512) + head.sectors)
+    entries = range(first, first + header.max_entries * layout.stride, layout.stride)
+    bits = (b"\xff" * (header.max_entries // 8)).ljust(head.sectors * 512, b"\0")
+    head = replace(head, checksum=batmap_checksum(bits, size))
+    full = b"\xff" * layout.bitmap_bytes
+    with FileStorage(path, create=True) as file:
+        file.pwrite(0, footer.pack() + header.pack() + pack_bat(array("I", entries)))
+        file.pwrite(header.bat_end, head.pack() + bits)
+        for entry in entries:
+            file.pwrite(entry * 512, full)
+        file.pwrite(layout.end_sector(entries[-1]) * 512, footer.pack())
+
+
+def half_full(path: Path, size: int) -> None:
+    """A raw disk of which every second 2 MiB hold random bytes."""
+    data = os.urandom(2 * MIB)
+    with path.open("wb") as file:
+        for place in range(0, size, 4 * MIB):
+            file.seek(place)
+            file.write(data)
+        file.truncate(size)
+
+
+def checks(folder: Path, runs: int) -> list[Row]:
+    small, large = folder / "100g.vhd", folder / "2040g.vhd"
+    full_image(small, 100 * GIB)
+    rows = []
+    command = [*VHDTOOL, "check", str(small)]
+    real = os.environ.get("VHD_UTIL")
+    commands = [command, [*command, "--no-bitmaps"]]
+    if real:
+        commands.append([real, "check", "-n", str(small)])
+    times = timed(*commands, runs=runs, before=lambda: None)
+    theirs = times[2] if real else []
+    peer = "vhd-util check" if real else "–"
+    whole, quick = times[0], times[1]
+    rows.append(Row("check, full 100 GiB", peer, whole, theirs, "< 1.5 s", min(whole) < 1.5))
+    rows.append(Row("the same by its batmap", peer, quick, theirs, "< 0.3 s", min(quick) < 0.3))
+    small.unlink()
+    need = 2040 * GIB // (2 * MIB) * 4096 * 3 // 2
+    if shutil.disk_usage(folder).free < need:
+        print(f"2040 GiB are left out: {folder} has less than {need >> 30} GiB", file=sys.stderr)
+        return rows
+    full_image(large, 2040 * GIB)
+    command = [*VHDTOOL, "check", str(large)]
+    slow, fast = timed(command, [*command, "--no-bitmaps"], runs=min(runs, 3), before=lambda: None)
+    for name, long, short in (("", slow, whole), (" by its batmap", fast, quick)):
+        factor = min(long) / min(short)
+        target = f"≤ 25 × 100 GiB: {factor:.1f} ×"
+        rows.append(Row(f"check, full 2040 GiB{name}", "–", long, [], target, factor <= 25))
+    large.unlink()
+    return rows
+
+
+def conversions(folder: Path, runs: int) -> list[Row]:
+    raw, vhd, out = folder / "in.raw", folder / "in.vhd", folder / "out"
+    half_full(raw, 4 * GIB)
+
+    def clear() -> None:
+        out.unlink(missing_ok=True)
+
+    there = [*VHDTOOL, "convert", "-O", "vhd", str(raw), str(out)]
+    qemu = ["qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", "force_size=on"]
+    ours, theirs = timed(there, [*qemu, str(raw), str(out)], runs=runs, before=clear)
+    ratio = min(theirs) / min(ours)
+    rows = [Row("raw → VHD, 4 GiB half full", "qemu-img", ours, theirs, "≥ 1.5×", ratio >= 1.5)]
+    clear()
+    subprocess.run([*VHDTOOL, "convert", "-q", str(raw), str(vhd)], check=True)
+    raw.unlink()
+    back = [*VHDTOOL, "convert", "-O", "raw", str(vhd), str(out)]
+    qemu = ["qemu-img", "convert", "-f", "vpc", "-O", "raw", str(vhd), str(out)]
+    ours, theirs = timed(back, qemu, runs=runs, before=clear)
+    ratio = min(theirs) / min(ours)
+    rows.append(Row("VHD → raw, 4 GiB half full", "qemu-img", ours, theirs, "≥ 1.0×", ratio >= 1.0))
+    clear()
+    vhd.unlink()
+    return rows
+
+
+def start_up(folder: Path, runs: int) -> list[Row]:
+    image = folder / "small.vhd"
+    subprocess.run([*VHDTOOL, "create", "-q", str(image), "1g"], check=True)
+    commands = [[*VHDTOOL, "info", str(image)], ["qemu-img", "info", str(image)]]
+    ours, theirs = timed(*commands, runs=2 * runs, before=lambda: None)
+    return [Row("info, start to end", "qemu-img", ours, theirs, "< 0.120 s", min(ours) < 0.12)]
+
+
+PARTS = {"info": start_up, "check": checks, "convert": conversions}
+
+
+def table(rows: list[Row], runs: int) -> str:
+    """The rows as a page."""
+    qemu = subprocess.run(["qemu-img", "--version"], capture_output=True, text=True, check=True)
+    head = ["work", "vhdtool", "peer", "peer's time", "ratio", "target"]
+    return (
+        "# vhdtool's speed\n\n"
+        "Made by `make bench-vhdtool` (benchmarks/vhdtool_bench.py). Warm page cache on tmpfs; "
+        f"best of {runs} runs, in brackets how much slower the worst one was. A ratio above 1 means that "
+        "vhdtool is quicker.\n\n"
+        f"{qemu.stdout.splitlines()[0]}; Python {platform.python_version()}; "
+        f"{os.cpu_count()} processors; load {os.getloadavg()[0]:.1f} at the end.\n\n"
+        f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n" + "".join(row.line() for row in rows)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("/dev/shm"))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", choices=PARTS)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="vhdtool-bench-", dir=options.folder) as name:
+        for part, work in PARTS.items():
+            if options.only in (None, part):
+                rows += work(Path(name), options.runs)
+    text = table(rows, options.runs)
+    print(text)
+    if options.write:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
