@@ -194,3 +194,71 @@ def test_a_pipe_that_closes_is_no_traceback(image: Path) -> None:
         check=False,
     )
     assert "Traceback" not in done.stderr
+
+
+def complete(words: str, image: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "vhdtool"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "_VHDTOOL_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        },
+    )
+    return done.stdout.split()
+
+
+def test_shells_complete_commands_options_and_files(
+    image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complete("vhdtool ch", image) == ["plain,check"]
+    assert "plain,--unclean" in complete("vhdtool check --un", image)
+    assert complete("vhdtool check di", image) == ["file,di"]
+    for shell in ("bash", "zsh", "fish"):
+        assert run(["completion", shell]) == 0
+        assert "_VHDTOOL_COMPLETE" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_readers_work_on_a_read_only_mount(tmp_path: Path) -> None:
+    """Nothing is written to an image opened for reading: here nothing can be."""
+    create_dynamic(tmp_path / "base.vhd", 8 * MIB)
+    assert run(["snapshot", "-q", str(tmp_path / "base.vhd"), str(tmp_path / "child.vhd")]) == 0
+    commands = [
+        f"vhdtool {words} $M/child.vhd"
+        for words in (
+            "info",
+            "check",
+            "meta",
+            "map",
+            "read --length 4k",
+            "repair",
+            "scan",
+            "damage",
+        )
+    ]
+    commands += [
+        "vhdtool diff $M/child.vhd $M/child.vhd",
+        "vhdtool read --salvage --length 4k $M/child.vhd",
+        "vhd-util check -p -n $M/child.vhd",
+        "vhd-util query -vspfdSma -n $M/child.vhd",
+        "vhd-util read -p -n $M/child.vhd",
+        'vhd-util scan -f -m "$M/*.vhd"',
+    ]
+    script = "\n".join(
+        [
+            f"set -e; M={tmp_path}",
+            f"vhdtool() {{ '{sys.executable}' -m vhdtool \"$@\" >/dev/null; }}",
+            f"vhd-util() {{ '{sys.executable}' -m vhdtool.cli.vhdutil.main \"$@\" >/dev/null; }}",
+            "mount --bind $M $M; mount -o remount,bind,ro $M",
+            "! touch $M/x 2>/dev/null",
+            *commands,
+        ]
+    )
+    command = ["unshare", "--mount", "bash", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,16 +3,20 @@
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vhdtool.errors import VhdtoolError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
     "bundle": "vhdtool.cli.provide:bundle",
     "check": "vhdtool.cli.inspect:check",
     "coalesce": "vhdtool.cli.change:coalesce",
+    "completion": "vhdtool.cli.completion:completion",
     "convert": "vhdtool.cli.transform:convert",
     "create": "vhdtool.cli.make:create",
     "damage": "vhdtool.cli.damage:damage",
@@ -40,6 +44,7 @@ HELP = {
     "bundle": "Pack what the lab's hosts run.",
     "check": "Check an image, and say what damage means.",
     "coalesce": "Write a child's data into its parent, or a chain into its base.",
+    "completion": "Print what a shell needs to complete commands.",
     "convert": "Convert between VHD, raw, qcow2 and VHDX; compact and flatten.",
     "create": "Create a dynamic, fixed or differencing image.",
     "damage": "Say which partitions and files damage touches.",
@@ -78,6 +83,18 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Names of commands without importing any."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=HELP.get(name))
+            for name in sorted(COMMANDS)
+            if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
