@@ -176,8 +176,8 @@ def table(rows: list[Row], runs: int) -> str:
     return (
         "# vhdtool's speed\n\n"
         "Made by `make bench-vhdtool` (benchmarks/vhdtool_bench.py). Warm page cache on tmpfs; "
-        f"best of {runs} runs, in brackets how much slower the worst one was. A ratio above 1 means "
-        "that vhdtool is quicker.\n\n"
+        f"best of {runs} runs, in brackets how much slower the worst one was. A ratio above 1 "
+        "means that vhdtool is quicker.\n\n"
         f"{qemu.stdout.splitlines()[0]}; Python {platform.python_version()}; "
         f"{os.cpu_count()} processors; load {os.getloadavg()[0]:.1f} at the end.\n\n"
         f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n" + "".join(row.line() for row in rows)
