@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 from vhd_images import Picture
 
 from vhdtool.cli.main import run
+from vhdtool.cli.vhdutil.main import run as vhdutil
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
 from vhdtool.vhd.header import SIZE, Header, Locator
@@ -179,6 +180,12 @@ def both_footers(dice: random.Random, disk: MemoryStorage) -> None:
         disk.pwrite(disk.size() - SECTOR, disk.pread(0, SECTOR))
 
 
+_OTHER_TOOL = (
+    ["query", "-vspfdSma", "-n"],
+    ["read", "-pBa", "-n"],
+    ["check", "-ps", "-n"],
+    ["scan", "-M", "-c"],
+)
 _JUDGES = ("check", "repair", "scan", "diff", "damage")
 
 
@@ -190,15 +197,15 @@ def _alarm(number: int, frame: FrameType | None) -> None:
     raise Hang
 
 
-def call(arguments: list[str]) -> int:
+def call(arguments: list[str], command: Callable[[list[str]], int] = run) -> int:
     """Runs a command in this process with a limit on its time."""
-    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="surrogateescape")
     # Time of this process, not of the machine that it shares; the other clock sees it asleep.
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     signal.setitimer(signal.ITIMER_REAL, 20 * SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            return run(arguments)
+            return command(arguments)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -241,6 +248,14 @@ def case(seed: int, folder: Path) -> str | None:
         allowed = (0, 1, 2, 3) if words[0] in _JUDGES or "--salvage" in words else (0, 1)
         if codes[name] not in allowed:
             return f"{name}: exit code {codes[name]}"
+    for words in _OTHER_TOOL:
+        name = f"vhd-util {' '.join(words)}"
+        try:
+            code = call([*words, str(path)], vhdutil)
+        except (Hang, Exception) as error:  # noqa: BLE001 - any traceback is a find
+            return f"{name}: {type(error).__name__}: {error}"
+        if not 0 <= code < 256:
+            return f"{name}: exit code {code}"
     if codes["check"] == 0 and picture.footer.disk_type != DIFFERENCING:
         (folder / "out").unlink(missing_ok=True)
         if call(["read", str(path), "-o", str(folder / "out")]):

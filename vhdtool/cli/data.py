@@ -93,8 +93,11 @@ def read(
         if output is None:
             stream(reader, sys.stdout.buffer, offset, end)
         else:
-            with FileStorage(output, create=True) as target:
-                export_raw(reader, target, offset, end)
+            with (
+                FileStorage(output, create=True) as target,
+                progress_bar(end - offset, output) as show,
+            ):
+                export_raw(reader, target, offset, end, show)
                 target.flush()
 
 

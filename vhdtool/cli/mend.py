@@ -5,10 +5,12 @@ import os
 import click
 
 from vhdtool.cli.options import image_argument, json_option, print_json
+from vhdtool.errors import UsageError
 
 
 @click.command()
 @image_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be written (default).")
 @click.option("--yes", is_flag=True, help="Write. Without it nothing is changed.")
 @click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
 @click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
@@ -17,6 +19,7 @@ from vhdtool.cli.options import image_argument, json_option, print_json
 def repair(
     context: click.Context,
     image: str,
+    dry_run: bool,
     yes: bool,
     undo_from: str | None,
     journal: str | None,
@@ -36,6 +39,8 @@ def repair(
     from vhdtool.image.undo import apply, journal_path, undo, write_journal
     from vhdtool.storage import FileStorage
 
+    if dry_run and (yes or undo_from is not None):
+        raise UsageError("--dry-run goes with neither --yes nor --undo")
     pending = os.path.exists(journal_beside(image))
     with FileStorage(image, writable=yes or undo_from is not None) as storage:
         if undo_from is not None:
