@@ -10,6 +10,7 @@ from vhdtool.errors import UsageError
 from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
 from vhdtool.image.export import Progress, copy_range, export_raw
 from vhdtool.image.newfile import new_file
+from vhdtool.image.places import footer_place
 from vhdtool.image.reader import Reader
 from vhdtool.image.workers import Turns, each
 from vhdtool.storage import FileStorage
@@ -44,6 +45,11 @@ def convert(
     if target != "raw":
         size = check_size(size)
     with new_file(path, overwrite) as storage:
+        if storage.is_block_device:
+            # What is left out below must read as zeros, whatever the device held before.
+            if target == "fixed" and storage.size() != size + SECTOR:
+                raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
+            storage.zero(0, storage.size())
         if target == "dynamic":
             check_block_bytes(block_bytes)
             write_dynamic(reader, storage, size, block_bytes, batmap, progress)
@@ -75,7 +81,7 @@ def write_dynamic(
     footer = new_footer(size, DYNAMIC, batmap)
     copier = _Copier(reader, storage, layout, header, locators_offset(header, batmap))
     each(_tickets(reader, layout.block_bytes, progress), lambda: _Worker(copier).block)
-    end = copier.end * SECTOR
+    end = footer_place(storage, copier.end * SECTOR)
     storage.pwrite(header.bat_offset, pack_bat(copier.bat))
     if batmap:
         fresh = batmap_header_for(header)

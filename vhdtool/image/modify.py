@@ -9,7 +9,7 @@ from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
 from vhdtool.image.parents import ParentMissing
-from vhdtool.image.places import end_of_data
+from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
 from vhdtool.storage.names import lasting_path
@@ -153,7 +153,7 @@ def _locators(
     ):
         table, changes = _in_place(wanted, rooms)
     else:
-        table, changes = _behind(meta, header, wanted)
+        table, changes = _behind(storage, meta, header, wanted)
     return table + (Locator(),) * (LOCATORS - len(table)), changes
 
 
@@ -169,7 +169,7 @@ def _in_place(
 
 
 def _behind(
-    meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
+    storage: Storage, meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     start = place = end_of_data(meta.footer, header, meta.batmap, meta.bat) * SECTOR
     table, data = [], b""
@@ -178,6 +178,9 @@ def _behind(
         table.append(Locator(code, room, len(raw), 0, place))
         data += raw.ljust(room, b"\0")
         place += room
+    end = footer_place(storage, place)
+    if end > place:
+        return tuple(table), [Change("write the locators", start, data)]
     return tuple(table), [
         Change("write the locators and the footer behind them", start, data + meta.footer.pack())
     ]

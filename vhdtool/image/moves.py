@@ -4,7 +4,7 @@ from array import array
 from dataclasses import replace
 
 from vhdtool.image.metadata import Metadata
-from vhdtool.image.places import end_of_data
+from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import ENTRIES_PER_SECTOR, pack_bat_sector
 from vhdtool.vhd.blocks import BlockLayout
@@ -37,6 +37,7 @@ class Mover:
 
     def move(self, block: int, entry: int) -> None:
         """Copies a block to BAT entry `entry`, which must be free, and makes it its place."""
+        footer_place(self.storage, self.layout.end_sector(entry) * SECTOR)
         source = self.bat[block] * SECTOR
         target = entry * SECTOR
         total = self.layout.total_sectors * SECTOR
@@ -80,7 +81,7 @@ class Mover:
 
     def finish(self) -> Metadata:
         """Writes the footer behind the data and cuts what is left; returns the new metadata."""
-        end = self.end * SECTOR
+        end = footer_place(self.storage, self.end * SECTOR)
         if self.moved:
             self.storage.pwrite(end, self.meta.footer.pack())
             self.storage.flush()

@@ -1,7 +1,9 @@
 """Where metadata and data of an image end. All in sectors of the file."""
 
+import errno
 from array import array
 
+from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd.batmap import BatmapHeader
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import Footer
@@ -18,6 +20,20 @@ def end_of_headers(footer: Footer, header: Header, batmap: BatmapHeader | None) 
         if locator.used and locator.room is not None:
             end = max(end, locator.offset + locator.room)
     return pad(end) // SECTOR
+
+
+def footer_place(storage: Storage, end: int) -> int:
+    """The byte where the footer of an image goes whose data ends at byte `end`.
+
+    A block device keeps its length, and has its footer at its end. Raises StorageError when the
+    data would reach into it.
+    """
+    if not getattr(storage, "is_block_device", False):
+        return end
+    last = storage.size() - SECTOR
+    if end > last:
+        raise StorageError(storage.name, f"write data up to byte {end}", errno.ENOSPC)
+    return last
 
 
 def end_of_data(

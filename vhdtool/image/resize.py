@@ -11,7 +11,7 @@ from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
 from vhdtool.image.modify import footer_changes
 from vhdtool.image.moves import Mover
-from vhdtool.image.places import end_of_data
+from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.image.reader import Reader
 from vhdtool.image.undo import Change, apply
 from vhdtool.storage import FileStorage
@@ -160,7 +160,7 @@ def _larger_tables(
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))
-    end = end_of_data(footer, header, batmap, bat) * SECTOR
+    end = footer_place(storage, end_of_data(footer, header, batmap, bat) * SECTOR)
     changes = [
         Change("write the larger tables", larger.bat_offset, data),
         Change("write the header", footer.data_offset, header.pack()),
