@@ -3,6 +3,8 @@
 Facts: blktap's drivers/block-vhd.c and vhd/lib/libvhd.c, checked on a running tapdisk.
 """
 
+from dataclasses import replace
+
 from vhdtool.image.blockreader import FindParent
 from vhdtool.image.closing import write_batmap
 from vhdtool.image.disk import DynamicDisk, Hooks, Parent
@@ -30,6 +32,8 @@ class FaithfulDisk(DynamicDisk):
         hooks: Hooks | None = None,
         parent: Parent | FindParent | None = None,
     ) -> None:
+        # It asks nobody.
+        hooks = replace(hooks or Hooks(), may_write_metadata=lambda: None)
         super().__init__(storage, unclean=True, hooks=hooks, parent=parent)
         self.preallocate = preallocate and not self._block_device
         if kill_footer:
@@ -56,15 +60,6 @@ class FaithfulDisk(DynamicDisk):
         self._write_bat_entry(block, entry)
         self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
         self._allocated(block, entry, bytes(bitmap))
-
-    def _write_bat_entry(self, block: int, entry: int) -> None:
-        offset, _ = self._map.bat_sector(block)
-        self.storage.pwrite(offset, self._map.bat_sector_with(block, entry))
-        self.wrote_metadata()
-
-    def _write_bitmap(self, entry: int, bitmap: bytes, begin: int, end: int) -> None:
-        self.storage.pwrite((entry + begin) * SECTOR, bitmap[begin * SECTOR : end * SECTOR])
-        self.wrote_metadata()
 
     def _end_file(self) -> None:
         """Footer at its own idea of the end, truncate, copy, batmap; one fsync at the end."""

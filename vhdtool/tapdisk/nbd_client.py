@@ -7,9 +7,10 @@ understands structured replies.
 import errno
 import logging
 import socket
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.image.many import Located, ManyRequests, Piece, open_many
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd_options import Negotiation
 from vhdtool.tapdisk.nbd_stream import Inbox, Outlet, widen
@@ -21,6 +22,11 @@ MOST_WAITING = 1 << 20
 """Bytes of replies that wait for the requests behind them to be served too."""
 MOST_EXTENTS = 1 << 14
 """Ranges in one answer about block status; a client asks again for what is behind them."""
+MOST_TOGETHER = 1 << 20
+"""Bytes of a request that may be served together with others; larger ones go alone."""
+LARGE = 64 << 10
+PAYLOAD_PATIENCE = 0.002
+"""Seconds that requests wait for the data of the next one, which is on its way."""
 _CHANGES = (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM)
 _ZEROS = memoryview(bytes(1 << 20))
 _HEAD = wire.REQUEST.size
@@ -64,6 +70,10 @@ class Burst(Protocol):
         """A request of the burst failed so."""
 
 
+def _located(served: object) -> TypeGuard[Located]:
+    return hasattr(served, "locate")
+
+
 class Connection:
     """Negotiates, then serves one request after the other."""
 
@@ -80,6 +90,8 @@ class Connection:
         self._burst: Burst | None = backend if isinstance(backend, Burst) else None
         self._served: Served | None = None
         self._writing = False
+        self._many: ManyRequests | None = None
+        self._many_of: Served | None = None
         self._size = 0
 
     def export(self) -> wire.Export:
@@ -109,6 +121,7 @@ class Connection:
                 pass
         finally:
             self._leave()
+            self._close_many()
 
     def _next(self) -> bool:
         """Serves one request; False after the last one."""
@@ -132,7 +145,7 @@ class Connection:
             or not length
             or (offset | length) & _ODD
             or offset + length > self._size
-            or length > wire.MAX_BLOCK
+            or length > MOST_TOGETHER
             or self._burst is None
         ):
             return self._one(wire.Request(command, flags, cookie, offset, length), payload)
@@ -142,6 +155,8 @@ class Connection:
                 served = self._enter(payload is not None)
                 if served is None:
                     return self._one(wire.Request(command, flags, cookie, offset, length), payload)
+            if self._many is not None and (length >= LARGE or inbox.has(_HEAD)):
+                return self._together(command, cookie, offset, length, payload)
             if payload is None:
                 data = served.read(offset, length)
                 if self.structured:
@@ -164,9 +179,74 @@ class Connection:
         if self._out.waiting and self._waits():
             # Who has his answer coming shall not wait for another's.
             self._out.send()
-        self._served = self._burst.begin(writing)
-        self._writing = writing
-        return self._served
+        served = self._burst.begin(writing)
+        if served is not self._many_of:
+            self._close_many()
+            self._many_of = served
+            self._many = open_many(served) if served is not None and _located(served) else None
+        self._served, self._writing = served, writing
+        return served
+
+    def _close_many(self) -> None:
+        if self._many is not None:
+            self._many.close()
+        self._many = self._many_of = None
+
+    def _together(
+        self, command: int, cookie: int, offset: int, length: int, payload: memoryview | None
+    ) -> bool:
+        """Serves this request and all that are behind it already at once."""
+        many, inbox = self._many, self._in
+        assert many is not None
+        while True:
+            view = many.room(length)
+            assert view is not None
+            if payload is not None:
+                view[:] = payload
+            many.add(Piece(payload is not None, offset, view, cookie))
+            # Small requests that belong together come together; large ones come one by one.
+            if not (inbox.has(_HEAD) or (length >= LARGE and inbox.soon(_HEAD))):
+                break
+            magic, flags, command, cookie, offset, length = _unpack(inbox.peek(_HEAD))
+            writes = command == wire.CMD_WRITE
+            if (
+                magic != wire.REQUEST_MAGIC
+                or command > wire.CMD_WRITE
+                or flags
+                or (writes and not self._writing)
+                or not length
+                or (offset | length) & _ODD
+                or offset + length > self._size
+                or length > MOST_TOGETHER
+                or many.full(length)
+                or (writes and not inbox.soon(_HEAD + length, PAYLOAD_PATIENCE))
+            ):
+                break
+            inbox.take(_HEAD)
+            payload = inbox.take(length) if writes else None
+        self._reply_all(many.finish())
+        many.clear()
+        return True
+
+    def _reply_all(self, pieces: list[Piece]) -> None:
+        out = self._out
+        for piece in pieces:
+            if piece.error is not None:
+                assert self._burst is not None
+                self._burst.failed(piece.error)
+                code = wire.CMD_WRITE if piece.write else wire.CMD_READ
+                length = len(piece.view)
+                self._told(wire.Request(code, 0, piece.cookie, piece.offset, length), piece.error)
+            elif piece.write:
+                cookie = piece.cookie
+                out.add(wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0))
+            elif self.structured:
+                head = wire.data_chunk(piece.cookie, piece.offset, len(piece.view))
+                out.add(head, piece.view)
+            else:
+                out.add(wire.reply(piece.cookie, 0), piece.view)
+        # The memory of what was read is used again by the next requests.
+        self._send()
 
     def _leave(self) -> None:
         if self._served is not None:

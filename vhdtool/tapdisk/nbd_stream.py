@@ -1,8 +1,11 @@
 """Bytes of one client: requests are read many at a time, replies leave many at a time."""
 
+import select
 import socket
 
-_BUFFER = 512 << 10
+_BUFFER = 2 << 20
+_AT_ONCE = 512 << 10
+"""Bytes that are received with one call: what fits a processor's cache is not read twice."""
 _SNDBUFFORCE = 32
 """SO_SNDBUFFORCE of Linux, which Python does not name."""
 _SOCKET_BUFFER = 2 << 20
@@ -39,10 +42,33 @@ class Inbox:
             self._view[:left] = bytes(self._view[self._at : self._end])
             self._at, self._end = 0, left
         while self._end - self._at < length:
-            got = self._client.recv_into(self._view[self._end :])
-            if not got:
-                raise EOFError
-            self._end += got
+            self._receive(0)
+
+    def _receive(self, flags: int) -> None:
+        got = self._client.recv_into(self._view[self._end : self._end + _AT_ONCE], 0, flags)
+        if not got:
+            raise EOFError
+        self._end += got
+
+    def peek(self, length: int) -> memoryview:
+        """Bytes that `has` says are here; they stay."""
+        return self._view[self._at : self._at + length]
+
+    def soon(self, length: int, patience: float = 0) -> bool:
+        """Whether so many bytes are here, or come within `patience` seconds."""
+        if length > _BUFFER or self._at + length > _BUFFER:
+            return self.has(length)
+        while not self.has(length):
+            if not patience:
+                try:
+                    self._receive(socket.MSG_DONTWAIT)
+                except BlockingIOError:
+                    return False
+                continue
+            if not select.select([self._client], [], [], patience)[0]:
+                return False
+            self._receive(0)
+        return True
 
     def _take_large(self, length: int) -> memoryview:
         data = memoryview(bytearray(length))
@@ -66,7 +92,7 @@ class Outlet:
         self.waiting = 0
         """Bytes that are not sent yet."""
 
-    def add(self, *parts: bytes) -> None:
+    def add(self, *parts: bytes | memoryview) -> None:
         self._parts += parts
         for part in parts:
             self.waiting += len(part)
