@@ -8,7 +8,7 @@ from typing import Literal
 
 from vhdtool.errors import UsageError
 from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
-from vhdtool.image.export import Progress, copy_range, export_raw
+from vhdtool.image.export import Progress, copiers, copy_range, export_raw
 from vhdtool.image.newfile import new_file
 from vhdtool.image.places import footer_place
 from vhdtool.image.reader import Reader
@@ -80,7 +80,8 @@ def write_dynamic(
     header = Header(max(1, layout.blocks_for(size)), block_bytes)
     footer = new_footer(size, DYNAMIC, batmap)
     copier = _Copier(reader, storage, layout, header, locators_offset(header, batmap))
-    each(_tickets(reader, layout.block_bytes, progress), lambda: _Worker(copier).block)
+    tickets = _tickets(reader, layout.block_bytes, progress)
+    each(tickets, lambda: _Worker(copier).block, copiers(reader, storage))
     end = footer_place(storage, copier.end * SECTOR)
     storage.pwrite(header.bat_offset, pack_bat(copier.bat))
     if batmap:

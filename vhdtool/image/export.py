@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.reader import Extent, Reader
-from vhdtool.image.workers import each
+from vhdtool.image.workers import THREADS, each
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.storage.holes import DataMap
 
@@ -52,8 +52,21 @@ def export_raw(
     def work(extent: Extent) -> None:
         written.append(_copy(reader, extent, target, extent.start - start, maps))
 
-    each(_with_data(reader, start, stop, progress), lambda: work)
+    each(_with_data(reader, start, stop, progress), lambda: work, copiers(reader, target))
     return sum(written)
+
+
+def copiers(reader: Reader, target: FileStorage) -> int:
+    """How many threads a copy gains from: one where the kernel copies within a file system.
+
+    Writers of one file wait for each other there; from elsewhere one may read meanwhile.
+    """
+    here = os.fstat(target.fileno()).st_dev
+    storages = [layer.storage for layer in reader.layers]
+    inside = all(
+        isinstance(one, FileStorage) and os.fstat(one.fileno()).st_dev == here for one in storages
+    )
+    return 1 if inside else THREADS
 
 
 def _with_data(
