@@ -1,5 +1,5 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
-.PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool lint lock
+.PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool bench-shim chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,12 @@ interop: setup ## who reads whose images: writes docs/interop.md
 
 bench-vhdtool: setup ## speed of check and convert against qemu-img, on tmpfs
 	@PYTHONPATH=. .venv/bin/python benchmarks/vhdtool_bench.py --write
+
+bench-shim: setup ## the shim beside qemu-nbd, on tmpfs and with O_DIRECT; table in benchmarks/results
+	@.venv/bin/python benchmarks/shim.py --out benchmarks/results/shim.md $(BENCH)
+
+chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
+	@.venv/bin/python tests/interop/shim_chaos.py --kills $(or $(N),500)
 
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \

@@ -20,11 +20,18 @@ class Client:
         unix = isinstance(place, Path)
         self.socket = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         self.socket.settimeout(10)
-        self.socket.connect(str(place) if unix else place)
         self.structured = structured
         self.message = ""
         self._cookie = 0
         self._answered = 0
+        try:
+            self.socket.connect(str(place) if unix else place)
+            self._negotiate(structured, allocation)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _negotiate(self, structured: bool, allocation: bool) -> None:
         assert self.take(18) == wire.HELLO
         self.socket.sendall(b"\0\0\0\3")
         if structured:
