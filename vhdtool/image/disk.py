@@ -63,6 +63,7 @@ class DynamicDisk(BlockReader):
         self.truncated_to: int | None = None
         self._dirty = False
         self._end = self._opened.end
+        self._unused = len(self.bat) - len(self._opened.used)
         self._block_device = bool(getattr(storage, "is_block_device", False))
         self._room = Room(storage, self.layout, self._block_device)
         self._file_size: int | None = self._opened.file_size
@@ -201,7 +202,7 @@ class DynamicDisk(BlockReader):
         self._compare_bat_sector(block)
         self._compare_size()
         try:
-            if self._room.make(self._end, entry, self.bat.count(UNUSED)):
+            if self._room.make(self._end, entry, self._unused):
                 self._file_size = self.storage.size()
             reached("allocate-zeroed")
             bitmap = bytearray(layout.bitmap_sectors * SECTOR)
@@ -250,6 +251,7 @@ class DynamicDisk(BlockReader):
         self._map.placed(block, entry)
         self._unsettled = None
         self._end = self.layout.end_sector(entry)
+        self._unused -= 1
         self.hooks.allocated(block, entry)
 
     def _compare_bat_sector(self, block: int) -> None:

@@ -2,6 +2,7 @@
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +40,8 @@ class Opened:
     header: Header
     layout: BlockLayout
     bat: "array[int]"
+    used: "array[int]"
+    """The entries of the BAT that name a place, in the order of their blocks."""
     raw_bat: bytearray
     """As it is in the file, padding included."""
     batmap: BatmapHeader | None
@@ -51,7 +54,7 @@ class Opened:
     @property
     def end(self) -> int:
         """The sector behind the last block, or behind the headers when there is none."""
-        highest = max(filter(UNUSED.__ne__, self.bat), default=None)
+        highest = max(self.used, default=None)
         if highest is None:
             return self.end_of_headers
         return max(self.end_of_headers, self.layout.end_sector(highest))
@@ -88,11 +91,13 @@ def read_opened(storage: Storage) -> Opened:
     if bits is None:
         # No batmap, or one whose numbers make no sense: it says nothing, and is left alone.
         batmap = None
+    bat = unpack_bat(raw, header.max_entries)
     return Opened(
         footer,
         header,
         BlockLayout(header.block_bytes),
-        unpack_bat(raw, header.max_entries),
+        bat,
+        array("I", filter(UNUSED.__ne__, bat)),
         raw,
         batmap,
         _full_blocks(bits, header, footer, batmap),
@@ -158,11 +163,11 @@ def check_places(opened: Opened, name: str) -> None:
     That is: two blocks overlap, a block lies over the header or the BAT, or the last block's
     bitmap is not in the file.
     """
-    used = sorted(filter(UNUSED.__ne__, opened.bat))
+    used: Sequence[int] = opened.used
     if not used:
         return
     total = opened.layout.total_sectors
-    if any(after - before < total for before, after in pairwise(used)):
+    if not _apart(used, total) and not _apart(used := sorted(used), total):
         raise CorruptImage(f"{name}: two blocks overlap; `vhdtool check` says which")
     header = opened.header
     table = (header.bat_offset // SECTOR, header.bat_end // SECTOR)
@@ -176,3 +181,8 @@ def check_places(opened: Opened, name: str) -> None:
             f"{name}: the block at sector {used[-1]} lies behind the end of the file: its tail "
             "was cut off"
         )
+
+
+def _apart(places: Sequence[int], sectors: int) -> bool:
+    """Whether they rise by at least so many sectors, as blocks written in order do."""
+    return all(after - before >= sectors for before, after in pairwise(places))

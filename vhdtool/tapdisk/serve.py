@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from vhdtool.errors import UsageError
-from vhdtool.image.metadata import read_metadata
+from vhdtool.errors import CorruptImage, UsageError
+from vhdtool.image.metadata import read_ends
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
@@ -35,7 +35,12 @@ class Service:
 def disk_size(image: Path, raw: bool) -> int:
     """The disk's size in bytes. Raises NotAVhd, CorruptImage or StorageError."""
     with FileStorage(image) as storage:
-        return storage.size() // 512 * 512 if raw else read_metadata(storage).size
+        if raw:
+            return storage.size() // 512 * 512
+        footer = read_ends(storage).best
+        if footer is None:
+            raise CorruptImage(f"{image}: neither footer is valid; see `vhdtool check`")
+        return footer.current_size
 
 
 def serve(service: Service, ready: Callable[[str], None]) -> None:
