@@ -47,6 +47,9 @@ class TapDisk(Reading):
         self._op = threading.RLock()
         self._reopening = threading.Lock()
         self._mode = "plain"
+        self.read_only = False
+        self._tallies: list[list[int]] = []
+        self._gone = [0, 0]
 
     # operations
 
@@ -113,6 +116,26 @@ class TapDisk(Reading):
             self._mode = "plain"
             self.state = "active"
             self._gate.set("serve")
+
+    def exchange(self, path: Path, raw: bool = False) -> None:
+        """A paused disk goes on with another file of the same size: a snapshot's child.
+
+        Raises what opening it raises; then the disk stays paused, with its old file.
+        """
+        with self._op:
+            self._expect("exchange", "paused")
+            old = self.path, self.raw, self._lease
+            self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
+            self.path, self.raw = path, raw
+            try:
+                self.unpause()
+            except BaseException:
+                if self._lease is not None:
+                    self._lease.close()
+                self.path, self.raw, self._lease = old
+                raise
+            if old[2] is not None:
+                old[2].close()
 
     def deactivate(self, queue: bool = False) -> None:
         """Closes the image, then gives the lease up. With `queue` requests wait, not fail.
@@ -226,6 +249,26 @@ class TapDisk(Reading):
     def fast_zero(self) -> bool:
         """Whether zeroing costs less than writing: not where a parent shows through holes."""
         return getattr(self._image, "parent", None) is None
+
+    def tally(self) -> list[int]:
+        """[bytes read, bytes written] for one client to count in."""
+        mine = [0, 0]
+        with self._telling:
+            self._tallies.append(mine)
+        return mine
+
+    def counted(self, mine: list[int]) -> None:
+        """The client has gone; what it counted stays."""
+        with self._telling:
+            self._tallies = [one for one in self._tallies if one is not mine]
+            self._gone[0] += mine[0]
+            self._gone[1] += mine[1]
+
+    def sectors(self) -> tuple[int, int]:
+        """(read, written) by all clients, in sectors."""
+        with self._telling:
+            counts = [*self._tallies, self._gone]
+        return sum(one[0] for one in counts) // 512, sum(one[1] for one in counts) // 512
 
     def waits(self) -> bool:
         """Whether a request would wait now."""

@@ -93,6 +93,7 @@ class Connection:
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
         self._size = 0
+        self._tally = [0, 0]
 
     def export(self) -> wire.Export:
         return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
@@ -116,12 +117,17 @@ class Connection:
     def transmission(self) -> None:
         """Serves requests in order; replies leave when no further request is here."""
         self._size = self.backend.export_size()
+        count = getattr(self.backend, "tally", None)
+        if count is not None:
+            self._tally = count()
         try:
             while self._next():
                 pass
         finally:
             self._leave()
             self._close_many()
+            if count is not None:
+                self.backend.counted(self._tally)  # type: ignore[attr-defined]
 
     def _next(self) -> bool:
         """Serves one request; False after the last one."""
@@ -132,7 +138,10 @@ class Connection:
         if magic != wire.REQUEST_MAGIC:
             raise wire.WireError(f"NBD request with magic {magic:#x}")
         payload: memoryview | None = None
-        if command == wire.CMD_WRITE:
+        if command == wire.CMD_READ:
+            self._tally[0] += length
+        elif command == wire.CMD_WRITE:
+            self._tally[1] += length
             if length > wire.MAX_BLOCK:
                 # Its data follows and cannot be skipped at a bounded cost.
                 raise wire.WireError(f"a write of {length} bytes")
@@ -224,6 +233,7 @@ class Connection:
                 break
             inbox.take(_HEAD)
             payload = inbox.take(length) if writes else None
+            self._tally[writes] += length
         self._reply_all(many.finish())
         many.clear()
         return True

@@ -1,0 +1,103 @@
+"""tap-ctl's messages byte by byte, and its command line, without any process."""
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vhdtool.cli import tapctl
+from vhdtool.tapdisk import tapctl_wire as wire
+from vhdtool.tapdisk.tapctl_client import Entry, TapCtl, TapctlError
+from vhdtool.tapdisk.tapctl_wire import Message, MessageError, Params
+
+
+def test_the_places_of_the_fields() -> None:
+    raw = Message(wire.OPEN, 3, Params(0x202, 3, "vhd:/d", -1, 7, "x").pack()).pack()
+    assert len(raw) == 544
+    assert struct.unpack_from("=HH", raw) == (7, 3)
+    assert struct.unpack_from("=III", raw, 8) == (0x202, 3, 0)
+    assert raw[20:27] == b"vhd:/d\0"
+    assert struct.unpack_from("=IH", raw, 276) == (0xFFFFFFFF, 7)
+    assert raw[282:284] == b"x\0"
+    raw = wire.listed(2, 1, 0x2A, "vhd:/d").pack()
+    assert struct.unpack_from("=iii", raw, 8) == (2, 1, 0x2A)
+    assert raw[20:27] == b"vhd:/d\0"
+    assert struct.unpack_from("=QI", wire.image(wire.OPEN_RSP, 0, 1 << 20).pack(), 8) == (2048, 512)
+    assert struct.unpack_from("=HH4xQ", wire.stats(5, 99).pack(), 8) == (0, 5, 99)
+    assert struct.unpack_from("=i", wire.response(wire.ERROR, 0, 22).pack(), 8) == (22,)
+    assert struct.unpack_from("=i", wire.pid_message(77, 0).pack(), 8) == (77,)
+
+
+@given(st.binary(min_size=544, max_size=544))
+def test_any_544_bytes_are_read_or_refused(raw: bytes) -> None:
+    message = Message.unpack(raw)
+    assert (
+        Message(message.kind, message.cookie, message.body).pack() == raw[:4] + bytes(4) + raw[8:]
+    )
+    try:
+        params = wire.params_of(message)
+    except MessageError:
+        return
+    assert "\0" not in params.path
+
+
+@pytest.mark.parametrize("size", [0, 543, 545])
+def test_other_sizes_are_no_messages(size: int) -> None:
+    with pytest.raises(MessageError):
+        Message.unpack(bytes(size))
+
+
+def test_a_path_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(MessageError, match="longer than the 255 bytes"):
+        Params(path="vhd:/" + "x" * 300).pack()
+
+
+def test_minors_are_files_and_the_lowest_free_one_is_next(tmp_path: Path) -> None:
+    taps = TapCtl(tmp_path / "run")
+    assert [taps.allocate()[0] for _ in range(3)] == [0, 1, 2]
+    taps.free(1)
+    minor, path = taps.allocate()
+    assert (minor, path) == (1, tmp_path / "run" / "tapdisk" / "tapdisk-1")
+    assert taps.entries() == [Entry(minor=0), Entry(minor=1), Entry(minor=2)]
+    with pytest.raises(TapctlError) as caught:
+        taps.free(9)
+    assert caught.value.errno == 2
+
+
+def test_lines_as_in_a_pipe_and_on_a_terminal() -> None:
+    entry = Entry(12, 0, 0x2A, "vhd:/path/with:colon")
+    assert tapctl.pairs(entry) == "pid=12 minor=0 state=0x2a args=vhd:/path/with:colon"
+    assert tapctl.pairs(Entry(minor=4)) == "minor=4"
+    assert tapctl.pairs(Entry(12, 0, 0)) == "pid=12 minor=0 state=0"
+    assert tapctl.row(entry) == "      12    0 0x2a        vhd /path/with:colon"
+    assert tapctl.row(Entry(12)) == "      12    -    -          - -"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["open", "-p", "1", "-m", "0"],
+        ["open", "-p", "one", "-m", "0", "-a", "vhd:/d"],
+        ["close", "-p", "1"],
+        ["free"],
+        ["list", "-z"],
+        ["create", "extra", "-a", "vhd:/d"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_wrong_usage_exits_with_einval(words: list[str], tmp_path: Path) -> None:
+    assert tapctl.call(["--run-dir", str(tmp_path), *words]) == 22
+
+
+def test_a_dead_process_is_enoent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tapctl.call(["--run-dir", str(tmp_path), "pause", "-p", "4711", "-m", "0"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", tapctl.USAGES)
+def test_help_exits_with_zero(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tapctl.call([command, "-h"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {command}")

@@ -1,0 +1,139 @@
+"""The control protocol of blktap's tapdisk, without sockets: 544-byte messages and their values.
+
+Source: xapi-project/blktap, include/tapdisk-message.h. One request a connection, and a reply of the
+same size; a list is answered by several, stats are followed by their text. Native byte order: both
+ends are on one host.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from vhdtool.errors import VhdtoolError
+
+SIZE = 544
+ERROR, PID, PID_RSP, ATTACH, ATTACH_RSP, OPEN, OPEN_RSP = 1, 3, 4, 5, 6, 7, 8
+PAUSE, PAUSE_RSP, RESUME, RESUME_RSP, CLOSE, CLOSE_RSP = 9, 10, 11, 12, 13, 14
+DETACH, DETACH_RSP, LIST, LIST_RSP, STATS, STATS_RSP = 15, 16, 19, 20, 21, 22
+FORCE_SHUTDOWN, DISK_INFO, DISK_INFO_RSP, EXIT = 23, 28, 29, 30
+RDONLY, NO_O_DIRECT = 0x2, 0x200
+REFUSED_FLAGS = 0x1 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x100 | 0x400
+"""Caches, mirrors, logs and encryption of tapdisk, which this one does not have."""
+CLOSED, PAUSED = 0x2, 0x2A
+"""States as tap-ctl shows them: paused is quiesced, pause requested and paused; running is 0."""
+ALL = 0xFFFF
+_HEAD = struct.Struct("=HH4x")
+_PARAMS = struct.Struct("=III256sIH256s")
+_RESPONSE = struct.Struct("=i256s")
+_IMAGE = struct.Struct("=QII")
+_LIST = struct.Struct("=iii256s")
+_STAT = struct.Struct("=HH4xQ")
+
+
+class MessageError(VhdtoolError):
+    """What came is no message of this protocol."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Type, cookie (the minor) and the 536 bytes that the type gives a meaning."""
+
+    kind: int
+    cookie: int = 0
+    body: bytes = b""
+
+    def pack(self) -> bytes:
+        return (_HEAD.pack(self.kind, self.cookie & ALL) + self.body).ljust(SIZE, b"\0")
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Message":
+        """Raises MessageError when it has another size."""
+        if len(raw) != SIZE:
+            raise MessageError(f"a control message has {SIZE} bytes, here are {len(raw)}")
+        kind, cookie = _HEAD.unpack_from(raw)
+        return cls(kind, cookie, raw[_HEAD.size :])
+
+
+@dataclass(frozen=True)
+class Params:
+    """What a request says. `path` is `type:/path/to/file`."""
+
+    flags: int = 0
+    minor: int = 0
+    path: str = ""
+    parent: int = 0
+    timeout: int = 0
+    secondary: str = ""
+
+    def pack(self) -> bytes:
+        return _PARAMS.pack(
+            self.flags, self.minor, 0, _text(self.path), self.parent & 0xFFFFFFFF, self.timeout,
+            _text(self.secondary),
+        )  # fmt: skip
+
+
+def params_of(message: Message) -> Params:
+    """Raises MessageError for a path that does not end."""
+    flags, minor, _, path, parent, timeout, secondary = _PARAMS.unpack_from(message.body)
+    return Params(flags, minor, _string(path), parent, timeout, _string(secondary))
+
+
+def response(kind: int, cookie: int, error: int = 0, text: str = "") -> Message:
+    """`error` is 0 or a positive errno; then `kind` should be ERROR."""
+    return Message(kind, cookie, _RESPONSE.pack(error, text.encode()[:255]))
+
+
+def response_of(message: Message) -> tuple[int, str]:
+    error, text = _RESPONSE.unpack_from(message.body)
+    return error, text.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def image(kind: int, cookie: int, size: int) -> Message:
+    """The size of a disk, in bytes."""
+    return Message(kind, cookie, _IMAGE.pack(size // 512, 512, 0))
+
+
+def image_of(message: Message) -> int:
+    """The size of a disk in bytes."""
+    sectors, sector_size, _ = _IMAGE.unpack_from(message.body)
+    return int(sectors) * int(sector_size)
+
+
+def listed(count: int, minor: int, state: int, path: str) -> Message:
+    """One entry of a list; the last one has count 0 and minor -1."""
+    return Message(LIST_RSP, minor, _LIST.pack(count, minor, state, _text(path)))
+
+
+def listed_of(message: Message) -> tuple[int, int, int, str]:
+    """(count of entries still to come with this one, minor, state, path)."""
+    count, minor, state, path = _LIST.unpack_from(message.body)
+    return count, minor, state, _string(path)
+
+
+def pid_message(pid: int, cookie: int) -> Message:
+    return Message(PID_RSP, cookie, struct.pack("=i", pid))
+
+
+def pid_of(message: Message) -> int:
+    return int(struct.unpack_from("=i", message.body)[0])
+
+
+def stats(cookie: int, length: int) -> Message:
+    """So many bytes of text follow."""
+    return Message(STATS_RSP, cookie, _STAT.pack(0, cookie, length))
+
+
+def stats_of(message: Message) -> int:
+    return int(_STAT.unpack_from(message.body)[2])
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    if len(data) > 255:
+        raise MessageError(f"{text[:40]}…: longer than the 255 bytes that a message has for it")
+    return data
+
+
+def _string(raw: bytes) -> str:
+    if b"\0" not in raw:
+        raise MessageError("a path without an end")
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
