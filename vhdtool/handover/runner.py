@@ -157,10 +157,10 @@ class CaseRun:
             qemu.prepare_migration()
         # How the guest's memory came to this QEMU is history.
         self._since = len(source.events)
-        listen = f"tcp:0:{self.plan.port}"
-        destination.execute("migrate-incoming", uri=listen)
-        address = self.destination.host.config.address
-        source.execute("migrate", uri=f"tcp:{address}:{self.plan.port}")
+        # Not on every interface: whoever connects first is taken for the source.
+        uri = f"tcp:{self.destination.host.config.address}:{self.plan.port}"
+        destination.execute("migrate-incoming", uri=uri)
+        source.execute("migrate", uri=uri)
 
     def _wait_suspended(self) -> None:
         source = self.source.machine()
