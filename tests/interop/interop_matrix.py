@@ -48,8 +48,9 @@ TAIL = """
 - QEMU's driver does not know the batmap: let it *write* only to images made with `--no-batmap`
   (or repair the image afterwards: nothing is lost).
 
-vhd-util and tapdisk of blktap are not in Debian. What we write follows their sources, and
-`vhd-util check` and `query` of a copy built by hand accept it (see docs/vhd.md).
+vhd-util and tapdisk of blktap are not in Debian. tests/interop/test_vhd_util.py lets blktap's
+vhd-util and ours work on the same images in turns, when the variable `VHD_UTIL` names one that you
+built: each then accepts and reads what the other wrote, chains and resized images too.
 """
 
 Model = bytearray | None
