@@ -13,10 +13,11 @@ from vhd_images import Picture
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, NotAVhd
+from vhdtool.image.lenient import open_salvage
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.partitions import file_system, partitions
 from vhdtool.image.reader import Layer
-from vhdtool.image.salvage import Lost, Salvage, _Doubted, open_salvage
+from vhdtool.image.salvage import Doubted, Lost, Salvage
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 
@@ -163,7 +164,7 @@ def test_bad_sectors_of_the_storage_are_given_up_alone() -> None:
         return sound(offset, length)
 
     disk.pread = pread  # type: ignore[method-assign]
-    salvage = Salvage([_Doubted(Layer(disk, meta))], None, [])
+    salvage = Salvage([Doubted(Layer(disk, meta))], None, [])
     lost = [one for one in salvage.data() if isinstance(one, Lost)]
     assert [(one.start, one.length) for one in lost] == [(2 * BLOCK + 40 * SECTOR, 4096)]
     assert "Input/output error" in lost[0].why

@@ -8,8 +8,9 @@ import click
 from vhdtool.cli.guestfiles import FileHit, Range, files_within, sectors
 from vhdtool.cli.options import image_argument, json_option, load_json, print_json
 from vhdtool.errors import UsageError
+from vhdtool.image.lenient import open_salvage
 from vhdtool.image.partitions import Partition, partitions
-from vhdtool.image.salvage import Lost, Salvage, open_salvage
+from vhdtool.image.salvage import Lost, Salvage
 from vhdtool.vhd.units import SECTOR
 
 

@@ -103,7 +103,7 @@ def read(
 
 def _salvage(image: str, offset: int, length: int | None, output: str | None, as_json: bool) -> int:
     from vhdtool.cli.damage import lost_line
-    from vhdtool.image.salvage import open_salvage
+    from vhdtool.image.lenient import open_salvage
     from vhdtool.storage import FileStorage
 
     with open_salvage(image) as source:

@@ -1,30 +1,17 @@
 """Reading a damaged image: all that can still be trusted, and a list of the rest."""
 
-import os
-from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-from vhdtool.errors import CorruptImage, VhdtoolError
-from vhdtool.image.check import check
-from vhdtool.image.checks.ends import MAX_ENTRIES
+from vhdtool.errors import CorruptImage
 from vhdtool.image.export import CHUNK, Progress
-from vhdtool.image.metadata import HEADER_PLACE, Ends, Metadata, read_ends
-from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Extent, Layer
-from vhdtool.image.repair import MENDED
-from vhdtool.storage import FileStorage, Storage, StorageError
-from vhdtool.vhd.bat import unpack_bat
-from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
-from vhdtool.vhd.header import NO_UUID, Header
-from vhdtool.vhd.header import SIZE as HEADER_SIZE
+from vhdtool.storage import FileStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 
-_FINDINGS = 200_000
 _SMALLEST = 4096
 """Bytes that are given up at once where the operating system cannot read."""
 
@@ -53,7 +40,7 @@ class Lost:
 
 
 @dataclass(slots=True)
-class _Doubted:
+class Doubted:
     """A layer, and the guest bytes [start, end) of it that must not be believed."""
 
     layer: Layer
@@ -78,9 +65,9 @@ class _Doubted:
 
 
 class Salvage:
-    """A damaged image and its parents, open for reading. Made by `open_salvage`."""
+    """A damaged image and its parents, open for reading. Made by `lenient.open_salvage`."""
 
-    def __init__(self, layers: list[_Doubted], missing: str | None, notes: list[str]) -> None:
+    def __init__(self, layers: list[Doubted], missing: str | None, notes: list[str]) -> None:
         self._layers = layers
         self._missing = missing
         self.notes = notes
@@ -217,121 +204,4 @@ def merged(pieces: Iterator[Lost]) -> list[Lost]:
             result[-1] = Lost(last.start, last.length + piece.length, last.why)
         else:
             result.append(piece)
-    return result
-
-
-def open_salvage(path: str | os.PathLike[str]) -> Salvage:
-    """Opens an image that other readers may refuse, with the parents that can be found.
-
-    Raises NotAVhd, StorageError, or CorruptImage when nothing says where the blocks are.
-    """
-    layers: list[_Doubted] = []
-    notes: list[str] = []
-    missing: str | None = None
-    current, raw = os.fspath(path), False
-    seen = set()
-    try:
-        while True:
-            storage = FileStorage(current)
-            status = os.fstat(storage.fileno())
-            layers.append(_Doubted(Layer(storage)))
-            if (status.st_dev, status.st_ino) in seen:
-                layers.pop().layer.close()
-                missing = f"{current}: the chain of parents comes back to this file"
-                break
-            seen.add((status.st_dev, status.st_ino))
-            if raw:
-                break
-            metadata = _metadata(storage, notes)
-            layers[-1] = _doubted(storage, metadata, notes)
-            header = metadata.header
-            if metadata.footer.disk_type != DIFFERENCING or header is None:
-                break
-            try:
-                current = find_parent(current, storage, header)
-            except VhdtoolError as error:
-                missing = str(error)
-                break
-            raw = header.parent_uuid == NO_UUID
-    except VhdtoolError as error:
-        # What the image itself has is worth more than a parent that cannot be used.
-        if len(layers) < 2:
-            for one in layers:
-                one.layer.close()
-            raise
-        layers.pop().layer.close()
-        missing = str(error)
-    return Salvage(layers, missing, notes)
-
-
-def _metadata(storage: Storage, notes: list[str]) -> Metadata:
-    """As `read_metadata`, but content with less."""
-    ends = read_ends(storage)
-    footer = ends.best
-    if footer is not None and footer.disk_type == FIXED:
-        return Metadata(footer, ends)
-    if footer is None:
-        notes.append(f"{storage.name}: no footer is whole; the size is what the header allows")
-    header = _header(storage, footer or ends.end or ends.copy, notes)
-    if footer is None:
-        footer = _footer(ends, header)
-    raw = storage.pread(header.bat_offset, 4 * header.max_entries)
-    # Entries that the file does not have are zero, which no block can be at.
-    bat: array[int] = unpack_bat(raw.ljust(4 * header.max_entries, b"\0"), header.max_entries)
-    return Metadata(footer, ends, header, bat, None, BlockLayout(header.block_bytes))
-
-
-def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header:
-    places = [HEADER_PLACE] if footer is None else [footer.data_offset, HEADER_PLACE]
-    found = None
-    for place in places:
-        raw = storage.pread(place, HEADER_SIZE) if place < storage.size() else b""
-        if len(raw) < HEADER_SIZE:
-            continue
-        header = Header.unpack(raw)
-        fits = header.bat_offset % SECTOR == 0 and header.bat_offset < storage.size()
-        usable = header.has_cookie and header.block_size_valid and fits
-        if usable and header.max_entries <= MAX_ENTRIES and (found is None or header.valid):
-            found = header
-    if found is None:
-        raise CorruptImage(
-            f"{storage.name}: nothing is left that says where its blocks are: no header"
-        )
-    if not found.checksum_valid:
-        notes.append(f"{storage.name}: the header's checksum is wrong; all data is in doubt")
-    return found
-
-
-def _footer(ends: Ends, header: Header) -> Footer:
-    most = header.max_entries * header.block_bytes
-    hint = ends.end or ends.copy
-    size = hint.current_size if hint is not None and 0 < hint.current_size <= most else most
-    is_child = header.parent_uuid != NO_UUID or any(one.used for one in header.locators)
-    return Footer(size, DIFFERENCING if is_child else DYNAMIC)
-
-
-def _doubted(storage: Storage, metadata: Metadata, notes: list[str]) -> _Doubted:
-    report = check(storage, "unclean", limit=_FINDINGS)
-    doubts = []
-    for one in report.findings:
-        if one.severity != "corrupt" or one.code in MENDED:
-            continue
-        if one.sectors is None:
-            notes.append(f"{storage.name}: {one.message}")
-            continue
-        first, count = one.sectors
-        doubts.append((first * SECTOR, (first + count) * SECTOR, f"{one.code}: {one.message}"))
-    layout = metadata.layout
-    if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
-        reach = len(metadata.bat) * layout.block_bytes
-        doubts.append((reach, metadata.size, "bat-too-small: the BAT does not reach so far"))
-    return _Doubted(Layer(storage, metadata), _disjoint(doubts))
-
-
-def _disjoint(doubts: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    result: list[tuple[int, int, str]] = []
-    for first, stop, why in sorted(doubts):
-        start = max(first, result[-1][1]) if result else first
-        if start < stop:
-            result.append((start, stop, why))
     return result
