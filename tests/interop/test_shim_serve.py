@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,45 +72,45 @@ def verdict(image: Path) -> int:
 
 
 def test_a_dynamic_image_is_served_and_closed(tmp_path: Path) -> None:
-    image, socket, log = tmp_path / "d.vhd", tmp_path / "s", tmp_path / "events"
+    image, where, log = tmp_path / "d.vhd", tmp_path / "s", tmp_path / "events"
     create_dynamic(image, 64 * MIB)
-    with served(image, "--socket", str(socket), "--events", str(log)) as (uri, _):
-        assert uri == f"nbd+unix:///?socket={socket}"
+    with served(image, "--socket", str(where), "--events", str(log)) as (uri, _):
+        assert uri == f"nbd+unix:///?socket={where}"
         qemu_io(uri, "write -P 5 1M 5M", "read -P 5 1M 5M", "read -P 0 20M 1M")
         assert "held by" in refused(str(image), "--socket", str(tmp_path / "t"))
         assert not (tmp_path / "t").exists()
-    assert not socket.exists()
+    assert not where.exists()
     assert verdict(image) == 0
     assert [json.loads(line)["event"] for line in log.read_text().splitlines()][-2:] == [
         "closed",
         "detached",
     ]
-    with served(image, "--socket", str(socket), "--cached") as (uri, _):
+    with served(image, "--socket", str(where), "--cached") as (uri, _):
         qemu_io(uri, "read -P 5 1M 5M")
 
 
 def test_a_fixed_and_a_raw_image(tmp_path: Path) -> None:
-    fixed, raw, socket = tmp_path / "f.vhd", tmp_path / "r.img", tmp_path / "s"
+    fixed, raw, where = tmp_path / "f.vhd", tmp_path / "r.img", tmp_path / "s"
     create_fixed(fixed, 8 * MIB)
     raw.write_bytes(bytes(8 * MIB))
     for image, options in ((fixed, ()), (raw, ("--raw",))):
-        with served(image, "--socket", str(socket), *options) as (uri, _):
+        with served(image, "--socket", str(where), *options) as (uri, _):
             qemu_io(uri, "write -P 5 1M 1M", "write -z 1M 64k", "read -P 5 1152k 64k")
         assert image.read_bytes()[MIB + 65536 : 2 * MIB] == bytes([5]) * (MIB - 65536)
     assert verdict(fixed) == 0
 
 
 def test_a_chain_shows_its_parents_and_writes_only_the_leaf(tmp_path: Path) -> None:
-    base, middle, leaf, socket = (tmp_path / name for name in ("a.vhd", "b.vhd", "c.vhd", "s"))
+    base, middle, leaf, where = (tmp_path / name for name in ("a.vhd", "b.vhd", "c.vhd", "s"))
     create_dynamic(base, 32 * MIB)
-    with served(base, "--socket", str(socket)) as (uri, _):
+    with served(base, "--socket", str(where)) as (uri, _):
         qemu_io(uri, "write -P 1 0 4M")
     snapshot(base, middle)
-    with served(middle, "--socket", str(socket)) as (uri, _):
+    with served(middle, "--socket", str(where)) as (uri, _):
         qemu_io(uri, "read -P 1 0 4M", "write -P 2 1M 1M")
     snapshot(middle, leaf)
     before = base.read_bytes(), middle.read_bytes()
-    with served(leaf, "--socket", str(socket)) as (uri, _):
+    with served(leaf, "--socket", str(where)) as (uri, _):
         qemu_io(uri, "write -P 3 512 512", "write -z 2M 64k")
         qemu_io(uri, "read -P 1 0 512", "read -P 3 512 512", "read -P 2 1M 1M", "read -P 0 2M 64k")
     assert (base.read_bytes(), middle.read_bytes()) == before
@@ -129,10 +132,50 @@ def test_tcp_on_loopback_with_many_connections(tmp_path: Path) -> None:
     assert verdict(image) == 0
 
 
+def test_prometheus_and_usr1_tell_what_the_disk_does(tmp_path: Path) -> None:
+    image, where = tmp_path / "d.vhd", tmp_path / "s"
+    create_dynamic(image, 16 * MIB)
+    with closing(socket_on_loopback()) as free:
+        port = free.getsockname()[1]
+    words = ("--socket", str(where), "--metrics", f"127.0.0.1:{port}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vhdtool", "serve", str(image), *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        uri = process.stdout.readline().strip()
+        qemu_io(uri, "write -P 5 1M 3M", "read -P 5 1M 1M")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert '"state": "active"' in err
+    figures = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert figures["vhdtool_written_bytes_total"] == str(3 * MIB)
+    assert int(figures["vhdtool_read_bytes_total"]) >= MIB
+    assert figures["vhdtool_allocations_total"] == "2"
+    assert figures['vhdtool_state{state="active"}'] == "1"
+    assert figures["vhdtool_lease_held"] == "1"
+    assert int(figures["vhdtool_request_seconds_count"]) >= 2
+
+
+def socket_on_loopback() -> socket.socket:
+    free = socket.socket()
+    free.bind(("127.0.0.1", 0))
+    return free
+
+
 def test_ctrl_c_while_a_client_writes_leaves_a_closed_image(tmp_path: Path) -> None:
-    image, socket = tmp_path / "d.vhd", tmp_path / "s"
+    image, where = tmp_path / "d.vhd", tmp_path / "s"
     create_dynamic(image, 64 * MIB)
-    with served(image, "--socket", str(socket)) as (uri, process):
+    with served(image, "--socket", str(where)) as (uri, process):
         writer = subprocess.Popen(
             ["qemu-io", "-f", "raw", uri, *(["-c", "aio_write -P 9 0 32M"] * 8), "-c", "aio_flush"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -168,8 +211,8 @@ def test_mistakes_are_one_line(
 def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     (tmp_path / "none.vhd").write_bytes(bytes(4096))
     (tmp_path / "empty.img").write_bytes(b"")
-    socket = ("--socket", str(tmp_path / "s"))
-    assert "no VHD" in refused(str(tmp_path / "none.vhd"), *socket)
-    assert "empty" in refused(str(tmp_path / "empty.img"), "--raw", *socket)
-    assert "No such file" in refused(str(tmp_path / "missing.vhd"), *socket)
-    assert "No such file" in refused(str(tmp_path / "no" / "missing.vhd"), *socket)
+    where = ("--socket", str(tmp_path / "s"))
+    assert "no VHD" in refused(str(tmp_path / "none.vhd"), *where)
+    assert "empty" in refused(str(tmp_path / "empty.img"), "--raw", *where)
+    assert "No such file" in refused(str(tmp_path / "missing.vhd"), *where)
+    assert "No such file" in refused(str(tmp_path / "no" / "missing.vhd"), *where)

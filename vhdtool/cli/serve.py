@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
 @click.option("--host", help="This host's name in the lease.  [default: its node name]")
+@click.option("--metrics", metavar="HOST:PORT", help="Figures for Prometheus under /metrics.")
 @click.option("--events", type=click.Path(), help="Append events to this file, JSON lines.")
 def serve(
     image: str,
@@ -31,6 +32,7 @@ def serve(
     force: int | None,
     faithful: bool,
     host: str | None,
+    metrics: str | None,
     events: str | None,
 ) -> None:
     """Serve an image to QEMU, nbd-client or libnbd, and print the URI to connect to.
@@ -53,13 +55,14 @@ def serve(
         run(
             Service(
                 image=Path(image),
-                place=Path(socket) if socket is not None else _tcp_place(tcp or ""),
+                place=Path(socket) if socket is not None else _tcp_place("--tcp", tcp or ""),
                 host=host or os.uname().nodename,
                 raw=raw,
                 guard=not faithful,
                 direct=not cached,
                 force_epoch=force,
                 events=out,
+                metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
             ),
             ready=click.echo,
         )
@@ -68,11 +71,11 @@ def serve(
             out.close()
 
 
-def _tcp_place(text: str) -> "TcpPlace":
+def _tcp_place(option: str, text: str) -> "TcpPlace":
     from vhdtool.errors import UsageError
     from vhdtool.tapdisk.listen import TcpPlace
 
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdigit():
-        raise UsageError(f"--tcp {text}: write HOST:PORT, for example 127.0.0.1:10809")
+        raise UsageError(f"{option} {text}: write HOST:PORT, for example 127.0.0.1:10809")
     return TcpPlace(host.strip("[]") or "127.0.0.1", int(port))

@@ -1,7 +1,8 @@
 """One shim process: `python3 -m vhdtool.tapdisk --dir DIR --name NAME --host HOST [--faithful]`.
 
 Control socket DIR/NAME.ctl, NBD socket DIR/NAME.nbd (while attached), events as JSON lines on
-standard output. TERM or INT closes the disk with its footer, gives the lease up and exits 0.
+standard output. TERM or INT closes the disk with its footer, gives the lease up and exits 0; USR1
+writes its state to the log.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.metrics import dump
 
 
 def main() -> int:
@@ -47,6 +49,7 @@ def main() -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.ended.set())
+    signal.signal(signal.SIGUSR1, lambda *_: dump(disk.status()))
     control.ended.wait()
     try:
         control.stop()

@@ -27,6 +27,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.image.openimage import OpenImage
+from vhdtool.tapdisk.metrics import Latency
 from vhdtool.tapdisk.reading import Reading, Settings
 
 __all__ = ["Settings", "TapDisk"]
@@ -50,6 +51,7 @@ class TapDisk(Reading):
         self.read_only = False
         self._tallies: list[list[int]] = []
         self._gone = [0, 0]
+        self.latency = Latency()
 
     # operations
 
@@ -233,6 +235,10 @@ class TapDisk(Reading):
             "guard": self.settings.guard,
             "lease": self._holds_lease,
             "epoch": self._read_epoch,
+            "read_bytes": self._moved(0),
+            "written_bytes": self._moved(1),
+            "allocations": self.allocations,
+            "clients": len(self._tallies),
         }
 
     def _expect(self, op: str, *states: str) -> None:
@@ -264,11 +270,13 @@ class TapDisk(Reading):
             self._gone[0] += mine[0]
             self._gone[1] += mine[1]
 
+    def _moved(self, way: int) -> int:
+        with self._telling:
+            return sum(one[way] for one in (*self._tallies, self._gone))
+
     def sectors(self) -> tuple[int, int]:
         """(read, written) by all clients, in sectors."""
-        with self._telling:
-            counts = [*self._tallies, self._gone]
-        return sum(one[0] for one in counts) // 512, sum(one[1] for one in counts) // 512
+        return self._moved(0) // 512, self._moved(1) // 512
 
     def waits(self) -> bool:
         """Whether a request would wait now."""

@@ -7,6 +7,8 @@ understands structured replies.
 import errno
 import logging
 import socket
+from collections.abc import Callable
+from time import monotonic
 from typing import Protocol, TypeGuard, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
@@ -94,6 +96,8 @@ class Connection:
         self._many_of: Served | None = None
         self._size = 0
         self._tally = [0, 0]
+        latency = getattr(backend, "latency", None)
+        self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
 
     def export(self) -> wire.Export:
         return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
@@ -160,6 +164,7 @@ class Connection:
             return self._one(wire.Request(command, flags, cookie, offset, length), payload)
         try:
             served = self._served
+            began = monotonic() if served is None else 0.0
             if served is None or (payload is not None and not self._writing):
                 served = self._enter(payload is not None)
                 if served is None:
@@ -175,6 +180,8 @@ class Connection:
             else:
                 served.write(offset, payload)
                 out.add(wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0))
+            if began:
+                self._latency(monotonic() - began)
         except Exception as error:  # noqa: BLE001 - told to the client, and logged
             if self._served is not None:
                 self._burst.failed(error)
@@ -207,6 +214,7 @@ class Connection:
         """Serves this request and all that are behind it already at once."""
         many, inbox = self._many, self._in
         assert many is not None
+        began = monotonic()
         while True:
             view = many.room(length)
             assert view is not None
@@ -234,7 +242,9 @@ class Connection:
             inbox.take(_HEAD)
             payload = inbox.take(length) if writes else None
             self._tally[writes] += length
-        self._reply_all(many.finish())
+        done = many.finish()
+        self._latency(monotonic() - began)
+        self._reply_all(done)
         many.clear()
         return True
 
@@ -278,10 +288,12 @@ class Connection:
             return False
         if self._out.waiting and (self._may_take_long(request) or self._waits()):
             self._out.send()
+        began = monotonic()
         try:
             self._out.add(*self._do(request, payload))
         except Exception as error:  # noqa: BLE001 - told to the client, and logged
             self._told(request, error)
+        self._latency(monotonic() - began)
         return True
 
     def _may_take_long(self, request: wire.Request) -> bool:

@@ -59,6 +59,7 @@ class Reading:
         self._told: set[str] = set()
         self._reopens = 0
         self._since_read: dict[str, Any] = {}
+        self.allocations = 0
 
     def _take(self, op: str, event: str, force_epoch: int | None, implicit: bool = False) -> None:
         """The lease, then the metadata. On a refusal everything is as before."""
@@ -130,6 +131,7 @@ class Reading:
         )
 
     def _allocated(self, block: int, sector: int) -> None:
+        self.allocations += 1
         self.settings.emit("allocated", epoch=self._read_epoch, block=block, sector=sector)
 
     def _drop_read(self, op: str) -> None:

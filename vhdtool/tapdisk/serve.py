@@ -15,6 +15,7 @@ from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner, open_lease
 from vhdtool.tapdisk.listen import TcpPlace
+from vhdtool.tapdisk.metrics import MetricsServer, dump, prometheus
 from vhdtool.tapdisk.nbd import NbdServer
 
 
@@ -30,6 +31,8 @@ class Service:
     direct: bool = True
     force_epoch: int | None = None
     events: TextIO | None = None
+    metrics: TcpPlace | None = None
+    """Where Prometheus finds the figures."""
 
 
 def disk_size(image: Path, raw: bool) -> int:
@@ -56,10 +59,15 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
     ]
     try:
         disk = _activated(service)
+        before.append(
+            (signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: dump(disk.status())))
+        )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
             server = NbdServer(disk, service.place)
             disconnect = server.stop
+            if service.metrics is not None:
+                MetricsServer(service.metrics, lambda: prometheus(disk.status(), disk.latency))
             ready(server.uri)
             ended.wait()
         finally:

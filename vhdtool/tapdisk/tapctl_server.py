@@ -27,6 +27,7 @@ from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner, open_lease
 from vhdtool.tapdisk.listen import listen_unix
+from vhdtool.tapdisk.metrics import dump
 from vhdtool.tapdisk.nbd import NbdServer
 from vhdtool.tapdisk.serve import disk_size
 from vhdtool.tapdisk.tapctl_wire import Message
@@ -263,6 +264,12 @@ class TapdiskServer:
         yield wire.stats(minor, len(text)).pack()
         yield text
 
+    def dump(self) -> None:
+        """Writes the state of all disks to the log."""
+        for vbd in list(self._vbds.values()):
+            status = vbd.disk.status() if vbd.disk is not None else {}
+            dump({"minor": vbd.minor, "args": vbd.args, "flags": vbd.state, **status})
+
     def stop(self) -> None:
         """Closes every disk and removes the sockets. Raises the first thing that went wrong."""
         self._listener.close()
@@ -323,6 +330,7 @@ def main() -> int:
             return 1
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.ended.set())
+        signal.signal(signal.SIGUSR1, lambda *_: server.dump())
         print(server.path, flush=True)
         # Who started us reads one line and goes.
         os.dup2(nowhere.fileno(), 1)

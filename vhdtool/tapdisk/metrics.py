@@ -1,0 +1,106 @@
+"""What a disk does, in numbers: Prometheus' text format over HTTP, and a dump for people.
+
+Latency is that of the first request after each wait of a connection, so that requests that come
+together do not pay for a clock each.
+"""
+
+import json
+import logging
+import threading
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from vhdtool.errors import VhdtoolError
+from vhdtool.tapdisk.listen import TcpPlace
+
+log = logging.getLogger("metrics")
+BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
+"""Upper bounds in seconds."""
+STATES = ("detached", "attached", "standby", "active", "paused", "fenced")
+
+
+class Latency:
+    """A histogram of sampled requests."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BUCKETS) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, seconds: float) -> None:
+        with self._lock:
+            self._counts[bisect_left(BUCKETS, seconds)] += 1
+            self._sum += seconds
+
+    def lines(self, name: str) -> Iterator[str]:
+        with self._lock:
+            counts, total = list(self._counts), self._sum
+        seen = 0
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+            seen += count
+            yield f'{name}_bucket{{le="{bound}"}} {seen}'
+        yield f"{name}_sum {total:.6f}"
+        yield f"{name}_count {seen}"
+
+
+def prometheus(status: dict[str, Any], latency: Latency) -> str:
+    """The text that a scraper reads, from a disk's status and its latencies."""
+    lines = []
+    for name, kind, value in (
+        ("vhdtool_read_bytes_total", "counter", status["read_bytes"]),
+        ("vhdtool_written_bytes_total", "counter", status["written_bytes"]),
+        ("vhdtool_allocations_total", "counter", status["allocations"]),
+        ("vhdtool_clients", "gauge", status["clients"]),
+        ("vhdtool_disk_bytes", "gauge", status["size"]),
+        ("vhdtool_lease_held", "gauge", int(status["lease"])),
+        ("vhdtool_epoch", "gauge", status["epoch"] or 0),
+    ):
+        lines += [f"# TYPE {name} {kind}", f"{name} {value}"]
+    lines.append("# TYPE vhdtool_state gauge")
+    lines += [f'vhdtool_state{{state="{s}"}} {int(s == status["state"])}' for s in STATES]
+    lines.append("# TYPE vhdtool_request_seconds histogram")
+    lines += latency.lines("vhdtool_request_seconds")
+    return "\n".join(lines) + "\n"
+
+
+def dump(status: dict[str, Any]) -> None:
+    """Writes the state to the log, as USR1 asks for."""
+    log.warning("state: %s", json.dumps(status))
+
+
+class MetricsServer:
+    """Answers GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
+
+    def __init__(self, place: TcpPlace, text: Callable[[], str]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                if self.path.partition("?")[0] not in ("/", "/metrics"):
+                    self.send_error(404)
+                    return
+                body = text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """A scrape is no event."""
+
+        try:
+            self._server = ThreadingHTTPServer((place.host, place.port), Handler)
+        except (OSError, OverflowError) as error:
+            raise VhdtoolError(f"{place}: cannot listen: {error}") from None
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(3600,), name="metrics", daemon=True
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.socket.close()
