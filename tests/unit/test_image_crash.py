@@ -3,18 +3,20 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from crash import survives
 from vhd_images import Picture
 
+from vhdtool.errors import NotAVhd
 from vhdtool.image import coalesce as coalescing
 from vhdtool.image import modify as modifying
 from vhdtool.image import resize as resizing
 from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.child import ParentFacts, locator_table, snapshot, with_parent
+from vhdtool.image.create import create_dynamic, locators_offset, new_footer, write_empty
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.journal import Restored, recover
 from vhdtool.image.metadata import read_metadata
@@ -23,6 +25,9 @@ from vhdtool.image.repair import plan
 from vhdtool.image.undo import apply
 from vhdtool.storage import FileStorage, MemoryStorage, Operation, RecordingStorage, Storage
 from vhdtool.storage.kept import KeptOpen
+from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR
 
 MIB = 1 << 20
 BLOCK = 512 << 10
@@ -261,11 +266,39 @@ def test_write_path() -> None:
     assert survives(start, recorded.log, judge, 400) > 50
 
 
-def test_create_is_no_vhd_or_a_whole_one(tmp_path: Path) -> None:
-    """A file gets its name only when it is whole; that its parts come in order is tested too."""
+@pytest.mark.parametrize("child", [False, True])
+def test_creation_leaves_no_vhd_or_a_whole_one(child: bool) -> None:
+    """Also on a device, where no name hides what is not ready.
+
+    Only a cut between the first footer and the header leaves a VHD without its header there.
+    """
+    size, parent = 8 * MIB, ParentFacts("/images/base.vhd", UUID(int=7), 8 * MIB, 5, 1)
+    header = Header(size // BLOCK, BLOCK)
+    raw = b""
+    if child:
+        table, raw = locator_table("/images/a.vhd", parent.path, locators_offset(header, True), 512)
+        header = with_parent(header, parent, table)
+    footer = new_footer(size, DIFFERENCING if child else DYNAMIC)
     recorded = RecordingStorage(MemoryStorage())
-    create_dynamic(recorded, 8 * MIB)
-    last_flush = max(i for i, step in enumerate(recorded.log) if step.kind == "flush")
-    assert last_flush == len(recorded.log) - 1
-    assert recorded.log[last_flush - 1].kind == "write"
-    assert recorded.log[last_flush - 2].kind == "flush"
+    write_empty(recorded, footer, header, True, raw)
+    assert check(recorded).findings == []
+    seen = []
+
+    def judge(disk: MemoryStorage, durable: int) -> None:
+        try:
+            report = check(disk, "unclean")
+        except NotAVhd:
+            seen.append(None)
+            return
+        seen.append(report.exit_code)
+        if not Header.unpack(disk.pread(SECTOR, 1024).ljust(1024, b"\0")).valid:
+            assert report.exit_code == 2
+            return
+        assert report.exit_code in (0, 3), report.findings
+        apply(disk, plan(disk).changes)
+        assert left_over(disk) == []
+        assert read_metadata(disk).header == Header.unpack(header.pack())
+
+    survives(MemoryStorage(), recorded.log, judge)
+    assert None in seen
+    assert 0 in seen

@@ -156,6 +156,8 @@ def write_empty(
     if locators:
         storage.pwrite(end, locators)
         end += len(locators)
+    # On a device nothing hides a torn creation: it is no VHD at all until its tables are whole.
+    storage.flush()
     storage.pwrite(0, footer.pack() + header.pack())
     storage.flush()
     end = _footer_offset(storage, end)
