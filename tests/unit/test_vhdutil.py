@@ -240,6 +240,13 @@ def test_check_is_true_or_false(tool: Call, base: Path, child: Path) -> None:
     assert refused(tool, "check", "-n", base)[0] == errno.ENOENT
 
 
+def test_another_disk_in_the_parents_place(tool: Call, base: Path, child: Path) -> None:
+    base.unlink()
+    tool("create", "-n", base, "-s", "20")
+    assert refused(tool, "check", "-n", child)[0] == errno.EINVAL
+    assert tool("check", "-n", child, "-I") == f"{child} is valid\n".encode()
+
+
 def test_check_statistics(tool: Call, base: Path, child: Path) -> None:
     write(child, (0, b"c" * 1024))
     assert tool("check", "-s", "-p", "-n", child).decode().splitlines() == [

@@ -10,10 +10,13 @@ from vhdtool.cli.vhdutil.fields import dump, print_headers
 from vhdtool.cli.vhdutil.words import Options, Quiet, Wrong, errno_of, needed, say
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain_check import ChainReport, check_chain
+from vhdtool.image.check import Mode
 from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import read_metadata
+from vhdtool.image.parents import ParentMismatch, ParentMissing, find_parent
 from vhdtool.image.reader import Layer
 from vhdtool.storage import FileStorage
+from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 _TOLERATED = {
@@ -34,7 +37,10 @@ def check(options: Options) -> int:
         raise Wrong
     name = options["n"]
     try:
-        report = check_chain(name, "unclean" if "i" in options else "strict", "B" not in options)
+        mode: Mode = "unclean" if "i" in options else "strict"
+        report = check_chain(name, mode, "B" not in options, parents="p" in options)
+        if "p" not in options:
+            report.links += _direct_parent(name)
     except VhdtoolError as error:
         say(error)
         return _unreadable(name, error)
@@ -52,6 +58,23 @@ def check(options: Options) -> int:
     if "s" in options and not code:
         _statistics([one.name for one in report.reports[:count]])
     return code
+
+
+def _direct_parent(name: str) -> list[Finding]:
+    """What is wrong with the link to the parent, which itself is not checked."""
+    try:
+        with FileStorage(name) as storage:
+            meta = read_metadata(storage)
+            if meta.footer.disk_type == DIFFERENCING and meta.header is not None:
+                find_parent(name, storage, meta.header)
+    except ParentMismatch as error:
+        return [Finding("parent-mismatch", "corrupt", str(error))]
+    except ParentMissing as error:
+        return [Finding("parent-missing", "corrupt", str(error))]
+    except VhdtoolError:
+        # The image's own report says what is wrong with it.
+        return []
+    return []
 
 
 def _unreadable(name: str, error: VhdtoolError) -> int:

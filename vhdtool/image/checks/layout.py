@@ -37,7 +37,9 @@ class Placement:
         last = self.file_sectors - layout.bitmap_sectors
         self.zeroed: list[int] = []
         self.outside: list[int] = []
-        keys = []
+        keys = array("Q")
+        highest = 0
+        ordered = True
         for block, entry in enumerate(bat):
             if entry == UNUSED:
                 continue
@@ -47,8 +49,10 @@ class Placement:
                 self.outside.append(block)
             else:
                 keys.append(entry << _BLOCK_BITS | block)
-        keys.sort()
-        self.keys = keys
+                ordered = ordered and entry >= highest
+                highest = entry
+        # Eight bytes a block; only a table that is out of order costs a sort in objects.
+        self.keys = keys if ordered else array("Q", sorted(keys))
         self.bat = bat
 
     def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
