@@ -52,7 +52,7 @@ def damage(
 ) -> None:
     """Say what damage means: which guest sectors, in which partition, and in which files.
 
-    Knows ext, NTFS, FAT and exFAT. Exit codes: 0 no damage; 1 failed; 2 there is damage.
+    Knows ext, NTFS and FAT. Exit codes: 0 no damage; 1 failed; 2 there is damage.
 
     \b
     Example: vhdtool damage disk.vhd

@@ -1,4 +1,4 @@
-"""Which files of a guest's file system lie in a range of its disk (ext, NTFS, FAT, exFAT).
+"""Which files of a guest's file system lie in a range of its disk (ext, NTFS, FAT).
 
 The libraries libfsext, libfsntfs and libfsfat walk the file system; they are the extra `damage`.
 """
