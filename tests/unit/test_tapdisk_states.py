@@ -18,7 +18,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, Storage, StorageError
-from vhdtool.tapdisk import disk as module
+from vhdtool.tapdisk import serving as module
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.vhd.units import KILLED, SECTOR
 

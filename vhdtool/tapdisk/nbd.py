@@ -14,7 +14,8 @@ from pathlib import Path
 
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.listen import TcpPlace, listen_tcp, listen_unix
-from vhdtool.tapdisk.nbd_client import Backend, Connection
+from vhdtool.tapdisk.nbd_answers import Backend
+from vhdtool.tapdisk.nbd_client import Connection
 
 __all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
 

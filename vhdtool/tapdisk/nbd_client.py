@@ -1,54 +1,31 @@
-"""One client of the NBD server, over a backend that says what a request gives.
+"""One client of the NBD server: negotiation, then its requests in order.
 
-The backend raises OSError or VhdtoolError; the client gets the errno, and the sentence where it
-understands structured replies.
+Requests that are here together are let in together, and with direct I/O served together.
 """
 
-import errno
-import logging
 import socket
 from collections.abc import Callable
 from time import monotonic
 from typing import Protocol, TypeGuard, runtime_checkable
 
-from vhdtool.errors import VhdtoolError
 from vhdtool.image.many import Located, ManyRequests, Piece, open_many
 from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.tapdisk.nbd_answers import Answers, Backend
 from vhdtool.tapdisk.nbd_options import Negotiation
-from vhdtool.tapdisk.nbd_stream import Inbox, Outlet, widen
+from vhdtool.tapdisk.nbd_stream import widen
 
-log = logging.getLogger("nbd")
 HANDSHAKE_PATIENCE = 30.0
 """Seconds that a client has for each step until it has said which export it wants."""
 MOST_WAITING = 1 << 20
 """Bytes of replies that wait for the requests behind them to be served too."""
-MOST_EXTENTS = 1 << 14
-"""Ranges in one answer about block status; a client asks again for what is behind them."""
 MOST_TOGETHER = 1 << 20
 """Bytes of a request that may be served together with others; larger ones go alone."""
 LARGE = 64 << 10
 PAYLOAD_PATIENCE = 0.002
 """Seconds that requests wait for the data of the next one, which is on its way."""
-_CHANGES = (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM)
-_ZEROS = memoryview(bytes(1 << 20))
 _HEAD = wire.REQUEST.size
 _unpack = wire.REQUEST.unpack
 _ODD = wire.MIN_BLOCK - 1
-
-
-class Backend(Protocol):
-    """What a disk does with requests. Offsets and lengths in bytes.
-
-    Optional: `read_only` (bool), `extents(offset, length, most)` -> (bytes, holds data) of at most
-    so many ranges, `waits()` (a request would wait now), `fast_zero` (zeroing costs less than
-    writing), and a Burst's methods.
-    """
-
-    def export_size(self) -> int: ...
-    def read(self, offset: int, length: int) -> bytes: ...
-    def write(self, offset: int, data: memoryview) -> None: ...
-    def write_zeroes(self, offset: int, length: int) -> None: ...
-    def flush(self) -> None: ...
 
 
 class Served(Protocol):
@@ -76,19 +53,12 @@ def _located(served: object) -> TypeGuard[Located]:
     return hasattr(served, "locate")
 
 
-class Connection:
+class Connection(Answers):
     """Negotiates, then serves one request after the other."""
 
     def __init__(self, client: socket.socket, backend: Backend) -> None:
-        self.client = client
-        self.backend = backend
-        self.structured = False
-        self.block_status = False
-        self._in = Inbox(client)
-        self._out = Outlet(client)
-        self._extents = getattr(backend, "extents", None)
+        super().__init__(client, backend)
         self._waits = getattr(backend, "waits", lambda: False)
-        self._read_only = bool(getattr(backend, "read_only", False))
         self._burst: Burst | None = backend if isinstance(backend, Burst) else None
         self._served: Served | None = None
         self._writing = False
@@ -98,9 +68,6 @@ class Connection:
         self._tally = [0, 0]
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
-
-    def export(self) -> wire.Export:
-        return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
 
     def handshake(self) -> bool:
         """Negotiates; True when the client wants the export."""
@@ -298,86 +265,3 @@ class Connection:
 
     def _may_take_long(self, request: wire.Request) -> bool:
         return request.command > wire.CMD_WRITE or bool(request.flags & wire.FLAG_FUA)
-
-    def _told(self, request: wire.Request, error: Exception) -> None:
-        """Answers a request that failed."""
-        if isinstance(error, OSError):
-            self._failed(request, error.errno or errno.EIO, error.strerror or str(error))
-        elif isinstance(error, VhdtoolError):
-            log.error("request failed: %s", error)
-            self._failed(request, getattr(error, "errno", errno.EIO), str(error))
-        elif isinstance(error, MemoryError):
-            self._failed(request, errno.ENOMEM, "no memory")
-        else:
-            log.error("defect while answering %s", request, exc_info=error)
-            self._failed(request, errno.EIO, "a defect; the server's log has more")
-
-    def _failed(self, request: wire.Request, number: int, message: str) -> None:
-        code = wire.wire_errno(number)
-        if self.structured:
-            self._out.add(wire.error_chunk(request.cookie, code, message))
-        else:
-            self._out.add(wire.reply(request.cookie, code))
-
-    def _do(self, request: wire.Request, payload: memoryview | None) -> tuple[bytes, ...]:
-        command, flags, cookie, offset, length = request
-        self._check(request)
-        if command == wire.CMD_READ:
-            data = self.backend.read(offset, length)
-            if self.structured:
-                return wire.data_chunk(cookie, offset, length), data
-            return wire.reply(cookie, 0), data
-        if command == wire.CMD_BLOCK_STATUS:
-            return (wire.status_chunk(cookie, self._status(request)),)
-        if payload is not None:
-            self.backend.write(offset, payload)
-        elif command == wire.CMD_FLUSH:
-            self.backend.flush()
-        elif command == wire.CMD_WRITE_ZEROES:
-            self._zero(offset, length, flags)
-        # Trim and cache are advice that nothing has to be done about.
-        if flags & wire.FLAG_FUA and command in (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES):
-            self.backend.flush()
-        return (wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0),)
-
-    def _check(self, request: wire.Request) -> None:
-        """Raises OSError for a request that no backend has to see."""
-        command, flags, _, offset, length = request
-        allowed = wire.COMMAND_FLAGS.get(command)
-        if allowed is None or flags & ~allowed:
-            raise OSError(errno.EINVAL, f"unknown command {command} or flags {flags:#x}")
-        if command == wire.CMD_FLUSH:
-            return
-        if self._read_only and command in _CHANGES:
-            raise OSError(errno.EPERM, "the disk is read-only")
-        if (offset | length) % wire.MIN_BLOCK or not length:
-            raise OSError(errno.EINVAL, "not in whole sectors of 512 bytes")
-        if offset + length > self.backend.export_size():
-            code = errno.ENOSPC if command in _CHANGES else errno.EINVAL
-            raise OSError(code, "past the end of the disk")
-        if command == wire.CMD_READ and length > wire.MAX_BLOCK:
-            raise OSError(errno.EOVERFLOW, f"more than {wire.MAX_BLOCK} bytes")
-        if command == wire.CMD_BLOCK_STATUS and not self.block_status:
-            raise OSError(errno.EINVAL, "base:allocation was not negotiated")
-
-    def _zero(self, offset: int, length: int, flags: int) -> None:
-        if flags & wire.FLAG_FAST_ZERO and not getattr(self.backend, "fast_zero", False):
-            raise OSError(errno.ENOTSUP, "zeroing is no faster than writing here")
-        if not flags & wire.FLAG_NO_HOLE:
-            self.backend.write_zeroes(offset, length)
-            return
-        if flags & wire.FLAG_FAST_ZERO:
-            raise OSError(errno.ENOTSUP, "zeros without holes have to be written")
-        while length:
-            part = _ZEROS[: min(length, len(_ZEROS))]
-            self.backend.write(offset, part)
-            offset += len(part)
-            length -= len(part)
-
-    def _status(self, request: wire.Request) -> list[tuple[int, int]]:
-        assert self._extents is not None
-        most = 1 if request.flags & wire.FLAG_REQ_ONE else MOST_EXTENTS
-        return [
-            (length, 0 if holds else wire.STATE_HOLE | wire.STATE_ZERO)
-            for length, holds in self._extents(request.offset, request.length, most)
-        ]

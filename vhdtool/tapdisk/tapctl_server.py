@@ -17,50 +17,21 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, VhdtoolError
-from vhdtool.storage import FileStorage
+from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.lease import Owner
 from vhdtool.tapdisk.listen import listen_unix
 from vhdtool.tapdisk.metrics import dump
 from vhdtool.tapdisk.nbd import NbdServer
-from vhdtool.tapdisk.serve import disk_size
+from vhdtool.tapdisk.tapctl_disks import Refused, Vbd, errno_of, image_of, started, stats_of
 from vhdtool.tapdisk.tapctl_wire import Message
 
 log = logging.getLogger("tap-ctl")
-TYPES = {"vhd": False, "aio": True, "raw": True}
-"""Image types -> whether the file is a disk as it is."""
 REQUEST_PATIENCE = 30.0
-
-
-class Refused(VhdtoolError):
-    """An operation that is answered with an errno."""
-
-    def __init__(self, number: int, why: str) -> None:
-        super().__init__(why)
-        self.errno = number
-
-
-@dataclass
-class Vbd:
-    """One minor: nothing, or an open disk."""
-
-    minor: int
-    args: str = ""
-    state: int = 0
-    disk: TapDisk | None = None
-    server: NbdServer | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def open_disk(self) -> TapDisk:
-        if self.disk is None:
-            raise Refused(errno.EINVAL, f"minor {self.minor} has no open image")
-        return self.disk
 
 
 class TapdiskServer:
@@ -186,39 +157,13 @@ class TapdiskServer:
             raise Refused(errno.EALREADY, f"minor {vbd.minor} has an image open")
         if params.flags & wire.REFUSED_FLAGS:
             raise Refused(errno.EINVAL, f"flags {params.flags:#x}: not supported")
-        disk = self._started(params.path, params.flags)
+        disk = started(params.path, params.flags, self.guard, self.owner, self.events.emit)
         try:
             vbd.server = NbdServer(disk, self.run_dir / f"nbd{os.getpid()}.{vbd.minor}")
         except BaseException:
             disk.detach()
             raise
         vbd.disk, vbd.args, vbd.state = disk, params.path, 0
-
-    def _started(self, args: str, flags: int) -> TapDisk:
-        kind, colon, path = args.partition(":")
-        if not colon or kind not in TYPES:
-            raise Refused(errno.EINVAL, f"{args}: say vhd:/path or aio:/path")
-        image, raw = Path(path), TYPES[kind]
-        direct, writable = not flags & wire.NO_O_DIRECT, not flags & wire.RDONLY
-        disk = TapDisk(
-            Settings(
-                guard=self.guard,
-                open_storage=lambda place: FileStorage(place, writable=writable, direct=direct),
-                open_lease=lambda place: open_lease(place, self.owner, self.guard),
-                emit=self.events.emit,
-            )
-        )
-        disk.read_only = not writable
-        disk.attach(image, disk_size(image, raw), raw)
-        try:
-            if self.guard:
-                disk.activate()
-            else:
-                disk.open()
-        except BaseException:
-            disk.detach()
-            raise
-        return disk
 
     def _resume(self, vbd: Vbd, params: wire.Params) -> None:
         disk = vbd.open_disk()
@@ -232,10 +177,7 @@ class TapdiskServer:
         """A paused disk goes on with another file, as after a snapshot."""
         if disk.state != "paused":
             raise Refused(errno.EINVAL, f"minor {vbd.minor} is not paused")
-        kind, _, path = params.path.partition(":")
-        if kind not in TYPES:
-            raise Refused(errno.EINVAL, f"{params.path}: say vhd:/path or aio:/path")
-        disk.exchange(Path(path), TYPES[kind])
+        disk.exchange(*image_of(params.path))
         vbd.args = params.path
 
     def _close(self, vbd: Vbd) -> None:
@@ -284,34 +226,6 @@ class TapdiskServer:
         self.path.unlink(missing_ok=True)
         if failure is not None:
             raise failure
-
-
-def stats_of(vbd: Vbd) -> dict[str, object]:
-    """What tap-ctl's stats show of a minor; sectors of 512 bytes."""
-    kind, _, path = vbd.args.partition(":")
-    reads, writes = vbd.disk.sectors() if vbd.disk is not None else (0, 0)
-    images = []
-    if vbd.disk is not None:
-        driver = {"type": 4 if kind == "vhd" else 0, "name": kind, "status": None}
-        images = [{"name": path, "hits": [reads, writes], "fail": [0, 0], "driver": driver}]
-    return {
-        "name": vbd.args,
-        "secs": [reads, writes],
-        "images": images,
-        "reqs_outstanding": 0,
-        "nbd_mirror_failed": 0,
-        "read_caching": "false",
-    }
-
-
-def errno_of(error: VhdtoolError) -> int:
-    """The errno that says best what happened."""
-    number = getattr(error, "errno", None)
-    if isinstance(number, int):
-        return number
-    if isinstance(error, ActivationRefused | LeaseLost | SplitBrain):
-        return errno.EBUSY
-    return errno.EINVAL if isinstance(error, StateError) else errno.EIO
 
 
 def main() -> int:

@@ -1,0 +1,188 @@
+"""The requests of a disk: which image serves them, and what a lost lease does to them."""
+
+import errno
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Concatenate, ParamSpec, TypeVar
+
+from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
+from vhdtool.image.openimage import OpenImage
+from vhdtool.tapdisk.metrics import Latency
+from vhdtool.tapdisk.reading import Reading, Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+LEASE_CHECK = 0.25
+"""Seconds: a request that finds the last look at the lease older than this looks again. Metadata
+writes always look; this bounds what a holder who lost the lease can still do to guest data."""
+
+
+class Serving(Reading):
+    """What the NBD server sees of a disk. Offsets and lengths in bytes."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._reopening = threading.Lock()
+        self._mode = "plain"
+        self.read_only = False
+        self._tallies: list[list[int]] = []
+        self._gone = [0, 0]
+        self.latency = Latency()
+
+    def export_size(self) -> int:
+        return self.size
+
+    @property
+    def fast_zero(self) -> bool:
+        """Whether zeroing costs less than writing: not where a parent shows through holes."""
+        return getattr(self._image, "parent", None) is None
+
+    def tally(self) -> list[int]:
+        """[bytes read, bytes written] for one client to count in."""
+        mine = [0, 0]
+        with self._telling:
+            self._tallies.append(mine)
+        return mine
+
+    def counted(self, mine: list[int]) -> None:
+        """The client has gone; what it counted stays."""
+        with self._telling:
+            self._tallies = [one for one in self._tallies if one is not mine]
+            self._gone[0] += mine[0]
+            self._gone[1] += mine[1]
+
+    def _moved(self, way: int) -> int:
+        with self._telling:
+            return sum(one[way] for one in (*self._tallies, self._gone))
+
+    def sectors(self) -> tuple[int, int]:
+        """(read, written) by all clients, in sectors."""
+        return self._moved(0) // 512, self._moved(1) // 512
+
+    def waits(self) -> bool:
+        """Whether a request would wait now."""
+        return self._gate.mode == "hold"
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._request("read", _read, offset, length)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self._request("write", _write, offset, data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._request("write", _write_zeroes, offset, length)
+
+    def flush(self) -> None:
+        self._request("flush", _flush)
+
+    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+        return self._request("read", _extents, offset, length, most)
+
+    def begin(self, writing: bool) -> OpenImage | None:
+        """Lets reads and writes in until `end`; None in a mode that reopens for each of them."""
+        self._gate.enter()
+        try:
+            if self._mode == "plain":
+                return self._ready("write" if writing else "read")
+        except BaseException as error:
+            self._gate.leave()
+            if isinstance(error, LeaseLost):
+                self._fence(error)
+                raise OSError(errno.EIO, str(error)) from error
+            raise
+        self._gate.leave()
+        return None
+
+    def end(self) -> None:
+        """The requests let in by `begin` are done."""
+        self._gate.leave()
+
+    def failed(self, error: Exception) -> None:
+        """A request let in by `begin` failed so."""
+        if isinstance(error, LeaseLost | SplitBrain):
+            self._fence(error)
+
+    def _request(
+        self,
+        kind: str,
+        serve: Callable[Concatenate[OpenImage, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        self._gate.enter()
+        try:
+            if self._mode == "plain":
+                return serve(self._ready(kind), *args, **kwargs)
+            with self._reopening:
+                if self._mode != "plain":
+                    self._reopen()
+                return serve(self._ready(kind), *args, **kwargs)
+        except (LeaseLost, SplitBrain) as error:
+            self._fence(error)
+            raise OSError(errno.EIO, str(error)) from error
+        finally:
+            self._gate.leave()
+
+    def _ready(self, kind: str) -> OpenImage:
+        """The image that serves a request now. Raises LeaseLost, or OSError when there is none."""
+        image = self._image
+        if image is None or self.state == "fenced":
+            raise OSError(errno.EIO, "the disk is not open")
+        if self._holds_lease and monotonic() - self._looked > LEASE_CHECK:
+            assert self._lease is not None
+            self._lease.check()
+            self._looked = monotonic()
+        if kind not in self._told:
+            self._first(kind)
+        return image
+
+    def _reopen(self) -> None:
+        """Cure C: close and open before the request. The first one is an event of its own."""
+        try:
+            if self.settings.guard and not self._holds_lease:
+                self._drop_read("reopen")
+                self._take("request", "activated", None, implicit=True)
+                self.state = "active"
+            elif self._reopens == 0 and not self.settings.guard:
+                self._close_for_reopen()
+                self._read("reopen", "opened", implicit=True, mode=self._mode)
+            else:
+                # Later cycles keep epoch and lease: the record would be nothing but them.
+                epoch, told, stamp = self._read_epoch, self._told, self._since_read
+                assert epoch is not None
+                self._close_for_reopen()
+                self._load(epoch, unclean=True, kill_footer=False)
+                self._told, self._since_read = told, stamp
+        except (ActivationRefused, StateError, UncleanImage) as error:
+            raise OSError(errno.EIO, str(error)) from error
+        self._reopens += 1
+        if self._mode == "first":
+            self._mode = "plain"
+
+    def _close_for_reopen(self) -> None:
+        image = self._image
+        if image is not None:
+            image.finish()
+            self._image = None
+            image.abandon()
+
+
+def _read(image: OpenImage, offset: int, length: int) -> bytes:
+    return image.read(offset, length)
+
+
+def _write(image: OpenImage, offset: int, data: memoryview) -> None:
+    image.write(offset, data)
+
+
+def _write_zeroes(image: OpenImage, offset: int, length: int) -> None:
+    image.write_zeroes(offset, length)
+
+
+def _flush(image: OpenImage) -> None:
+    image.flush()
+
+
+def _extents(image: OpenImage, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+    return image.extents(offset, length, most)
