@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -165,18 +164,6 @@ def test_group_help_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_info_starts_quickly(image: Path) -> None:
-    best = 9.0
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "vhdtool", "info", str(image)], check=True, capture_output=True
-        )
-        best = min(best, time.perf_counter() - start)
-    # The target is 0.12 s on a quiet machine (benchmarks); here others may be working.
-    assert best < 0.5
 
 
 def test_a_pipe_that_closes_is_no_traceback(image: Path) -> None:

@@ -1,7 +1,6 @@
 """Snapshots of metadata, and what must never be lost between two of them."""
 
 import json
-import time
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -82,15 +81,13 @@ def test_snapshot_of_something_else_is_refused() -> None:
         snapshot(MemoryStorage(b"x" * 4096))
 
 
-def test_snapshot_reads_each_bitmap_once_and_is_quick() -> None:
+def test_snapshot_reads_each_bitmap_once() -> None:
     picture = Picture(256 * MIB, 512 << 10)
     for block in range(500):
         picture.add(block)
         picture.data[block] = b""
     recorded = RecordingStorage(picture.draw())
-    start = time.perf_counter()
     snapshot(recorded)
-    assert time.perf_counter() - start < 0.5
     assert recorded.reads < 500 + 10
     assert recorded.log == []
 
