@@ -13,7 +13,7 @@ from vhdtool.tapdisk.reading import Reading, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-LEASE_CHECK = 0.25
+LEASE_CHECK = 0.1
 """Seconds: a request that finds the last look at the lease older than this looks again. Metadata
 writes always look; this bounds what a holder who lost the lease can still do to guest data."""
 
