@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import ImageExists, UsageError, VhdtoolError
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.newfile import new_file
@@ -17,15 +19,17 @@ from vhdtool.tapdisk.nbd import NbdServer
 
 
 class ReadOnly:
-    """Serves what a reader shows, padded with zeros to whole sectors."""
+    """Serves what a reader shows, padded with zeros to whole sectors; `show` hears how far."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, show: Callable[[int], None]) -> None:
         self.reader = reader
+        self.show = show
 
     def export_size(self) -> int:
         return -(-self.reader.size // 512) * 512
 
     def read(self, offset: int, length: int) -> bytes:
+        self.show(offset + length)
         return self.reader.read(offset, length).ljust(length, b"\0")
 
     def write(self, offset: int, data: memoryview) -> None:
@@ -39,10 +43,11 @@ class ReadOnly:
 
 
 class Fill:
-    """Serves a new dynamic image to be filled."""
+    """Serves a new dynamic image to be filled; `show` hears how far."""
 
-    def __init__(self, disk: DynamicDisk) -> None:
+    def __init__(self, disk: DynamicDisk, show: Callable[[int], None]) -> None:
         self.disk = disk
+        self.show = show
 
     def export_size(self) -> int:
         return self.disk.size
@@ -51,9 +56,11 @@ class Fill:
         return self.disk.read(offset, length)
 
     def write(self, offset: int, data: memoryview) -> None:
+        self.show(offset + len(data))
         self.disk.write(offset, data)
 
     def write_zeroes(self, offset: int, length: int) -> None:
+        self.show(offset + length)
         self.disk.write_zeroes(offset, length)
 
     def flush(self) -> None:
@@ -80,13 +87,16 @@ def virtual_size(path: str, kind: str) -> int:
     return int(data["virtual-size"])
 
 
-def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool) -> int:
+def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
     """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
     if not overwrite and os.path.lexists(path):
         raise ImageExists(f"{path}: exists already; it is left as it is (see --force)")
-    backend = ReadOnly(reader)
     part = f"{path}.part"
-    with tempfile.TemporaryDirectory(prefix="vhdtool-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
+        progress_bar(reader.size, path, quiet) as show,
+    ):
+        backend = ReadOnly(reader, show)
         socket = Path(folder) / "nbd"
         server = NbdServer(backend, socket)
         try:
@@ -100,7 +110,13 @@ def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool) -
 
 
 def import_through_qemu(
-    source: str, kind: str, path: str, block_bytes: int, batmap: bool, overwrite: bool
+    source: str,
+    kind: str,
+    path: str,
+    block_bytes: int,
+    batmap: bool,
+    overwrite: bool,
+    quiet: bool,
 ) -> int:
     """Fills a new dynamic VHD from an image of a format of QEMU's; returns its size."""
     from vhdtool.image.create import create_dynamic
@@ -111,9 +127,12 @@ def import_through_qemu(
     with new_file(path, overwrite) as storage:
         create_dynamic(storage, size, block_bytes, batmap)
         disk = DynamicDisk(KeptOpen(storage))
-        with tempfile.TemporaryDirectory(prefix="vhdtool-") as folder:
+        with (
+            tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
+            progress_bar(size, path, quiet) as show,
+        ):
             socket = Path(folder) / "nbd"
-            server = NbdServer(Fill(disk), socket)
+            server = NbdServer(Fill(disk, show), socket)
             try:
                 target = f"nbd+unix:///?socket={socket}"
                 qemu_img(

@@ -45,7 +45,7 @@ def convert(
     kind = NAMES[source_format] if source_format else guess_input(source)
     wanted = NAMES[target_format] if target_format else guess_output(target)
     if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
-        size = _through_qemu(source, kind, target, wanted, block_size, batmap, force)
+        size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)
         if not quiet:
             click.echo(f"{target}: {wanted}, {size} bytes")
         return
@@ -60,14 +60,21 @@ def convert(
 
 
 def _through_qemu(
-    source: str, kind: str, target: str, wanted: str, block_size: int, batmap: bool, force: bool
+    source: str,
+    kind: str,
+    target: str,
+    wanted: str,
+    block_size: int,
+    batmap: bool,
+    force: bool,
+    quiet: bool,
 ) -> int:
     from vhdtool.cli.qemu import export_through_qemu, import_through_qemu
     from vhdtool.image.chain import open_chain
 
     if kind in ("vpc", "raw"):
         with open_chain(source, raw=kind == "raw") as reader:
-            return export_through_qemu(reader, target, wanted, force)
+            return export_through_qemu(reader, target, wanted, force, quiet)
     if wanted != "vpc":
         raise UsageError(f"{source}: from {kind} to {wanted} is qemu-img's own work: use that")
-    return import_through_qemu(source, kind, target, block_size, batmap, force)
+    return import_through_qemu(source, kind, target, block_size, batmap, force, quiet)
