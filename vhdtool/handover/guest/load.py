@@ -143,8 +143,8 @@ def switch_address_spaces() -> None:
 
     QEMU 7.2's TCG leaves its TLB as it is when a live migration clears the dirty bits of memory:
     what is written through such an entry is not noticed, and a guest whose page is not sent again
-    crashes at the destination (measured on a busy machine: 6 of about 220 migrations, with this
-    process 0 of 120). Loading CR3 empties that TLB. A guest of many processes does it by itself.
+    crashes at the destination (seen on a busy machine: 6 of some 400 migrations, with this process
+    0 of 120). Loading CR3 empties that TLB. A guest of many processes does it by itself.
     """
     if os.fork() == 0:
         while True:
