@@ -151,13 +151,6 @@ class Agent:
             raise VhdtoolError("the stream has ended")
         client.sendall(base64.b64decode(data))
 
-    def op_disconnect(self, stream: int) -> None:
-        client = self._streams.pop(stream, None)
-        if client is not None:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-            client.close()
-
     # files
 
     def op_clock(self) -> float:

@@ -195,10 +195,6 @@ class Host:
     def send(self, stream: int, data: bytes) -> None:
         self._send({"op": "send", "stream": stream, "data": base64.b64encode(data).decode()})
 
-    def disconnect(self, stream: int) -> None:
-        self._streams.pop(stream, None)
-        self._send({"op": "disconnect", "stream": stream})
-
     # files
 
     def read(self, path: str, limit: int = 4 << 20) -> bytes:

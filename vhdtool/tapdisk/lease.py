@@ -6,7 +6,6 @@ holder on this very host and boot, whose process must be gone as well.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -237,6 +236,3 @@ def open_lease(path: Path, owner: Owner, guard: bool) -> EpochLease:
     """The default backend: the epoch record beside the image."""
     record = EpochRecord(path)
     return EpochLease(record, owner) if guard else TrustingLease(record, owner)
-
-
-LeaseFactory = Callable[[Path, Owner, bool], Lease]

@@ -24,7 +24,6 @@ from vhdtool.tapdisk.tapctl_wire import Message, Params
 RUN_DIR = Path("/run/blktap-control")
 MOST_MINORS = 4096
 ANSWER_PATIENCE = 60.0
-SPAWN_PATIENCE = 30.0
 
 
 class TapctlError(VhdtoolError):

@@ -113,10 +113,6 @@ def pid_message(pid: int, cookie: int) -> Message:
     return Message(PID_RSP, cookie, struct.pack("=i", pid))
 
 
-def pid_of(message: Message) -> int:
-    return int(struct.unpack_from("=i", message.body)[0])
-
-
 def stats(cookie: int, length: int) -> Message:
     """So many bytes of text follow."""
     return Message(STATS_RSP, cookie, _STAT.pack(0, cookie, length))

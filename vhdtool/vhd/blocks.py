@@ -46,11 +46,6 @@ class BlockLayout:
         """Sectors from one block to the next when blocks are placed without waste by blktap."""
         return pad(self.bitmap_sectors, ALIGN) + pad(self.sectors, ALIGN)
 
-    @property
-    def block_stride(self) -> int:
-        """`stride` in bytes."""
-        return self.stride * SECTOR
-
     def place(self, end: int, align: int = ALIGN) -> int:
         """The BAT entry of a new block where sectors below `end` are taken.
 

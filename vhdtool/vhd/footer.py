@@ -1,7 +1,7 @@
 """The footer: 512 bytes at the end of every VHD, and a copy of it at the start of most."""
 
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -157,10 +157,6 @@ class Footer:
     @property
     def type_name(self) -> str:
         return TYPES.get(self.disk_type, f"unknown type {self.disk_type}")
-
-    def stamped(self, timestamp: int) -> "Footer":
-        """The same footer with another time."""
-        return replace(self, timestamp=timestamp)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields in JSON types: names in words, sizes in bytes."""
