@@ -121,6 +121,19 @@ def test_another_lock_file_is_noticed(setup, checkout, tools):
     assert setup().returncode == 1
 
 
+def test_a_virtual_environment_behind_a_link_is_left_alone(setup, checkout, tools, tmp_path):
+    fake(tools, "id", "echo 0")
+    fake_dpkg(tools, checkout, set())
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "setup.stamp").write_text("of another checkout\n")
+    (checkout / ".venv").symlink_to(others)
+    done = setup()
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"setup: {checkout}/.venv is a symbolic link; remove it")
+    assert (others / "setup.stamp").read_text() == "of another checkout\n"
+
+
 def test_the_lock_names_no_host_and_pins_every_package():
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock
