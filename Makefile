@@ -1,5 +1,5 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
-.PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool bench-shim chaos lint lock
+.PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ bench-vhdtool: setup ## speed of check and convert against qemu-img, on tmpfs
 
 bench-shim: setup ## the shim beside qemu-nbd, on tmpfs and with O_DIRECT; table in benchmarks/results
 	@.venv/bin/python benchmarks/shim.py --out benchmarks/results/shim.md $(BENCH)
+
+bench-startup: setup ## start to first reply, memory and idle time for 2040 GiB
+	@.venv/bin/python benchmarks/startup.py --out benchmarks/results/startup.md $(BENCH)
 
 chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
 	@.venv/bin/python tests/interop/shim_chaos.py --kills $(or $(N),500)

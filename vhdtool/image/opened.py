@@ -2,9 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.metadata import (
@@ -15,6 +13,7 @@ from vhdtool.image.metadata import (
     read_ends,
     read_header,
 )
+from vhdtool.image.order import in_order, used_places
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.batmap import BatmapHeader, batmap_checksum, batmap_possible
@@ -22,7 +21,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED, pad
+from vhdtool.vhd.units import SECTOR, pad
 
 LARGEST_BAT = 64 << 20
 """Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
@@ -41,7 +40,9 @@ class Opened:
     layout: BlockLayout
     bat: "array[int]"
     used: "array[int]"
-    """The entries of the BAT that name a place, in the order of their blocks."""
+    """The places that the BAT names, in rising order."""
+    apart: bool
+    """Whether no two of them overlap."""
     raw_bat: bytearray
     """As it is in the file, padding included."""
     batmap: BatmapHeader | None
@@ -54,10 +55,9 @@ class Opened:
     @property
     def end(self) -> int:
         """The sector behind the last block, or behind the headers when there is none."""
-        highest = max(self.used, default=None)
-        if highest is None:
+        if not self.used:
             return self.end_of_headers
-        return max(self.end_of_headers, self.layout.end_sector(highest))
+        return max(self.end_of_headers, self.layout.end_sector(self.used[-1]))
 
     def closed(self, end: int) -> bool:
         """Whether a valid footer ends the file, behind all data (`end` is a sector)."""
@@ -91,13 +91,17 @@ def read_opened(storage: Storage) -> Opened:
     if bits is None:
         # No batmap, or one whose numbers make no sense: it says nothing, and is left alone.
         batmap = None
-    bat = unpack_bat(raw, header.max_entries)
+    layout = BlockLayout(header.block_bytes)
+    used, apart = in_order(
+        used_places(raw, header.max_entries), layout.total_sectors, ends.file_size // SECTOR
+    )
     return Opened(
         footer,
         header,
-        BlockLayout(header.block_bytes),
-        bat,
-        array("I", filter(UNUSED.__ne__, bat)),
+        layout,
+        unpack_bat(raw, header.max_entries),
+        used,
+        apart,
         raw,
         batmap,
         _full_blocks(bits, header, footer, batmap),
@@ -163,11 +167,11 @@ def check_places(opened: Opened, name: str) -> None:
     That is: two blocks overlap, a block lies over the header or the BAT, or the last block's
     bitmap is not in the file.
     """
-    used: Sequence[int] = opened.used
+    used = opened.used
     if not used:
         return
     total = opened.layout.total_sectors
-    if not _apart(used, total) and not _apart(used := sorted(used), total):
+    if not opened.apart:
         raise CorruptImage(f"{name}: two blocks overlap; `vhdtool check` says which")
     header = opened.header
     table = (header.bat_offset // SECTOR, header.bat_end // SECTOR)
@@ -181,8 +185,3 @@ def check_places(opened: Opened, name: str) -> None:
             f"{name}: the block at sector {used[-1]} lies behind the end of the file: its tail "
             "was cut off"
         )
-
-
-def _apart(places: Sequence[int], sectors: int) -> bool:
-    """Whether they rise by at least so many sectors, as blocks written in order do."""
-    return all(after - before >= sectors for before, after in pairwise(places))
