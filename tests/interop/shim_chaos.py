@@ -22,6 +22,7 @@ from shims import plain_bytes  # noqa: E402
 
 from vhdtool.image.check import check  # noqa: E402
 from vhdtool.image.create import create_dynamic  # noqa: E402
+from vhdtool.image.disk import DynamicDisk  # noqa: E402
 from vhdtool.storage import FileStorage  # noqa: E402
 from vhdtool.tapdisk.failpoint import NAMES  # noqa: E402
 
@@ -42,6 +43,15 @@ class Chaos:
         self.unsure: set[int] = set()
         self.deaths: Counter[str] = Counter()
         create_dynamic(folder / "disk.vhd", SIZE, block_bytes=BLOCK)
+        self._some_blocks()
+
+    def _some_blocks(self) -> None:
+        """Blocks of which only a sector is present: writes to them set bits of bitmaps."""
+        disk = DynamicDisk(FileStorage(self.folder / "disk.vhd", writable=True))
+        for block in range(0, SIZE // BLOCK, 2):
+            disk.write(block * BLOCK, b"!" * SECTOR)
+            self.model[block * BLOCK : block * BLOCK + SECTOR] = b"!" * SECTOR
+        disk.close()
 
     def life(self, point: str) -> None:
         """A shim lives until it dies; afterwards everything is checked."""

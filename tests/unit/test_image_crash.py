@@ -218,7 +218,8 @@ def test_coalesce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert survives(start, recorded.log, judge, 120) > 10
 
 
-def test_write_path() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_write_path(whole: bool) -> None:
     """Flushed writes are there after every crash; others are there, partly or not at all.
 
     A block that was allocated since the last flush may have lost its end with the file's length
@@ -226,7 +227,7 @@ def test_write_path() -> None:
     """
     start = filled()
     recorded = RecordingStorage(start.copy())
-    disk = DynamicDisk(KeptOpen(recorded))
+    disk = DynamicDisk(KeptOpen(recorded), whole=whole)
     model = bytearray(read_all(start))
     # (operations that were durable, content then, writes that were acknowledged by the flush)
     flushed = [(0, bytes(model), 0)]

@@ -76,14 +76,15 @@ writes = st.lists(
 )
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @given(writes, st.sets(st.integers(1, 60), max_size=6), st.sampled_from([0, 512, 2048]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_an_acknowledged_write_survives_errors_of_others(
-    plan: Plan, bad: set[int], torn: int
+    whole: bool, plan: Plan, bad: set[int], torn: int
 ) -> None:
     image, model = empty_image(size=SMALL), Model()
     fault = Flaky(bad, "write zero flush truncate")
-    disk = DynamicDisk(FaultyStorage(image, fault, torn=torn))
+    disk = DynamicDisk(FaultyStorage(image, fault, torn=torn), whole=whole)
     model.play(disk, plan)
     fault.on = False
     assert model.fits(disk.read(0, SMALL))
@@ -192,10 +193,10 @@ def test_a_full_disk_keeps_what_was_written() -> None:
     assert verdict(image).exit_code == 0, verdict(image).findings
 
 
-def busy_life(storage: RecordingStorage, seed: int) -> list[tuple[int, Model]]:
+def busy_life(storage: RecordingStorage, seed: int, whole: bool) -> list[tuple[int, Model]]:
     """Writes and flushes; (changes made, what is durable since, what not) of each flush."""
     dice = random.Random(seed)
-    disk = DynamicDisk(storage)
+    disk = DynamicDisk(storage, whole=whole)
     now = Model()
     durable = [(0, Model())]
     for _ in range(14):
@@ -213,11 +214,12 @@ def busy_life(storage: RecordingStorage, seed: int) -> list[tuple[int, Model]]:
     return durable
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_power_cut_at_any_moment_loses_nothing_that_was_flushed(seed: int) -> None:
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_power_cut_at_any_moment_loses_nothing_that_was_flushed(seed: int, whole: bool) -> None:
     start = empty_image(size=SMALL)
     storage = RecordingStorage(start.copy())
-    history = busy_life(storage, seed)
+    history = busy_life(storage, seed, whole)
 
     def judge(disk: MemoryStorage, durable: int) -> None:
         model = max((h for h in history if h[0] <= durable), key=lambda h: h[0])[1].copy()
@@ -233,12 +235,13 @@ def test_a_power_cut_at_any_moment_loses_nothing_that_was_flushed(seed: int) -> 
     assert survives(start, storage.log, judge, limit=150) > 60
 
 
+@pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_killed_process_loses_nothing_that_was_acknowledged(seed: int) -> None:
+def test_a_killed_process_loses_nothing_that_was_acknowledged(seed: int, whole: bool) -> None:
     """kill -9 leaves every write that was made: each prefix of the log is a possible image."""
     start = empty_image(size=SMALL)
     storage = RecordingStorage(start.copy())
-    disk = DynamicDisk(storage)
+    disk = DynamicDisk(storage, whole=whole)
     dice = random.Random(seed)
     acknowledged: list[tuple[int, int, bytes]] = []
     for _ in range(12):

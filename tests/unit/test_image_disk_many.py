@@ -10,7 +10,8 @@ from shims import plain_bytes, verdict
 
 from vhdtool.errors import LeaseLost
 from vhdtool.image.create import create_dynamic
-from vhdtool.image.disk import DynamicDisk, Hooks
+from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.many import ManyRequests, Piece, open_many
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.storage.many import DEPTH, Arena, Many, Transfer

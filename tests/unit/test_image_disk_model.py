@@ -1,6 +1,7 @@
 """An open dynamic disk is a bytearray that survives closing, and others read it the same."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,14 @@ from vhdtool.vhd.units import KILLED, SECTOR
 
 SMALL = 24 * BLOCK
 Kind = Callable[..., DynamicDisk]
-KINDS: list[Kind] = [DynamicDisk, FaithfulDisk]
+
+
+def whole(storage: MemoryStorage, **options: Any) -> DynamicDisk:
+    """As the shim opens it: a new block is full from the start."""
+    return DynamicDisk(storage, whole=True, **options)
+
+
+KINDS: list[Kind] = [DynamicDisk, whole, FaithfulDisk]
 Plan = list[tuple[str, int, int, int]]
 
 places = st.integers(0, SMALL - 1)
@@ -141,6 +149,25 @@ def test_extents_are_what_is_present() -> None:
     ]
     assert disk.extents(BLOCK + SECTOR, BLOCK, most=1) == [(BLOCK, True)]
     assert disk.extents(0, SIZE, most=1) == [(BLOCK, False)]
+
+
+def test_a_whole_block_is_data_from_its_first_sector_on() -> None:
+    image = empty_image()
+    disk = whole(image)
+    disk.write(3 * BLOCK + SECTOR, bytes([1]) * SECTOR)
+    assert disk.extents(0, 5 * BLOCK) == [(3 * BLOCK, False), (BLOCK, True), (BLOCK, False)]
+    disk.close()
+    assert sum(DynamicDisk(image)._opened.full) == 1
+    assert plain_bytes(image)[3 * BLOCK : 4 * BLOCK].strip(b"\0") == bytes([1]) * SECTOR
+
+
+def test_a_child_is_never_whole() -> None:
+    """What nobody wrote there is the parent's, not zeros."""
+    image = Picture(SMALL, BLOCK, disk_type=DIFFERENCING).draw()
+    disk = whole(image, parent=Below())
+    disk.write(0, bytes([1]) * SECTOR)
+    assert disk.read(SECTOR, SECTOR) == Below().read(SECTOR, SECTOR)
+    assert not disk.whole
 
 
 def test_memory_keeps_a_bounded_number_of_bitmaps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import pytest
 from shims import BLOCK, empty_image
 
 from vhdtool.errors import LeaseLost, SplitBrain
-from vhdtool.image.disk import DynamicDisk, Hooks
+from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.faithful import FaithfulDisk
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.room import FIRST_AHEAD
 from vhdtool.storage import (
     FaultyStorage,
@@ -59,7 +60,7 @@ def batmap_writes(disk: DynamicDisk) -> list[Step]:
 # guarded
 
 
-def test_guarded_a_new_block_is_whole_before_the_bat_names_it() -> None:
+def test_guarded_the_room_of_a_new_block_is_durable_before_the_bat_names_it() -> None:
     storage = RecordingStorage(image := empty_image())
     end, entry, behind = places(image)
     room = behind - end + (FIRST_AHEAD - 1) * LAYOUT.stride
@@ -68,17 +69,39 @@ def test_guarded_a_new_block_is_whole_before_the_bat_names_it() -> None:
     assert steps(storage) == [
         ("zero", end, room),  # takes the footer away
         ("flush", 0, 0),
+        ("write", bat_sector(200), 1),
         ("write", data_of(entry, 2), 1),
         ("write", entry, 1),
-        ("write", bat_sector(200), 1),
     ]
     disk.write(0, bytes([1]) * SECTOR)
     entry = LAYOUT.place(behind)
     assert steps(storage) == [
+        ("write", bat_sector(0), 1),
         ("write", data_of(entry), 1),
         ("write", entry, 1),
-        ("write", bat_sector(0), 1),
     ]
+
+
+def test_guarded_a_whole_block_needs_no_write_but_its_bat_entry() -> None:
+    storage = RecordingStorage(image := empty_image())
+    end, entry, behind = places(image)
+    room = behind - end + (FIRST_AHEAD - 1) * LAYOUT.stride
+    disk = DynamicDisk(storage, whole=True)
+    disk.write(2 * SECTOR, bytes([1]) * SECTOR)
+    assert steps(storage) == [
+        ("zero", end, room),
+        *(("write", entry + n * LAYOUT.stride, 1) for n in range(FIRST_AHEAD)),
+        ("flush", 0, 0),
+        ("write", bat_sector(0), 1),
+        ("write", data_of(entry, 2), 1),
+    ]
+    disk.write(5 * SECTOR, bytes([2]) * SECTOR)
+    assert steps(storage) == [("write", data_of(entry, 5), 1)]
+    disk.make_place(1)
+    disk.make_place(1)
+    assert steps(storage) == [("write", bat_sector(1), 1)]
+    assert disk.bat[1] == LAYOUT.place(behind)
+    assert disk.read(BLOCK, BLOCK) == bytes(BLOCK)
 
 
 def test_guarded_room_is_made_for_more_and_more_blocks() -> None:
@@ -318,13 +341,14 @@ class Journal:
         if self.log.count("ask") > self.yes:
             raise LeaseLost("stolen")
 
-    def live(self) -> None:
-        a_life(DynamicDisk(self.storage, hooks=Hooks(may_write_metadata=self.ask)))
+    def live(self, whole: bool) -> None:
+        hooks = Hooks(may_write_metadata=self.ask)
+        a_life(DynamicDisk(self.storage, hooks=hooks, whole=whole))
 
 
 def test_every_metadata_write_asks_first() -> None:
     journal = Journal()
-    journal.live()
+    journal.live(whole=False)
     blocks = {entry for entry in DynamicDisk(journal.image).bat if entry != UNUSED}
     asked, kinds = False, set()
     for step in journal.log:
@@ -343,20 +367,31 @@ def test_every_metadata_write_asks_first() -> None:
     assert len(kinds) == 9
 
 
-QUESTIONS = 12
-
-
-def test_the_number_of_questions_is_the_tests_below() -> None:
+def test_the_bitmaps_of_a_room_are_asked_for_together() -> None:
+    """They go to the disk at once, so one question right before them does."""
     journal = Journal()
-    journal.live()
-    assert journal.log.count("ask") == QUESTIONS
+    journal.live(whole=True)
+    first = [step if isinstance(step, str) else step.kind for step in journal.log[:9]]
+    assert first == ["ask", "zero", "ask", *["write"] * FIRST_AHEAD, "ask", "write"]
 
 
-@pytest.mark.parametrize("yes", range(QUESTIONS))
-def test_a_lease_that_is_lost_at_any_question_ends_all_writing(yes: int) -> None:
+QUESTIONS = {False: 11, True: 9}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_number_of_questions_is_the_tests_below(whole: bool) -> None:
+    journal = Journal()
+    journal.live(whole)
+    assert journal.log.count("ask") == QUESTIONS[whole]
+
+
+@pytest.mark.parametrize(
+    ("whole", "yes"), [(whole, yes) for whole, count in QUESTIONS.items() for yes in range(count)]
+)
+def test_a_lease_that_is_lost_at_any_question_ends_all_writing(whole: bool, yes: int) -> None:
     journal = Journal(yes)
     with pytest.raises(LeaseLost):
-        journal.live()
+        journal.live(whole)
     assert journal.log[-1] == "ask"
     assert journal.log.count("ask") == yes + 1
 

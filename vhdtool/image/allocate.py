@@ -1,30 +1,18 @@
-"""New blocks of an open image: room, data, bitmap, and last the table entry that names them."""
+"""New blocks of an open image: durable room with its bitmap, and then the table entry.
+
+The data comes last. Until it does the block reads as it did without a place: zeros, or the parent.
+"""
 
 import contextlib
 import errno
-from collections.abc import Callable
-from dataclasses import dataclass
-from time import monotonic
 
 from vhdtool.errors import SplitBrain
 from vhdtool.image.blockreader import BlockReader, FindParent, Parent
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.room import Room
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd import bits
-from vhdtool.vhd.units import SECTOR
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the owner of the disk wants to be asked and told."""
-
-    may_write_metadata: Callable[[], None] = lambda: None
-    """Raises LeaseLost when nothing more may be written."""
-    allocated: Callable[[int, int], None] = lambda block, sector: None
-    """A block has got its place (BAT entry) in the file."""
-    reached: Callable[[str], None] = lambda point: None
-    """A named point of an operation: where a test kills the process."""
-    clock: Callable[[], float] = monotonic
+from vhdtool.vhd.units import SECTOR, UNUSED
 
 
 class Allocator(BlockReader):
@@ -33,7 +21,11 @@ class Allocator(BlockReader):
     faithful = False
 
     def __init__(
-        self, storage: Storage, hooks: Hooks | None, parent: Parent | FindParent | None
+        self,
+        storage: Storage,
+        hooks: Hooks | None,
+        parent: Parent | FindParent | None,
+        whole: bool = False,
     ) -> None:
         super().__init__(storage, parent)
         self.hooks = hooks or Hooks()
@@ -44,11 +36,14 @@ class Allocator(BlockReader):
         self._end = self._opened.end
         self._unused = len(self.bat) - len(self._opened.used)
         self._block_device = bool(getattr(storage, "is_block_device", False))
-        self._room = Room(storage, self.layout, self._block_device)
+        self.whole = whole and not self._block_device and self.parent is None
+        """A new block is full from the start. A device does not clear its data before."""
+        self._new_bitmap = self._bitmap_of_new()
+        self._room = Room(storage, self.layout, self._block_device, self._new_bitmap, self.hooks)
         self._file_size: int | None = self._opened.file_size
         """As we left it; None when it cannot be known."""
-        self._unsettled: tuple[int, int, bytes] | None = None
-        """(block, entry, bitmap) of a BAT write that has not succeeded: it may be on the disk."""
+        self._unsettled: tuple[int, int] | None = None
+        """(block, entry) of a BAT write that has not succeeded: it may be on the disk."""
 
     def _place(self) -> int:
         """The BAT entry of the next block. Raises StorageError where there is no room for it."""
@@ -60,41 +55,51 @@ class Allocator(BlockReader):
             raise StorageError(self.storage.name, "place another block", errno.ENOSPC)
         return entry
 
-    def _allocate(self, block: int, first: int, data: memoryview) -> None:
-        """Zeros, data and bitmap before the BAT says where they are; memory last of all."""
-        layout, reached = self.layout, self.hooks.reached
+    def _bitmap_of_new(self) -> bytes:
+        length = self.layout.bitmap_sectors * SECTOR
+        bitmap = bytearray(length)
+        if self.whole:
+            bits.set_bits(bitmap, 0, self.layout.sectors)
+        return bytes(bitmap)
+
+    def _allocate(self, block: int, first: int, data: memoryview) -> bool:
+        """Gives a block its place; True when it has written the data too. Memory last of all."""
+        del first, data
+        reached = self.hooks.reached
         entry = self._place()
-        self.hooks.may_write_metadata()
-        self._compare_bat_sector(block)
-        self._compare_size()
+        self._compare(block)
         try:
             if self._room.make(self._end, entry, self._unused):
                 self._file_size = self.storage.size()
-            reached("allocate-zeroed")
-            bitmap = bytearray(layout.bitmap_sectors * SECTOR)
-            bits.set_bits(bitmap, first, len(data) // SECTOR)
-            self.storage.pwrite(layout.data_offset(entry) + first * SECTOR, data)
-            reached("allocate-data")
-            self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
-            reached("allocate-bitmap")
-            self._unsettled = block, entry, bytes(bitmap)
+                self.wrote_metadata()
+            reached("allocate-room")
+            self._unsettled = block, entry
             self._write_bat_entry(block, entry)
             reached("allocate-bat")
         except BaseException:
             # What half an allocation wrote has to go before its place is used, whoever gets it.
             self._lost_track()
             raise
-        self._allocated(block, entry, bytes(bitmap))
+        self._allocated(block, entry, self._new_bitmap)
+        return False
+
+    def make_place(self, block: int) -> None:
+        """The block has its place when it returns. Raises StorageError, SplitBrain, LeaseLost."""
+        with self._lock:
+            self._dirty = True
+            self._settle()
+            if self.bat[block] == UNUSED:
+                self._allocate(block, 0, memoryview(b""))
 
     def _settle(self) -> None:
         """A failed write of a BAT sector may have reached the disk: then the block is there."""
         if self._unsettled is None:
             return
-        block, entry, bitmap = self._unsettled
+        block, entry = self._unsettled
         offset, known = self._map.bat_sector(block)
         found = self.storage.pread(offset, SECTOR)
         if found == self._map.bat_sector_with(block, entry):
-            self._allocated(block, entry, bitmap)
+            self._allocated(block, entry, self._new_bitmap)
         elif found != known:
             raise self._split_brain(offset)
         self._unsettled = None
@@ -119,6 +124,15 @@ class Allocator(BlockReader):
         self._end = self.layout.end_sector(entry)
         self._unused -= 1
         self.hooks.allocated(block, entry)
+
+    def _compare(self, block: int) -> None:
+        try:
+            self._compare_bat_sector(block)
+            self._compare_size()
+        except SplitBrain:
+            # Where a lost lease is the cause it says more: who has it now.
+            self.hooks.may_write_metadata()
+            raise
 
     def _compare_bat_sector(self, block: int) -> None:
         """Rule 4: a BAT sector that differs from memory means another writer."""

@@ -6,17 +6,19 @@ tapdisk2 does instead, so that the bug can be reproduced.
 """
 
 from vhdtool.errors import SplitBrain, UncleanImage
-from vhdtool.image.allocate import Allocator, Hooks
+from vhdtool.image.allocate import Allocator
 from vhdtool.image.blockmap import all_present, window
 from vhdtool.image.blockreader import FindParent, Parent
 from vhdtool.image.closing import write_batmap, write_footer
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.many import Put
 from vhdtool.image.opened import Opened, check_places
-from vhdtool.storage import Storage
+from vhdtool.image.straight import StraightMap
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
-__all__ = ["DynamicDisk", "Hooks", "Parent"]
+__all__ = ["DynamicDisk", "Parent"]
 
 
 class DynamicDisk(Allocator):
@@ -25,6 +27,9 @@ class DynamicDisk(Allocator):
     Offsets and lengths are bytes; requests may be unaligned (two unaligned ones in one sector
     must not run at the same time). Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage
     (no footer ends the file and `unclean` is false) on opening.
+
+    `whole`: every sector of a new block counts as present, for what was not written is zero there
+    as well. The bitmaps then say less, and writing costs less. Ignored where it cannot hold.
     """
 
     def __init__(
@@ -34,8 +39,9 @@ class DynamicDisk(Allocator):
         unclean: bool = False,
         hooks: Hooks | None = None,
         parent: Parent | FindParent | None = None,
+        whole: bool = False,
     ) -> None:
-        super().__init__(storage, hooks, parent)
+        super().__init__(storage, hooks, parent, whole)
         self._accept(self._opened, unclean)
 
     def _accept(self, opened: Opened, unclean: bool) -> None:
@@ -78,8 +84,7 @@ class DynamicDisk(Allocator):
         if self.bat[block] == UNUSED:
             with self._lock:
                 self._settle()
-                if self.bat[block] == UNUSED:
-                    self._allocate(block, first, data)
+                if self.bat[block] == UNUSED and self._allocate(block, first, data):
                     return
         entry = self.bat[block]
         self.storage.pwrite(self.layout.data_offset(entry) + within, data)
@@ -87,6 +92,24 @@ class DynamicDisk(Allocator):
         if bitmap is not None and not all_present(bitmap, first, sectors):
             self.hooks.reached("bitmap-data")
             self._set_bits(block, entry, first, sectors)
+
+    def straight_map(self, writing: bool) -> StraightMap | None:
+        """For who moves data, or only reads it, without us; None where only we can."""
+        storage = self.storage
+        if not isinstance(storage, FileStorage):
+            return None
+        self._dirty = self._dirty or writing
+        return StraightMap(
+            storage.fileno(),
+            storage.direct,
+            self.size,
+            self._block_bytes,
+            self._bitmap_bytes,
+            self.bat,
+            self._full,
+            zeros=self.parent is None,
+            whole=self.whole,
+        )
 
     def locate(self, offset: int, length: int, write: bool) -> int | None:
         """Where in the file a request's data lies; None when it has to be served by itself.

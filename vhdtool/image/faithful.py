@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from vhdtool.image.blockreader import FindParent
 from vhdtool.image.closing import write_batmap
-from vhdtool.image.disk import DynamicDisk, Hooks, Parent
+from vhdtool.image.disk import DynamicDisk, Parent
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.opened import Opened
 from vhdtool.storage import Storage
 from vhdtool.vhd import bits
@@ -48,7 +49,7 @@ class FaithfulDisk(DynamicDisk):
     def _short(self, offset: int, data: bytes, count: int) -> bytes:
         return data.ljust(count, b"\0")
 
-    def _allocate(self, block: int, first: int, data: memoryview) -> None:
+    def _allocate(self, block: int, first: int, data: memoryview) -> bool:
         layout = self.layout
         entry = self._place()
         gap = entry - self._end
@@ -60,6 +61,7 @@ class FaithfulDisk(DynamicDisk):
         self._write_bat_entry(block, entry)
         self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
         self._allocated(block, entry, bytes(bitmap))
+        return True
 
     def _end_file(self) -> None:
         """Footer at its own idea of the end, truncate, copy, batmap; one fsync at the end."""

@@ -2,7 +2,8 @@
 
 from vhdtool.errors import UncleanImage
 from vhdtool.image.metadata import read_ends
-from vhdtool.storage import Storage
+from vhdtool.image.straight import StraightMap
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.units import SECTOR
 
 
@@ -19,6 +20,14 @@ class FlatDisk:
     def __init__(self, storage: Storage, raw: bool = False) -> None:
         self.storage = storage
         self.size = storage.size() // SECTOR * SECTOR if raw else _fixed_size(storage)
+
+    def straight_map(self, writing: bool) -> StraightMap | None:
+        """For who moves data, or only reads it, without us; None where only we can."""
+        del writing
+        storage = self.storage
+        if not isinstance(storage, FileStorage):
+            return None
+        return StraightMap(storage.fileno(), storage.direct, self.size)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes; raises ValueError past the end."""

@@ -4,9 +4,10 @@ from typing import Protocol
 
 from vhdtool.image.blockreader import Parent
 from vhdtool.image.chain import open_chain
-from vhdtool.image.disk import DynamicDisk, Hooks
+from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.faithful import FaithfulDisk
 from vhdtool.image.flat import FlatDisk
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.journal import require_no_journal
 from vhdtool.image.opened import FixedImage
 from vhdtool.image.parents import find_parent
@@ -39,9 +40,12 @@ def open_image(
     unclean: bool = False,
     kill_footer: bool = False,
     preallocate: bool = True,
+    whole: bool = False,
     hooks: Hooks | None = None,
 ) -> OpenImage:
     """The image in `storage`, which is the file at `path`: parents are looked for beside it.
+
+    The options are those of DynamicDisk and FaithfulDisk.
 
     Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
@@ -61,6 +65,6 @@ def open_image(
                 parent=parent,
             )
         require_no_journal(path)
-        return DynamicDisk(storage, unclean=unclean, hooks=hooks, parent=parent)
+        return DynamicDisk(storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole)
     except FixedImage:
         return FlatDisk(storage)

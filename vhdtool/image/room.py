@@ -1,6 +1,11 @@
-"""Room for new blocks: zeros behind the end of data, durable before a BAT entry points there."""
+"""Room for new blocks: zeros behind the end of data, durable before a BAT entry points there.
 
-from vhdtool.storage import Storage, StorageError
+Where zeros are what an absent sector reads as, their bitmaps say that every sector is present: then
+a new block needs no write but its BAT entry, and none of its later writes touches a bitmap.
+"""
+
+from vhdtool.image.hooks import Hooks
+from vhdtool.storage import Storage, StorageError, pwrite_together
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR
 
@@ -15,12 +20,23 @@ class Room:
     Without that a power cut could leave a BAT entry that points behind the end of the file, or
     to an old footer or block that would be taken for bitmap and data. A file is made longer than
     it needs to be (as a hole); closing the image cuts it.
+
+    `bitmap`: what stands before the data of each block, zeros or not.
     """
 
-    def __init__(self, storage: Storage, layout: BlockLayout, device: bool) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        layout: BlockLayout,
+        device: bool,
+        bitmap: bytes,
+        hooks: Hooks,
+    ) -> None:
         self._storage = storage
         self._layout = layout
         self._device = device
+        self._bitmap = bitmap if any(bitmap) else None
+        self._hooks = hooks
         self._cleared = 0
         self._ahead = FIRST_AHEAD
 
@@ -52,7 +68,13 @@ class Room:
     def _clear(self, end: int, entry: int, stop: int) -> None:
         if self._device:
             stop = entry + self._layout.bitmap_sectors
+        self._hooks.may_write_metadata()
         self._storage.zero(end * SECTOR, (stop - end) * SECTOR)
+        self._hooks.reached("allocate-zeroed")
+        if self._bitmap is not None:
+            self._hooks.may_write_metadata()
+            places = range(entry, stop, self._layout.stride)
+            pwrite_together(self._storage, [(place * SECTOR, self._bitmap) for place in places])
 
     def forget(self) -> None:
         """Something was written there, or the file was cut: nothing is clear any more."""

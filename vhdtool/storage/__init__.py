@@ -1,6 +1,6 @@
 """The seam: everything that this package does to a disk goes through a `Storage`."""
 
-from vhdtool.storage.base import Storage, StorageError
+from vhdtool.storage.base import Storage, StorageError, pwrite_together
 from vhdtool.storage.faulty import FaultyStorage
 from vhdtool.storage.file import FileStorage
 from vhdtool.storage.memory import MemoryStorage
@@ -14,4 +14,5 @@ __all__ = [
     "RecordingStorage",
     "Storage",
     "StorageError",
+    "pwrite_together",
 ]

@@ -41,3 +41,16 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Gives the storage up; does not flush."""
+
+
+def pwrite_together(storage: Storage, parts: list[tuple[int, bytes]]) -> None:
+    """Writes (offset, data) pieces, in any order, at once where the storage can.
+
+    Raises StorageError; then each piece may be there or not.
+    """
+    together = getattr(storage, "pwrite_together", None)
+    if together is not None:
+        together(parts)
+        return
+    for offset, data in parts:
+        storage.pwrite(offset, data)

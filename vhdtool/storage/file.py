@@ -5,12 +5,16 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.punch import punch_hole
+
+if TYPE_CHECKING:
+    from vhdtool.storage.many import Together
 
 ALIGN = 512
 _SMALL = 1 << 20
@@ -40,6 +44,8 @@ class FileStorage:
         self.name = self.path
         self.writable = writable or create
         self._spare: list[mmap.mmap] = []
+        self._together: Together | None = None
+        self._writing = threading.Lock()
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
@@ -112,6 +118,27 @@ class FileStorage:
         except (OSError, OverflowError) as error:
             raise self._failure(error, f"write {len(data)} bytes at {offset}") from None
 
+    def pwrite_together(self, parts: list[tuple[int, bytes]]) -> None:
+        """Writes (offset, data) pieces in any order; with direct I/O all are under way at once."""
+        left = parts
+        if self.direct and len(parts) > 1:
+            left = self._write_at_once(parts)
+        # What the kernel did not take is done one by one, which tells why.
+        for offset, data in left:
+            self.pwrite(offset, data)
+
+    def _write_at_once(self, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        # Imported late: ctypes costs some milliseconds that `vhdtool info` does not have.
+        from vhdtool.storage.many import Together
+
+        with self._writing:
+            try:
+                if self._together is None:
+                    self._together = Together()
+                return self._together.write(self._fd, parts)
+            except OSError:
+                return parts
+
     def zero(self, offset: int, length: int) -> None:
         """Punches a hole, and extends the file where the range ends behind it."""
         if length <= 0:
@@ -161,6 +188,9 @@ class FileStorage:
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
+        if self._together is not None:
+            self._together.close()
+            self._together = None
         self._spare.clear()
         if fd >= 0:
             os.close(fd)

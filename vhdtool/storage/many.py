@@ -139,3 +139,30 @@ class Arena:
     def clear(self) -> None:
         """All pieces may be handed out anew."""
         self._used = 0
+
+
+class Together:
+    """Small pieces of one file that are written at once. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        """Raises OSError where the kernel has no queue for us."""
+        self._queue = Many()
+        self._arena = Arena(1 << 20)
+
+    def write(self, fd: int, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Writes (offset, data) pieces of `fd`; returns those that are not there now."""
+        left, transfers = [], []
+        self._arena.clear()
+        for offset, data in parts:
+            view = self._arena.take(len(data))
+            if view is None:
+                left.append((offset, data))
+                continue
+            view[:] = data
+            transfers.append(Transfer(True, offset, view))
+        self._queue.run(fd, transfers)
+        failed = [one for one in transfers if one.done != len(one.view)]
+        return left + [(one.offset, bytes(one.view)) for one in failed]
+
+    def close(self) -> None:
+        self._queue.close()

@@ -9,8 +9,7 @@ import threading
 
 NAMES = (
     "allocate-zeroed",
-    "allocate-data",
-    "allocate-bitmap",
+    "allocate-room",
     "allocate-bat",
     "bitmap-data",
     "bitmap-written",
