@@ -83,7 +83,8 @@ def test_nbdinfo_sees_size_flags_and_the_map(shim: ShimProcess) -> None:
     assert export["block_size_minimum"] == 512
     extents = json.loads(run("nbdinfo", "--map", "--json", shim.uri))
     data = [(e["offset"], e["length"]) for e in extents if e["type"] == 0]
-    assert data == [(2 * MIB, 2 * MIB), (6 * MIB, 64 << 10)]
+    # A block that got its place is all data.
+    assert data == [(2 * MIB, 2 * MIB), (6 * MIB, 2 * MIB)]
     assert sum(e["length"] for e in extents) == 64 * MIB
 
 

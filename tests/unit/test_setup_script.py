@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ("sh", "sed", "tr", "cat", "dirname", "sha256sum", "id", "env", "flock", "grep", "cut")
+SOURCES = ("requirements.lock", "pyproject.toml", "scripts/setup", "vhdtool/tapdisk/straight.c")
+"""What decides whether .venv is up to date."""
 
 Run = Callable[[], subprocess.CompletedProcess[str]]
 
@@ -18,8 +20,8 @@ Run = Callable[[], subprocess.CompletedProcess[str]]
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A checkout with just what setup reads."""
-    (tmp_path / "scripts").mkdir()
-    for name in ("scripts/setup", "scripts/packages.txt", "requirements.lock", "pyproject.toml"):
+    for name in ("scripts/packages.txt", *SOURCES):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -71,7 +73,7 @@ def fake_dpkg(tools: Path, checkout: Path, missing: set[str]) -> None:
 def stamp(checkout: Path) -> None:
     """As if setup had made this checkout's .venv."""
     text = f"{checkout.resolve()}\n".encode()
-    for name in ("requirements.lock", "pyproject.toml", "scripts/setup"):
+    for name in SOURCES:
         text += (checkout / name).read_bytes()
     (checkout / ".venv").mkdir()
     digest = hashlib.sha256(text).hexdigest()

@@ -9,7 +9,7 @@ from shims import BLOCK, SIZE, Shim, empty_image, plain_bytes, verdict
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import MemoryStorage
-from vhdtool.tapdisk.serving import LEASE_CHECK
+from vhdtool.tapdisk.reading import LEASE_CHECK
 from vhdtool.vhd.units import SECTOR
 
 assert LEASE_CHECK < 1

@@ -2,11 +2,15 @@
 
 import errno
 import threading
+from time import monotonic
 
 from vhdtool.errors import StateError
+from vhdtool.tapdisk.straight import SharedGate
 
 DRAIN_PATIENCE = 30.0
 """Seconds that a pause or deactivation waits for requests in flight."""
+_GLANCE = 0.0002
+"""Seconds between looks at the library's requests, which end without telling."""
 
 
 class Gate:
@@ -17,6 +21,7 @@ class Gate:
         self.mode = "refuse"
         self._inside = 0
         self._draining = False
+        self.shared = SharedGate()
 
     def enter(self) -> None:
         """Returns when the request may be served; `leave` must follow. Raises OSError (EIO)."""
@@ -41,20 +46,34 @@ class Gate:
         is what it was.
         """
         with self._changed:
-            before, self.mode = self.mode, mode
-            self._changed.notify_all()
+            before = self.mode
+            self._turn(mode)
             if not drain:
                 return before
             self._draining = True
             try:
-                if not self._changed.wait_for(lambda: not self._inside, DRAIN_PATIENCE):
+                if not self._drained():
                     if self.mode == mode:
-                        self.mode = before
-                        self._changed.notify_all()
+                        self._turn(before)
                     raise StateError(
-                        f"{self._inside} requests did not end in {DRAIN_PATIENCE:.0f} s; "
-                        "the storage hangs"
+                        f"{self._inside + self.shared.inside()} requests did not end in "
+                        f"{DRAIN_PATIENCE:.0f} s; the storage hangs"
                     )
             finally:
                 self._draining = False
         return before
+
+    def _turn(self, mode: str) -> None:
+        self.mode = mode
+        self.shared.set(mode == "serve")
+        self._changed.notify_all()
+
+    def _drained(self) -> bool:
+        """Waits until nobody is inside; False when it takes too long."""
+        end = monotonic() + DRAIN_PATIENCE
+        while self._inside or self.shared.inside():
+            left = end - monotonic()
+            if left <= 0:
+                return False
+            self._changed.wait(min(left, _GLANCE) if self.shared.inside() else left)
+        return True

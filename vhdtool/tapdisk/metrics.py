@@ -34,6 +34,12 @@ class Latency:
             self._counts[bisect_left(BUCKETS, seconds)] += 1
             self._sum += seconds
 
+    def add_many(self, counts: list[int], seconds: float) -> None:
+        """What the library measured: a count for each bucket, and the sum."""
+        with self._lock:
+            self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
+            self._sum += seconds
+
     def lines(self, name: str) -> Iterator[str]:
         with self._lock:
             counts, total = list(self._counts), self._sum

@@ -12,7 +12,9 @@ from vhdtool.image.many import Located, ManyRequests, Piece, open_many
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd_answers import Answers, Backend
 from vhdtool.tapdisk.nbd_options import Negotiation
+from vhdtool.tapdisk.nbd_straight import StraightHalf
 from vhdtool.tapdisk.nbd_stream import widen
+from vhdtool.tapdisk.straight import Tally
 
 HANDSHAKE_PATIENCE = 30.0
 """Seconds that a client has for each step until it has said which export it wants."""
@@ -65,7 +67,7 @@ class Connection(Answers):
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
         self._size = 0
-        self._tally = [0, 0]
+        self._tally: Tally = [0, 0]
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
 
@@ -91,20 +93,26 @@ class Connection(Answers):
         count = getattr(self.backend, "tally", None)
         if count is not None:
             self._tally = count()
+        straight = StraightHalf.of(self, self.client, self._in, self._tally)
         try:
-            while self._next():
-                pass
+            if straight is not None:
+                straight.serve()
+            else:
+                while self.step():
+                    pass
         finally:
             self._leave()
+            if straight is not None:
+                straight.close()
             self._close_many()
             if count is not None:
                 self.backend.counted(self._tally)  # type: ignore[attr-defined]
 
-    def _next(self) -> bool:
+    def step(self) -> bool:
         """Serves one request; False after the last one."""
         inbox, out = self._in, self._out
         if not inbox.has(_HEAD) or out.waiting > MOST_WAITING:
-            self._send()
+            self.send()
         magic, flags, command, cookie, offset, length = _unpack(inbox.take(_HEAD))
         if magic != wire.REQUEST_MAGIC:
             raise wire.WireError(f"NBD request with magic {magic:#x}")
@@ -117,7 +125,7 @@ class Connection(Answers):
                 # Its data follows and cannot be skipped at a bounded cost.
                 raise wire.WireError(f"a write of {length} bytes")
             if not inbox.has(length):
-                self._send()
+                self.send()
             payload = inbox.take(length)
         if (
             command > wire.CMD_WRITE
@@ -128,14 +136,14 @@ class Connection(Answers):
             or length > MOST_TOGETHER
             or self._burst is None
         ):
-            return self._one(wire.Request(command, flags, cookie, offset, length), payload)
+            return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
         try:
             served = self._served
             began = monotonic() if served is None else 0.0
             if served is None or (payload is not None and not self._writing):
                 served = self._enter(payload is not None)
                 if served is None:
-                    return self._one(wire.Request(command, flags, cookie, offset, length), payload)
+                    return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
             if self._many is not None and (length >= LARGE or inbox.has(_HEAD)):
                 return self._together(command, cookie, offset, length, payload)
             if payload is None:
@@ -233,7 +241,7 @@ class Connection(Answers):
             else:
                 out.add(wire.reply(piece.cookie, 0), piece.view)
         # The memory of what was read is used again by the next requests.
-        self._send()
+        self.send()
 
     def _leave(self) -> None:
         if self._served is not None:
@@ -241,13 +249,13 @@ class Connection(Answers):
             assert self._burst is not None
             self._burst.end()
 
-    def _send(self) -> None:
+    def send(self) -> None:
         """Before anything that may wait for the client: nobody shall wait for that."""
         self._leave()
         if self._out.waiting:
             self._out.send()
 
-    def _one(self, request: wire.Request, payload: memoryview | None) -> bool:
+    def alone(self, request: wire.Request, payload: memoryview | None) -> bool:
         """Serves a request on its own; False when it was the last."""
         self._leave()
         if request.command == wire.CMD_DISC:

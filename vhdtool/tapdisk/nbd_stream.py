@@ -18,9 +18,19 @@ class Inbox:
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self._view = memoryview(bytearray(_BUFFER))
+        self.buffer = bytearray(_BUFFER)
+        self._view = memoryview(self.buffer)
         self._at = 0
         self._end = 0
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Where in `buffer` the bytes are that nobody has taken yet."""
+        return self._at, self._end
+
+    @bounds.setter
+    def bounds(self, bounds: tuple[int, int]) -> None:
+        self._at, self._end = bounds
 
     def has(self, length: int) -> bool:
         """Whether so many bytes are here already."""

@@ -16,7 +16,7 @@ from vhdtool.errors import (
     UncleanImage,
     VhdtoolError,
 )
-from vhdtool.image.disk import Hooks
+from vhdtool.image.hooks import Hooks
 from vhdtool.image.openimage import OpenImage, open_image
 from vhdtool.storage import Storage
 from vhdtool.tapdisk.failpoint import reached
@@ -25,6 +25,9 @@ from vhdtool.tapdisk.lease import Lease
 from vhdtool.tapdisk.places import on_nfs
 
 log = logging.getLogger("disk")
+LEASE_CHECK = 0.1
+"""Seconds: a request that finds the last look at the lease older than this looks again. Metadata
+writes always look; this bounds what a holder who lost the lease can still do to guest data."""
 Emit = Callable[..., None]
 """emit(event, **fields): one event of the disk."""
 
@@ -113,8 +116,12 @@ class Reading:
             raise
         self._image = image
         self._read_epoch = epoch
-        self._looked = monotonic()
+        self._has_looked()
         self._told = {"flush"}
+
+    def _has_looked(self) -> None:
+        self._looked = monotonic()
+        self._gate.shared.look_again(LEASE_CHECK)
 
     def _open_image(self, storage: Storage, unclean: bool, kill_footer: bool) -> OpenImage:
         assert self._lease is not None
@@ -127,6 +134,7 @@ class Reading:
             unclean=unclean,
             kill_footer=kill_footer,
             preallocate=guard or not on_nfs(self.path),
+            whole=True,
             hooks=Hooks(self._lease.check, self._allocated, reached),
         )
 

@@ -8,14 +8,14 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
 from vhdtool.image.openimage import OpenImage
+from vhdtool.image.straight import StraightMap
+from vhdtool.tapdisk import reading
 from vhdtool.tapdisk.metrics import Latency
 from vhdtool.tapdisk.reading import Reading, Settings
+from vhdtool.tapdisk.straight import Grant, SharedGate, Tally, new_tally
 
 P = ParamSpec("P")
 T = TypeVar("T")
-LEASE_CHECK = 0.1
-"""Seconds: a request that finds the last look at the lease older than this looks again. Metadata
-writes always look; this bounds what a holder who lost the lease can still do to guest data."""
 
 
 class Serving(Reading):
@@ -26,7 +26,7 @@ class Serving(Reading):
         self._reopening = threading.Lock()
         self._mode = "plain"
         self.read_only = False
-        self._tallies: list[list[int]] = []
+        self._tallies: list[Tally] = []
         self._gone = [0, 0]
         self.latency = Latency()
 
@@ -38,14 +38,14 @@ class Serving(Reading):
         """Whether zeroing costs less than writing: not where a parent shows through holes."""
         return getattr(self._image, "parent", None) is None
 
-    def tally(self) -> list[int]:
+    def tally(self) -> Tally:
         """[bytes read, bytes written] for one client to count in."""
-        mine = [0, 0]
+        mine = new_tally()
         with self._telling:
             self._tallies.append(mine)
         return mine
 
-    def counted(self, mine: list[int]) -> None:
+    def counted(self, mine: Tally) -> None:
         """The client has gone; what it counted stays."""
         with self._telling:
             self._tallies = [one for one in self._tallies if one is not mine]
@@ -103,6 +103,39 @@ class Serving(Reading):
         if isinstance(error, LeaseLost | SplitBrain):
             self._fence(error)
 
+    @property
+    def shared_gate(self) -> SharedGate:
+        """The gate, for the library."""
+        return self._gate.shared
+
+    def grant(self) -> Grant | None:
+        """What a client may do without asking again; None while each request has to ask.
+
+        The first read and the first write of each metadata read are told, so they do ask.
+        """
+        generation = self._gate.shared.generation
+        image, told = self._image, self._told
+        if image is None or self._mode != "plain" or not told & {"read", "write"}:
+            return None
+        writable = "write" in told
+        where: StraightMap | None = getattr(image, "straight_map", lambda _: None)(writable)
+        return None if where is None else Grant(where, generation, writable)
+
+    def make_place(self, block: int, inside: bool) -> None:
+        """A place for a block that a client is going to write to.
+
+        `inside`: other requests of that client are under way, so the gate has let it in already.
+        Raises OSError or VhdtoolError when there is none.
+        """
+        if not inside:
+            self._request("write", _make_place, block)
+            return
+        try:
+            _make_place(self._ready("write"), block)
+        except (LeaseLost, SplitBrain) as error:
+            self._fence(error)
+            raise OSError(errno.EIO, str(error)) from error
+
     def _request(
         self,
         kind: str,
@@ -129,10 +162,11 @@ class Serving(Reading):
         image = self._image
         if image is None or self.state == "fenced":
             raise OSError(errno.EIO, "the disk is not open")
-        if self._holds_lease and monotonic() - self._looked > LEASE_CHECK:
-            assert self._lease is not None
-            self._lease.check()
-            self._looked = monotonic()
+        if monotonic() - self._looked > reading.LEASE_CHECK:
+            if self._holds_lease:
+                assert self._lease is not None
+                self._lease.check()
+            self._has_looked()
         if kind not in self._told:
             self._first(kind)
         return image
@@ -174,6 +208,10 @@ def _read(image: OpenImage, offset: int, length: int) -> bytes:
 
 def _write(image: OpenImage, offset: int, data: memoryview) -> None:
     image.write(offset, data)
+
+
+def _make_place(image: OpenImage, block: int) -> None:
+    image.make_place(block)  # type: ignore[attr-defined]
 
 
 def _write_zeroes(image: OpenImage, offset: int, length: int) -> None:
