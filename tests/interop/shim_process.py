@@ -6,6 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -104,3 +107,38 @@ def run(*words: str, check: bool = True) -> str:
     if check:
         assert done.returncode == 0, f"{words}: {done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
+
+
+@dataclass
+class Served:
+    """A running `vhdtool serve`: where it listens, and what it says on standard error."""
+
+    uri: str
+    process: "subprocess.Popen[str]"
+    errors: Path
+
+    def log(self) -> list[str]:
+        return self.errors.read_text().splitlines()
+
+
+@contextmanager
+def serving(image: Path, *options: str, python: str = sys.executable) -> Iterator[Served]:
+    """`vhdtool serve` of an image; ends it with TERM and wants exit 0. It may log, not crash."""
+    errors = image.with_name(image.name + ".err")
+    with errors.open("w") as err:
+        process = subprocess.Popen(
+            [python, "-m", "vhdtool", "serve", str(image), *options],
+            stdout=subprocess.PIPE, stderr=err, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        uri = process.stdout.readline().strip()
+        assert uri, errors.read_text()
+        yield Served(uri, process, errors)
+        process.terminate()
+        assert process.wait(30) == 0, errors.read_text()
+        assert "Traceback" not in errors.read_text()
+    finally:
+        process.kill()
+        process.communicate()

@@ -195,6 +195,11 @@ def test_ctrl_c_while_a_client_writes_leaves_a_closed_image(tmp_path: Path) -> N
         (("--tcp", "nonsense"), "write HOST:PORT"),
         (("--tcp", "127.0.0.1:99999"), "below 65536"),
         (("--socket", "no/such/dir/s"), "cannot listen"),
+        (("--socket", "s", "--tls-verify-peer"), "goes with --tls-certificates"),
+        (("--socket", "s", "--tls-certificates", ".", "--tls-psk", "k"), "choose one of"),
+        (("--socket", "s", "--tls-certificates", "."), "server-cert.pem: not there"),
+        (("--socket", "s", "--tls-psk", "none"), "none: cannot read the keys"),
+        (("--socket", "s", "--tls-psk", "d.vhd"), "d.vhd: cannot read the keys: is no text"),
     ],
 )
 def test_mistakes_are_one_line(

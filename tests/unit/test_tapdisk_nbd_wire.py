@@ -18,6 +18,32 @@ def negotiation(flags: int = 3, export: Export = EXPORT) -> Negotiation:
     return Negotiation(flags, lambda: export)
 
 
+def test_before_tls_nothing_but_tls_and_the_end_is_granted() -> None:
+    agreed = Negotiation(3, lambda: EXPORT, "required")
+    refused = (wire.OPT_LIST, wire.OPT_GO, wire.OPT_INFO, wire.OPT_STRUCTURED_REPLY, 8, 9, 10, 77)
+    for option in refused:
+        answer, outcome = agreed.answer(option, info())
+        assert [kind for _, kind, _ in replies(answer)] == [wire.REP_ERR_TLS_REQD]
+        assert outcome is None
+    assert not agreed.structured
+    with pytest.raises(WireError, match="without TLS"):
+        agreed.answer(wire.OPT_EXPORT_NAME, b"")
+    answer, outcome = agreed.answer(wire.OPT_STARTTLS, b"x")
+    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
+    ack = wire.option_reply(wire.OPT_STARTTLS, wire.REP_ACK)
+    assert agreed.answer(wire.OPT_STARTTLS, b"") == (ack, "tls")
+    assert agreed.answer(wire.OPT_ABORT, b"")[1] == "abort"
+
+
+def test_tls_is_begun_once_and_only_where_the_server_has_it() -> None:
+    on = Negotiation(3, lambda: EXPORT, "on")
+    answer, outcome = on.answer(wire.OPT_STARTTLS, b"")
+    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
+    assert on.answer(wire.OPT_GO, info())[1] == "go"
+    answer, outcome = negotiation().answer(wire.OPT_STARTTLS, b"")
+    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_UNSUP, None)
+
+
 def replies(raw: bytes) -> list[tuple[int, int, bytes]]:
     """(option, kind, data) of each reply; raises when they are not well formed."""
     found = []

@@ -10,6 +10,7 @@ from vhdtool.cli.options import image_argument
 
 if TYPE_CHECKING:
     from vhdtool.tapdisk.listen import TcpPlace
+    from vhdtool.tapdisk.tls import Tls
 
 
 @click.command()
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
 @click.option("--host", help="This host's name in the lease.  [default: its node name]")
 @click.option("--metrics", metavar="HOST:PORT", help="Figures for Prometheus under /metrics.")
+@click.option(
+    "--tls-certificates",
+    type=click.Path(),
+    metavar="DIR",
+    help="Only TLS, with server-cert.pem and server-key.pem of this directory.",
+)
+@click.option("--tls-verify-peer", is_flag=True, help="Clients need one that ca-cert.pem signed.")
+@click.option(
+    "--tls-psk",
+    type=click.Path(),
+    metavar="FILE",
+    help="Only TLS, for those who know a key of this file (lines user:hexkey).",
+)
 @click.option("--events", type=click.Path(), help="Append events to this file, JSON lines.")
 def serve(
     image: str,
@@ -33,6 +47,9 @@ def serve(
     faithful: bool,
     host: str | None,
     metrics: str | None,
+    tls_certificates: str | None,
+    tls_verify_peer: bool,
+    tls_psk: str | None,
     events: str | None,
 ) -> None:
     """Serve an image to QEMU, nbd-client or libnbd, and print the URI to connect to.
@@ -63,12 +80,29 @@ def serve(
                 force_epoch=force,
                 events=out,
                 metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
+                tls=_tls(tls_certificates, tls_verify_peer, tls_psk),
             ),
             ready=click.echo,
         )
     finally:
         if out is not None:
             out.close()
+
+
+def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None":
+    from vhdtool.errors import UsageError
+
+    if folder is None and verify_peer:
+        raise UsageError("--tls-verify-peer goes with --tls-certificates DIR")
+    if folder is None and keys is None:
+        return None
+    if folder is not None and keys is not None:
+        raise UsageError("choose one of --tls-certificates and --tls-psk")
+    from vhdtool.tapdisk.tls import by_certificates, by_keys
+
+    if folder is not None:
+        return by_certificates(Path(folder), verify_peer)
+    return by_keys(Path(keys or ""))
 
 
 def _tcp_place(option: str, text: str) -> "TcpPlace":

@@ -11,11 +11,15 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.listen import TcpPlace, listen_tcp, listen_unix
 from vhdtool.tapdisk.nbd_answers import Backend
 from vhdtool.tapdisk.nbd_client import Connection
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.tls import Tls
 
 __all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
 
@@ -26,8 +30,10 @@ MOST_CLIENTS = 1024
 class NbdServer:
     """Listens on a Unix socket (mode 0600), or a TCP port, until `stop`."""
 
-    def __init__(self, backend: Backend, place: Path | TcpPlace) -> None:
+    def __init__(self, backend: Backend, place: Path | TcpPlace, tls: "Tls | None" = None) -> None:
+        """With `tls` no client is served without it."""
         self.backend = backend
+        self.tls = tls
         self.place = place
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -38,10 +44,11 @@ class NbdServer:
     @property
     def uri(self) -> str:
         """What a client connects to."""
+        scheme, user = ("nbd", "") if self.tls is None else ("nbds", self.tls.in_uri)
         if isinstance(self.place, Path):
-            return f"nbd+unix:///?socket={self.place}"
+            return f"{scheme}+unix://{user}/?socket={self.place}"
         host, port = self._socket.getsockname()[:2]
-        return f"nbd://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}"
 
     def _accept(self) -> None:
         while not self._stopped:
@@ -72,9 +79,10 @@ class NbdServer:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            connection = Connection(client, self.backend)
+            connection = Connection(client, self.backend, self.tls)
             if connection.handshake():
                 connection.transmission()
+            connection.bye()
         except (OSError, EOFError):
             # The client has gone, or did not say what it wants.
             pass

@@ -7,11 +7,15 @@ understands structured replies.
 import errno
 import logging
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd_stream import Inbox, Outlet
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.nbd_stream import Stream
+    from vhdtool.tapdisk.tls import Tls
 
 log = logging.getLogger("nbd")
 MOST_EXTENTS = 1 << 14
@@ -39,7 +43,7 @@ class Answers:
     """One client's requests, one at a time; the answers gather in an outlet."""
 
     def __init__(self, client: socket.socket, backend: Backend) -> None:
-        self.client = client
+        self.client: Stream = client
         self.backend = backend
         self.structured = False
         self.block_status = False
@@ -47,6 +51,25 @@ class Answers:
         self._out = Outlet(client)
         self._extents = getattr(backend, "extents", None)
         self._read_only = bool(getattr(backend, "read_only", False))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the descriptor itself carries requests and replies: no TLS."""
+        return getattr(self.client, "plain", True)
+
+    def _begin_tls(self, tls: "Tls") -> None:
+        """From now on nothing but TLS counts. Raises WireError."""
+        assert isinstance(self.client, socket.socket)
+        if self._in.has(1):
+            # Somebody on the way may have put it there, to be taken for the client's own word.
+            raise wire.WireError("bytes in clear behind the request for TLS")
+        stream = tls.start(self.client)
+        self.client, self._in, self._out = stream, Inbox(stream), Outlet(stream)
+
+    def bye(self) -> None:
+        """Ends TLS where it is on, so that the client sees that nothing was cut off."""
+        if not isinstance(self.client, socket.socket):
+            self.client.bye()
 
     def export(self) -> wire.Export:
         return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)

@@ -6,7 +6,7 @@ Requests that are here together are let in together, and with direct I/O served 
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from vhdtool.image.many import Located, ManyRequests, Piece, open_many
 from vhdtool.tapdisk import nbd_wire as wire
@@ -15,6 +15,9 @@ from vhdtool.tapdisk.nbd_options import Negotiation
 from vhdtool.tapdisk.nbd_straight import StraightHalf
 from vhdtool.tapdisk.nbd_stream import widen
 from vhdtool.tapdisk.straight import Tally
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.tls import Tls
 
 HANDSHAKE_PATIENCE = 30.0
 """Seconds that a client has for each step until it has said which export it wants."""
@@ -58,8 +61,9 @@ def _located(served: object) -> TypeGuard[Located]:
 class Connection(Answers):
     """Negotiates, then serves one request after the other."""
 
-    def __init__(self, client: socket.socket, backend: Backend) -> None:
+    def __init__(self, client: socket.socket, backend: Backend, tls: "Tls | None" = None) -> None:
         super().__init__(client, backend)
+        self._tls = tls
         self._waits = getattr(backend, "waits", lambda: False)
         self._burst: Burst | None = backend if isinstance(backend, Burst) else None
         self._served: Served | None = None
@@ -73,18 +77,24 @@ class Connection(Answers):
 
     def handshake(self) -> bool:
         """Negotiates; True when the client wants the export."""
-        client = self.client
-        client.settimeout(HANDSHAKE_PATIENCE)
-        client.sendall(wire.HELLO)
-        agreed = Negotiation(int.from_bytes(self._in.take(4), "big"), self.export)
+        self.client.settimeout(HANDSHAKE_PATIENCE)
+        self.client.sendall(wire.HELLO)
+        flags = int.from_bytes(self._in.take(4), "big")
+        agreed = Negotiation(flags, self.export, "none" if self._tls is None else "required")
         outcome = None
         while outcome is None:
             option, length = wire.parse_option(bytes(self._in.take(wire.OPTION.size)))
             answer, outcome = agreed.answer(option, bytes(self._in.take(length)))
-            client.sendall(answer)
+            self.client.sendall(answer)
+            if outcome == "tls":
+                assert self._tls is not None
+                self._begin_tls(self._tls)
+                self.client.settimeout(HANDSHAKE_PATIENCE)
+                # Of what was said in clear nothing counts.
+                agreed, outcome = Negotiation(flags, self.export, "on"), None
         self.structured, self.block_status = agreed.structured, agreed.block_status
-        client.settimeout(None)
-        widen(client)
+        self.client.settimeout(None)
+        widen(self.client)
         return outcome == "go"
 
     def transmission(self) -> None:

@@ -7,23 +7,28 @@ from typing import Literal
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd_wire import Export
 
-Outcome = Literal["go", "abort"] | None
+Outcome = Literal["go", "abort", "tls"] | None
+TlsState = Literal["none", "required", "on"]
+"""The server has none; it has, and the client has to begin it; it is on."""
 
 
 class Negotiation:
     """What was agreed with one client. Every export name stands for the one disk."""
 
-    def __init__(self, flags: int, export: Callable[[], Export]) -> None:
+    def __init__(self, flags: int, export: Callable[[], Export], tls: TlsState = "none") -> None:
         """`flags` are the client's. Raises WireError for flags that do not exist."""
         if flags & ~(wire.CLIENT_FIXED_NEWSTYLE | wire.CLIENT_NO_ZEROES):
             raise wire.WireError(f"unknown client flags {flags:#x}")
         self.structured = False
         self.block_status = False
+        self.tls = tls
         self._zeroes = not flags & wire.CLIENT_NO_ZEROES
         self._export = export
 
     def answer(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
         """(bytes to send, what comes next: transmission, the end, or another option)."""
+        if self.tls == "required" and option != wire.OPT_ABORT:
+            return self._in_clear(option, data)
         if option == wire.OPT_EXPORT_NAME:
             return self._export_name(), "go"
         if option == wire.OPT_ABORT:
@@ -36,7 +41,22 @@ class Negotiation:
             return self._structured(data), None
         if option in (wire.OPT_LIST_META_CONTEXT, wire.OPT_SET_META_CONTEXT):
             return self._contexts(option, data), None
+        if option == wire.OPT_STARTTLS and self.tls == "on":
+            return _invalid(option, "TLS is on already"), None
         return wire.option_reply(option, wire.REP_ERR_UNSUP), None
+
+    def _in_clear(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
+        """An option before TLS, where TLS has to be: all but that is refused, and changes nothing.
+
+        Raises WireError for the one option that knows no refusal.
+        """
+        if option == wire.OPT_EXPORT_NAME:
+            raise wire.WireError("a client without TLS, which is required")
+        if option != wire.OPT_STARTTLS:
+            return wire.option_reply(option, wire.REP_ERR_TLS_REQD, b"TLS comes first"), None
+        if data:
+            return _invalid(option, "STARTTLS carries no data"), None
+        return wire.option_reply(option, wire.REP_ACK), "tls"
 
     def _export_name(self) -> bytes:
         export = self._export()

@@ -6,7 +6,7 @@ from typing import Protocol, Self, runtime_checkable
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.metrics import Latency
-from vhdtool.tapdisk.nbd_stream import Inbox
+from vhdtool.tapdisk.nbd_stream import Inbox, Stream
 from vhdtool.tapdisk.straight import (
     AGAIN,
     GONE,
@@ -59,9 +59,11 @@ class StraightHalf:
         self._inbox, self._tally = inbox, tally
 
     @classmethod
-    def of(cls, python: Python, client: socket.socket, inbox: Inbox, tally: Tally) -> Self | None:
-        """None where Python has to serve all."""
+    def of(cls, python: Python, client: Stream, inbox: Inbox, tally: Tally) -> Self | None:
+        """None where Python has to serve all: there is no library, or the client uses TLS."""
         backend = python.backend
+        if not isinstance(client, socket.socket):
+            return None
         if not isinstance(backend, Granting) or not available():
             return None
         straight = Straight(

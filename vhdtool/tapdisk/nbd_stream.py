@@ -2,6 +2,12 @@
 
 import select
 import socket
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.tls_stream import TlsStream
+
+Stream: TypeAlias = "socket.socket | TlsStream"
 
 _BUFFER = 2 << 20
 _AT_ONCE = 512 << 10
@@ -16,8 +22,9 @@ _MOST_PARTS = 512
 class Inbox:
     """Reads from a socket through one buffer. Raises EOFError when the client has gone."""
 
-    def __init__(self, client: socket.socket) -> None:
+    def __init__(self, client: Stream) -> None:
         self._client = client
+        self._socket = client if isinstance(client, socket.socket) else None
         self.buffer = bytearray(_BUFFER)
         self._view = memoryview(self.buffer)
         self._at = 0
@@ -66,7 +73,8 @@ class Inbox:
 
     def soon(self, length: int, patience: float = 0) -> bool:
         """Whether so many bytes are here, or come within `patience` seconds."""
-        if length > _BUFFER or self._at + length > _BUFFER:
+        if length > _BUFFER or self._at + length > _BUFFER or self._socket is None:
+            # Behind TLS the descriptor does not tell whether a whole record has come.
             return self.has(length)
         while not self.has(length):
             if not patience:
@@ -75,7 +83,7 @@ class Inbox:
                 except BlockingIOError:
                     return False
                 continue
-            if not select.select([self._client], [], [], patience)[0]:
+            if not select.select([self._socket], [], [], patience)[0]:
                 return False
             self._receive(0)
         return True
@@ -96,7 +104,7 @@ class Inbox:
 class Outlet:
     """Collects replies and sends them with as few system calls as it can."""
 
-    def __init__(self, client: socket.socket) -> None:
+    def __init__(self, client: Stream) -> None:
         self._client = client
         self._parts: list[bytes | memoryview] = []
         self.waiting = 0
@@ -121,7 +129,7 @@ class Outlet:
                 sent -= len(part)
 
 
-def widen(client: socket.socket) -> None:
+def widen(client: Stream) -> None:
     """A larger send buffer: the data of one large read fits, so one call sends it."""
     for option in (_SNDBUFFORCE, socket.SO_SNDBUF):
         try:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import CorruptImage, UsageError
 from vhdtool.image.metadata import read_ends
@@ -17,6 +17,9 @@ from vhdtool.tapdisk.lease import Owner, open_lease
 from vhdtool.tapdisk.listen import TcpPlace
 from vhdtool.tapdisk.metrics import MetricsServer, dump, prometheus
 from vhdtool.tapdisk.nbd import NbdServer
+
+if TYPE_CHECKING:
+    from vhdtool.tapdisk.tls import Tls
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Service:
     events: TextIO | None = None
     metrics: TcpPlace | None = None
     """Where Prometheus finds the figures."""
+    tls: "Tls | None" = None
+    """Without it clients are served in clear, with it no other way."""
 
 
 def disk_size(image: Path, raw: bool) -> int:
@@ -64,7 +69,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
         )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
-            server = NbdServer(disk, service.place)
+            server = NbdServer(disk, service.place, service.tls)
             disconnect = server.stop
             if service.metrics is not None:
                 MetricsServer(service.metrics, lambda: prometheus(disk.status(), disk.latency))

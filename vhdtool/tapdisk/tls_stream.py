@@ -1,0 +1,159 @@
+"""A TLS connection that an Inbox and an Outlet take for a socket.
+
+The plain socket stays who it was: the server ends a client by it, and nothing but the handshake
+here ever reads or writes it once the client has asked for TLS.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Sequence
+from time import monotonic
+
+from vhdtool.tapdisk.nbd_wire import WireError
+
+HANDSHAKE_PATIENCE = 30.0
+"""Seconds in which the whole TLS handshake has to be done."""
+_AT_ONCE = 256 << 10
+"""Bytes that are received with one call: sixteen of TLS's records."""
+_RECORD = 16 << 10
+_SEND_ABOVE = 1 << 20
+
+
+class TlsStream:
+    """The server's side of one connection, for one thread. Raises WireError for bad TLS.
+
+    It has no `fileno`: what passes there nobody else can read, and nobody else may write.
+    """
+
+    plain = False
+
+    def __init__(self, client: socket.socket, context: ssl.SSLContext) -> None:
+        self._client = client
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+
+    def handshake(self) -> None:
+        """Raises WireError when the two do not agree in time."""
+        deadline = monotonic() + HANDSHAKE_PATIENCE
+        try:
+            while not self._step():
+                left = deadline - monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._client.settimeout(left)
+                if not self._pull():
+                    # Some clients go without a word when they do not believe the certificate.
+                    raise WireError("TLS handshake: the client ended it")
+        except TimeoutError:
+            raise WireError(f"TLS handshake: not done in {HANDSHAKE_PATIENCE:.0f} s") from None
+        except OSError as error:
+            raise WireError(f"TLS handshake: {error}") from None
+
+    def _step(self) -> bool:
+        """Answers what has come; whether the handshake is done."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise WireError(f"TLS handshake: {_said(error)}") from None
+        else:
+            return True
+        finally:
+            # Even when it fails: the alert says to the client what is wrong.
+            self._push()
+
+    def _push(self) -> None:
+        if self._out.pending:
+            self._client.sendall(self._out.read())
+
+    def _pull(self) -> bool:
+        """Receives; False when there is nothing more to come."""
+        raw = self._client.recv(_AT_ONCE)
+        if raw:
+            self._in.write(raw)
+        else:
+            self._in.write_eof()
+        return bool(raw)
+
+    def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0) -> int:
+        """As a socket's; at most what has come. 0 at the end. No flags are known."""
+        if flags:
+            raise ValueError("TLS receives without flags")
+        want = nbytes or len(buffer)
+        got = 0
+        while got < want:
+            try:
+                # mypy: the second argument is a buffer, and the result then a count.
+                count: int = self._tls.read(want - got, buffer[got:])  # type: ignore
+            except ssl.SSLWantReadError:
+                # A change of keys may have to be answered.
+                self._push()
+                if got:
+                    break
+                self._pull()
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                break
+            except ssl.SSLError as error:
+                raise WireError(f"TLS: {_said(error)}") from None
+            else:
+                if not count:
+                    break
+                got += count
+        return got
+
+    def sendmsg(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Sends all of all parts, and returns how many bytes that is."""
+        small: list[bytes | memoryview] = []
+        held = total = 0
+        for part in parts:
+            total += len(part)
+            if held + len(part) <= _RECORD:
+                # Headers, and the data of small reads, share a record.
+                small.append(part)
+                held += len(part)
+                continue
+            self._encrypt(b"".join(small))
+            small, held = [], 0
+            for at in range(0, len(part), _SEND_ABOVE):
+                self._encrypt(memoryview(part)[at : at + _SEND_ABOVE])
+        self._encrypt(b"".join(small))
+        self._push()
+        return total
+
+    def sendall(self, data: bytes) -> None:
+        self.sendmsg([data])
+
+    def _encrypt(self, data: bytes | memoryview) -> None:
+        if not data:
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:
+            raise WireError(f"TLS: {_said(error)}") from None
+        if self._out.pending >= _SEND_ABOVE:
+            self._push()
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._client.settimeout(seconds)
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self._client.setsockopt(level, option, value)
+
+    def bye(self) -> None:
+        """Tells the client that nothing was cut off; does not wait for its answer."""
+        with contextlib.suppress(OSError):
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:
+                pass
+            self._client.settimeout(1)
+            self._push()
+
+
+def _said(error: ssl.SSLError) -> str:
+    """OpenSSL's reason in words, without its source line."""
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    detail = getattr(error, "verify_message", "")
+    return f"{reason}: {detail}" if detail else reason
