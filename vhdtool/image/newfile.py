@@ -5,7 +5,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from secrets import token_hex
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage import FileStorage, StorageError
@@ -30,7 +29,7 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
             device.flush()
         return
     directory, name = os.path.split(os.path.realpath(target) if overwrite else target)
-    part = os.path.join(directory, f".{name[:200]}.{token_hex(4)}.part")
+    part = os.path.join(directory, f".{name[:200]}.{os.urandom(4).hex()}.part")
     with FileStorage(part, create=True) as storage:
         storage.name = target
         try:

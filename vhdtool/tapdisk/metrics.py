@@ -8,12 +8,8 @@ import json
 import logging
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
-
-from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk.listen import TcpPlace
 
 log = logging.getLogger("metrics")
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
@@ -74,39 +70,3 @@ def prometheus(status: dict[str, Any], latency: Latency) -> str:
 def dump(status: dict[str, Any]) -> None:
     """Writes the state to the log, as USR1 asks for."""
     log.warning("state: %s", json.dumps(status))
-
-
-class MetricsServer:
-    """Answers GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
-
-    def __init__(self, place: TcpPlace, text: Callable[[], str]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            timeout = 10
-
-            def do_GET(self) -> None:
-                if self.path.partition("?")[0] not in ("/", "/metrics"):
-                    self.send_error(404)
-                    return
-                body = text().encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """A scrape is no event."""
-
-        try:
-            self._server = ThreadingHTTPServer((place.host, place.port), Handler)
-        except (OSError, OverflowError) as error:
-            raise VhdtoolError(f"{place}: cannot listen: {error}") from None
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(3600,), name="metrics", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.socket.close()

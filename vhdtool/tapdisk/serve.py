@@ -15,7 +15,7 @@ from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner, open_lease
 from vhdtool.tapdisk.listen import TcpPlace
-from vhdtool.tapdisk.metrics import MetricsServer, dump, prometheus
+from vhdtool.tapdisk.metrics import dump, prometheus
 from vhdtool.tapdisk.nbd import NbdServer
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
             server = NbdServer(disk, service.place, service.tls)
             disconnect = server.stop
             if service.metrics is not None:
-                MetricsServer(service.metrics, lambda: prometheus(disk.status(), disk.latency))
+                _publish(service.metrics, disk)
             ready(server.uri)
             ended.wait()
         finally:
@@ -80,6 +80,13 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+
+
+def _publish(place: TcpPlace, disk: TapDisk) -> None:
+    # Few ask for figures, and an HTTP server is a tenth of all that is loaded.
+    from vhdtool.tapdisk.metrics_http import MetricsServer
+
+    MetricsServer(place, lambda: prometheus(disk.status(), disk.latency))
 
 
 def _activated(service: Service) -> TapDisk:
