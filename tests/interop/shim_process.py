@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,14 +122,24 @@ class Served:
 
 
 @contextmanager
-def serving(image: Path, *options: str, python: str = sys.executable) -> Iterator[Served]:
-    """`vhdtool serve` of an image; ends it with TERM and wants exit 0. It may log, not crash."""
-    errors = image.with_name(image.name + ".err")
+def serving(
+    image: Path,
+    *options: str,
+    prefix: Sequence[str] = (),
+    errors: Path | None = None,
+    env: dict[str, str] | None = None,
+    status: int | None = 0,
+) -> Iterator[Served]:
+    """`vhdtool serve` of an image; ends it with TERM and wants that exit. It may log, not crash.
+
+    `prefix`: a command that runs it; `errors`: where it logs, else beside the image.
+    """
+    errors = errors or image.with_name(image.name + ".err")
     with errors.open("w") as err:
         process = subprocess.Popen(
-            [python, "-m", "vhdtool", "serve", str(image), *options],
+            [*prefix, sys.executable, "-m", "vhdtool", "serve", str(image), *options],
             stdout=subprocess.PIPE, stderr=err, text=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
         )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -137,7 +147,8 @@ def serving(image: Path, *options: str, python: str = sys.executable) -> Iterato
         assert uri, errors.read_text()
         yield Served(uri, process, errors)
         process.terminate()
-        assert process.wait(30) == 0, errors.read_text()
+        ended = process.wait(60)
+        assert status in (None, ended), errors.read_text()
         assert "Traceback" not in errors.read_text()
     finally:
         process.kill()

@@ -178,3 +178,31 @@ def test_faulty_fails_when_told_and_tears_the_write() -> None:
     assert caught.value.errno == errno.ENOSPC
     assert inner.getvalue() == b"first" + bytes(5) + b"sec"
     assert disk.pread(0, 5) == b"first"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_flush_that_failed_is_not_forgotten_where_the_page_cache_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
+) -> None:
+    failing = [True]
+
+    def flush(fd: int) -> None:
+        if failing.pop():
+            failing.append(False)
+            raise OSError(errno.EIO, "lost")
+        failing.append(False)
+
+    with FileStorage(tmp_path / "f", create=True, direct=direct) as disk:
+        if disk.direct != direct:
+            pytest.skip("no direct I/O here")
+        monkeypatch.setattr(os, "fdatasync", flush)
+        with pytest.raises(StorageError, match="flush it: Input"):
+            disk.flush()
+        if direct:
+            # What was written had reached the device; only the file's length had not.
+            disk.flush()
+            return
+        for _ in range(2):
+            with pytest.raises(StorageError, match="an earlier flush lost data") as caught:
+                disk.flush()
+            assert caught.value.errno == errno.EIO

@@ -46,6 +46,8 @@ class FileStorage:
         self._spare: list[mmap.mmap] = []
         self._together: Together | None = None
         self._writing = threading.Lock()
+        self._lost = 0
+        """The errno of a flush that failed and left the page cache unlike the disk."""
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
@@ -173,9 +175,14 @@ class FileStorage:
             raise self._failure(error, f"set its length to {size}") from None
 
     def flush(self) -> None:
+        if self._lost:
+            raise StorageError(self.name, "flush it: an earlier flush lost data", self._lost)
         try:
             os.fdatasync(self._fd)
         except OSError as error:
+            if not self.direct:
+                # The kernel tells once, and then takes what it could not write for written.
+                self._lost = error.errno or errno.EIO
             raise self._failure(error, "flush it") from None
 
     def size(self) -> int:

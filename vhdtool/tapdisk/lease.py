@@ -16,7 +16,7 @@ from vhdtool.tapdisk.epochs import ALIVE, EpochRecord, Holder
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that can hold a lease. `boot` names the kernel's run and the pid namespace."""
+    """A process that can hold a lease. `boot` names the kernel's run and the namespaces."""
 
     host: str
     pid: int
@@ -47,18 +47,23 @@ NO_PROOF = "unknown"
 
 
 def boot_id() -> str:
-    """The kernel's run and our pid namespace, or NO_PROOF where /proc shows another namespace.
+    """The kernel's run and our namespaces, or NO_PROOF where /proc shows another pid namespace.
 
-    In a container with its host's /proc every pid means something else: a live holder would look
-    gone.
+    In a container with its host's /proc every pid means something else, and in another time
+    namespace every process seems to have started at another time: a live holder would look gone.
     """
     try:
         if os.readlink("/proc/self") != str(os.getpid()):
             return NO_PROOF
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+        pids = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return NO_PROOF
+    try:
+        return f"{boot}/{pids}/{os.stat('/proc/self/ns/time').st_ino}"
+    except OSError:
+        # A kernel before 5.6 has no such namespaces.
+        return f"{boot}/{pids}"
 
 
 def process_start(pid: int) -> int | None:
