@@ -12,7 +12,7 @@ from vhdtool.errors import LeaseLost
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.hooks import Hooks
-from vhdtool.image.many import ManyRequests, Piece, open_many
+from vhdtool.image.many import ManyOpener, ManyRequests, Piece
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.storage.many import DEPTH, Arena, Many, Transfer
 from vhdtool.vhd.units import SECTOR
@@ -33,7 +33,8 @@ class Rig:
         self.ask: Callable[[], None] = lambda: None
         hooks = Hooks(may_write_metadata=self._asked)
         self.disk = DynamicDisk(self.storage, hooks=hooks)
-        many = open_many(self.disk)
+        self.opener = ManyOpener()
+        many = self.opener.open(self.disk)
         assert many is not None
         self.many: ManyRequests = many
         self.model = bytearray(SIZE)
@@ -59,7 +60,7 @@ class Rig:
 
     def closed(self) -> bytes:
         """What the closed image holds; it must be consistent."""
-        self.many.close()
+        self.opener.close()
         self.disk.close()
         image = MemoryStorage(self.path.read_bytes())
         assert verdict(image).findings == []
@@ -164,9 +165,9 @@ def test_room_ends_with_the_queue_and_with_the_memory(rig: Rig) -> None:
 def test_memory_and_buffered_files_are_served_one_by_one(tmp_path: Path) -> None:
     create_dynamic(tmp_path / "d.vhd", SIZE)
     with FileStorage(tmp_path / "d.vhd", writable=True) as storage:
-        assert open_many(DynamicDisk(storage)) is None
+        assert ManyOpener().open(DynamicDisk(storage)) is None
     memory = MemoryStorage((tmp_path / "d.vhd").read_bytes())
-    assert open_many(DynamicDisk(memory)) is None
+    assert ManyOpener().open(DynamicDisk(memory)) is None
 
 
 def test_arena_pieces_are_aligned_and_apart() -> None:

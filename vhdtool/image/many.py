@@ -44,11 +44,10 @@ class Located(Protocol):
 class ManyRequests:
     """A queue for one client. Not for several threads at once."""
 
-    def __init__(self, disk: Located, storage: FileStorage) -> None:
-        """Raises OSError where the kernel offers no asynchronous I/O."""
+    def __init__(self, disk: Located, storage: FileStorage, queue: Many) -> None:
         self._disk = disk
         self._storage = storage
-        self._queue = Many()
+        self._queue = queue
         self._arena = Arena(ARENA)
         self._pieces: list[Piece] = []
 
@@ -126,9 +125,6 @@ class ManyRequests:
             if one.done != len(one.view):
                 self._storage.pwrite(one.offset, one.view)
 
-    def close(self) -> None:
-        self._queue.close()
-
 
 def _alone(disk: Located, piece: Piece) -> None:
     try:
@@ -140,12 +136,28 @@ def _alone(disk: Located, piece: Piece) -> None:
         piece.error = error
 
 
-def open_many(disk: Located) -> ManyRequests | None:
-    """A queue where it pays: on a file that is open with O_DIRECT."""
-    storage = disk.storage
-    if not isinstance(storage, FileStorage) or not storage.direct:
-        return None
-    try:
-        return ManyRequests(disk, storage)
-    except OSError:
-        return None
+class ManyOpener:
+    """Queues where they pay: for disks on a file that is open with O_DIRECT.
+
+    All share one of the kernel's, which takes tens of milliseconds to end.
+    """
+
+    def __init__(self) -> None:
+        self._queue: Many | None = None
+        self._unable = False
+
+    def open(self, disk: Located) -> ManyRequests | None:
+        storage = disk.storage
+        if self._unable or not isinstance(storage, FileStorage) or not storage.direct:
+            return None
+        try:
+            self._queue = self._queue or Many()
+        except OSError:
+            # The kernel offers no asynchronous I/O.
+            self._unable = True
+            return None
+        return ManyRequests(disk, storage, self._queue)
+
+    def close(self) -> None:
+        if self._queue is not None:
+            self._queue.close()

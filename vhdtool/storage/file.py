@@ -5,16 +5,12 @@ import fcntl
 import mmap
 import os
 import stat
-import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.punch import punch_hole
-
-if TYPE_CHECKING:
-    from vhdtool.storage.many import Together
 
 ALIGN = 512
 _SMALL = 1 << 20
@@ -44,8 +40,6 @@ class FileStorage:
         self.name = self.path
         self.writable = writable or create
         self._spare: list[mmap.mmap] = []
-        self._together: Together | None = None
-        self._writing = threading.Lock()
         self._lost = 0
         """The errno of a flush that failed and left the page cache unlike the disk."""
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
@@ -131,15 +125,12 @@ class FileStorage:
 
     def _write_at_once(self, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         # Imported late: ctypes costs some milliseconds that `vhdtool info` does not have.
-        from vhdtool.storage.many import Together
+        from vhdtool.storage.many import together
 
-        with self._writing:
-            try:
-                if self._together is None:
-                    self._together = Together()
-                return self._together.write(self._fd, parts)
-            except OSError:
-                return parts
+        try:
+            return together.write(self._fd, parts)
+        except OSError:
+            return parts
 
     def zero(self, offset: int, length: int) -> None:
         """Punches a hole, and extends the file where the range ends behind it."""
@@ -195,9 +186,6 @@ class FileStorage:
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
-        if self._together is not None:
-            self._together.close()
-            self._together = None
         self._spare.clear()
         if fd >= 0:
             os.close(fd)

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import struct
+import threading
 from dataclasses import dataclass
 
 _CALLS = {
@@ -142,27 +143,37 @@ class Arena:
 
 
 class Together:
-    """Small pieces of one file that are written at once. Not for several threads at once."""
+    """Small pieces of a file that are written at once. For any threads, of any files.
+
+    One for the whole process: the kernel takes tens of milliseconds to end a queue, which no
+    hand-over has.
+    """
 
     def __init__(self) -> None:
-        """Raises OSError where the kernel has no queue for us."""
-        self._queue = Many()
+        self._lock = threading.Lock()
+        self._queue: Many | None = None
         self._arena = Arena(1 << 20)
 
     def write(self, fd: int, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        """Writes (offset, data) pieces of `fd`; returns those that are not there now."""
-        left, transfers = [], []
-        self._arena.clear()
-        for offset, data in parts:
-            view = self._arena.take(len(data))
-            if view is None:
-                left.append((offset, data))
-                continue
-            view[:] = data
-            transfers.append(Transfer(True, offset, view))
-        self._queue.run(fd, transfers)
-        failed = [one for one in transfers if one.done != len(one.view)]
-        return left + [(one.offset, bytes(one.view)) for one in failed]
+        """Writes (offset, data) pieces of `fd`; returns those that are not there now.
 
-    def close(self) -> None:
-        self._queue.close()
+        Raises OSError where the kernel has no queue for us.
+        """
+        with self._lock:
+            if self._queue is None:
+                self._queue = Many()
+            left, transfers = [], []
+            self._arena.clear()
+            for offset, data in parts:
+                view = self._arena.take(len(data))
+                if view is None:
+                    left.append((offset, data))
+                    continue
+                view[:] = data
+                transfers.append(Transfer(True, offset, view))
+            self._queue.run(fd, transfers)
+            failed = [one for one in transfers if one.done != len(one.view)]
+            return left + [(one.offset, bytes(one.view)) for one in failed]
+
+
+together = Together()

@@ -19,6 +19,7 @@ class Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self.mode = "refuse"
+        self._why = ""
         self._inside = 0
         self._draining = False
         self.shared = SharedGate()
@@ -29,7 +30,7 @@ class Gate:
             while self.mode == "hold":
                 self._changed.wait()
             if self.mode == "refuse":
-                raise OSError(errno.EIO, "the disk serves no requests now")
+                raise OSError(errno.EIO, self._why or "the disk serves no requests now")
             self._inside += 1
 
     def leave(self) -> None:
@@ -39,14 +40,15 @@ class Gate:
             if self._draining and not self._inside:
                 self._changed.notify_all()
 
-    def set(self, mode: str, drain: bool = True) -> str:
+    def set(self, mode: str, drain: bool = True, why: str = "") -> str:
         """Changes the mode and returns the old one, when no request is inside any more.
 
-        Without `drain` at once. Raises StateError when requests do not end in time; then the mode
-        is what it was.
+        Without `drain` at once. `why`: what requests that are refused are told. Raises StateError
+        when requests do not end in time; then the mode is what it was.
         """
         with self._changed:
             before = self.mode
+            self._why = why
             self._turn(mode)
             if not drain:
                 return before

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
-from vhdtool.image.many import Located, ManyRequests, Piece, open_many
+from vhdtool.image.many import Located, ManyOpener, ManyRequests, Piece
 from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd_answers import Answers, Backend
 from vhdtool.tapdisk.nbd_options import Negotiation
@@ -68,6 +68,7 @@ class Connection(Answers):
         self._burst: Burst | None = backend if isinstance(backend, Burst) else None
         self._served: Served | None = None
         self._writing = False
+        self._opener = ManyOpener()
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
         self._size = 0
@@ -114,7 +115,8 @@ class Connection(Answers):
             self._leave()
             if straight is not None:
                 straight.close()
-            self._close_many()
+            self._many = self._many_of = None
+            self._opener.close()
             if count is not None:
                 self.backend.counted(self._tally)  # type: ignore[attr-defined]
 
@@ -182,16 +184,10 @@ class Connection(Answers):
             self._out.send()
         served = self._burst.begin(writing)
         if served is not self._many_of:
-            self._close_many()
             self._many_of = served
-            self._many = open_many(served) if served is not None and _located(served) else None
+            self._many = self._opener.open(served) if _located(served) else None
         self._served, self._writing = served, writing
         return served
-
-    def _close_many(self) -> None:
-        if self._many is not None:
-            self._many.close()
-        self._many = self._many_of = None
 
     def _together(
         self, command: int, cookie: int, offset: int, length: int, payload: memoryview | None

@@ -207,5 +207,5 @@ class Reading:
                 return
             self.state = "fenced"
         log.error("fenced: %s", error)
-        self._gate.set("refuse", drain=False)
+        self._gate.set("refuse", drain=False, why=f"fenced: {error}")
         self.settings.emit("fenced", epoch=self._read_epoch, reason=str(error))
