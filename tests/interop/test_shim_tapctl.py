@@ -16,6 +16,7 @@ from shim_process import MIB, ROOT, run
 from vhdtool.image.check import check
 from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic
+from vhdtool.image.marks import set_key
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk.tapctl_client import TapCtl
 
@@ -78,7 +79,7 @@ def test_each_step_by_itself(taps: Taps, image: Path) -> None:
     assert f"pid={pid}" in taps.lines()
     who = ("-p", pid, "-m", minor)
     taps("attach", *who)
-    taps("attach", *who, code=17)
+    taps("attach", *who, code=22)
     taps("open", *who, "-a", f"vhd:{image}.missing", code=2)
     taps("open", *who, "-a", f"vhd:{image}")
     taps("open", *who, "-a", f"vhd:{image}", code=114)
@@ -119,14 +120,21 @@ def test_create_and_destroy(taps: Taps, image: Path) -> None:
 
 def test_a_create_that_fails_leaves_nothing(taps: Taps, tmp_path: Path, image: Path) -> None:
     taps("create", "-a", f"vhd:{tmp_path}/missing.vhd", code=2)
-    taps("create", "-a", f"qcow:{image}", code=22)
-    taps("create", "-a", f"vhd:{image}", "-2", "nbd:x", code=22)
+    taps("create", "-a", f"qcow:{image}", code=38)
+    taps("create", "-a", f"vhd:{image}", "-2", "nbd:x", code=38)
     (tmp_path / "none.vhd").write_bytes(bytes(4096))
-    taps("create", "-a", f"vhd:{tmp_path}/none.vhd", code=5)
+    taps("create", "-a", f"vhd:{tmp_path}/none.vhd", code=22)
     deadline = time.monotonic() + 10
     while taps.lines() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert taps.lines() == []
+
+
+def test_an_encrypted_image_is_refused_not_shown_as_noise(taps: Taps, image: Path) -> None:
+    taps("create", "-a", f"vhd:{image}")
+    taps("destroy", "-p", taps.lines()[0].split()[0].partition("=")[2], "-m", "0")
+    set_key(image, bytes(range(32)))
+    taps("create", "-a", f"vhd:{image}", code=22)
 
 
 def test_two_processes_never_have_one_image(taps: Taps, image: Path) -> None:
@@ -144,7 +152,7 @@ def test_a_snapshot_under_a_paused_disk(taps: Taps, image: Path, tmp_path: Path)
     child = tmp_path / "child.vhd"
     snapshot(image, child)
     taps("unpause", *who, "-a", f"vhd:{child}.missing", code=2)
-    assert "state=0x2a" in taps.lines()[0]
+    assert "state=0x22a" in taps.lines()[0]
     taps("unpause", *who, "-a", f"vhd:{child}")
     before = image.read_bytes()
     qemu_io(taps, pid, "0", "read -P 5 0 3M", "write -P 7 1M 64k", "read -P 7 1M 64k")

@@ -21,11 +21,11 @@ def test_the_places_of_the_fields() -> None:
     assert raw[20:27] == b"vhd:/d\0"
     assert struct.unpack_from("=IH", raw, 276) == (0xFFFFFFFF, 7)
     assert raw[282:284] == b"x\0"
-    raw = wire.listed(2, 1, 0x2A, "vhd:/d").pack()
+    raw = wire.listed(0xFFFF, 2, 1, 0x2A, "vhd:/d").pack()
     assert struct.unpack_from("=iii", raw, 8) == (2, 1, 0x2A)
     assert raw[20:27] == b"vhd:/d\0"
     assert struct.unpack_from("=QI", wire.image(wire.OPEN_RSP, 0, 1 << 20).pack(), 8) == (2048, 512)
-    assert struct.unpack_from("=HH4xQ", wire.stats(5, 99).pack(), 8) == (0, 5, 99)
+    assert struct.unpack_from("=HH4xQ", wire.stats(5, 99).pack(), 8) == (0, 0, 99)
     assert struct.unpack_from("=i", wire.response(wire.ERROR, 0, 22).pack(), 8) == (22,)
     assert struct.unpack_from("=i", wire.pid_message(77, 0).pack(), 8) == (77,)
 
@@ -56,13 +56,13 @@ def test_a_path_that_does_not_fit_is_refused() -> None:
 
 def test_minors_are_files_and_the_lowest_free_one_is_next(tmp_path: Path) -> None:
     taps = TapCtl(tmp_path / "run")
-    assert [taps.allocate()[0] for _ in range(3)] == [0, 1, 2]
-    taps.free(1)
-    minor, path = taps.allocate()
+    assert [taps.minors.allocate()[0] for _ in range(3)] == [0, 1, 2]
+    taps.minors.free(1)
+    minor, path = taps.minors.allocate()
     assert (minor, path) == (1, tmp_path / "run" / "tapdisk" / "tapdisk-1")
     assert taps.entries() == [Entry(minor=0), Entry(minor=1), Entry(minor=2)]
     with pytest.raises(TapctlError) as caught:
-        taps.free(9)
+        taps.minors.free(9)
     assert caught.value.errno == 2
 
 
@@ -79,13 +79,11 @@ def test_lines_as_in_a_pipe_and_on_a_terminal() -> None:
     "words",
     [
         ["open", "-p", "1", "-m", "0"],
-        ["open", "-p", "one", "-m", "0", "-a", "vhd:/d"],
+        ["open", "-p", "-1", "-m", "0", "-a", "vhd:/d"],
         ["close", "-p", "1"],
         ["free"],
         ["list", "-z"],
-        ["create", "extra", "-a", "vhd:/d"],
-        ["nonsense"],
-        [],
+        ["create", "-a"],
     ],
 )
 def test_wrong_usage_exits_with_einval(words: list[str], tmp_path: Path) -> None:
@@ -100,4 +98,23 @@ def test_a_dead_process_is_enoent(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize("command", tapctl.USAGES)
 def test_help_exits_with_zero(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tapctl.call([command, "-h"]) == 0
-    assert capsys.readouterr().out.startswith(f"usage: {command}")
+    said = capsys.readouterr()
+    assert (said.out + said.err).startswith(f"usage: {command}")
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["--help"]])
+def test_what_is_no_command_gets_the_list_of_them(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tapctl.call(words) == 0
+    assert "COMMAND := { list | allocate | " in capsys.readouterr().out
+
+
+def test_why_it_failed_stands_before_the_name_of_the_errno(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["open", "-p", "1", "-m", "0", "-a", "vhd:" + "x" * 300]
+    assert tapctl.call(["--run-dir", str(tmp_path), *words]) == 36
+    why, name = capsys.readouterr().err.splitlines()
+    assert "longer than the 255 bytes" in why
+    assert name == "File name too long"

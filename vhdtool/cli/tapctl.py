@@ -7,27 +7,32 @@ Same commands, flags, output and exit codes (an errno). Before the command: `--r
 import errno
 import getopt
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.tapctl_client import RUN_DIR, Entry, TapCtl, TapctlError
+from vhdtool.tapdisk.tapctl_client import Entry, TapCtl, TapctlError, Unexpected
+from vhdtool.tapdisk.tapctl_process import run_dir
+from vhdtool.tapdisk.tapctl_wire import Params
 
 USAGES = {
     "list": "list [-h] [-p pid] [-m minor] [-t type] [-f file]",
     "allocate": "allocate",
     "free": "free <-m minor>",
-    "create": "create <-a type:/path/to/file> [-R readonly] [-D no O_DIRECT] [-t timeout secs]",
+    "create": "create <-a type:/path/to/file> [-R readonly] [-D no O_DIRECT] "
+    "[-C /path/to/log of changes] [-r] [-s] [-t timeout secs]",
     "destroy": "destroy <-p pid> <-m minor> [-t timeout secs]",
     "spawn": "spawn",
     "attach": "attach <-p pid> <-m minor>",
     "detach": "detach <-p pid> <-m minor>",
-    "open": "open <-p pid> <-m minor> <-a type:/path/to/file> [-R readonly] [-D no O_DIRECT]",
+    "open": "open <-p pid> <-m minor> <-a type:/path/to/file> [-R readonly] [-D no O_DIRECT] "
+    "[-C /path/to/log of changes] [-r] [-s] [-t timeout secs]",
     "close": "close <-p pid> <-m minor> [-f force] [-t timeout secs]",
     "pause": "pause <-p pid> <-m minor> [-t timeout secs]",
-    "unpause": "unpause <-p pid> <-m minor> [-a type:/path/to/file]",
+    "unpause": "unpause <-p pid> <-m minor> [-a type:/path/to/file] [-c /path/to/log of changes]",
     "stats": "stats <-p pid> <-m minor>",
 }
 FLAGS = {
@@ -57,8 +62,18 @@ NEEDED = {
     "unpause": "pm",
     "stats": "pm",
 }
-UNSUPPORTED = {"e": 0x40, "r": 0x20, "2": 0x80, "s": 0x100, "C": 0x10, "E": 0x400, "c": 0x10}
-"""Flags of tapdisk's caches, mirrors and logs: they are known, and refused by name."""
+OPEN_FLAGS = {
+    "R": wire.RDONLY,
+    "D": wire.NO_O_DIRECT,
+    "r": wire.ADD_LCACHE,
+    "e": wire.REUSE_PRT,
+    "2": wire.SECONDARY,
+    "s": wire.STANDBY,
+    "C": wire.ADD_LOG,
+    "c": wire.ADD_LOG,
+    "E": wire.ENCRYPTED,
+}
+KEY_SIZES = (32, 64)
 Options = dict[str, str]
 
 
@@ -67,28 +82,43 @@ class Usage(Exception):
 
 
 def parse(command: str, words: list[str]) -> Options:
-    """{flag: value}. Raises Usage."""
+    """{flag: value}; what is no option is ignored. Raises Usage."""
+    words = [word for word in words if word != "--debug"]
     try:
-        pairs, rest = getopt.getopt(words, FLAGS[command])
+        pairs, _ = getopt.gnu_getopt(words, FLAGS[command])
     except getopt.GetoptError as error:
         raise Usage(str(error)) from None
     options = {flag.lstrip("-"): value for flag, value in pairs}
-    if "h" not in options and (
-        rest or any(flag not in options for flag in NEEDED.get(command, ""))
-    ):
-        raise Usage
-    for flag in "pmt":
-        if flag in options and command != "list" and not options[flag].lstrip("-").isdigit():
-            raise Usage(f"-{flag} {options[flag]}: not a number")
+    if "h" in options:
+        return options
+    for flag in NEEDED.get(command, ""):
+        if flag not in options or (flag in "pm" and _number(options, flag) == -1):
+            raise Usage
     return options
 
 
-def open_flags(options: Options) -> int:
-    flags = (wire.RDONLY if "R" in options else 0) | (wire.NO_O_DIRECT if "D" in options else 0)
-    for flag, bit in UNSUPPORTED.items():
-        if flag in options:
-            flags |= bit
-    return flags
+def _number(options: Options, flag: str) -> int | None:
+    """As C reads it: the digits at the beginning, or 0."""
+    if flag not in options:
+        return None
+    match = re.match(r"\s*([+-]?\d+)", options[flag])
+    return int(match[1]) if match else 0
+
+
+def params_of(options: Options, minor: int) -> Params:
+    """What `open`, `create` and `unpause` say."""
+    flags = 0
+    for flag, bit in OPEN_FLAGS.items():
+        flags |= bit if flag in options else 0
+    parent = _number(options, "e")
+    return Params(
+        flags=flags,
+        minor=minor,
+        path=options.get("a", ""),
+        parent=-1 if parent is None else parent,
+        timeout=(_number(options, "t") or 0) & 0xFFFF,
+        secondary=options.get("2", ""),
+    )
 
 
 def row(entry: Entry) -> str:
@@ -120,64 +150,63 @@ def state_text(state: int) -> str:
 
 def do_list(taps: TapCtl, options: Options) -> None:
     shown = row if sys.stdout.isatty() else pairs
-    for entry in taps.entries(_number(options, "p")):
-        if "m" in options and entry.minor != _number(options, "m"):
+    minor = _number(options, "m")
+    for entry in taps.entries(None if (pid := _number(options, "p")) == -1 else pid):
+        if minor is not None and minor >= 0 and entry.minor != minor:
             continue
-        if (
-            options.get("t", entry.kind) == entry.kind
-            and options.get("f", entry.path) == entry.path
-        ):
-            print(shown(entry))
+        if options.get("t", entry.kind) != entry.kind or options.get("f", entry.path) != entry.path:
+            continue
+        print(shown(entry))
 
 
-def _number(options: Options, flag: str) -> int | None:
-    return int(options[flag]) if flag in options else None
-
-
-def run(taps: TapCtl, command: str, options: Options, faithful: bool) -> None:
+def run(taps: TapCtl, command: str, options: Options, faithful: bool, key: bytes) -> None:
     """One command. Raises TapctlError."""
     pid, minor = _number(options, "p") or 0, _number(options, "m") or 0
-    patience = float(options["t"]) if options.get("t") and command != "list" else None
-    simple: dict[str, Callable[[], None]] = {
+    patience = float(_number(options, "t") or 0) if "t" in options and command != "list" else None
+    params = params_of(options, minor)
+    behind = wire.behind(params.flags, options.get("C", options.get("c", "")), key)
+    simple: dict[str, Callable[[], object]] = {
         "list": lambda: do_list(taps, options),
-        "allocate": lambda: print(taps.allocate()[1]),
-        "free": lambda: taps.free(minor),
-        "create": lambda: print(taps.create(options["a"], open_flags(options), faithful=faithful)),
+        "allocate": lambda: print(taps.minors.allocate()[1]),
+        "free": lambda: taps.minors.free(minor),
+        "create": lambda: print(taps.create(params, behind, faithful)),
         "destroy": lambda: taps.destroy(pid, minor, patience),
         "spawn": lambda: _spawned(taps.spawn(faithful)),
         "attach": lambda: taps.attach(pid, minor),
         "detach": lambda: taps.detach(pid, minor),
-        "open": lambda: _ignore(taps.open(pid, minor, options["a"], open_flags(options))),
-        "close": lambda: taps.close(pid, minor, patience),
+        "open": lambda: taps.open(pid, minor, params, behind),
+        "close": lambda: taps.close(pid, minor, patience, "f" in options),
         "pause": lambda: taps.pause(pid, minor, patience),
-        "unpause": lambda: taps.unpause(pid, minor, options.get("a", "")),
+        "unpause": lambda: taps.unpause(pid, minor, _resumed(params), behind),
         "stats": lambda: print(taps.stats(pid, minor), end="\n\n"),
     }
     simple[command]()
+
+
+def _resumed(params: Params) -> Params:
+    """An `unpause` says less than an `open`."""
+    return Params(flags=params.flags, path=params.path, secondary=params.secondary)
 
 
 def _spawned(pid: int) -> None:
     print(f"tapdisk spawned with pid {pid}" if sys.stdout.isatty() else pid)
 
 
-def _ignore(value: object) -> None:
-    del value
-
-
 def call(words: list[str]) -> int:
     """The command line; its exit code."""
-    run_dir, faithful = Path(os.environ.get("VHDTOOL_RUN_DIR", RUN_DIR)), False
+    taps_dir, faithful = run_dir(), False
     while words and words[0].startswith("--"):
         if words[0] == "--run-dir" and len(words) > 1:
-            run_dir, words = Path(words[1]), words[2:]
+            taps_dir, words = Path(words[1]), words[2:]
         elif words[0] == "--faithful":
             faithful, words = True, words[1:]
         else:
             break
     if not words or words[0] not in USAGES:
+        # blktap's tool says the same of a command that it does not know, and exits so.
         print("usage: tap-ctl COMMAND [OPTIONS]")
         print(f"COMMAND := {{ {' | '.join(USAGES)} }}")
-        return 0 if words and words[0] in ("-h", "--help", "help") else errno.EINVAL
+        return 0
     command = words[0]
     try:
         options = parse(command, words[1:])
@@ -185,19 +214,33 @@ def call(words: list[str]) -> int:
         if str(error):
             print(f"tap-ctl: {error}", file=sys.stderr)
         print(f"usage: {USAGES[command]}", file=sys.stderr)
-        return errno.EINVAL
+        return _failed(errno.EINVAL)
     if "h" in options:
-        print(f"usage: {USAGES[command]}")
+        print(f"usage: {USAGES[command]}", file=sys.stderr if command == "attach" else sys.stdout)
         return 0
+    # The key of an encrypted image comes on standard input.
+    key = sys.stdin.buffer.read(128) if "E" in options else b""
+    if "E" in options and len(key) not in KEY_SIZES:
+        print("Unsupported keysize, use either 256 bit or 512 bit key", file=sys.stderr)
+        return errno.EPERM
     try:
-        run(TapCtl(run_dir), command, options, faithful)
+        run(TapCtl(taps_dir), command, options, faithful, key)
     except TapctlError as error:
-        print(f"tap-ctl: {command}: {error}", file=sys.stderr)
-        return error.errno
+        if command == "detach" and isinstance(error, Unexpected):
+            print(f"got unexpected result 'error' from {_number(options, 'p')}")
+        return _failed(error.errno, f"tap-ctl: {command}: {error}" if error.why else "")
     except (VhdtoolError, OSError) as error:
-        print(f"tap-ctl: {command}: {error}", file=sys.stderr)
-        return getattr(error, "errno", None) or errno.EIO
+        number = getattr(error, "errno", None) or errno.EIO
+        return _failed(number, f"tap-ctl: {command}: {error}")
     return 0
+
+
+def _failed(number: int, why: str = "") -> int:
+    """Standard error ends as blktap's tool ends it; a line before says why."""
+    if why:
+        print(why, file=sys.stderr)
+    print(os.strerror(number), file=sys.stderr)
+    return number
 
 
 def main() -> None:

@@ -19,8 +19,11 @@ class OpenImage(Protocol):
     """What a server needs of it. Offsets and lengths are bytes."""
 
     size: int
-    last_metadata: float | None
-    truncated_to: int | None
+
+    @property
+    def last_metadata(self) -> float | None: ...
+    @property
+    def truncated_to(self) -> int | None: ...
 
     def read(self, offset: int, length: int) -> bytes: ...
     def write(self, offset: int, data: bytes | memoryview) -> None: ...

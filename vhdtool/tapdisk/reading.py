@@ -52,6 +52,8 @@ class Reading:
         self.size = 0
         self.raw = False
         """The file is a disk as it is, not a VHD."""
+        self.layer: Callable[[OpenImage], OpenImage] | None = None
+        """What stands between the requests and an image that has been opened."""
         self._gate = Gate()
         self._telling = threading.Lock()
         self._lease: Lease | None = None
@@ -111,6 +113,8 @@ class Reading:
                     f"{self.path}: the disk has {image.size} bytes, it was attached with "
                     f"{self.size}"
                 )
+            if self.layer is not None:
+                image = self.layer(image)
         except BaseException:
             storage.close()
             raise

@@ -60,6 +60,11 @@ class Serving(Reading):
         """(read, written) by all clients, in sectors."""
         return self._moved(0) // 512, self._moved(1) // 512
 
+    def parents(self) -> list[tuple[str, bool]]:
+        """(path, whether it is raw) of each parent of the open image, nearest first."""
+        layers = getattr(getattr(self._image, "parent", None), "layers", [])
+        return [(layer.storage.name, layer.metadata is None) for layer in layers]
+
     def waits(self) -> bool:
         """Whether a request would wait now."""
         return self._gate.mode == "hold"

@@ -1,22 +1,45 @@
-"""The disks of a tapdisk: what a minor is, how its image is opened, and what stats say of it."""
+"""The images of a tapdisk: what an argument names, how it is opened, what keeps it from that."""
 
 import errno
-import threading
+import fcntl
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, VhdtoolError
+from vhdtool.errors import (
+    ActivationRefused,
+    CorruptImage,
+    LeaseLost,
+    NotAVhd,
+    SplitBrain,
+    StateError,
+    UnsupportedImage,
+    VhdtoolError,
+)
+from vhdtool.image.changed import ChangeLog
+from vhdtool.image.marks import read_marks
+from vhdtool.image.metadata import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.lease import Owner, open_lease
-from vhdtool.tapdisk.nbd import NbdServer
 from vhdtool.tapdisk.serve import disk_size
 
-TYPES = {"vhd": False, "aio": True, "raw": True}
+TYPES = {"vhd": False, "aio": True}
 """Image types -> whether the file is a disk as it is."""
+KNOWN = frozenset(
+    "sync vmdk vhdsync ram qcow bc vhdi log remus lc llp lle valve nbd".split()  # noqa: SIM905
+)
+"""Types that tapdisk has a name for (and often no driver), and this one does not serve."""
+LONGEST_TYPE = 31
+_REASONS = {
+    wire.SECONDARY: "no mirror or secondary image (-2) is kept here",
+    wire.SHARED: "no image is shared with another writer here",
+    wire.ADD_CACHE: "no block cache is kept here",
+    wire.VHD_INDEX: "no index of VHDs is kept here",
+}
 
 
 class Refused(VhdtoolError):
@@ -27,47 +50,93 @@ class Refused(VhdtoolError):
         self.errno = number
 
 
-@dataclass
-class Vbd:
-    """One minor: nothing, or an open disk."""
+@dataclass(frozen=True)
+class Opening:
+    """What is the same for all disks of a process."""
 
-    minor: int
-    args: str = ""
-    state: int = 0
-    disk: TapDisk | None = None
-    server: NbdServer | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    guard: bool
+    owner: Owner
+    emit: Callable[..., Any]
+    run_dir: Path
 
-    def open_disk(self) -> TapDisk:
-        if self.disk is None:
-            raise Refused(errno.EINVAL, f"minor {self.minor} has no open image")
-        return self.disk
+    def marker(self, minor: int) -> Path:
+        return self.run_dir / "tapdisk" / f"tapdisk-{minor}"
+
+    def nbd(self, minor: int) -> Path:
+        return self.run_dir / f"nbd{os.getpid()}.{minor}"
+
+
+def locked_marker(path: Path) -> int:
+    """The file of a minor, locked against `free` and against another tapdisk. Raises Refused."""
+    try:
+        marker = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise Refused(errno.EPERM, f"{path}: allocate the minor first") from None
+    try:
+        fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(marker)
+        raise Refused(errno.EBUSY, f"{path}: attached to another tapdisk") from None
+    return marker
 
 
 def image_of(args: str) -> tuple[Path, bool]:
-    """(path, raw) of `vhd:/path` or `aio:/path`. Raises Refused."""
+    """(path, raw) of `vhd:/path` or `aio:/path`. Raises Refused with the errno of tapdisk."""
     kind, colon, path = args.partition(":")
-    if not colon or kind not in TYPES:
+    if not colon:
         raise Refused(errno.EINVAL, f"{args}: say vhd:/path or aio:/path")
+    if len(kind) > LONGEST_TYPE:
+        raise Refused(errno.ENAMETOOLONG, f"{kind}: longer than any type")
+    if kind in KNOWN:
+        raise Refused(errno.ENOSYS, f"{kind}: not served here; say vhd:/path or aio:/path")
+    if kind not in TYPES:
+        raise Refused(errno.ENOENT, f"{kind}: no such type; say vhd:/path or aio:/path")
+    if not path:
+        raise Refused(errno.ENOENT, f"{args}: names no file")
+    if Path(path).is_dir():
+        raise Refused(errno.EISDIR, f"{path}: a directory")
     return Path(path), TYPES[kind]
 
 
-def started(args: str, flags: int, guard: bool, owner: Owner, emit: Callable[..., Any]) -> TapDisk:
+def check_flags(params: wire.Params) -> None:
+    """Raises Refused for what would be promised and not kept.
+
+    A read cache (ADD_LCACHE) is left out without a word: it changes no answer. STANDBY says how
+    a secondary image is used, and means nothing without one.
+    """
+    flags = params.flags
+    if flags & wire.SECONDARY and params.secondary == "null":
+        flags &= ~wire.SECONDARY  # "from now on without a mirror"
+    for flag, why in _REASONS.items():
+        if flags & flag:
+            raise Refused(errno.ENOSYS, why)
+    if flags & wire.REUSE_PRT:
+        raise Refused(errno.ENOENT, f"minor {params.parent}: no device whose parents to share")
+    if flags & wire.ENCRYPTED:
+        raise Refused(errno.EINVAL, "no image is decrypted here (-E)")
+
+
+def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
     """An open disk. Raises what keeps it from being opened."""
-    image, raw = image_of(args)
-    direct, writable = not flags & wire.NO_O_DIRECT, not flags & wire.RDONLY
+    check_flags(params)
+    image, raw = image_of(params.path)
+    direct = not params.flags & wire.NO_O_DIRECT
+    writable = not params.flags & wire.RDONLY
+    if not raw:
+        _refuse_encrypted(image)
     disk = TapDisk(
         Settings(
-            guard=guard,
+            guard=how.guard,
             open_storage=lambda place: FileStorage(place, writable=writable, direct=direct),
-            open_lease=lambda place: open_lease(place, owner, guard),
-            emit=emit,
+            open_lease=lambda place: open_lease(place, how.owner, how.guard),
+            emit=how.emit,
         )
     )
     disk.read_only = not writable
+    track_changes(disk, log)
     disk.attach(image, disk_size(image, raw), raw)
     try:
-        if guard:
+        if how.guard:
             disk.activate()
         else:
             disk.open()
@@ -77,29 +146,30 @@ def started(args: str, flags: int, guard: bool, owner: Owner, emit: Callable[...
     return disk
 
 
-def stats_of(vbd: Vbd) -> dict[str, object]:
-    """What tap-ctl's stats show of a minor; sectors of 512 bytes."""
-    kind, _, path = vbd.args.partition(":")
-    reads, writes = vbd.disk.sectors() if vbd.disk is not None else (0, 0)
-    images = []
-    if vbd.disk is not None:
-        driver = {"type": 4 if kind == "vhd" else 0, "name": kind, "status": None}
-        images = [{"name": path, "hits": [reads, writes], "fail": [0, 0], "driver": driver}]
-    return {
-        "name": vbd.args,
-        "secs": [reads, writes],
-        "images": images,
-        "reqs_outstanding": 0,
-        "nbd_mirror_failed": 0,
-        "read_caching": "false",
-    }
+def track_changes(disk: TapDisk, log: str) -> None:
+    """From the next opening on the disk's changes are noted in `log`; in none when it is empty."""
+    if log and not os.path.exists(log):
+        raise Refused(errno.EPERM, f"{log}: no log of changes there")
+    disk.layer = (lambda image: ChangeLog(image, log)) if log else None
+
+
+def _refuse_encrypted(image: Path) -> None:
+    with FileStorage(image) as storage:
+        try:
+            key = read_marks(read_metadata(storage)).key
+        except (UnsupportedImage, CorruptImage, NotAVhd):
+            return  # a fixed disk, or what the opening will refuse in better words
+    if key is not None:
+        raise Refused(errno.EINVAL, f"{image}: encrypted, and no image is decrypted here")
 
 
 def errno_of(error: VhdtoolError) -> int:
-    """The errno that says best what happened."""
+    """The errno that tapdisk would answer, or that says best what happened."""
     number = getattr(error, "errno", None)
     if isinstance(number, int):
         return number
     if isinstance(error, ActivationRefused | LeaseLost | SplitBrain):
         return errno.EBUSY
-    return errno.EINVAL if isinstance(error, StateError) else errno.EIO
+    if isinstance(error, NotAVhd | CorruptImage | UnsupportedImage | StateError):
+        return errno.EINVAL
+    return errno.EIO

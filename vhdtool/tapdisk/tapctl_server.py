@@ -1,47 +1,39 @@
 """A tapdisk as toolstacks know it: disks (minors) in one process, blktap's control protocol.
 
-    python -m vhdtool.tapdisk.tapctl_server --run-dir DIR [--faithful]
-
-Control socket DIR/ctl<pid>; each open disk has an NBD socket DIR/nbd<pid>.<minor>. Prints the path
-of its control socket, and ends with its last disk. With the guard, `open` takes the lease: what
-has no lease would serve nothing, and this protocol has no other word for it.
+Control socket DIR/ctl<pid>; each open disk has an NBD socket DIR/nbd<pid>.<minor>. With the guard,
+`open` takes the lease: what has no lease would serve nothing, and this protocol has no other word
+for it.
 """
 
-import argparse
 import errno
-import json
 import logging
 import os
-import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.lease import Owner
 from vhdtool.tapdisk.listen import listen_unix
 from vhdtool.tapdisk.metrics import dump
-from vhdtool.tapdisk.nbd import NbdServer
-from vhdtool.tapdisk.tapctl_disks import Refused, Vbd, errno_of, image_of, started, stats_of
+from vhdtool.tapdisk.tapctl_disks import Opening, Refused, errno_of, locked_marker
+from vhdtool.tapdisk.tapctl_stats import spelled, stats_of
+from vhdtool.tapdisk.tapctl_vbd import Vbd
 from vhdtool.tapdisk.tapctl_wire import Message
 
 log = logging.getLogger("tap-ctl")
 REQUEST_PATIENCE = 30.0
+OF_A_DISK = (wire.OPEN, wire.PAUSE, wire.RESUME, wire.CLOSE, wire.FORCE_SHUTDOWN, wire.DISK_INFO)
 
 
 class TapdiskServer:
     """The process. Requests come one a connection and run at the same time for other minors."""
 
     def __init__(self, run_dir: Path, guard: bool, host: str, events: Events) -> None:
-        self.run_dir = run_dir
-        self.guard = guard
-        self.events = events
-        self.owner = Owner.here(host)
+        self.how = Opening(guard, Owner.here(host), events.emit, run_dir)
         self.ended = threading.Event()
         self.path = run_dir / f"ctl{os.getpid()}"
         self._vbds: dict[int, Vbd] = {}
@@ -61,33 +53,32 @@ class TapdiskServer:
         with client:
             client.settimeout(REQUEST_PATIENCE)
             try:
-                raw = b""
-                while len(raw) < wire.SIZE:
-                    part = client.recv(wire.SIZE - len(raw))
-                    if not part:
-                        return
-                    raw += part
-                for answer in self._answers(Message.unpack(raw)):
+                message = Message.unpack(_received(client, wire.SIZE))
+                for answer in self._answers(message, client):
                     client.sendall(answer)
-            except OSError:
+            except (OSError, EOFError):
                 return
 
-    def _answers(self, message: Message) -> Iterator[bytes]:
+    def _answers(self, message: Message, client: socket.socket) -> Iterator[bytes]:
+        number, why = 0, ""
         try:
-            yield from self._do(message)
+            yield from self._do(message, client)
         except VhdtoolError as error:
             log.error("%s", error)
-            yield wire.response(wire.ERROR, message.cookie, errno_of(error), str(error)).pack()
+            number, why = errno_of(error), str(error)
         except OSError as error:
-            yield wire.response(
-                wire.ERROR, message.cookie, error.errno or errno.EIO, str(error)
-            ).pack()
+            number, why = error.errno or errno.EIO, str(error)
         except Exception:
             log.exception("defect in a control operation")
-            yield wire.response(wire.ERROR, message.cookie, errno.EIO, "a defect").pack()
+            number, why = errno.EIO, "a defect"
+        if message.kind == wire.STATS:
+            why = ""  # tap-ctl reads any answer to it as a length, and waits for so many bytes
+        if number:
+            yield wire.response(wire.ERROR, message.cookie, number, why).pack()
 
-    def _do(self, message: Message) -> Iterator[bytes]:
+    def _do(self, message: Message, client: socket.socket) -> Iterator[bytes]:
         kind, minor = message.kind, message.cookie
+        params = wire.params_of(message)
         if kind == wire.PID:
             yield wire.pid_message(os.getpid(), minor).pack()
         elif kind == wire.LIST:
@@ -102,107 +93,72 @@ class TapdiskServer:
             yield wire.response(wire.DETACH_RSP, minor).pack()
             if last:
                 self.ended.set()
-        elif kind == wire.EXIT:
-            self.ended.set()
         else:
-            vbd = self._vbd(minor)
+            if kind not in OF_A_DISK:
+                raise Refused(errno.EINVAL, f"no operation {kind}")
+            # tapdisk says so of an `open`, and ENODEV of everything else.
+            vbd = self._vbd(minor, errno.EINVAL if kind == wire.OPEN else errno.ENODEV)
+            path = ""
+            if kind in (wire.OPEN, wire.RESUME) and params.flags & wire.ADD_LOG:
+                path = wire.log_path_of(_received(client, wire.LOG_PATH))
             with vbd.lock:
-                yield self._on(vbd, message).pack()
+                yield self._on(vbd, kind, params, path).pack()
 
-    def _on(self, vbd: Vbd, message: Message) -> Message:
-        kind, minor = message.kind, vbd.minor
+    def _on(self, vbd: Vbd, kind: int, params: wire.Params, log_path: str) -> Message:
+        minor = vbd.minor
         if kind == wire.OPEN:
-            self._open(vbd, wire.params_of(message))
+            vbd.open(params, log_path, self.how)
             return wire.image(wire.OPEN_RSP, minor, vbd.open_disk().size)
-        if kind in (wire.CLOSE, wire.FORCE_SHUTDOWN):
-            self._close(vbd)
-            return wire.response(wire.CLOSE_RSP, minor)
         if kind == wire.PAUSE:
-            if vbd.open_disk().state != "paused":
-                vbd.open_disk().pause()
-            vbd.state = wire.PAUSED
+            vbd.pause()
             return wire.response(wire.PAUSE_RSP, minor)
         if kind == wire.RESUME:
-            self._resume(vbd, wire.params_of(message))
+            vbd.resume(params, log_path)
             return wire.response(wire.RESUME_RSP, minor)
         if kind == wire.DISK_INFO:
-            return wire.image(wire.DISK_INFO_RSP, minor, vbd.open_disk().size)
-        raise Refused(errno.EINVAL, f"no operation {kind}")
+            return wire.image(wire.DISK_INFO_RSP, minor, vbd.disk.size if vbd.disk else 0)
+        vbd.close()
+        return wire.response(wire.CLOSE_RSP, minor)
 
     # minors
 
-    def _vbd(self, minor: int) -> Vbd:
+    def _vbd(self, minor: int, missing: int = errno.ENODEV) -> Vbd:
         with self._lock:
             vbd = self._vbds.get(minor)
         if vbd is None:
-            raise Refused(errno.ENODEV, f"minor {minor} is not attached to this process")
+            raise Refused(missing, f"minor {minor} is not attached to this process")
         return vbd
 
     def _attach(self, minor: int) -> None:
         with self._lock:
             if minor in self._vbds:
                 raise Refused(errno.EEXIST, f"minor {minor} is attached already")
-            self._vbds[minor] = Vbd(minor)
+            self._vbds[minor] = Vbd(minor, locked_marker(self.how.marker(minor)))
 
     def _detach(self, minor: int) -> bool:
         vbd = self._vbd(minor)
         with vbd.lock, self._lock:
-            if vbd.disk is not None:
-                raise Refused(errno.EINVAL, f"minor {minor} still has an image open")
+            vbd.detach()
             self._vbds.pop(minor, None)
             return not self._vbds
 
-    def _open(self, vbd: Vbd, params: wire.Params) -> None:
-        if vbd.disk is not None:
-            raise Refused(errno.EALREADY, f"minor {vbd.minor} has an image open")
-        if params.flags & wire.REFUSED_FLAGS:
-            raise Refused(errno.EINVAL, f"flags {params.flags:#x}: not supported")
-        disk = started(params.path, params.flags, self.guard, self.owner, self.events.emit)
-        try:
-            vbd.server = NbdServer(disk, self.run_dir / f"nbd{os.getpid()}.{vbd.minor}")
-        except BaseException:
-            disk.detach()
-            raise
-        vbd.disk, vbd.args, vbd.state = disk, params.path, 0
-
-    def _resume(self, vbd: Vbd, params: wire.Params) -> None:
-        disk = vbd.open_disk()
-        if params.path and params.path != vbd.args:
-            self._exchange(vbd, disk, params)
-        elif disk.state == "paused":
-            disk.unpause()
-        vbd.state = 0
-
-    def _exchange(self, vbd: Vbd, disk: TapDisk, params: wire.Params) -> None:
-        """A paused disk goes on with another file, as after a snapshot."""
-        if disk.state != "paused":
-            raise Refused(errno.EINVAL, f"minor {vbd.minor} is not paused")
-        disk.exchange(*image_of(params.path))
-        vbd.args = params.path
-
-    def _close(self, vbd: Vbd) -> None:
-        disk, server = vbd.open_disk(), vbd.server
-        vbd.disk, vbd.server = None, None
-        vbd.state = wire.CLOSED
-        disk.detach(server.stop if server is not None else lambda: None)
-        vbd.args = ""
-
     # looking
 
-    def _list(self, minor: int) -> Iterator[bytes]:
+    def _list(self, cookie: int) -> Iterator[bytes]:
         with self._lock:
-            vbds = [v for v in self._vbds.values() if minor in (wire.ALL, v.minor)]
+            vbds = list(self._vbds.values())
         for left, vbd in zip(range(len(vbds), 0, -1), vbds, strict=True):
-            yield wire.listed(left, vbd.minor, vbd.state, vbd.args).pack()
-        yield wire.listed(0, -1, 0, "").pack()
+            yield wire.listed(cookie, left, vbd.minor, vbd.bits, vbd.args).pack()
+        yield wire.listed(cookie, 0, -1, 0, "").pack()
 
     def _stats(self, minor: int) -> Iterator[bytes]:
-        with self._lock:
-            vbds = [v for v in self._vbds.values() if minor in (wire.ALL, v.minor)]
-        if minor != wire.ALL and not vbds:
-            raise Refused(errno.ENODEV, f"minor {minor} is not attached to this process")
-        told = [stats_of(vbd) for vbd in vbds]
-        text = json.dumps(told if minor == wire.ALL else told[0]).encode()
+        told: object
+        if minor == wire.ALL:
+            with self._lock:
+                told = [stats_of(vbd) for vbd in self._vbds.values()]
+        else:
+            told = stats_of(self._vbd(minor))
+        text = spelled(told).encode()
         yield wire.stats(minor, len(text)).pack()
         yield text
 
@@ -210,7 +166,7 @@ class TapdiskServer:
         """Writes the state of all disks to the log."""
         for vbd in list(self._vbds.values()):
             status = vbd.disk.status() if vbd.disk is not None else {}
-            dump({"minor": vbd.minor, "args": vbd.args, "flags": vbd.state, **status})
+            dump({"minor": vbd.minor, "args": vbd.args, "flags": vbd.bits, **status})
 
     def stop(self) -> None:
         """Closes every disk and removes the sockets. Raises the first thing that went wrong."""
@@ -220,7 +176,7 @@ class TapdiskServer:
             with vbd.lock:
                 try:
                     if vbd.disk is not None:
-                        self._close(vbd)
+                        vbd.close()
                 except VhdtoolError as error:
                     failure = failure or error
         self.path.unlink(missing_ok=True)
@@ -228,34 +184,12 @@ class TapdiskServer:
             raise failure
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--host", default=os.uname().nodename)
-    parser.add_argument("--faithful", action="store_true")
-    args = parser.parse_args()
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    with open(os.devnull, "w") as nowhere:
-        try:
-            events = Events(args.host, nowhere)
-            server = TapdiskServer(args.run_dir, not args.faithful, args.host, events)
-        except VhdtoolError as error:
-            print(f"tapdisk: {error}", file=sys.stderr)
-            return 1
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.ended.set())
-        signal.signal(signal.SIGUSR1, lambda *_: server.dump())
-        print(server.path, flush=True)
-        # Who started us reads one line and goes.
-        os.dup2(nowhere.fileno(), 1)
-        server.ended.wait()
-        try:
-            server.stop()
-        except VhdtoolError as error:
-            print(f"tapdisk: {error}", file=sys.stderr)
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _received(client: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes. Raises EOFError when the client goes before."""
+    raw = b""
+    while len(raw) < size:
+        part = client.recv(size - len(raw))
+        if not part:
+            raise EOFError
+        raw += part
+    return raw

@@ -15,11 +15,12 @@ ERROR, PID, PID_RSP, ATTACH, ATTACH_RSP, OPEN, OPEN_RSP = 1, 3, 4, 5, 6, 7, 8
 PAUSE, PAUSE_RSP, RESUME, RESUME_RSP, CLOSE, CLOSE_RSP = 9, 10, 11, 12, 13, 14
 DETACH, DETACH_RSP, LIST, LIST_RSP, STATS, STATS_RSP = 15, 16, 19, 20, 21, 22
 FORCE_SHUTDOWN, DISK_INFO, DISK_INFO_RSP, EXIT = 23, 28, 29, 30
-RDONLY, NO_O_DIRECT = 0x2, 0x200
-REFUSED_FLAGS = 0x1 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80 | 0x100 | 0x400
-"""Caches, mirrors, logs and encryption of tapdisk, which this one does not have."""
-CLOSED, PAUSED = 0x2, 0x2A
-"""States as tap-ctl shows them: paused is quiesced, pause requested and paused; running is 0."""
+SHARED, RDONLY, ADD_CACHE, VHD_INDEX, ADD_LOG, ADD_LCACHE = 0x1, 0x2, 0x4, 0x8, 0x10, 0x20
+REUSE_PRT, SECONDARY, STANDBY, NO_O_DIRECT, ENCRYPTED = 0x40, 0x80, 0x100, 0x200, 0x400
+CLOSED, QUIESCED, PAUSED, RESUME_FAILED = 0x2, 0x8, 0x20, 0x200
+"""Bits of a state as tap-ctl shows it: running is 0, paused 0x2a."""
+LOG_PATH = 256
+"""A request with ADD_LOG is followed by so many bytes: the log's path."""
 ALL = 0xFFFF
 _HEAD = struct.Struct("=HH4x")
 _PARAMS = struct.Struct("=III256sIH256s")
@@ -98,9 +99,9 @@ def image_of(message: Message) -> int:
     return int(sectors) * int(sector_size)
 
 
-def listed(count: int, minor: int, state: int, path: str) -> Message:
+def listed(cookie: int, count: int, minor: int, state: int, path: str) -> Message:
     """One entry of a list; the last one has count 0 and minor -1."""
-    return Message(LIST_RSP, minor, _LIST.pack(count, minor, state, _text(path)))
+    return Message(LIST_RSP, cookie, _LIST.pack(count, minor, state, _text(path)))
 
 
 def listed_of(message: Message) -> tuple[int, int, int, str]:
@@ -113,9 +114,23 @@ def pid_message(pid: int, cookie: int) -> Message:
     return Message(PID_RSP, cookie, struct.pack("=i", pid))
 
 
+def pid_of(message: Message) -> int:
+    return int(struct.unpack_from("=i", message.body)[0])
+
+
 def stats(cookie: int, length: int) -> Message:
     """So many bytes of text follow."""
-    return Message(STATS_RSP, cookie, _STAT.pack(0, cookie, length))
+    return Message(STATS_RSP, cookie, _STAT.pack(0, 0, length))
+
+
+def behind(flags: int, log: str, key: bytes) -> bytes:
+    """What follows a request: the path of a log of changes, a key with its size before it."""
+    logged = _text(log).ljust(LOG_PATH, b"\0") if flags & ADD_LOG else b""
+    return logged + (bytes([len(key)]) + key if flags & ENCRYPTED else b"")
+
+
+def log_path_of(raw: bytes) -> str:
+    return _string(raw[:LOG_PATH].ljust(LOG_PATH + 1, b"\0"))
 
 
 def stats_of(message: Message) -> int:

@@ -1,0 +1,83 @@
+"""`tapdisk`: the process that `tap-ctl spawn` starts, ours and blktap's own.
+
+Prints the path of its control socket and goes to the background; ends with its last disk. Errors
+go to tapdisk.log in the control directory.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from vhdtool.errors import VhdtoolError
+from vhdtool.tapdisk.events import Events
+from vhdtool.tapdisk.tapctl_server import TapdiskServer
+
+RUN_DIR = Path("/run/blktap-control")
+
+
+def run_dir() -> Path:
+    """Where control sockets and minors are when nothing else is said."""
+    return Path(os.environ.get("VHDTOOL_RUN_DIR", RUN_DIR))
+
+
+def main() -> int:
+    """Its exit code, an errno."""
+    parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, default=run_dir())
+    parser.add_argument("--host", default=os.uname().nodename)
+    parser.add_argument("--faithful", action="store_true", help="guard off: what tapdisk2 does")
+    parser.add_argument("-D", action="store_true", dest="stay", help="stay in the foreground")
+    args = parser.parse_args()
+    try:
+        args.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+        errors = os.open(
+            args.run_dir / "tapdisk.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600
+        )
+    except OSError as error:
+        print(f"tapdisk: {args.run_dir}: {error.strerror}", file=sys.stderr)
+        return error.errno or errno.EIO
+    return _run(args) if args.stay or _in_background(errors) else 0
+
+
+def _in_background(errors: int) -> bool:
+    """True in the child, which no longer hangs on who started it; False in the parent."""
+    if os.fork():
+        return False
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.dup2(errors, 2)
+    return True
+
+
+def _run(args: argparse.Namespace) -> int:
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    with open(os.devnull, "w") as nowhere:
+        try:
+            events = Events(args.host, nowhere)
+            server = TapdiskServer(args.run_dir, not args.faithful, args.host, events)
+        except VhdtoolError as error:
+            print(f"tapdisk: {error}", file=sys.stderr)
+            return errno.EIO
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.ended.set())
+        signal.signal(signal.SIGUSR1, lambda *_: server.dump())
+        print(server.path, flush=True)
+        # Who started us reads one line and goes.
+        os.dup2(nowhere.fileno(), 1)
+        server.ended.wait()
+        try:
+            server.stop()
+        except VhdtoolError as error:
+            print(f"tapdisk: {error}", file=sys.stderr)
+            return errno.EIO
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

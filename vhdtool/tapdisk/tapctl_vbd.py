@@ -1,0 +1,110 @@
+"""A minor of a tapdisk: attached, with or without an open image, running or paused."""
+
+import errno
+import os
+import threading
+from dataclasses import dataclass, field
+
+from vhdtool.tapdisk import tapctl_wire as wire
+from vhdtool.tapdisk.disk import TapDisk
+from vhdtool.tapdisk.nbd import NbdServer
+from vhdtool.tapdisk.serve import disk_size
+from vhdtool.tapdisk.tapctl_disks import (
+    Opening,
+    Refused,
+    check_flags,
+    image_of,
+    started,
+    track_changes,
+)
+
+_STOPPED = wire.PAUSED | wire.QUIESCED
+
+
+@dataclass
+class Vbd:
+    """One minor. `bits` are its state as it goes over the wire."""
+
+    minor: int
+    marker: int
+    """A descriptor of the minor's file, locked as long as it is attached."""
+    args: str = ""
+    log: str = ""
+    """Where changes are noted; empty when they are not."""
+    flags: int = 0
+    bits: int = 0
+    disk: TapDisk | None = None
+    server: NbdServer | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open_disk(self) -> TapDisk:
+        if self.disk is None:
+            raise Refused(errno.EINVAL, f"minor {self.minor} has no open image")
+        return self.disk
+
+    def open(self, params: wire.Params, log: str, how: Opening) -> None:
+        """Raises Refused, or what keeps the image from being opened."""
+        if self.disk is not None:
+            raise Refused(errno.EALREADY, f"minor {self.minor} has an image open")
+        disk = started(params, log, how)
+        try:
+            if self.bits & wire.PAUSED:
+                disk.pause()  # paused before it was closed: requests wait for `unpause`
+            self.server = NbdServer(disk, how.nbd(self.minor))
+        except BaseException:
+            disk.detach()
+            raise
+        self.disk, self.args, self.flags, self.log = disk, params.path, params.flags, log
+        self.bits &= ~wire.CLOSED
+
+    def pause(self) -> None:
+        """Possible at any time, as in tapdisk; the second one changes nothing."""
+        if self.disk is not None and self.disk.state != "paused":
+            self.disk.pause()
+        self.bits |= _STOPPED | wire.CLOSED
+
+    def resume(self, params: wire.Params, log: str) -> None:
+        """Goes on with its image, or with another one of the same size. Raises Refused, ..."""
+        if not self.bits & wire.PAUSED:
+            raise Refused(errno.EINVAL, f"minor {self.minor} is not paused")
+        args = params.path or self.args
+        try:
+            check_flags(params)
+            if self.disk is None and args:
+                raise Refused(errno.EMEDIUMTYPE, f"minor {self.minor} has no size yet: open it")
+            _reopen(self.open_disk(), args, log)
+        except BaseException:
+            self.bits |= wire.RESUME_FAILED | wire.CLOSED
+            raise
+        self.args, self.log = args, log
+        self.bits &= ~(_STOPPED | wire.CLOSED | wire.RESUME_FAILED)
+
+    def close(self) -> None:
+        """Whatever is open. Raises what kept it from ending with a footer; it is closed anyway."""
+        disk, server = self.disk, self.server
+        self.disk, self.server, self.args, self.log = None, None, "", ""
+        self.bits |= wire.CLOSED
+        if disk is not None:
+            disk.detach(server.stop if server is not None else lambda: None)
+
+    def detach(self) -> None:
+        """Raises Refused while an image is open."""
+        if self.disk is not None:
+            raise Refused(errno.EBUSY, f"minor {self.minor} still has an image open")
+        os.close(self.marker)
+
+
+def _reopen(disk: TapDisk, args: str, log: str) -> None:
+    path, raw = image_of(args)
+    if (size := disk_size(path, raw)) != disk.size:
+        raise Refused(errno.EMEDIUMTYPE, f"{path}: {size} bytes, but the disk has {disk.size}")
+    before = disk.layer
+    track_changes(disk, log)
+    try:
+        if (path, raw) == (disk.path, disk.raw):
+            disk.unpause()
+        else:
+            disk.exchange(path, raw)
+    except BaseException:
+        disk.layer = before
+        raise
