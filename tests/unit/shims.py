@@ -12,7 +12,7 @@ from vhdtool.oracle.reader import open_reader
 from vhdtool.storage import MemoryStorage, Storage
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.lease import EpochLease, Owner, TrustingLease
+from vhdtool.tapdisk.lease import EpochLease, Lease, Owner, TrustingLease
 
 BLOCK = 8192
 SIZE = 2 << 20
@@ -63,6 +63,7 @@ class Shim(TapDisk):
         wrap: Callable[[Storage], Storage] = lambda storage: storage,
         who: Owner | None = None,
         size: int = SIZE,
+        lease: Callable[[Path], Lease] | None = None,
     ) -> None:
         self.events: list[dict[str, Any]] = []
         self.image_path = folder / "disk.vhd"
@@ -72,7 +73,7 @@ class Shim(TapDisk):
             Settings(
                 guard=guard,
                 open_storage=lambda path: wrap(image),
-                open_lease=lambda path: kind(EpochRecord(path), who or owner(name)),
+                open_lease=lease or (lambda path: kind(EpochRecord(path), who or owner(name))),
                 emit=self._emit,
             )
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lease_suite import LeaseSuite, Pair
 from shims import owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
@@ -22,9 +23,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "disk.vhd.lease"
 
 
-Pair = tuple[EpochLease, EpochLease]
-
-
 @pytest.fixture
 def pair(path: Path) -> Iterator[Pair]:
     """Leases of two hosts on the same record."""
@@ -34,6 +32,10 @@ def pair(path: Path) -> Iterator[Pair]:
     b.close()
 
 
+class TestEpochLease(LeaseSuite):
+    """The epoch record alone."""
+
+
 def gone_owner() -> Owner:
     """A process of this host that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -41,43 +43,6 @@ def gone_owner() -> Owner:
     assert start is not None
     child.communicate(b"\n")
     return Owner("a", child.pid, start, lease.boot_id())
-
-
-def test_only_one_of_two_hosts_holds_the_lease(pair: Pair) -> None:
-    a, b = pair
-    assert a.acquire() == 1
-    with pytest.raises(ActivationRefused, match=r"held by a \(pid 1\) at epoch 1"):
-        b.acquire()
-    a.check()
-    with pytest.raises(LeaseLost):
-        b.check()
-    a.release()
-    b.acquire()
-    b.check()
-    with pytest.raises(LeaseLost):
-        a.check()
-
-
-def test_epochs_rise_over_all_that_happens_on_both_hosts(pair: Pair, path: Path) -> None:
-    a, b = pair
-    seen = [b.note("open"), a.acquire(), b.note("open"), a.release(), b.acquire(), a.note("open")]
-    assert seen == [1, 2, 3, 4, 5, 6]
-    sectors = [json.loads(path.read_bytes()[n * 512 :][:512]) for n in range(1, 7)]
-    assert [(s["epoch"], s["what"], s["host"]) for s in sectors] == [
-        (1, "open", "b"),
-        (2, "activate", "a"),
-        (3, "open", "b"),
-        (4, "release", "a"),
-        (5, "activate", "b"),
-        (6, "open", "a"),
-    ]
-
-
-def test_an_open_of_another_host_leaves_the_holder_its_lease(pair: Pair) -> None:
-    a, b = pair
-    a.acquire()
-    b.note("open")
-    a.check()
 
 
 def test_a_process_that_is_gone_loses_the_lease(path: Path) -> None:
@@ -171,15 +136,6 @@ def test_a_forced_record_keeps_its_history_and_its_mode(pair: Pair, path: Path) 
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     with pytest.raises(ActivationRefused):
         EpochLease(EpochRecord(path), owner("c")).acquire()
-
-
-def test_a_release_after_the_lease_was_taken_leaves_the_new_holder_alone(pair: Pair) -> None:
-    a, b = pair
-    a.acquire()
-    b.acquire(force_epoch=1)
-    assert a.release() == 3
-    b.check()
-    assert a.holder() == b.owner
 
 
 def test_a_lock_without_a_holder_is_respected(pair: Pair) -> None:

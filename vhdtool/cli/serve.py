@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
+@click.option("--lease", metavar="KIND:...", help="Another keeper of the lease; see below.")
 @click.option("--host", help="This host's name in the lease.  [default: its node name]")
 @click.option("--metrics", metavar="HOST:PORT", help="Figures for Prometheus under /metrics.")
 @click.option(
@@ -45,6 +46,7 @@ def serve(
     cached: bool,
     force: int | None,
     faithful: bool,
+    lease: str | None,
     host: str | None,
     metrics: str | None,
     tls_certificates: str | None,
@@ -56,6 +58,9 @@ def serve(
 
     Ctrl-C or TERM answers what is in flight, closes the image with its footer, removes the
     socket, gives the lease up and exits 0.
+
+    \b
+    --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]   sanlock's daemon keeps the lease
 
     \b
     Example: vhdtool serve disk.vhd --socket disk.sock
@@ -78,6 +83,7 @@ def serve(
                 guard=not faithful,
                 direct=not cached,
                 force_epoch=force,
+                lease=lease,
                 events=out,
                 metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
                 tls=_tls(tls_certificates, tls_verify_peer, tls_psk),

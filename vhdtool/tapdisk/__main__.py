@@ -14,10 +14,11 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import FileStorage
+from vhdtool.tapdisk.choose import KINDS, lease_opener
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.lease import Owner
 from vhdtool.tapdisk.metrics import dump
 
 
@@ -27,20 +28,21 @@ def main() -> int:
     parser.add_argument("--name", default="disk", help="base name of the sockets")
     parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
     parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
+    parser.add_argument("--lease", metavar=KINDS, help="what keeps the lease beside the record")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     guard = not args.faithful
     owner = Owner.here(args.host)
     events = Events(args.host, sys.stdout)
-    disk = TapDisk(
-        Settings(
-            guard=guard,
-            open_storage=lambda path: FileStorage(path, writable=True, direct=True),
-            open_lease=lambda path: open_lease(path, owner, guard),
-            emit=events.emit,
-        )
-    )
     try:
+        disk = TapDisk(
+            Settings(
+                guard=guard,
+                open_storage=lambda path: FileStorage(path, writable=True, direct=True),
+                open_lease=lease_opener(args.lease, owner, guard),
+                emit=events.emit,
+            )
+        )
         control = Control(
             disk, events, args.dir / f"{args.name}.ctl", args.dir / f"{args.name}.nbd"
         )

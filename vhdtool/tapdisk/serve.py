@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TextIO
 from vhdtool.errors import CorruptImage, UsageError
 from vhdtool.image.metadata import read_ends
 from vhdtool.storage import FileStorage, StorageError
+from vhdtool.tapdisk.choose import lease_opener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.lease import Owner
 from vhdtool.tapdisk.listen import TcpPlace
 from vhdtool.tapdisk.metrics import dump, prometheus
 from vhdtool.tapdisk.nbd import NbdServer
@@ -33,6 +34,8 @@ class Service:
     guard: bool = True
     direct: bool = True
     force_epoch: int | None = None
+    lease: str | None = None
+    """What keeps the lease, as `choose` reads it; None is the epoch record alone."""
     events: TextIO | None = None
     metrics: TcpPlace | None = None
     """Where Prometheus finds the figures."""
@@ -96,12 +99,13 @@ def _activated(service: Service) -> TapDisk:
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
     owner = Owner.here(service.host)
+    opener = lease_opener(service.lease, owner, service.guard)
     out = service.events or open(os.devnull, "w")  # noqa: SIM115 - ends with the process
     disk = TapDisk(
         Settings(
             guard=service.guard,
             open_storage=lambda path: FileStorage(path, writable=True, direct=service.direct),
-            open_lease=lambda path: open_lease(path, owner, service.guard),
+            open_lease=opener,
             emit=Events(service.host, out).emit,
         )
     )

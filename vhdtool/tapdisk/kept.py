@@ -1,0 +1,84 @@
+"""A lease that something else than the epoch record keeps: a lock manager, or the storage itself.
+
+The keeper alone decides who has the disk. The epoch record stays the journal: it numbers every
+open, activation and release, names the holder in refusals, and a change of it fences as ever.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Protocol
+
+from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.tapdisk.epochs import EpochRecord
+from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
+
+
+class Keeper(Protocol):
+    """What excludes. All methods may be called from any thread, one call at a time each."""
+
+    def take(self, force: bool) -> None:
+        """Makes the lease ours. Raises ActivationRefused while another has it.
+
+        `force`: the operator says that the other is dead.
+        """
+
+    def check(self) -> None:
+        """Raises LeaseLost unless the lease is still ours."""
+
+    def give(self) -> None:
+        """Gives it up; where it was lost already, nothing happens."""
+
+    def close(self) -> None:
+        """Frees what the object itself holds."""
+
+
+class KeptLease(EpochLease):
+    """A keeper's lease, with the epoch record as its journal."""
+
+    def __init__(self, record: EpochRecord, owner: Owner, keeper: Keeper) -> None:
+        super().__init__(record, owner)
+        self.keeper = keeper
+
+    def acquire(self, force_epoch: int | None = None) -> int:
+        newest, held = self.record.read()
+        named = newest if held is None else held.get("epoch")
+        if force_epoch is not None and force_epoch != named:
+            raise ActivationRefused(
+                f"{self.record.path}: --force {force_epoch} names another epoch than {named}"
+            )
+        try:
+            self.keeper.take(force_epoch is not None)
+        except ActivationRefused as error:
+            who = "" if held is None else f"; by the record it is {owner_of(held)} at epoch {named}"
+            raise ActivationRefused(f"{self.record.path}: {error}{who}") from None
+        try:
+            # Whoever the record still names has lost the lease, or we had not got it.
+            return super().acquire(None if not isinstance(named, int) else named)
+        except BaseException:
+            with contextlib.suppress(VhdtoolError):
+                self.keeper.give()
+            raise
+
+    def check(self) -> None:
+        try:
+            self.keeper.check()
+        except LeaseLost as error:
+            raise LeaseLost(f"{self.record.path}: {error}; nothing more is written") from None
+        super().check()
+
+    def release(self) -> int:
+        # The record first: whoever comes next shall find an epoch that is over.
+        try:
+            return super().release()
+        finally:
+            with contextlib.suppress(VhdtoolError):
+                self.keeper.give()
+
+    def close(self) -> None:
+        self.keeper.close()
+        super().close()
+
+
+def kept_lease(path: Path, owner: Owner, keeper: Keeper) -> KeptLease:
+    """The lease of the image whose epoch record is at `path`."""
+    return KeptLease(EpochRecord(path), owner, keeper)
