@@ -22,6 +22,8 @@ class Client:
         self.socket.settimeout(10)
         self.structured = structured
         self.message = ""
+        self.flags = 0
+        """What the server announced."""
         self._cookie = 0
         self._answered = 0
         try:
@@ -39,15 +41,21 @@ class Client:
         if allocation:
             name = wire.ALLOCATION
             self.option(wire.OPT_SET_META_CONTEXT, struct.pack(">III", 0, 1, len(name)) + name)
-        self.option(wire.OPT_GO, bytes(6))
+        about = struct.pack(">H", wire.INFO_EXPORT)
+        for info in self.option(wire.OPT_GO, bytes(6)):
+            if info.startswith(about):
+                self.flags = int(struct.unpack(">HQH", info)[2])
 
-    def option(self, number: int, data: bytes) -> None:
+    def option(self, number: int, data: bytes) -> list[bytes]:
+        """The data of each reply."""
+        told = []
         self.socket.sendall(wire.OPTION.pack(wire.OPTION_MAGIC, number, len(data)) + data)
         kind = 0
         while kind != wire.REP_ACK:
             _, _, kind, length = wire.OPTION_REPLY.unpack(self.take(20))
-            self.take(length)
+            told.append(self.take(length))
             assert kind < 1 << 31, f"option {number} was refused: {kind:#x}"
+        return told
 
     def take(self, length: int) -> bytes:
         data = b""

@@ -274,6 +274,7 @@ def test_only_our_errors_come_out_of_a_failing_storage(plan: Plan, bad: set[int]
             count = min(count, SMALL // SECTOR - first)
             disk.write(first * SECTOR, bytes([fill]) * (count * SECTOR))
             disk.write_zeroes(first * SECTOR, SECTOR)
+            disk.trim(first * SECTOR, count * SECTOR)
             disk.read(first * SECTOR, count * SECTOR)
         disk.close()
     except VhdtoolError:

@@ -37,6 +37,7 @@ steps = st.lists(
         st.tuples(st.just("write"), places, lengths, st.integers(1, 255)),
         st.tuples(st.just("sectors"), places, lengths, st.integers(1, 255)),
         st.tuples(st.just("zero"), places, lengths, st.just(0)),
+        st.tuples(st.just("trim"), places, lengths, st.just(0)),
         st.tuples(st.sampled_from(["reopen", "finish"]), st.just(0), st.just(0), st.just(0)),
     ),
     max_size=25,
@@ -48,6 +49,24 @@ class Below:
 
     def read(self, offset: int, length: int) -> bytes:
         return bytes((at // SECTOR) % 251 + 1 for at in range(offset, offset + length))
+
+
+def trimmed(
+    before: bytes, after: bytes, offset: int, length: int, disk: DynamicDisk, parent: Below | None
+) -> bool:
+    """Whole sectors of the range are zeros now, or show the parent as before; all else is as it
+    was."""
+    first, end = -(-offset // SECTOR) * SECTOR, (offset + length) // SECTOR * SECTOR
+    if isinstance(disk, FaithfulDisk) or end <= first:
+        return after == before
+    within = range(first, end, SECTOR)
+    below = parent.read(0, len(before)) if parent is not None else bytes(len(before))
+    good = all(
+        not any(after[at : at + SECTOR])
+        or after[at : at + SECTOR] == before[at : at + SECTOR] == below[at : at + SECTOR]
+        for at in within
+    )
+    return good and after[:first] == before[:first] and after[end:] == before[end:]
 
 
 def play(
@@ -67,6 +86,12 @@ def play(
             offset -= offset % SECTOR
             length = max(SECTOR, length - length % SECTOR)
         length = min(length, len(model) - offset)
+        if what == "trim":
+            before = bytes(model)
+            disk.trim(offset, length)
+            model[:] = disk.read(0, len(model))
+            assert trimmed(before, bytes(model), offset, length, disk, parent)
+            continue
         data = bytes([fill]) * length
         if what == "zero":
             disk.write_zeroes(offset, length)

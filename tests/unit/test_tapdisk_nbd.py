@@ -109,7 +109,61 @@ def test_fua_and_flush_reach_the_backend(client: Client, backend: Memory) -> Non
     assert backend.flushes == 3
 
 
+class Frees(Memory):
+    """A backend that does something about advice."""
+
+    can_trim = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, int, int]] = []
+
+    def trim(self, offset: int, length: int) -> None:
+        self._check()
+        self.asked.append(("trim", offset, length))
+
+    def prefetch(self, offset: int, length: int) -> None:
+        self._check()
+        self.asked.append(("prefetch", offset, length))
+
+
+def flags_of(place: Path) -> int:
+    """What the server announces."""
+    client = Client(place)
+    client.close()
+    return client.flags
+
+
+def test_advice_reaches_a_backend_that_takes_it(tmp_path: Path) -> None:
+    backend = Frees()
+    server = NbdServer(backend, tmp_path / "s")
+    both = wire.SEND_TRIM | wire.SEND_CACHE
+    try:
+        client = Client(tmp_path / "s")
+        assert client.flags & both == both
+        assert client.ask(wire.CMD_TRIM, 512, 1 << 20) == (0, b"")
+        assert client.ask(wire.CMD_CACHE, 0, 4096) == (0, b"")
+        assert backend.flushes == 0
+        assert client.ask(wire.CMD_TRIM, 0, 512, wire.FLAG_FUA) == (0, b"")
+        assert backend.flushes == 1
+        asked = [("trim", 512, 1 << 20), ("prefetch", 0, 4096), ("trim", 0, 512)]
+        assert backend.asked == asked
+        backend.error = OSError(errno.EIO, "broken")
+        assert client.ask(wire.CMD_TRIM, 0, 512)[0] == errno.EIO
+        backend.error = None
+        for offset, length in ((SIZE, 512), (1, 512), (0, 1), (0, 0)):
+            assert client.ask(wire.CMD_TRIM, offset, length)[0] in (errno.ENOSPC, errno.EINVAL)
+        assert backend.asked == asked
+        backend.can_trim = False
+        assert flags_of(tmp_path / "s") & both == wire.SEND_CACHE
+        client.close()
+    finally:
+        server.stop()
+
+
 def test_trim_and_cache_are_advice(client: Client, backend: Memory) -> None:
+    """A backend that knows neither: they are not announced, and do no harm."""
+    assert not client.flags & (wire.SEND_TRIM | wire.SEND_CACHE)
     client.write(0, b"x" * 512)
     assert client.ask(wire.CMD_TRIM, 0, 512) == (0, b"")
     assert client.ask(wire.CMD_CACHE, 0, 512) == (0, b"")

@@ -87,6 +87,10 @@ def test_flags_of_a_read_only_export_offer_no_change() -> None:
     assert flags & wire.READ_ONLY
     assert not flags & (wire.SEND_TRIM | wire.SEND_WRITE_ZEROES | wire.SEND_FAST_ZERO)
     assert EXPORT.flags & wire.CAN_MULTI_CONN
+    assert not EXPORT.flags & (wire.SEND_TRIM | wire.SEND_CACHE)
+    both = Export(512, trim=True, cache=True)
+    assert both.flags & wire.SEND_TRIM
+    assert both.flags & wire.SEND_CACHE
 
 
 def test_export_name_is_padded_for_clients_that_did_not_ask_to_leave_it() -> None:

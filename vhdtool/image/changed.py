@@ -68,6 +68,13 @@ class ChangeLog:
         self._note(offset, length)
         self.inner.write_zeroes(offset, length)
 
+    def trim(self, offset: int, length: int) -> None:
+        self._note(offset, length)
+        self.inner.trim(offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        self.inner.prefetch(offset, length)
+
     def flush(self) -> None:
         self.inner.flush()
         self._map.flush()

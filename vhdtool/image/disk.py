@@ -6,10 +6,10 @@ tapdisk2 does instead, so that the bug can be reproduced.
 """
 
 from vhdtool.errors import SplitBrain, UncleanImage
-from vhdtool.image.allocate import Allocator
-from vhdtool.image.blockmap import all_present, window
+from vhdtool.image.blockmap import all_present
 from vhdtool.image.blockreader import FindParent, Parent
 from vhdtool.image.closing import write_batmap, write_footer
+from vhdtool.image.freeing import Freeing
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.many import Put
 from vhdtool.image.opened import Opened, check_places
@@ -21,7 +21,7 @@ from vhdtool.vhd.units import SECTOR, UNUSED, pad
 __all__ = ["DynamicDisk", "Parent"]
 
 
-class DynamicDisk(Allocator):
+class DynamicDisk(Freeing):
     """A dynamic (or differencing) image, open for reading and writing.
 
     Offsets and lengths are bytes; requests may be unaligned (two unaligned ones in one sector
@@ -189,16 +189,9 @@ class DynamicDisk(Allocator):
             if self.parent is not None or within % SECTOR or count % SECTOR:
                 self._write_block(block, within, memoryview(bytes(count)))
                 continue
-            entry = self.bat[block]
-            if entry == UNUSED:
-                continue
-            self._dirty = True
-            bitmap = self._bitmap(block, entry)
-            first, sectors = within // SECTOR, count // SECTOR
-            runs = [(True, first, sectors)] if bitmap is None else window(bitmap, first, sectors)
-            for present, at, run in runs:
-                if present:
-                    self.storage.zero(self.layout.data_offset(entry) + at * SECTOR, run * SECTOR)
+            for at, size in self._own(block, within, count):
+                self._dirty = True
+                self.storage.zero(at, size)
 
     def flush(self) -> None:
         """All that was written is durable when it returns."""

@@ -63,6 +63,9 @@ class FaithfulDisk(DynamicDisk):
         self._allocated(block, entry, bytes(bitmap))
         return True
 
+    def trim(self, offset: int, length: int) -> None:
+        """tapdisk2 frees nothing of a VHD."""
+
     def _end_file(self) -> None:
         """Footer at its own idea of the end, truncate, copy, batmap; one fsync at the end."""
         storage, raw = self.storage, self.footer.pack()

@@ -3,7 +3,7 @@
 from vhdtool.errors import UncleanImage
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.straight import StraightMap
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import FileStorage, Storage, discard, will_need
 from vhdtool.vhd.units import SECTOR
 
 
@@ -41,6 +41,16 @@ class FlatDisk:
     def write_zeroes(self, offset: int, length: int) -> None:
         self._inside(offset, length)
         self.storage.zero(offset, length)
+
+    def trim(self, offset: int, length: int) -> None:
+        """Frees what a range takes in the file, where that can be done; it reads as zeros then."""
+        self._inside(offset, length)
+        discard(self.storage, offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """The range is going to be read."""
+        self._inside(offset, length)
+        will_need(self.storage, offset, length)
 
     def flush(self) -> None:
         self.storage.flush()

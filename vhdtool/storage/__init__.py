@@ -1,6 +1,6 @@
 """The seam: everything that this package does to a disk goes through a `Storage`."""
 
-from vhdtool.storage.base import Storage, StorageError, pwrite_together
+from vhdtool.storage.base import Storage, StorageError, discard, pwrite_together, will_need
 from vhdtool.storage.faulty import FaultyStorage
 from vhdtool.storage.file import FileStorage
 from vhdtool.storage.memory import MemoryStorage
@@ -14,5 +14,7 @@ __all__ = [
     "RecordingStorage",
     "Storage",
     "StorageError",
+    "discard",
     "pwrite_together",
+    "will_need",
 ]

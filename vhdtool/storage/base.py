@@ -54,3 +54,18 @@ def pwrite_together(storage: Storage, parts: list[tuple[int, bytes]]) -> None:
         return
     for offset, data in parts:
         storage.pwrite(offset, data)
+
+
+def discard(storage: Storage, offset: int, length: int) -> None:
+    """Frees what a range takes, where that costs little; it reads as before then, or as zeros.
+
+    Raises StorageError.
+    """
+    getattr(storage, "discard", storage.zero)(offset, length)
+
+
+def will_need(storage: Storage, offset: int, length: int) -> None:
+    """The range is going to be read: a storage with a cache may fetch it now."""
+    fetch = getattr(storage, "will_need", None)
+    if fetch is not None:
+        fetch(offset, length)

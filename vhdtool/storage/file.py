@@ -1,5 +1,6 @@
 """A file or block device, with O_DIRECT where asked for and possible."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -147,6 +148,21 @@ class FileStorage:
                 self.pwrite(end - tail, bytes(tail))
         except OSError as error:
             raise self._failure(error, f"zero {length} bytes at {offset}") from None
+
+    def discard(self, offset: int, length: int) -> None:
+        """Punches a hole where the file system can, and does nothing where it cannot."""
+        try:
+            length = min(length, self.size() - offset)
+            if length > 0:
+                punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise self._failure(error, f"free {length} bytes at {offset}") from None
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Starts reading into the page cache, unless it is bypassed."""
+        if not self.direct:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def _write_zeros(self, offset: int, length: int) -> None:
         chunk = memoryview(bytes(min(length, _SMALL)))

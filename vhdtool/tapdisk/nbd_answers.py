@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     Optional: `read_only` (bool), `extents(offset, length, most)` -> (bytes, holds data) of at most
     so many ranges, `waits()` (a request would wait now), `fast_zero` (zeroing costs less than
-    writing), and a Burst's methods.
+    writing), `trim(offset, length)` and `can_trim`, `prefetch(offset, length)`, a Burst's methods.
     """
 
     def export_size(self) -> int: ...
@@ -50,6 +50,9 @@ class Answers:
         self._in = Inbox(client)
         self._out = Outlet(client)
         self._extents = getattr(backend, "extents", None)
+        can_trim = getattr(backend, "can_trim", True)
+        self._trim = getattr(backend, "trim", None) if can_trim else None
+        self._prefetch = getattr(backend, "prefetch", None)
         self._read_only = bool(getattr(backend, "read_only", False))
 
     @property
@@ -72,7 +75,13 @@ class Answers:
             self.client.bye()
 
     def export(self) -> wire.Export:
-        return wire.Export(self.backend.export_size(), self._read_only, self._extents is not None)
+        return wire.Export(
+            self.backend.export_size(),
+            self._read_only,
+            extents=self._extents is not None,
+            trim=self._trim is not None,
+            cache=self._prefetch is not None,
+        )
 
     def _told(self, request: wire.Request, error: Exception) -> None:
         """Answers a request that failed."""
@@ -110,8 +119,12 @@ class Answers:
             self.backend.flush()
         elif command == wire.CMD_WRITE_ZEROES:
             self._zero(offset, length, flags)
-        # Trim and cache are advice that nothing has to be done about.
-        if flags & wire.FLAG_FUA and command in (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES):
+        # Advice: where nothing can be done about it, nothing is.
+        elif command == wire.CMD_TRIM and self._trim is not None:
+            self._trim(offset, length)
+        elif command == wire.CMD_CACHE and self._prefetch is not None:
+            self._prefetch(offset, length)
+        if flags & wire.FLAG_FUA and command in _CHANGES:
             self.backend.flush()
         return (wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0),)
 

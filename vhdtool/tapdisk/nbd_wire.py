@@ -135,14 +135,17 @@ class Export:
     size: int
     read_only: bool = False
     extents: bool = False
+    trim: bool = False
+    cache: bool = False
 
     @property
     def flags(self) -> int:
         """Transmission flags."""
-        both = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_DF | CAN_MULTI_CONN | SEND_CACHE
+        both = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_DF | CAN_MULTI_CONN
+        both |= SEND_CACHE if self.cache else 0
         if self.read_only:
             return both | READ_ONLY
-        return both | SEND_TRIM | SEND_WRITE_ZEROES | SEND_FAST_ZERO
+        return both | SEND_WRITE_ZEROES | SEND_FAST_ZERO | (SEND_TRIM if self.trim else 0)
 
 
 def parse_option(header: bytes) -> tuple[int, int]:

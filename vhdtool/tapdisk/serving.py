@@ -34,6 +34,11 @@ class Serving(Reading):
         return self.size
 
     @property
+    def can_trim(self) -> bool:
+        """Whether a trim may free something: tapdisk2, which is the guard off, frees nothing."""
+        return self.settings.guard
+
+    @property
     def fast_zero(self) -> bool:
         """Whether zeroing costs less than writing: not where a parent shows through holes."""
         return getattr(self._image, "parent", None) is None
@@ -77,6 +82,12 @@ class Serving(Reading):
 
     def write_zeroes(self, offset: int, length: int) -> None:
         self._request("write", _write_zeroes, offset, length)
+
+    def trim(self, offset: int, length: int) -> None:
+        self._request("write", _trim, offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        self._request("read", _prefetch, offset, length)
 
     def flush(self) -> None:
         self._request("flush", _flush)
@@ -221,6 +232,14 @@ def _make_place(image: OpenImage, block: int) -> None:
 
 def _write_zeroes(image: OpenImage, offset: int, length: int) -> None:
     image.write_zeroes(offset, length)
+
+
+def _trim(image: OpenImage, offset: int, length: int) -> None:
+    image.trim(offset, length)
+
+
+def _prefetch(image: OpenImage, offset: int, length: int) -> None:
+    image.prefetch(offset, length)
 
 
 def _flush(image: OpenImage) -> None:
