@@ -24,7 +24,7 @@ from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
 from vhdtool.image.create import create_dynamic
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 SIZE = 64 * MIB

@@ -15,7 +15,7 @@ from shim_process import MIB, Served, run, serving
 from vhdtool.image.check import check
 from vhdtool.image.create import create_dynamic
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 
 CERTIFICATES = {
     "ca": "cn = test\nca\ncert_signing_key\ncrl_signing_key\n",

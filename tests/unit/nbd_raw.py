@@ -4,7 +4,7 @@ import socket
 import struct
 from pathlib import Path
 
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.listen import TcpPlace
 
 

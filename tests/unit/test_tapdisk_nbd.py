@@ -15,8 +15,8 @@ import pytest
 from nbd_raw import Client
 
 from vhdtool.errors import StateError, VhdtoolError
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk import nbd_client
-from vhdtool.tapdisk import nbd_wire as wire
 from vhdtool.tapdisk.nbd import NbdServer, TcpPlace, listen_unix
 
 SIZE = 4 << 20

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
+from vhdtool.storage.nbd_wire import Export, WireError
 from vhdtool.tapdisk.nbd_options import Negotiation
-from vhdtool.tapdisk.nbd_wire import Export, WireError
 
 EXPORT = Export(1 << 20, extents=True)
 

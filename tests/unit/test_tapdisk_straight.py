@@ -20,7 +20,7 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import FileStorage, MemoryStorage
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk import straight
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.epochs import EpochRecord

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 @image_argument
 @click.option("--socket", type=click.Path(), help="Listen on this Unix socket (mode 0600).")
 @click.option("--tcp", metavar="HOST:PORT", help="Listen here instead; port 0: any free one.")
-@click.option("--raw", is_flag=True, help="The file is a disk as it is, not a VHD.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["vhd", "qcow2", "raw"]),
+    help="What the file is.  [default: vhd or qcow2, as it shows; never raw]",
+)
+@click.option("--raw", is_flag=True, help="The same as --format raw.")
 @click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
@@ -42,6 +48,7 @@ def serve(
     image: str,
     socket: str | None,
     tcp: str | None,
+    kind: str | None,
     raw: bool,
     cached: bool,
     force: int | None,
@@ -56,8 +63,9 @@ def serve(
 ) -> None:
     """Serve an image to QEMU, nbd-client or libnbd, and print the URI to connect to.
 
-    Ctrl-C or TERM answers what is in flight, closes the image with its footer, removes the
-    socket, gives the lease up and exits 0.
+    VHDs (dynamic, fixed, differencing with their parents), qcow2, and disks as they are. Ctrl-C or
+    TERM answers what is in flight, closes the image, removes the socket, gives the lease up and
+    exits 0.
 
     \b
     --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]   sanlock's daemon keeps the lease
@@ -72,6 +80,8 @@ def serve(
 
     if (socket is None) == (tcp is None):
         raise UsageError("choose where to listen: either --socket PATH or --tcp HOST:PORT")
+    if raw and kind not in (None, "raw"):
+        raise UsageError(f"choose one of --raw and --format {kind}")
     out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
     try:
         run(
@@ -79,7 +89,7 @@ def serve(
                 image=Path(image),
                 place=Path(socket) if socket is not None else _tcp_place("--tcp", tcp or ""),
                 host=host or os.uname().nodename,
-                raw=raw,
+                kind="raw" if raw else kind,
                 guard=not faithful,
                 direct=not cached,
                 force_epoch=force,

@@ -1,7 +1,9 @@
 """An image of any kind, opened for reading and writing."""
 
+import os
 from typing import Protocol
 
+from vhdtool.errors import CorruptImage, NotAVhd, UsageError
 from vhdtool.image.blockreader import Parent
 from vhdtool.image.chain import open_chain
 from vhdtool.image.disk import DynamicDisk
@@ -9,10 +11,15 @@ from vhdtool.image.faithful import FaithfulDisk
 from vhdtool.image.flat import FlatDisk
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.journal import require_no_journal
+from vhdtool.image.metadata import read_ends
 from vhdtool.image.opened import FixedImage
 from vhdtool.image.parents import find_parent
-from vhdtool.storage import Storage
+from vhdtool.image.qcow2 import is_qcow2, read_header
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.header import NO_UUID, Header
+
+VHD, RAW, QCOW2 = "vhd", "raw", "qcow2"
+KINDS = (VHD, RAW, QCOW2)
 
 
 class OpenImage(Protocol):
@@ -40,7 +47,8 @@ def open_image(
     storage: Storage,
     path: str,
     *,
-    raw: bool = False,
+    kind: str = VHD,
+    exclusive: bool = True,
     faithful: bool = False,
     unclean: bool = False,
     kill_footer: bool = False,
@@ -50,12 +58,22 @@ def open_image(
 ) -> OpenImage:
     """The image in `storage`, which is the file at `path`: parents are looked for beside it.
 
+    `kind` is one of KINDS, `exclusive` whether nobody else may have it (for qcow2).
     The options are those of DynamicDisk and FaithfulDisk.
 
     Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
-    if raw:
+    if kind == RAW:
         return FlatDisk(storage, raw=True)
+    if kind == QCOW2:
+        from vhdtool.image.qcow2disk import Qcow2Disk  # and what a child process needs
+
+        # The child that serves it opens it by itself, in the same way.
+        direct = bool(getattr(storage, "direct", False))
+        writable = bool(getattr(storage, "writable", True))
+        disk = Qcow2Disk(path, exclusive=exclusive, direct=direct, writable=writable, hooks=hooks)
+        storage.close()
+        return disk
 
     def parent(header: Header) -> Parent:
         return open_chain(find_parent(path, storage, header), raw=header.parent_uuid == NO_UUID)
@@ -73,3 +91,34 @@ def open_image(
         return DynamicDisk(storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole)
     except FixedImage:
         return FlatDisk(storage)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What the file shows itself to be: a VHD, or qcow2; never raw, which shows nothing.
+
+    A VHD's footer counts first: what stands at the beginning of a fixed VHD is the guest's.
+    Raises NotAVhd, StorageError.
+    """
+    with FileStorage(path) as storage:
+        if not is_qcow2(storage):
+            return VHD
+        try:
+            ends = read_ends(storage)
+        except NotAVhd:
+            return QCOW2
+        return VHD if ends.best is not None else QCOW2
+
+
+def disk_size(path: str | os.PathLike[str], kind: str) -> int:
+    """The disk's size in bytes. Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError."""
+    if kind not in KINDS:
+        raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
+    with FileStorage(path) as storage:
+        if kind == RAW:
+            return storage.size() // 512 * 512
+        if kind == QCOW2:
+            return read_header(storage).size
+        footer = read_ends(storage).best
+        if footer is None:
+            raise CorruptImage(f"{path}: neither footer is valid; see `vhdtool check`")
+        return footer.current_size

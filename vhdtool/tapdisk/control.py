@@ -4,7 +4,7 @@
     {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
     {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
 
-Operations: export(size) attach(path, size, format: vhd or raw) open(mode) activate(force) pause
+Operations: export(size) attach(path, size, format) open(mode) activate(force) pause
 unpause deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of
 all connections run one after the other; status waits for none.
 """
@@ -96,8 +96,8 @@ class Control:
                 disk.promise(int(request["size"]))
                 self._listen_or_detach()
             elif op == "attach":
-                raw = request.get("format", "vhd") == "raw"
-                disk.attach(Path(request["path"]), int(request["size"]), raw)
+                kind = str(request.get("format", "vhd"))
+                disk.attach(Path(request["path"]), int(request["size"]), kind)
                 self._listen_or_detach()
             elif op == "open":
                 disk.open(request.get("mode", "plain"))

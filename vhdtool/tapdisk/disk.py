@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
+from vhdtool.image.openimage import KINDS, QCOW2, VHD
 from vhdtool.tapdisk.reading import Settings
 from vhdtool.tapdisk.serving import Serving
 
@@ -39,14 +40,16 @@ class TapDisk(Serving):
             self._expect("export", "detached")
             self.size = _checked_size(size)
 
-    def attach(self, path: Path, size: int, raw: bool = False) -> None:
-        """Path and size are given by the caller; nothing is read. `raw`: the file is no VHD."""
+    def attach(self, path: Path, size: int, kind: str = VHD) -> None:
+        """Path, size and kind of image are given by the caller; nothing is read."""
         with self._op:
             self._expect("attach", "detached")
+            if kind not in KINDS:
+                raise UsageError(f"attach: format {kind!r} is none of {', '.join(KINDS)}")
             if self.size not in (0, _checked_size(size)):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
-            self.path, self.size, self.raw = path, size, raw
+            self.path, self.size, self.kind = path, size, kind
             self.state = "attached"
             self.settings.emit("attached", path=str(path), size=size)
 
@@ -56,6 +59,8 @@ class TapDisk(Serving):
             self._expect("open", "attached")
             if mode not in MODES:
                 raise StateError(f"open: mode {mode!r} is none of {', '.join(MODES)}")
+            if mode == "each" and self.kind == QCOW2:
+                raise UsageError("open: a reopen for each request is not done for qcow2 images")
             self._read("open", "opened", mode=mode)
             self._mode = mode
             if self.settings.guard:
@@ -97,22 +102,22 @@ class TapDisk(Serving):
             self.state = "active"
             self._gate.set("serve")
 
-    def exchange(self, path: Path, raw: bool = False) -> None:
+    def exchange(self, path: Path, kind: str = VHD) -> None:
         """A paused disk goes on with another file of the same size: a snapshot's child.
 
         Raises what opening it raises; then the disk stays paused, with its old file.
         """
         with self._op:
             self._expect("exchange", "paused")
-            old = self.path, self.raw, self._lease
+            old = self.path, self.kind, self._lease
             self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
-            self.path, self.raw = path, raw
+            self.path, self.kind = path, kind
             try:
                 self.unpause()
             except BaseException:
                 if self._lease is not None:
                     self._lease.close()
-                self.path, self.raw, self._lease = old
+                self.path, self.kind, self._lease = old
                 raise
             if old[2] is not None:
                 old[2].close()

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.listen import TcpPlace, listen_tcp, listen_unix
 from vhdtool.tapdisk.nbd_answers import Backend
 from vhdtool.tapdisk.nbd_client import Connection

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd_stream import Inbox, Outlet
 
 if TYPE_CHECKING:

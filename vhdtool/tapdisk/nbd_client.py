@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from vhdtool.image.many import Located, ManyOpener, ManyRequests, Piece
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd_answers import Answers, Backend
 from vhdtool.tapdisk.nbd_options import Negotiation
 from vhdtool.tapdisk.nbd_straight import StraightHalf

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Callable
 from typing import Literal
 
-from vhdtool.tapdisk import nbd_wire as wire
-from vhdtool.tapdisk.nbd_wire import Export
+from vhdtool.storage import nbd_wire as wire
+from vhdtool.storage.nbd_wire import Export
 
 Outcome = Literal["go", "abort", "tls"] | None
 TlsState = Literal["none", "required", "on"]

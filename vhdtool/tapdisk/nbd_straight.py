@@ -4,7 +4,7 @@ import socket
 from typing import Protocol, Self, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.metrics import Latency
 from vhdtool.tapdisk.nbd_stream import Inbox, Stream
 from vhdtool.tapdisk.straight import (

@@ -17,7 +17,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.image.hooks import Hooks
-from vhdtool.image.openimage import OpenImage, open_image
+from vhdtool.image.openimage import VHD, OpenImage, open_image
 from vhdtool.storage import Storage
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
@@ -50,8 +50,8 @@ class Reading:
         self.state = "detached"
         self.path = Path()
         self.size = 0
-        self.raw = False
-        """The file is a disk as it is, not a VHD."""
+        self.kind = VHD
+        """What the file is, one of openimage's KINDS."""
         self.layer: Callable[[OpenImage], OpenImage] | None = None
         """What stands between the requests and an image that has been opened."""
         self._gate = Gate()
@@ -85,7 +85,7 @@ class Reading:
             raise
         reached("leased")
         try:
-            self._load(epoch, unclean=unclean, kill_footer=op == "unpause")
+            self._load(epoch, unclean=unclean, kill_footer=op == "unpause", exclusive=guard)
         except (VhdtoolError, OSError) as error:
             released = self._lease.release()
             self.settings.emit("refused", op=op, reason=str(error), released=released)
@@ -103,11 +103,11 @@ class Reading:
         self._load(epoch, unclean=True, kill_footer=False)
         self.settings.emit(event, epoch=epoch, **self._since_read, **extra)
 
-    def _load(self, epoch: int, unclean: bool, kill_footer: bool) -> None:
+    def _load(self, epoch: int, unclean: bool, kill_footer: bool, exclusive: bool = False) -> None:
         self._since_read = {"read_mono": monotonic()}
         storage = self.settings.open_storage(self.path)
         try:
-            image = self._open_image(storage, unclean, kill_footer)
+            image = self._open_image(storage, unclean, kill_footer, exclusive)
             if image.size != self.size:
                 raise StateError(
                     f"{self.path}: the disk has {image.size} bytes, it was attached with "
@@ -127,13 +127,16 @@ class Reading:
         self._looked = monotonic()
         self._gate.shared.look_again(LEASE_CHECK)
 
-    def _open_image(self, storage: Storage, unclean: bool, kill_footer: bool) -> OpenImage:
+    def _open_image(
+        self, storage: Storage, unclean: bool, kill_footer: bool, exclusive: bool
+    ) -> OpenImage:
         assert self._lease is not None
         guard = self.settings.guard
         return open_image(
             storage,
             str(self.path),
-            raw=self.raw,
+            kind=self.kind,
+            exclusive=exclusive,
             faithful=not guard,
             unclean=unclean,
             kill_footer=kill_footer,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vhdtool.errors import CorruptImage, UsageError
-from vhdtool.image.metadata import read_ends
+from vhdtool.errors import UsageError
+from vhdtool.image.openimage import disk_size, kind_of
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.tapdisk.choose import lease_opener
 from vhdtool.tapdisk.disk import Settings, TapDisk
@@ -30,7 +30,8 @@ class Service:
     image: Path
     place: Path | TcpPlace
     host: str
-    raw: bool = False
+    kind: str | None = None
+    """What the image is, one of openimage's KINDS; None: what it shows itself to be."""
     guard: bool = True
     direct: bool = True
     force_epoch: int | None = None
@@ -41,17 +42,6 @@ class Service:
     """Where Prometheus finds the figures."""
     tls: "Tls | None" = None
     """Without it clients are served in clear, with it no other way."""
-
-
-def disk_size(image: Path, raw: bool) -> int:
-    """The disk's size in bytes. Raises NotAVhd, CorruptImage or StorageError."""
-    with FileStorage(image) as storage:
-        if raw:
-            return storage.size() // 512 * 512
-        footer = read_ends(storage).best
-        if footer is None:
-            raise CorruptImage(f"{image}: neither footer is valid; see `vhdtool check`")
-        return footer.current_size
 
 
 def serve(service: Service, ready: Callable[[str], None]) -> None:
@@ -95,7 +85,8 @@ def _publish(place: TcpPlace, disk: TapDisk) -> None:
 def _activated(service: Service) -> TapDisk:
     if not service.image.parent.is_dir():
         raise StorageError(str(service.image), "open it", 2)
-    size = disk_size(service.image, service.raw)
+    kind = service.kind or kind_of(service.image)
+    size = disk_size(service.image, kind)
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
     owner = Owner.here(service.host)
@@ -109,7 +100,7 @@ def _activated(service: Service) -> TapDisk:
             emit=Events(service.host, out).emit,
         )
     )
-    disk.attach(service.image, size, service.raw)
+    disk.attach(service.image, size, kind)
     try:
         if service.guard:
             disk.activate(service.force_epoch)

@@ -21,14 +21,14 @@ from vhdtool.errors import (
 from vhdtool.image.changed import ChangeLog
 from vhdtool.image.marks import read_marks
 from vhdtool.image.metadata import read_metadata
+from vhdtool.image.openimage import QCOW2, RAW, VHD, disk_size
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.lease import Owner, open_lease
-from vhdtool.tapdisk.serve import disk_size
 
-TYPES = {"vhd": False, "aio": True}
-"""Image types -> whether the file is a disk as it is."""
+TYPES = {"vhd": VHD, "aio": RAW, "qcow2": QCOW2}
+"""Image types -> what the file is. tapdisk has no driver for the last one."""
 KNOWN = frozenset(
     "sync vmdk vhdsync ram qcow bc vhdi log remus lc llp lle valve nbd".split()  # noqa: SIM905
 )
@@ -80,8 +80,8 @@ def locked_marker(path: Path) -> int:
     return marker
 
 
-def image_of(args: str) -> tuple[Path, bool]:
-    """(path, raw) of `vhd:/path` or `aio:/path`. Raises Refused with the errno of tapdisk."""
+def image_of(args: str) -> tuple[Path, str]:
+    """(path, kind) of `vhd:/path` or `aio:/path`. Raises Refused with the errno of tapdisk."""
     kind, colon, path = args.partition(":")
     if not colon:
         raise Refused(errno.EINVAL, f"{args}: say vhd:/path or aio:/path")
@@ -119,10 +119,10 @@ def check_flags(params: wire.Params) -> None:
 def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
     """An open disk. Raises what keeps it from being opened."""
     check_flags(params)
-    image, raw = image_of(params.path)
+    image, what = image_of(params.path)
     direct = not params.flags & wire.NO_O_DIRECT
     writable = not params.flags & wire.RDONLY
-    if not raw:
+    if what == VHD:
         _refuse_encrypted(image)
     disk = TapDisk(
         Settings(
@@ -134,7 +134,7 @@ def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
     )
     disk.read_only = not writable
     track_changes(disk, log)
-    disk.attach(image, disk_size(image, raw), raw)
+    disk.attach(image, disk_size(image, what), what)
     try:
         if how.guard:
             disk.activate()

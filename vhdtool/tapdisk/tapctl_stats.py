@@ -3,7 +3,8 @@
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.tapctl_vbd import Vbd
 
-TYPE_NUMBERS = {"aio": 0, "vhd": 4, "log": 9}
+TYPE_NUMBERS = {"aio": 0, "vhd": 4, "qcow2": 6, "log": 9}
+"""As tapdisk counts its drivers; 6 is its qcow, of which only the number is left."""
 QUEUE = 352
 """Requests that tapdisk's aio driver can have under way."""
 

@@ -5,10 +5,10 @@ import os
 import threading
 from dataclasses import dataclass, field
 
+from vhdtool.image.openimage import disk_size
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.nbd import NbdServer
-from vhdtool.tapdisk.serve import disk_size
 from vhdtool.tapdisk.tapctl_disks import (
     Opening,
     Refused,
@@ -95,16 +95,16 @@ class Vbd:
 
 
 def _reopen(disk: TapDisk, args: str, log: str) -> None:
-    path, raw = image_of(args)
-    if (size := disk_size(path, raw)) != disk.size:
+    path, kind = image_of(args)
+    if (size := disk_size(path, kind)) != disk.size:
         raise Refused(errno.EMEDIUMTYPE, f"{path}: {size} bytes, but the disk has {disk.size}")
     before = disk.layer
     track_changes(disk, log)
     try:
-        if (path, raw) == (disk.path, disk.raw):
+        if (path, kind) == (disk.path, disk.kind):
             disk.unpause()
         else:
-            disk.exchange(path, raw)
+            disk.exchange(path, kind)
     except BaseException:
         disk.layer = before
         raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vhdtool.errors import UsageError
-from vhdtool.tapdisk.nbd_wire import WireError
+from vhdtool.storage.nbd_wire import WireError
 from vhdtool.tapdisk.tls_psk import Keys, read_keys, use_keys
 from vhdtool.tapdisk.tls_stream import TlsStream
 

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Sequence
 from time import monotonic
 
-from vhdtool.tapdisk.nbd_wire import WireError
+from vhdtool.storage.nbd_wire import WireError
 
 HANDSHAKE_PATIENCE = 30.0
 """Seconds in which the whole TLS handshake has to be done."""

@@ -1,0 +1,232 @@
+"""A storage behind an NBD server on a Unix socket: the client's half of the protocol.
+
+Several threads may use it: each request takes a connection for itself, and there are as many as
+were ever needed at once. The server must offer structured replies; base:allocation where it can.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from vhdtool.storage import nbd_wire as wire
+from vhdtool.storage.base import StorageError
+
+LARGEST = 32 << 20
+"""Bytes of one read or write."""
+LARGEST_ZERO = 1 << 30
+PATIENCE = 60.0
+
+
+class NbdStorage:
+    """The one export of the server at `place`. Raises StorageError.
+
+    Offsets and lengths of all methods are bytes; reads and writes must lie inside the export.
+    """
+
+    def __init__(self, place: Path, name: str) -> None:
+        self.place = place
+        self.name = name
+        self.writable = True
+        self._idle: list[_Connection] = []
+        self._lock = threading.Lock()
+        with self._connection() as first:
+            self._size = first.size
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator["_Connection"]:
+        """A connection of its own; one that failed is not used again."""
+        with self._lock:
+            mine = self._idle.pop() if self._idle else None
+        try:
+            if mine is None:
+                mine = _Connection(self.place, self.name)
+            yield mine
+        except StorageError:
+            raise  # the server said no: the connection is as it was
+        except (OSError, EOFError, wire.WireError) as error:
+            if mine is not None:
+                mine.close()
+                mine = None
+            number = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+            raise StorageError(self.name, "reach the NBD server", number) from None
+        finally:
+            if mine is not None:
+                with self._lock:
+                    self._idle.append(mine)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        length = max(0, min(length, self._size - offset))
+        parts = []
+        with self._connection() as one:
+            for at, count in _split(offset, length, LARGEST):
+                parts.append(one.read(at, count))
+        return b"".join(parts)
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        with self._connection() as one:
+            for at, count in _split(offset, len(view), LARGEST):
+                one.do(wire.CMD_WRITE, at, count, view[at - offset : at - offset + count])
+
+    def zero(self, offset: int, length: int) -> None:
+        with self._connection() as one:
+            for at, count in _split(offset, length, LARGEST_ZERO):
+                one.do(wire.CMD_WRITE_ZEROES, at, count)
+
+    def trim(self, offset: int, length: int) -> None:
+        """The range is not needed any more."""
+        with self._connection() as one:
+            for at, count in _split(offset, length, LARGEST_ZERO):
+                one.do(wire.CMD_TRIM, at, count)
+
+    def truncate(self, size: int) -> None:
+        raise StorageError(self.name, "change the size of an NBD export", errno.ENOTSUP)
+
+    def flush(self) -> None:
+        with self._connection() as one:
+            one.do(wire.CMD_FLUSH, 0, 0)
+
+    def size(self) -> int:
+        return self._size
+
+    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+        """(bytes, whether there is data) from `offset` on; at most so many."""
+        found: list[tuple[int, bool]] = []
+        end = offset + length
+        with self._connection() as one:
+            while offset < end and len(found) < most:
+                for count, data in one.status(offset, min(end - offset, LARGEST_ZERO)):
+                    count = min(count, end - offset)
+                    offset += count
+                    if found and found[-1][1] == data:
+                        found[-1] = (found[-1][0] + count, data)
+                    elif count:
+                        found.append((count, data))
+        return found[:most]
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for one in idle:
+            one.close()
+
+
+def _split(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
+    end = offset + length
+    while offset < end:
+        count = min(most, end - offset)
+        yield offset, count
+        offset += count
+
+
+class _Connection:
+    """One connection, one request at a time."""
+
+    def __init__(self, place: Path, name: str) -> None:
+        self.name = name
+        self.size = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(PATIENCE)
+        try:
+            self._socket.connect(str(place))
+            self._handshake()
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _handshake(self) -> None:
+        magic = self._receive(len(wire.HELLO))[:16]
+        if magic != wire.HELLO[:16]:
+            raise wire.WireError("no NBD server in newstyle")
+        self._socket.sendall(struct.pack(">I", wire.CLIENT_FIXED_NEWSTYLE | wire.CLIENT_NO_ZEROES))
+        self._option(wire.OPT_STRUCTURED_REPLY, b"")
+        context = struct.pack(">III", 0, 1, len(wire.ALLOCATION)) + wire.ALLOCATION
+        self._option(wire.OPT_SET_META_CONTEXT, context)
+        self._option(wire.OPT_GO, struct.pack(">IH", 0, 0))
+
+    def _option(self, option: int, data: bytes) -> None:
+        """Asks for an option, and takes its answers to the last."""
+        self._socket.sendall(wire.OPTION.pack(wire.OPTION_MAGIC, option, len(data)) + data)
+        while True:
+            header = self._receive(wire.OPTION_REPLY.size)
+            magic, _, kind, length = wire.OPTION_REPLY.unpack(header)
+            if magic != wire.OPTION_REPLY_MAGIC or length > wire.MAX_OPTION:
+                raise wire.WireError(f"an answer to option {option} that is none")
+            told = self._receive(length)
+            if kind == wire.REP_INFO and told[:2] == struct.pack(">H", wire.INFO_EXPORT):
+                self.size = int.from_bytes(told[2:10], "big")
+            if kind == wire.REP_ACK:
+                return
+            if kind & 1 << 31:
+                raise wire.WireError(f"the NBD server refuses option {option}: {kind:#x}")
+
+    # requests
+
+    def do(self, command: int, offset: int, length: int, payload: memoryview | bytes = b"") -> None:
+        """A request whose answer has no data."""
+        for _ in self._ask(command, offset, length, payload):
+            raise wire.WireError(f"command {command} was answered with data")
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        for kind, body in self._ask(wire.CMD_READ, offset, length):
+            at = int.from_bytes(body[:8], "big") - offset
+            if kind == wire.CHUNK_OFFSET_DATA and 0 <= at <= length - (len(body) - 8):
+                data[at : at + len(body) - 8] = body[8:]
+        return bytes(data)
+
+    def status(self, offset: int, length: int) -> list[tuple[int, bool]]:
+        """(bytes, whether there is data) of the first ranges."""
+        found = []
+        for kind, body in self._ask(wire.CMD_BLOCK_STATUS, offset, length):
+            if kind == wire.CHUNK_BLOCK_STATUS:
+                for count, bits in struct.iter_unpack(">II", body[4:]):
+                    found.append((count, not bits & wire.STATE_HOLE))
+        if not found or not all(count for count, _ in found):
+            raise wire.WireError("the NBD server does not say where data is")
+        return found
+
+    def _ask(
+        self, command: int, offset: int, length: int, payload: memoryview | bytes = b""
+    ) -> Iterator[tuple[int, bytes]]:
+        """Sends a request; (kind, body) of each chunk of its answer that has one."""
+        head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, command, 0, offset, length)
+        self._socket.sendall(head)
+        if payload:
+            self._socket.sendall(payload)
+        failed = 0
+        while True:
+            magic = self._receive(4)
+            if magic == wire.REPLY_MAGIC.to_bytes(4, "big"):
+                failed = int.from_bytes(self._receive(12)[:4], "big")
+                break
+            rest = self._receive(wire.CHUNK.size - 4)
+            number, flags, kind, _, size = wire.CHUNK.unpack(magic + rest)
+            if number != wire.CHUNK_MAGIC or size > LARGEST + 8:
+                raise wire.WireError("an answer that is none")
+            body = self._receive(size)
+            if kind & 1 << 15:
+                failed = int.from_bytes(body[:4], "big")
+            elif kind != wire.CHUNK_NONE:
+                yield kind, body
+            if flags & wire.CHUNK_DONE:
+                break
+        if failed:
+            raise StorageError(self.name, f"serve {length} bytes at {offset}", failed)
+
+    def _receive(self, size: int) -> bytes:
+        data = bytearray(size)
+        view, at = memoryview(data), 0
+        while at < size:
+            count = self._socket.recv_into(view[at:])
+            if not count:
+                raise EOFError
+            at += count
+        return bytes(data)
+
+    def close(self) -> None:
+        self._socket.close()
