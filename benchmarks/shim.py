@@ -1,16 +1,16 @@
-"""The shim beside qemu-nbd (and nbdkit where it is installed): fio's nbd engine, one run.
+"""The shim beside qemu-nbd, nbdkit on a raw file, and a raw file without any server: one run.
 
     python benchmarks/shim.py [--where tmpfs direct] [--seconds 3] [--repeats 3] [--loads ...]
 
 For each load all servers take turns, so that a busy moment of the machine meets them all. The
 table shows the median ratio to qemu-nbd, with the lowest and the highest of the repeats; absolute
-figures of a machine say little about another one.
+figures of a machine say little about another one. "file" is fio on the file itself: what this
+machine gives to a program that has no socket to pass, so no server can be above it for long.
 """
 
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -35,19 +35,26 @@ class Load:
 
     name: str
     options: tuple[str, ...]
+    targets: tuple[float, float]
+    """The ratio to qemu-nbd to be reached: on tmpfs, with O_DIRECT; 0 where there is none."""
     full: bool = True
     fill: bool = False
 
 
 LOADS = (
-    Load("randread 4k QD1", ("--rw=randread", "--bs=4k", "--iodepth=1")),
-    Load("randread 4k QD16", ("--rw=randread", "--bs=4k", "--iodepth=16")),
-    Load("randwrite 4k QD1", ("--rw=randwrite", "--bs=4k", "--iodepth=1")),
-    Load("randwrite 4k QD16", ("--rw=randwrite", "--bs=4k", "--iodepth=16")),
-    Load("read 256k", ("--rw=read", "--bs=256k", "--iodepth=4")),
-    Load("write 256k", ("--rw=write", "--bs=256k", "--iodepth=4")),
-    Load("randwrite 4k QD16, empty", ("--rw=randwrite", "--bs=4k", "--iodepth=16"), full=False),
-    Load("fill 256k", ("--rw=write", "--bs=256k", "--iodepth=4"), full=False, fill=True),
+    Load("randread 4k QD1", ("--rw=randread", "--bs=4k", "--iodepth=1"), (1.6, 1.0)),
+    Load("randread 4k QD16", ("--rw=randread", "--bs=4k", "--iodepth=16"), (2.2, 1.1)),
+    Load("randwrite 4k QD1", ("--rw=randwrite", "--bs=4k", "--iodepth=1"), (3, 3)),
+    Load("randwrite 4k QD16", ("--rw=randwrite", "--bs=4k", "--iodepth=16"), (7.2, 6)),
+    Load("read 256k", ("--rw=read", "--bs=256k", "--iodepth=4"), (3, 1.6)),
+    Load("write 256k", ("--rw=write", "--bs=256k", "--iodepth=4"), (2.3, 2)),
+    Load(
+        "randwrite 4k QD16, empty",
+        ("--rw=randwrite", "--bs=4k", "--iodepth=16"),
+        (0, 0),
+        full=False,
+    ),
+    Load("fill 256k", ("--rw=write", "--bs=256k", "--iodepth=4"), (3, 3), full=False, fill=True),
 )
 
 
@@ -73,7 +80,7 @@ class Servers:
     def __init__(self, folder: Path, direct: bool, size: int) -> None:
         self.folder, self.direct, self.size = folder, direct, size
         self.socket = folder / "s"
-        self.names = ["shim", "qemu-nbd"] + (["nbdkit"] if shutil.which("nbdkit") else [])
+        self.names = ["shim", "qemu-nbd", "nbdkit", "file"]
 
     def image(self, name: str) -> Path:
         return self.folder / f"{name}.vhd"
@@ -94,15 +101,24 @@ class Servers:
         image = self.image(name)
         image.unlink(missing_ok=True)
         Path(f"{image}.lease").unlink(missing_ok=True)
-        if name == "nbdkit":
+        if name in ("nbdkit", "file"):
             with open(image, "wb") as out:
                 out.truncate(self.size)
         else:
             # QEMU's own driver does not know the batmap and would write over it.
             create_dynamic(image, self.size, batmap=name == "shim")
         if full:
-            with self.running(name):
-                fio(self.socket, self.size, "--rw=write", "--bs=1m", "--iodepth=4")
+            self.load(name, "--rw=write", "--bs=1m", "--iodepth=4")
+
+    def load(self, name: str, *options: str) -> float:
+        """Bytes a second of one run of fio against a server."""
+        if name == "file":
+            engine = "libaio" if self.direct else "psync"
+            target = [f"--ioengine={engine}", f"--filename={self.image(name)}"]
+            return fio(*target, f"--direct={int(self.direct)}", f"--size={self.size}", *options)
+        with self.running(name):
+            target = ["--ioengine=nbd", f"--uri=nbd+unix:///?socket={self.socket}"]
+            return fio(*target, f"--size={self.size}", *options)
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
@@ -112,12 +128,11 @@ class Servers:
             yield
 
 
-def fio(socket: Path, size: int, *options: str) -> float:
+def fio(*options: str) -> float:
     """Bytes a second."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        words = ["fio", "--name=b", "--ioengine=nbd", f"--uri=nbd+unix:///?socket={socket}"]
-        words += [f"--size={size}", "--randrepeat=1", "--output-format=json"]
-        words += [f"--output={report.name}", *options]
+        words = ["fio", "--name=b", "--randrepeat=1", "--output-format=json"]
+        words += ["--fallocate=none", f"--output={report.name}", *options]
         subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         text = Path(report.name).read_text()
     (job,) = json.loads(text[text.index("{") :])["jobs"]
@@ -128,12 +143,12 @@ def measure(servers: Servers, load: Load, seconds: float, repeats: int) -> dict[
     figures: dict[str, list[float]] = {name: [] for name in servers.names}
     timed = () if load.fill else ("--time_based", f"--runtime={seconds}")
     for repeat in range(repeats):
-        turn = servers.names[repeat % 2 :] + servers.names[: repeat % 2]
+        first = repeat % len(servers.names)
+        turn = servers.names[first:] + servers.names[:first]
         for name in turn:
             if not load.full:
                 servers.fresh(name, full=False)
-            with servers.running(name):
-                figures[name].append(fio(servers.socket, servers.size, *load.options, *timed))
+            figures[name].append(servers.load(name, *load.options, *timed))
     return figures
 
 
@@ -143,18 +158,17 @@ def ratio(figures: dict[str, list[float]], name: str, to: str) -> str:
 
 
 def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.Namespace) -> str:
-    columns = ["shim / qemu-nbd"]
-    if "nbdkit" in servers.names:
-        columns += ["nbdkit raw / qemu-nbd", "shim / nbdkit raw"]
+    columns = ["target", "shim / qemu-nbd", "nbdkit / qemu-nbd", "shim / nbdkit", "file / qemu-nbd"]
     lines = [f"| {where} | {' | '.join(columns)} | shim |", "|---" * (len(columns) + 2) + "|"]
     for name in servers.names:
         servers.fresh(name, full=True)
     # Loads on empty images come last: they leave other images behind.
     for load in sorted(loads, key=lambda one: not one.full):
         figures = measure(servers, load, args.seconds, args.repeats)
-        cells = [ratio(figures, "shim", "qemu-nbd")]
-        if "nbdkit" in servers.names:
-            cells += [ratio(figures, "nbdkit", "qemu-nbd"), ratio(figures, "shim", "nbdkit")]
+        target = load.targets[where == "direct"]
+        cells = [f"{target:g}" if target else "-", ratio(figures, "shim", "qemu-nbd")]
+        cells += [ratio(figures, "nbdkit", "qemu-nbd"), ratio(figures, "shim", "nbdkit")]
+        cells.append(ratio(figures, "file", "qemu-nbd"))
         own = statistics.median(figures["shim"])
         small = "4k" in load.name
         shown = f"{own / 4096:.0f} IOPS" if small else f"{own / MIB:.0f} MiB/s"

@@ -24,7 +24,7 @@ from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk import straight
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.lease import EpochLease
+from vhdtool.tapdisk.lease import EpochLease, TrustingLease
 from vhdtool.tapdisk.nbd import NbdServer
 from vhdtool.tapdisk.nbd_client import Connection
 
@@ -42,8 +42,8 @@ def test_the_library_was_built() -> None:
 class Rig:
     """A disk on a real file, served; its events."""
 
-    def __init__(self, folder: Path, direct: bool) -> None:
-        self.path, self.direct = folder / "disk.vhd", direct
+    def __init__(self, folder: Path, direct: bool, guard: bool = True) -> None:
+        self.path, self.direct, self.guard = folder / "disk.vhd", direct, guard
         self.events: list[dict[str, Any]] = []
         create_dynamic(self.path, SIZE, block_bytes=BLOCK)
         self.disk = self.another("alpha")
@@ -53,11 +53,12 @@ class Rig:
         def emit(event: str, **fields: Any) -> None:
             self.events.append({"event": event, **fields})
 
+        kind = EpochLease if self.guard else TrustingLease
         disk = TapDisk(
             Settings(
-                guard=True,
+                guard=self.guard,
                 open_storage=lambda path: FileStorage(path, writable=True, direct=self.direct),
-                open_lease=lambda path: EpochLease(EpochRecord(path), owner(host)),
+                open_lease=lambda path: kind(EpochRecord(path), owner(host)),
                 emit=emit,
             )
         )
@@ -235,6 +236,31 @@ def test_any_requests_together_are_a_bytearray(rig: Rig, seed: int, structured: 
     play(pipe, model, 400)
     pipe.close()
     assert rig.content() == model.data
+
+
+@pytest.mark.parametrize("mode", ["plain", "each", "first"])
+def test_guard_off_the_same(tmp_path: Path, mode: str) -> None:
+    """Two clients: in the mode "first" the image is another one after the first request."""
+    rig = Rig(tmp_path, direct=True, guard=False)
+    rig.disk.open(mode)
+    pipes = [Pipe(rig.client()) for _ in range(2)]
+    model = Model(3)
+    for number in range(6):
+        play(pipes[number % 2], model, 30)
+    for pipe in pipes:
+        pipe.close()
+    assert rig.content() == model.data
+
+
+def test_a_read_only_disk_takes_no_write(rig: Rig) -> None:
+    warmed(rig).close()
+    rig.disk.read_only = True
+    client = rig.client(structured=True)
+    assert client.read(0, 512) == b"w" * 512
+    assert [client.write(0, b"!" * 512) for _ in range(3)] == [errno.EPERM] * 3
+    assert client.message == "the disk is read-only"
+    assert client.read(0, 512) == b"w" * 512
+    client.close()
 
 
 def test_requests_go_on_through_pauses_and_switches(rig: Rig) -> None:

@@ -147,6 +147,7 @@ class Connection(Answers):
             or offset + length > self._size
             or length > MOST_TOGETHER
             or self._burst is None
+            or (payload is not None and self._read_only)
         ):
             return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
         try:

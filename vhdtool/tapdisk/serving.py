@@ -129,11 +129,14 @@ class Serving(Reading):
 
         The first read and the first write of each metadata read are told, so they do ask.
         """
+        # In this order: what is read later is at least as new.
         generation = self._gate.shared.generation
-        image, told = self._image, self._told
-        if image is None or self._mode != "plain" or not told & {"read", "write"}:
+        if self._mode != "plain":
             return None
-        writable = "write" in told
+        image, told = self._image, self._told
+        if image is None or not told & {"read", "write"}:
+            return None
+        writable = "write" in told and not self.read_only
         where: StraightMap | None = getattr(image, "straight_map", lambda _: None)(writable)
         return None if where is None else Grant(where, generation, writable)
 

@@ -46,6 +46,7 @@ enum { DIRECT = 1, WRITABLE = 2, ZEROS = 4, WHOLE = 8, STRUCTURED = 16 };
 #define STRIDE (LARGEST + (68u << 10)) /* so that slots do not share the sets of a cache */
 #define LARGE (32u << 10)       /* payloads from here on are received where they stay */
 #define SMALL_RECV (128u << 10)
+#define LONELY 16                /* then a request is worth no queue */
 #define MOST_SPIN 60000         /* ns */
 #define BUCKETS 13
 
@@ -109,6 +110,7 @@ struct engine {
     int outs, sending[SLOTS], sends;
     aio_context_t context;
     int event, aio_failed;
+    int lonely; /* so many requests came one by one */
     int64_t now, began, spin;
     int cpus;
 };
@@ -269,6 +271,7 @@ static void submit(struct engine *e, struct gate *g, const struct places *p)
 {
     struct iocb *blocks[SLOTS];
     int count = e->queue, from = 0;
+    e->lonely = count == 1 && !e->inflight ? e->lonely + 1 : 0;
     for (int n = 0; n < count; n++)
         blocks[n] = &e->slots[e->queued[n]].block;
     e->queue = 0;
@@ -314,6 +317,40 @@ static void drain(struct engine *e, struct gate *g, const struct places *p)
         reap(e, g, p, (int)e->inflight);
 }
 
+/* Receives what there is; > 0 some, 0 the client has gone, -1 nothing yet. */
+static ssize_t receive(struct engine *e, int flags)
+{
+    ssize_t got;
+    do {
+        if (e->filling) {
+            struct slot *s = e->filling;
+            got = recv(e->sock, s->data + e->filled, s->length - e->filled,
+                       flags ? flags : MSG_WAITALL);
+            if (got > 0)
+                e->filled += (uint32_t)got;
+        } else {
+            if (e->in_at == e->in_end)
+                e->in_at = e->in_end = 0;
+            else if (e->in_size - e->in_at < SMALL_RECV) {
+                memmove(e->inbox, e->inbox + e->in_at, e->in_end - e->in_at);
+                e->in_end -= e->in_at;
+                e->in_at = 0;
+            }
+            uint32_t want = e->large ? HEAD : SMALL_RECV;
+            if (want > e->in_size - e->in_end)
+                want = e->in_size - e->in_end;
+            if (e->large && e->in_end - e->in_at < HEAD)
+                want = HEAD - (e->in_end - e->in_at);
+            got = recv(e->sock, e->inbox + e->in_end, want, flags);
+            if (got > 0)
+                e->in_end += (uint32_t)got;
+        }
+    } while (got < 0 && errno == EINTR);
+    if (got < 0)
+        return errno == EAGAIN || errno == EWOULDBLOCK ? -1 : 0;
+    return got;
+}
+
 /* A request is here with all its data: it is done, queued, or handed to Python. */
 static void run(struct engine *e, struct gate *g, const struct places *p, struct slot *s,
                 const uint8_t *payload)
@@ -332,7 +369,8 @@ static void run(struct engine *e, struct gate *g, const struct places *p, struct
         done(e, g, p, s, s->length);
         return;
     }
-    if (direct(e, p) || where != THERE) {
+    int alone = e->lonely > LONELY && !e->inflight && !e->queue && e->in_end - e->in_at < HEAD;
+    if ((!alone && direct(e, p)) || where != THERE) {
         if (payload && payload != s->data)
             memcpy(s->data, payload, s->length);
         if (where != THERE) {
@@ -351,11 +389,18 @@ static void run(struct engine *e, struct gate *g, const struct places *p, struct
         e->queued[e->queue++] = (int)(s - e->slots);
         return;
     }
+    /* The queue asks for aligned memory; so does direct I/O without it. */
+    if (payload && payload != s->data && (p->flags & DIRECT)) {
+        memcpy(s->data, payload, s->length);
+        payload = s->data;
+    }
     ssize_t moved = write ? pwrite(p->fd, payload, s->length, (off_t)at)
                           : pread(p->fd, s->data, s->length, (off_t)at);
     if (moved != (ssize_t)s->length && payload && payload != s->data)
         memcpy(s->data, payload, s->length);
     done(e, g, p, s, moved);
+    if (alone && !e->filling && receive(e, MSG_DONTWAIT) > 0)
+        e->lonely = 0;
 }
 
 /* The next request of the inbox: 1 taken, 0 more bytes are needed, -1 not for us, -2 needs a place. */
@@ -450,40 +495,6 @@ static int send_all(struct engine *e, struct gate *g, const struct places *p)
     sent(e);
     measured(e);
     return 1;
-}
-
-/* Receives what there is; > 0 some, 0 the client has gone, -1 nothing yet. */
-static ssize_t receive(struct engine *e, int flags)
-{
-    ssize_t got;
-    do {
-        if (e->filling) {
-            struct slot *s = e->filling;
-            got = recv(e->sock, s->data + e->filled, s->length - e->filled,
-                       flags ? flags : MSG_WAITALL);
-            if (got > 0)
-                e->filled += (uint32_t)got;
-        } else {
-            if (e->in_at == e->in_end)
-                e->in_at = e->in_end = 0;
-            else if (e->in_size - e->in_at < SMALL_RECV) {
-                memmove(e->inbox, e->inbox + e->in_at, e->in_end - e->in_at);
-                e->in_end -= e->in_at;
-                e->in_at = 0;
-            }
-            uint32_t want = e->large ? HEAD : SMALL_RECV;
-            if (want > e->in_size - e->in_end)
-                want = e->in_size - e->in_end;
-            if (e->large && e->in_end - e->in_at < HEAD)
-                want = HEAD - (e->in_end - e->in_at);
-            got = recv(e->sock, e->inbox + e->in_end, want, flags);
-            if (got > 0)
-                e->in_end += (uint32_t)got;
-        }
-    } while (got < 0 && errno == EINTR);
-    if (got < 0)
-        return errno == EAGAIN || errno == EWOULDBLOCK ? -1 : 0;
-    return got;
 }
 
 /*
