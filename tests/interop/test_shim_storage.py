@@ -1,4 +1,4 @@
-"""What storage does to a served image: no room, read-only, hung, gone; and clocks that jump.
+"""What storage does to an image: no room, unreadable, read-only, hung, gone; clocks that jump.
 
 Real file systems in mount namespaces of their own; tests/unit has the same through the seam.
 """
@@ -20,6 +20,7 @@ from nbd_raw import Client
 from real_mount import Mount, mounted
 from shim_process import MIB, ROOT, Served, run, serving
 
+from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
 from vhdtool.image.create import create_dynamic
@@ -175,6 +176,45 @@ def test_a_file_system_that_turns_read_only(tmp_path: Path) -> None:
             assert set(write(client, 20, 30)) == {0}
         assert verdict(place.seen) == 0
         holds(place.seen, [*range(12), 20, 30])
+
+
+@contextmanager
+def device(backing: Path, size: int) -> Iterator[str]:
+    """A block device whose data is in a file. What is cut off from that cannot be read (EIO)."""
+    backing.touch()
+    os.truncate(backing, size)
+    name = run("losetup", "--find", "--show", str(backing)).strip()
+    try:
+        yield name
+    finally:
+        run("losetup", "--detach", name)
+
+
+def test_a_device_with_unreadable_sectors(tmp_path: Path) -> None:
+    image, backing, where = tmp_path / "d.vhd", tmp_path / "back", tmp_path / "s"
+    with device(backing, 80 * MIB) as name:
+        image.symlink_to(name)
+        assert vhd_util(["create", "-n", name, "-s", "64"]) == 0
+        with serving(image, "--socket", str(where)) as served:
+            with closing(Client(where, structured=True)) as client:
+                assert set(write(client, *range(0, 32, 2))) == {0}
+                assert client.ask(*FLUSH)[0] == 0
+                rest = backing.read_bytes()[20 * MIB :]
+                os.truncate(backing, 20 * MIB)
+                told = {n: client.ask(wire.CMD_READ, n * MIB, MIB) for n in range(0, 32, 2)}
+                good = [n for n, (error, data) in told.items() if data == piece(n)]
+                bad = [n for n, (error, _) in told.items() if error == errno.EIO]
+                assert (len(good) >= 8, len(bad) >= 4) == (True, True)
+                assert len(good) + len(bad) == len(told)
+                assert "Input/output error" in client.message
+                assert served.process.poll() is None
+                with backing.open("ab") as file:
+                    file.write(rest)
+                assert client.read(bad[0] * MIB, MIB) == piece(bad[0])
+                assert write(client, 40) == [0]
+            assert len(served.log()) == len(bad)
+        assert verdict(image) == 0
+        holds(image, [*range(0, 32, 2), 40])
 
 
 def test_hung_storage_holds_up_only_who_writes(tmp_path: Path) -> None:

@@ -5,15 +5,12 @@ from typing import Protocol
 
 from vhdtool.errors import CorruptImage, NotAVhd, UsageError
 from vhdtool.image.blockreader import Parent
-from vhdtool.image.chain import open_chain
 from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.faithful import FaithfulDisk
 from vhdtool.image.flat import FlatDisk
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.opened import FixedImage
-from vhdtool.image.parents import find_parent
 from vhdtool.image.qcow2 import is_qcow2, read_header
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.header import NO_UUID, Header
@@ -76,10 +73,16 @@ def open_image(
         return disk
 
     def parent(header: Header) -> Parent:
+        # What only some images need is loaded for them, so that the others start sooner.
+        from vhdtool.image.chain import open_chain
+        from vhdtool.image.parents import find_parent
+
         return open_chain(find_parent(path, storage, header), raw=header.parent_uuid == NO_UUID)
 
     try:
         if faithful:
+            from vhdtool.image.faithful import FaithfulDisk
+
             return FaithfulDisk(
                 storage,
                 kill_footer=kill_footer,
