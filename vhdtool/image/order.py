@@ -57,13 +57,15 @@ def in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int
     """
     if apart(places, sectors):
         return places, True
-    slots = limit // sectors + 1
+    shift = sectors.bit_length() - 1
+    slots = (limit >> shift) + 1
     if slots <= _MOST_SLOTS * len(places):
-        # Two places in one slot would overlap, so a slot for each sorts them.
+        # Two places in one slot would overlap, so a slot for each sorts them. A shift takes half
+        # the time of a division.
         table = empty_bat(slots)
         try:
             for place in places:
-                table[place // sectors] = place
+                table[place >> shift] = place
         except IndexError:
             pass
         else:
