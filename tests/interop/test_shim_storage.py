@@ -87,6 +87,8 @@ def ext4(folder: Path, megabytes: int, backing: str = "100%") -> Iterator[Place]
     """An ext4 of that size in a sparse file on a tmpfs of the size `backing`: thin storage.
 
     Then without a journal: one that cannot be written turns it read-only, which is another test.
+    Only to be seen to fail: Linux' loop driver calls a write done of which half found no room, so
+    of thin storage under direct I/O nothing can be proven here.
     """
     with mounted(folder / "back", "-t", "tmpfs", "-o", f"size={backing}", "none") as mount:
         file, where = folder / "back/fs", folder / "m"
@@ -128,12 +130,6 @@ def test_a_full_ext4_with_direct_io_goes_on_when_another_file_has_gone(tmp_path:
         other = place.mount.seen / "other"
         other.write_bytes(bytes(60 * MIB))
         fill_until_full(place, other.unlink)
-
-
-def test_thin_storage_that_runs_out_under_direct_io(tmp_path: Path) -> None:
-    with ext4(tmp_path, 200, backing="40m") as place:
-        enlarge = ("mount", "-o", "remount,size=200m", str(tmp_path / "back"))
-        fill_until_full(place, lambda: place.mount.run(*enlarge) and None)
 
 
 def test_data_that_the_page_cache_lost_is_never_called_durable(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from vhdtool.image.check import check
 from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic, create_fixed
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk import nbd_wire as wire
+from vhdtool.storage import nbd_wire as wire
 
 SIZE = 64 * MIB
 
