@@ -80,17 +80,18 @@ class Servers:
     def __init__(self, folder: Path, direct: bool, size: int) -> None:
         self.folder, self.direct, self.size = folder, direct, size
         self.socket = folder / "s"
-        self.names = ["shim", "qemu-nbd", "nbdkit", "file"]
+        self.names = ["shim", "faithful", "qemu-nbd", "nbdkit", "file"]
 
     def image(self, name: str) -> Path:
         return self.folder / f"{name}.vhd"
 
     def words(self, name: str) -> list[str]:
         image = str(self.image(name))
-        if name == "shim":
-            cached = [] if self.direct else ["--cached"]
-            socket = ["--socket", str(self.socket)]
-            return [sys.executable, "-m", "vhdtool", "serve", image, *socket, *cached]
+        if name in ("shim", "faithful"):
+            options = ["--socket", str(self.socket)]
+            options += [] if self.direct else ["--cached"]
+            options += ["--faithful"] if name == "faithful" else []
+            return [sys.executable, "-m", "vhdtool", "serve", image, *options]
         if name == "qemu-nbd":
             cache = ["--cache=none", "--aio=native"] if self.direct else ["--cache=writeback"]
             return ["qemu-nbd", "-f", "vpc", "-t", "-k", str(self.socket), *cache, image]
@@ -106,7 +107,7 @@ class Servers:
                 out.truncate(self.size)
         else:
             # QEMU's own driver does not know the batmap and would write over it.
-            create_dynamic(image, self.size, batmap=name == "shim")
+            create_dynamic(image, self.size, batmap=name in ("shim", "faithful"))
         if full:
             self.load(name, "--rw=write", "--bs=1m", "--iodepth=4")
 
@@ -158,7 +159,8 @@ def ratio(figures: dict[str, list[float]], name: str, to: str) -> str:
 
 
 def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.Namespace) -> str:
-    columns = ["target", "shim / qemu-nbd", "nbdkit / qemu-nbd", "shim / nbdkit", "file / qemu-nbd"]
+    columns = ["target", "shim / qemu-nbd", "nbdkit / qemu-nbd", "shim / nbdkit"]
+    columns += ["file / qemu-nbd", "guard on / off"]
     lines = [f"| {where} | {' | '.join(columns)} | shim |", "|---" * (len(columns) + 2) + "|"]
     for name in servers.names:
         servers.fresh(name, full=True)
@@ -168,7 +170,7 @@ def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.
         target = load.targets[where == "direct"]
         cells = [f"{target:g}" if target else "-", ratio(figures, "shim", "qemu-nbd")]
         cells += [ratio(figures, "nbdkit", "qemu-nbd"), ratio(figures, "shim", "nbdkit")]
-        cells.append(ratio(figures, "file", "qemu-nbd"))
+        cells += [ratio(figures, "file", "qemu-nbd"), ratio(figures, "shim", "faithful")]
         own = statistics.median(figures["shim"])
         small = "4k" in load.name
         shown = f"{own / 4096:.0f} IOPS" if small else f"{own / MIB:.0f} MiB/s"

@@ -118,6 +118,22 @@ def test_qemu_img_converts_in_and_out(shim: ShimProcess, tmp_path: Path) -> None
     closes(shim)
 
 
+def test_nbdkit_passes_on_what_its_clients_ask(shim: ShimProcess) -> None:
+    """nbdkit's nbd plugin is one more client; its own client is qemu-io."""
+    script = 'qemu-io -f raw -c "write -P 5 0 1M" -c "write -z 64k 64k" -c flush "$uri"'
+    script += ' && qemu-io -f raw -c "read -P 5 128k 64k" -c "read -P 0 64k 64k" "$uri"'
+    script += ' && nbdinfo --map "$uri"'
+    out = run("nbdkit", "-U", "-", "nbd", f"uri={shim.uri}", "shared=true", "--run", script)
+    assert "failed" not in out
+    assert out.split()[-8:] == ["0", "2097152", "0", "data"] + [
+        str(2 * MIB),
+        str(62 * MIB),
+        "3",
+        "hole,zero",
+    ]
+    closes(shim)
+
+
 @pytest.mark.parametrize("depth", [1, 16])
 def test_fio_verifies_what_it_wrote(shim: ShimProcess, tmp_path: Path, depth: int) -> None:
     report = tmp_path / "fio.json"
