@@ -1,7 +1,8 @@
-"""Real daemons that keep leases, for tests: two of sanlock, as on two hosts."""
+"""Real daemons that keep leases, for tests: two of sanlock, as on two hosts; an iSCSI target."""
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -87,3 +88,62 @@ def new_resource(daemon: Sanlock, path: Path) -> str:
     path.write_bytes(bytes(MIB))
     daemon.run("init", "-r", f"lab:{path.name}:{path}:0")
     return f"lab:{path.name}:{path}:0"
+
+
+class Target:
+    """tgtd with a LUN, on a port and a control socket of its own; ends with the block."""
+
+    NAME = "iqn.2026-01.test.vhdtool:disk"
+
+    def __init__(self, folder: Path, size: int = 64 * MIB) -> None:
+        self.backing = folder / "lun"
+        self.env = {**os.environ, "TGT_IPC_SOCKET": str(folder / "tgtd")}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._log = folder / "tgtd.log"
+        words = ["tgtd", "-f", "-C", "1", "--iscsi", f"portal=127.0.0.1:{self.port}"]
+        with open(self._log, "wb") as log:
+            self.process = subprocess.Popen(words, env=self.env, stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while self._admin("--mode", "sys", "--op", "show").returncode:
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, "tgtd did not come"
+            time.sleep(0.01)
+        self.backing.touch()
+        os.truncate(self.backing, size)
+        for text in (
+            f"--mode target --op new --tid 1 -T {self.NAME}",
+            f"--mode logicalunit --op new --tid 1 --lun 1 -b {self.backing}",
+            "--mode target --op bind --tid 1 -I ALL",
+        ):
+            done = self._admin(*text.split())
+            assert done.returncode == 0, done.stderr
+
+    def _admin(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["tgtadm", "-C", "1", "--lld", "iscsi", *words],
+            env=self.env, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+
+    def url(self, host: str = "127.0.0.1") -> str:
+        """Within one process another name of the host is another session, as of another host."""
+        return f"iscsi://{host}:{self.port}/{self.NAME}/1"
+
+    def sessions(self) -> int:
+        shown = self._admin("--mode", "target", "--op", "show").stdout
+        return shown.count("I_T nexus: ")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()

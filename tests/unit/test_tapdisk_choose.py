@@ -9,6 +9,7 @@ from shims import owner
 
 from vhdtool.cli.serve import serve
 from vhdtool.errors import UsageError
+from vhdtool.storage.scsi import Lun, initiator_name
 from vhdtool.tapdisk.choose import lease_opener
 from vhdtool.tapdisk.lease import EpochLease, TrustingLease
 from vhdtool.tapdisk.sanlock import Resource
@@ -26,6 +27,22 @@ def test_a_resource_is_written_as_sanlock_writes_it() -> None:
     assert Resource.parse("lab:d:/srv/l:1048576") == Resource("lab", "d", "/srv/l", 1 << 20)
 
 
+def test_a_lun_is_written_as_libiscsi_writes_it_and_its_secret_is_never_told() -> None:
+    lun = Lun.parse("iscsi://bob%s3cret@[::1]:3261/iqn.2026-01.x:d/7")
+    assert (lun.portal, lun.target, lun.number) == ("[::1]:3261", "iqn.2026-01.x:d", 7)
+    assert lun.login == ("bob", "s3cret")
+    assert str(lun) == "iscsi://[::1]:3261/iqn.2026-01.x:d/7"
+    assert "s3cret" not in repr(lun)
+    assert Lun.parse("iscsi:/h/t/0") == Lun("h", "t", 0)
+
+
+def test_an_initiator_has_open_iscsis_name_where_there_is_one(tmp_path: Path) -> None:
+    name = tmp_path / "initiatorname.iscsi"
+    assert initiator_name(name).startswith("iqn.2011-02.org.vhdtool:")
+    name.write_text("## comment\nInitiatorName=iqn.1993-08.org.debian:01:abc\n")
+    assert initiator_name(name) == "iqn.1993-08.org.debian:01:abc"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -38,11 +55,21 @@ def test_a_resource_is_written_as_sanlock_writes_it() -> None:
         ("sanlock:lab:d:/f:1M", "write sanlock:LOCKSPACE:NAME:FILE"),
         ("sanlock:lab:d:/a b", "cannot use such a file name"),
         ("sanlock:lab:d:", "cannot use such a file name"),
+        ("scsi:", "write iscsi://HOST[:PORT]/TARGET/LUN"),
+        ("scsi:iscsi://h/t", "write iscsi://HOST[:PORT]/TARGET/LUN"),
+        ("scsi:iscsi://h/t/1/2", "write iscsi://HOST[:PORT]/TARGET/LUN"),
+        ("scsi:http://h/t/1", "write iscsi://HOST[:PORT]/TARGET/LUN"),
     ],
 )
 def test_what_makes_no_sense_is_told_before_anything_is_touched(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         lease_opener(text, owner("a"), True)
+
+
+def test_a_secret_is_not_in_the_refusal_of_a_bad_url() -> None:
+    with pytest.raises(UsageError) as caught:
+        lease_opener("scsi:iscsi://bob%s3cret@h/t", owner("a"), True)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_lease_without_the_guard_is_refused(tmp_path: Path) -> None:

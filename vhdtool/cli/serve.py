@@ -68,7 +68,8 @@ def serve(
     exits 0.
 
     \b
-    --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]   sanlock's daemon keeps the lease
+    --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]     sanlock's daemon keeps the lease
+    --lease scsi:iscsi://HOST[:PORT]/TARGET/LUN      the LUN does, by a persistent reservation
 
     \b
     Example: vhdtool serve disk.vhd --socket disk.sock

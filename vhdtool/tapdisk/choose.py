@@ -9,7 +9,7 @@ from vhdtool.tapdisk.lease import Lease, Owner, open_lease
 
 OpenLease = Callable[[Path], Lease]
 """The lease of the image whose epoch record is at that path."""
-KINDS = "sanlock:LOCKSPACE:NAME:FILE[:OFFSET]"
+KINDS = "sanlock:LOCKSPACE:NAME:FILE[:OFFSET] or scsi:iscsi://HOST[:PORT]/TARGET/LUN"
 
 
 def lease_opener(text: str | None, owner: Owner, guard: bool) -> OpenLease:
@@ -24,4 +24,10 @@ def lease_opener(text: str | None, owner: Owner, guard: bool) -> OpenLease:
 
         resource = Resource.parse(rest)
         return lambda path: kept_lease(path, owner, SanlockKeeper(resource))
+    if kind == "scsi":
+        from vhdtool.storage.scsi import Lun
+        from vhdtool.tapdisk.reservation import ReservationKeeper
+
+        lun = Lun.parse(rest)
+        return lambda path: kept_lease(path, owner, ReservationKeeper(lun))
     raise UsageError(f"--lease {text}: there is no such lease; write {KINDS}")

@@ -16,10 +16,11 @@ from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
 class Keeper(Protocol):
     """What excludes. All methods may be called from any thread, one call at a time each."""
 
-    def take(self, force: bool) -> None:
+    def take(self, force: bool, proven: bool) -> None:
         """Makes the lease ours. Raises ActivationRefused while another has it.
 
-        `force`: the operator says that the other is dead.
+        `force`: the operator says that the holder of the record is dead; `proven`: its process is
+        known to be gone.
         """
 
     def check(self) -> None:
@@ -47,7 +48,8 @@ class KeptLease(EpochLease):
                 f"{self.record.path}: --force {force_epoch} names another epoch than {named}"
             )
         try:
-            self.keeper.take(force_epoch is not None)
+            proven = held is not None and owner_of(held).is_gone()
+            self.keeper.take(force_epoch is not None, proven)
         except ActivationRefused as error:
             who = "" if held is None else f"; by the record it is {owner_of(held)} at epoch {named}"
             raise ActivationRefused(f"{self.record.path}: {error}{who}") from None

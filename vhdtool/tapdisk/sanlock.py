@@ -87,7 +87,8 @@ class SanlockKeeper:
         self._state = ""
         """How the daemon lists the lease that it gave us; ends with its lver."""
 
-    def take(self, force: bool) -> None:
+    def take(self, force: bool, proven: bool) -> None:
+        del proven  # sanlock wants its own proof
         if force:
             raise ActivationRefused(
                 "sanlock takes no --force: by itself it frees the lease of a process that has "

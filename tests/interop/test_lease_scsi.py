@@ -1,0 +1,219 @@
+"""Leases that a LUN keeps (SCSI-3 persistent reservations), on a real target: tgtd."""
+
+import errno
+import os
+import signal
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lease_daemons import MIB, Target
+from lease_suite import LeaseSuite, Pair
+from shim_process import ROOT
+from shims import BLOCK, Shim, owner
+
+from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.image.check import check
+from vhdtool.image.create import create_dynamic
+from vhdtool.storage import StorageError, scsi
+from vhdtool.storage.iscsi import IscsiStorage
+from vhdtool.storage.scsi import Lun, Session
+from vhdtool.tapdisk.kept import kept_lease
+from vhdtool.tapdisk.lease import EpochLease, Owner
+from vhdtool.tapdisk.reading import LEASE_CHECK
+from vhdtool.tapdisk.reservation import ReservationKeeper
+
+HOSTS = {"a": "127.0.0.1", "b": "localhost"}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Target]:
+    with Target(tmp_path) as target:
+        yield target
+
+
+def lun_of(target: Target, side: str) -> Lun:
+    return Lun.parse(target.url(HOSTS[side]))
+
+
+def lease_of(target: Target, side: str, path: Path, who: Owner) -> EpochLease:
+    return kept_lease(path, who, ReservationKeeper(lun_of(target, side)))
+
+
+def clear(target: Target) -> None:
+    """Another initiator clears all reservations of the LUN."""
+    session = Session.of(Lun.parse(target.url("127.1")))
+    for action, key, new in ((6, 0, 7), (3, 7, 0)):
+        cdb = struct.pack(">BBBxxxxHx", 0x5F, action, 0, 24)
+        session.command("clear", cdb, send=struct.pack(">QQ8x", key, new))
+    session.close()
+
+
+class TestReservation(LeaseSuite):
+    """The suite of all leases; what is taken away is preempted by another initiator."""
+
+    @pytest.fixture(autouse=True)
+    def _remember(self, target: Target) -> None:
+        self.target = target
+
+    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
+        return lease_of(self.target, side, path, who)
+
+    def spelled(self) -> str:
+        return f"scsi:{self.target.url()}"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def test_force_preempts_and_the_holder_is_shut_out_by_the_storage(self, pair: Pair) -> None:
+        a, b = pair
+        a.acquire()
+        with IscsiStorage(lun_of(self.target, "a")) as mine:
+            mine.pwrite(0, b"a" * 512)
+            assert b.acquire(force_epoch=1) == 2
+            for _ in range(2):
+                with pytest.raises(StorageError, match="has it reserved"):
+                    mine.pwrite(0, b"x" * 512)
+        with IscsiStorage(lun_of(self.target, "b")) as others:
+            assert others.pread(0, 512) == b"a" * 512
+
+    def test_no_access_before_the_other_side_has_released(self, pair: Pair) -> None:
+        a, b = pair
+        a.acquire()
+        with IscsiStorage(lun_of(self.target, "b")) as others:
+            for work in (lambda: others.pread(0, 512), lambda: others.pwrite(0, bytes(512))):
+                with pytest.raises(StorageError, match="has it reserved") as caught:
+                    work()
+                assert caught.value.errno == errno.EBUSY
+            a.release()
+            b.acquire()
+            others.pwrite(0, b"b" * 512)
+            assert others.pread(0, 512) == b"b" * 512
+
+    def test_the_last_release_logs_out(self, pair: Pair) -> None:
+        a, _ = pair
+        a.acquire()
+        with IscsiStorage(lun_of(self.target, "a")):
+            assert self.target.sessions() == 1
+        assert self.target.sessions() == 1
+        a.release()
+        assert self.target.sessions() == 0
+
+    def test_a_refused_one_leaves_nothing_behind(self, pair: Pair) -> None:
+        a, b = pair
+        a.acquire()
+        for _ in range(3):
+            with pytest.raises(ActivationRefused, match="is reserved by another initiator"):
+                b.acquire()
+        assert self.target.sessions() == 1
+        a.check()
+
+
+class TestCleared(TestReservation):
+    """The same, where another initiator clears the reservation and has none itself."""
+
+    def take_away(self, pair: Pair) -> None:
+        clear(self.target)
+
+
+def device_shim(target: Target, folder: Path, size: int) -> Shim:
+    """A shim over an image on the LUN, with the LUN's lease, at host a."""
+    lun = lun_of(target, "a")
+    return Shim(
+        "a",
+        None,  # type: ignore[arg-type] - the storage is made anew at each activation
+        folder,
+        size=size,
+        wrap=lambda _: IscsiStorage(lun),
+        lease=lambda path: lease_of(target, "a", path, owner("a")),
+    )
+
+
+@pytest.fixture
+def size(target: Target) -> int:
+    with IscsiStorage(lun_of(target, "a")) as storage:
+        create_dynamic(storage, 32 * MIB, overwrite=True)
+    return 32 * MIB
+
+
+def test_a_shim_on_a_lun_writes_reads_and_closes(target: Target, tmp_path: Path, size: int) -> None:
+    shim = device_shim(target, tmp_path, size).activated()
+    shim.put(0, 1)
+    shim.put(7, 2, length=BLOCK)
+    shim.write_zeroes(7 * BLOCK, 512)
+    shim.flush()
+    assert shim.read(7 * BLOCK, 1024) == bytes(512) + b"\2" * 512
+    shim.deactivate()
+    assert target.sessions() == 0
+    shim.activate()
+    assert shim.read(0, 1024) == b"\1" * 512 + bytes(512)
+    shim.detach()
+    with IscsiStorage(lun_of(target, "b")) as storage:
+        assert check(storage).exit_code == 0
+
+
+def test_a_target_that_is_killed_fences(target: Target, tmp_path: Path, size: int) -> None:
+    shim = device_shim(target, tmp_path, size).activated()
+    shim.put(0, 1)
+    before = target.backing.read_bytes()
+    target.kill()
+    with pytest.raises((OSError, StorageError), match="the session is lost"):
+        shim.write(8 * MIB, memoryview(bytes(512)))
+    time.sleep(LEASE_CHECK)
+    with pytest.raises(OSError, match="the session is lost"):
+        shim.read(0, 512)
+    assert shim.state == "fenced"
+    shim.deactivate()
+    shim.detach()
+    assert target.backing.read_bytes() == before
+
+
+def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library counts in whole seconds, so this takes three."""
+    monkeypatch.setattr(scsi, "PATIENCE", 1)
+    lease = lease_of(target, "a", tmp_path / "record", owner("a"))
+    lease.acquire()
+    target.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(LeaseLost, match="the session is lost: the target does not answer"):
+        lease.check()
+    target.process.send_signal(signal.SIGCONT)
+    with pytest.raises(LeaseLost, match="the session is lost"):
+        lease.check()
+    lease.release()
+    lease.close()
+
+
+def test_a_target_that_is_not_there_is_a_clear_refusal(tmp_path: Path) -> None:
+    nowhere = "iscsi://127.0.0.1:1/iqn.2026-01.test:none/1"
+    lease = kept_lease(tmp_path / "record", owner("a"), ReservationKeeper(Lun.parse(nowhere)))
+    with pytest.raises(ActivationRefused, match=nowhere):
+        lease.acquire()
+    assert lease.holder() is None
+    lease.close()
+
+
+def test_a_lun_is_a_storage_that_keeps_its_length(target: Target) -> None:
+    with IscsiStorage(lun_of(target, "a")) as disk:
+        assert disk.size() == 64 * MIB
+        data = bytes(range(256)) * 2 * 1500
+        disk.pwrite(512, data)
+        assert disk.pread(512, len(data)) == data
+        assert disk.pread(700, 1000) == data[188:1188]
+        disk.zero(1024, 512)
+        assert disk.pread(512, 2048) == data[:512] + bytes(512) + data[1024:2048]
+        disk.flush()
+        disk.truncate(512)
+        assert disk.size() == 64 * MIB
+        assert disk.pread(64 * MIB - 512, 4096) == bytes(512)
+        assert disk.pread(64 * MIB, 512) == b""
+        with pytest.raises(StorageError, match="No space"):
+            disk.pwrite(64 * MIB, bytes(512))
+        with pytest.raises(ValueError, match="a write of 5 bytes"):
+            disk.pwrite(0, b"short")
+    with pytest.raises(StorageError):
+        disk.pread(0, 512)
+    assert target.backing.read_bytes()[512 : 512 + 512] == data[:512]

@@ -1,0 +1,230 @@
+"""A LUN over iSCSI, without the kernel: SCSI commands by way of the system's libiscsi.
+
+One session a process and LUN, whoever asks for it: the target grants a persistent reservation to
+a session (an I_T nexus), so the lease and the data must go the same way. A session that broke
+stays broken. Another one would have another identity, and the target has forgotten ours.
+Source of the commands: SPC-3 and SBC-3; of the calls: libiscsi's iscsi.h and scsi-lowlevel.h.
+"""
+
+import ctypes
+import errno
+import os
+import re
+import struct
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+from vhdtool.errors import UsageError
+from vhdtool.storage.base import StorageError
+
+PATIENCE = 10
+"""Seconds for a command, after which the session counts as lost."""
+_LIBRARIES = ("libiscsi.so.7", "libiscsi.so.8", "libiscsi.so.9", "libiscsi.so.10", "libiscsi.so")
+_GOOD, _CHECK_CONDITION, _CONFLICT = 0, 2, 0x18
+_UNIT_ATTENTION = 6
+_RESERVATIONS_CHANGED = (0x2A03, 0x2A04, 0x2A05)
+_SENSE = struct.Struct("=ii")
+_SENSE_AT = 52
+"""Of key and code within struct scsi_task; the status is at its start."""
+_NONE, _READ, _WRITE = 0, 1, 2
+_NORMAL_SESSION = 2
+_URL = re.compile(
+    r"iscsi:/{1,2}(?:(?P<user>[^/@%]+)%(?P<secret>[^/@]*)@)?"
+    r"(?P<portal>\[[0-9A-Fa-f:]+\](?::\d+)?|[^/\[\]@]+)/(?P<target>[^/]+)/(?P<lun>\d{1,5})"
+)
+
+
+@dataclass(frozen=True)
+class Lun:
+    """Where a LUN is. `portal` is HOST or HOST:PORT."""
+
+    portal: str
+    target: str
+    number: int
+    login: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> "Lun":
+        """`iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`; one slash does, as a path has it.
+
+        Raises UsageError.
+        """
+        found = _URL.fullmatch(text)
+        if found is None:
+            told = re.sub("%[^@]*@", "%...@", text)
+            raise UsageError(
+                f"{told}: write iscsi://HOST[:PORT]/TARGET/LUN, for example "
+                "iscsi://10.0.0.1/iqn.2026-01.org.example:disks/1"
+            )
+        login = (found["user"], found["secret"]) if found["user"] else None
+        return cls(found["portal"], found["target"], int(found["lun"]), login)
+
+    def __str__(self) -> str:
+        return f"iscsi://{self.portal}/{self.target}/{self.number}"
+
+
+def is_lun(text: str) -> bool:
+    """Whether an image is named as a LUN, and not by a path."""
+    return text.startswith("iscsi:/")
+
+
+class ScsiError(StorageError):
+    """A command that was not done. `conflict`: another initiator has the LUN reserved."""
+
+    def __init__(self, name: str, doing: str, why: str, conflict: bool = False) -> None:
+        super().__init__(f"{name}: {why}", doing, errno.EBUSY if conflict else errno.EIO)
+        self.conflict = conflict
+
+
+class _Data(ctypes.Structure):
+    _fields_ = (("size", ctypes.c_size_t), ("data", ctypes.c_void_p))
+
+
+class Session:
+    """One login to a LUN, from `Session.of` to as many `close` calls. Safe to share."""
+
+    _open: "dict[Lun, Session]" = {}  # noqa: RUF012 - guarded by the lock below
+    _opening = threading.Lock()
+
+    @classmethod
+    def of(cls, lun: Lun) -> "Session":
+        """The process's session with that LUN. Raises ScsiError, UsageError without libiscsi."""
+        with cls._opening:
+            session = cls._open.get(lun)
+            if session is None or session.lost:
+                session = cls._open[lun] = cls(lun)
+            session._users += 1
+            return session
+
+    def __init__(self, lun: Lun) -> None:
+        self.lun = lun
+        self.lost = ""
+        """Why the session is of no more use."""
+        self._users = 0
+        self._lock = threading.Lock()
+        self._library = _library()
+        name = initiator_name().encode()
+        self._context = ctypes.c_void_p(self._library.iscsi_create_context(name))
+        self._login()
+
+    def _login(self) -> None:
+        lib, context = self._library, self._context
+        lib.iscsi_set_targetname(context, self.lun.target.encode())
+        lib.iscsi_set_session_type(context, _NORMAL_SESSION)
+        lib.iscsi_set_noautoreconnect(context, 1)
+        lib.iscsi_set_timeout(context, PATIENCE)
+        if self.lun.login is not None:
+            lib.iscsi_set_initiator_username_pwd(context, *(s.encode() for s in self.lun.login))
+        if lib.iscsi_full_connect_sync(context, self.lun.portal.encode(), self.lun.number):
+            why = self._error()
+            self._break(why)
+            raise ScsiError(str(self.lun), "log in", why)
+
+    def _error(self) -> str:
+        text = self._library.iscsi_get_error(self._context)
+        return " ".join((text or b"no reason given").decode(errors="replace").split())
+
+    def command(
+        self,
+        doing: str,
+        cdb: bytes,
+        receive: int = 0,
+        send: bytes | bytearray | memoryview | None = None,
+        writes: bool = False,
+    ) -> bytes:
+        """Runs one command; returns what came, `receive` bytes. Raises ScsiError.
+
+        What the target has to say first (a unit attention) is taken note of, and the command sent
+        again; except where it `writes`, and reservations have changed meanwhile.
+        """
+        for _ in range(4):
+            status, sense, code, data, text = self._run(doing, cdb, receive, send)
+            if status == _GOOD:
+                return data
+            changed = sense == _UNIT_ATTENTION and code in _RESERVATIONS_CHANGED
+            if status == _CONFLICT or (writes and changed):
+                why = "another initiator has it reserved"
+                raise ScsiError(str(self.lun), doing, why, conflict=True)
+            if status != _CHECK_CONDITION or sense != _UNIT_ATTENTION:
+                break
+        raise ScsiError(str(self.lun), doing, text)
+
+    def _run(
+        self, doing: str, cdb: bytes, receive: int, send: bytes | bytearray | memoryview | None
+    ) -> tuple[int, int, int, bytes, str]:
+        """(status, sense key, sense code, data received, what the library says)."""
+        lib = self._library
+        length = receive if send is None else len(send)
+        way = _WRITE if send is not None else _READ if receive else _NONE
+        inward = ctypes.create_string_buffer(receive) if receive else None
+        outward = kept = None
+        if send is not None:
+            kept = ctypes.create_string_buffer(bytes(send), len(send))
+            outward = _Data(len(send), ctypes.addressof(kept))
+        with self._lock:
+            if self.lost:
+                raise ScsiError(str(self.lun), doing, self.lost)
+            task = ctypes.c_void_p(lib.scsi_create_task(len(cdb), cdb, way, length))
+            if inward is not None:
+                lib.scsi_task_add_data_in_buffer(task, receive, inward)
+            started = monotonic()
+            given = ctypes.byref(outward) if outward is not None else None
+            done = lib.iscsi_scsi_command_sync(self._context, self.lun.number, task, given)
+            status = ctypes.c_int.from_address(done).value if done else -1
+            if status not in (_GOOD, _CHECK_CONDITION, _CONFLICT) and not 0 < status < 0x100:
+                # The library may still write to what it was given, so all of it stays.
+                self._leaked = (inward, outward, kept)
+                silent = monotonic() - started >= PATIENCE
+                why = "does not answer" if silent else "has ended it"
+                self._break(f"the session is lost: the target {why}")
+                raise ScsiError(str(self.lun), doing, self.lost)
+            key, code = _SENSE.unpack(ctypes.string_at(done + _SENSE_AT, _SENSE.size))
+            text = self._error() if status else ""
+            lib.scsi_free_scsi_task(task)
+        return status, key, code, inward.raw if inward is not None else b"", text
+
+    def _break(self, why: str) -> None:
+        # Not destroyed: that would call back into a command that has returned.
+        self.lost = why
+        self._library.iscsi_disconnect(self._context)
+
+    def close(self) -> None:
+        """One user less; the last one logs out."""
+        with Session._opening:
+            self._users -= 1
+            if self._users:
+                return
+            if Session._open.get(self.lun) is self:
+                del Session._open[self.lun]
+            with self._lock:
+                if not self.lost:
+                    self.lost = "logged out"
+                    self._library.iscsi_logout_sync(self._context)
+                    self._library.iscsi_destroy_context(self._context)
+
+
+def _library() -> ctypes.CDLL:
+    for name in _LIBRARIES:
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        for call in ("iscsi_create_context", "scsi_create_task", "iscsi_scsi_command_sync"):
+            getattr(library, call).restype = ctypes.c_void_p
+        library.iscsi_get_error.restype = ctypes.c_char_p
+        return library
+    raise UsageError("iSCSI needs libiscsi, which is not installed (Debian: libiscsi7)")
+
+
+def initiator_name(path: Path = Path("/etc/iscsi/initiatorname.iscsi")) -> str:
+    """This host's name as an initiator: open-iscsi's where that has one."""
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith("InitiatorName="):
+                return line.partition("=")[2].strip()
+    except OSError:
+        pass
+    host = re.sub(r"[^a-z0-9.-]", "-", os.uname().nodename.lower())
+    return f"iqn.2011-02.org.vhdtool:{host}"

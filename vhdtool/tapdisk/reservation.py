@@ -1,0 +1,101 @@
+"""A lease that the storage itself keeps: a SCSI-3 persistent reservation of a LUN.
+
+Type 3, exclusive access: until its holder has released it, the target refuses every read and
+write that comes over another session, also those of a host that knows nothing of leases. It
+outlives a session that breaks and a process that dies; then it takes a proof, or the operator's
+word, to preempt it. Source: SPC-3, 5.6.
+"""
+
+import contextlib
+import secrets
+import struct
+
+from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.storage.scsi import Lun, ScsiError, Session
+
+_IN, _OUT = 0x5E, 0x5F
+_READ_RESERVATION = 1
+_REGISTER, _RESERVE, _RELEASE, _PREEMPT, _REGISTER_ANEW = 0, 1, 2, 4, 6
+EXCLUSIVE_ACCESS = 3
+
+
+class ReservationKeeper:
+    """The reservation of one LUN, under a key made for each time that it is taken."""
+
+    def __init__(self, lun: Lun) -> None:
+        self.lun = lun
+        self._session: Session | None = None
+        self._key = 0
+
+    def take(self, force: bool, proven: bool) -> None:
+        self.close()
+        try:
+            self._session = Session.of(self.lun)
+        except ScsiError as error:
+            raise ActivationRefused(str(error)) from None
+        self._key = 1 + secrets.randbelow((1 << 63) - 1)
+        try:
+            self._out("register", _REGISTER_ANEW, 0, self._key)
+            self._reserve(force or proven)
+        except BaseException as error:
+            with contextlib.suppress(VhdtoolError):
+                self._out("unregister", _REGISTER, self._key, 0)
+            self.close()
+            if isinstance(error, ScsiError):
+                raise ActivationRefused(str(error)) from None
+            raise
+
+    def _reserve(self, preempt: bool) -> None:
+        try:
+            self._out("reserve it", _RESERVE, self._key, 0)
+            return
+        except ScsiError as error:
+            if not error.conflict:
+                raise
+        other = self._reservation()
+        if other is None or not preempt:
+            raise ActivationRefused(
+                f"{self.lun} is reserved by another initiator"
+                + (f" (key {other[0]:#x}, type {other[1]})" if other is not None else "")
+            )
+        self._out("preempt the reservation", _PREEMPT, self._key, other[0])
+
+    def check(self) -> None:
+        if self._session is None:
+            raise LeaseLost(f"{self.lun}: we have not reserved it")
+        try:
+            now = self._reservation()
+        except ScsiError as error:
+            raise LeaseLost(str(error)) from None
+        if now != (self._key, EXCLUSIVE_ACCESS):
+            who = "nobody" if now is None else f"key {now[0]:#x}"
+            raise LeaseLost(f"{self.lun}: we had it reserved, now {who} has")
+
+    def give(self) -> None:
+        """Releases, and ends the login where nobody else of this process uses it."""
+        if self._session is None:
+            return
+        try:
+            self._out("release it", _RELEASE, self._key, 0)
+            self._out("unregister", _REGISTER, self._key, 0)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _reservation(self) -> tuple[int, int] | None:
+        """(key, type) of the reservation that there is."""
+        assert self._session is not None
+        cdb = struct.pack(">BBxxxxxHx", _IN, _READ_RESERVATION, 24)
+        raw = self._session.command("read its reservation", cdb, receive=24)
+        length, key, kind = struct.unpack(">4xIQ5xB2x", raw)
+        return (key, kind & 0xF) if length >= 16 else None
+
+    def _out(self, doing: str, action: int, key: int, new_key: int) -> None:
+        assert self._session is not None
+        kind = EXCLUSIVE_ACCESS if action in (_RESERVE, _RELEASE, _PREEMPT) else 0
+        cdb = struct.pack(">BBBxxxxHx", _OUT, action, kind, 24)
+        self._session.command(doing, cdb, send=struct.pack(">QQ8x", key, new_key))
