@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from lease_daemons import MIB, Target
 from lease_suite import LeaseSuite, Pair
-from shim_process import ROOT
+from shim_process import ROOT, run
 from shims import BLOCK, Shim, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
@@ -217,3 +219,34 @@ def test_a_lun_is_a_storage_that_keeps_its_length(target: Target) -> None:
     with pytest.raises(StorageError):
         disk.pread(0, 512)
     assert target.backing.read_bytes()[512 : 512 + 512] == data[:512]
+
+
+def serving(target: Target, folder: Path, name: str, *more: str) -> "subprocess.Popen[str]":
+    words = [sys.executable, "-m", "vhdtool", "serve", target.url(), "--socket", str(folder / name)]
+    return subprocess.Popen(
+        [*words, *more], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_serve_of_a_lun_as_a_person_uses_it(target: Target, tmp_path: Path, size: int) -> None:
+    lease = ["--lease", f"scsi:{target.url()}", "--record", str(tmp_path / "record")]
+    first = serving(target, tmp_path, "s", *lease)
+    assert first.stdout is not None
+    uri = first.stdout.readline().strip()
+    run("qemu-io", "-f", "raw", uri, "-c", "write -P 7 3M 1M", "-c", "read -P 7 3M 1M")
+    second = serving(target, tmp_path, "t", *lease)
+    _, said = second.communicate(timeout=30)
+    assert (second.returncode, said.count("\n")) == (1, 1)
+    assert "another initiator has it reserved" in said
+    first.terminate()
+    assert first.communicate(timeout=30) == ("", "")
+    assert first.returncode == 0
+    bare = serving(target, tmp_path, "u")
+    _, said = bare.communicate(timeout=30)
+    assert (bare.returncode, said.count("\n")) == (1, 1)
+    assert "--record" in said
+    with IscsiStorage(lun_of(target, "b")) as storage:
+        assert check(storage).exit_code == 0
+    assert run("qemu-img", "info", str(target.backing)).count("32 MiB") == 1
+    assert size == 32 * MIB

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
 @click.option("--lease", metavar="KIND:...", help="Another keeper of the lease; see below.")
+@click.option("--record", type=click.Path(), help="The epoch record.  [default: beside the image]")
 @click.option("--host", help="This host's name in the lease.  [default: its node name]")
 @click.option("--metrics", metavar="HOST:PORT", help="Figures for Prometheus under /metrics.")
 @click.option(
@@ -54,6 +55,7 @@ def serve(
     force: int | None,
     faithful: bool,
     lease: str | None,
+    record: str | None,
     host: str | None,
     metrics: str | None,
     tls_certificates: str | None,
@@ -95,6 +97,7 @@ def serve(
                 direct=not cached,
                 force_epoch=force,
                 lease=lease,
+                record=Path(record) if record is not None else None,
                 events=out,
                 metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
                 tls=_tls(tls_certificates, tls_verify_peer, tls_psk),

@@ -12,7 +12,8 @@ from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.opened import FixedImage
 from vhdtool.image.qcow2 import is_qcow2, read_header
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import Storage
+from vhdtool.storage.anywhere import open_anywhere
 from vhdtool.vhd.header import NO_UUID, Header
 
 VHD, RAW, QCOW2 = "vhd", "raw", "qcow2"
@@ -102,7 +103,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
     A VHD's footer counts first: what stands at the beginning of a fixed VHD is the guest's.
     Raises NotAVhd, StorageError.
     """
-    with FileStorage(path) as storage:
+    with open_anywhere(path) as storage:
         if not is_qcow2(storage):
             return VHD
         try:
@@ -116,7 +117,7 @@ def disk_size(path: str | os.PathLike[str], kind: str) -> int:
     """The disk's size in bytes. Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError."""
     if kind not in KINDS:
         raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
-    with FileStorage(path) as storage:
+    with open_anywhere(path) as storage:
         if kind == RAW:
             return storage.size() // 512 * 512
         if kind == QCOW2:

@@ -65,11 +65,6 @@ class Lun:
         return f"iscsi://{self.portal}/{self.target}/{self.number}"
 
 
-def is_lun(text: str) -> bool:
-    """Whether an image is named as a LUN, and not by a path."""
-    return text.startswith("iscsi:/")
-
-
 class ScsiError(StorageError):
     """A command that was not done. `conflict`: another initiator has the LUN reserved."""
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage import FileStorage
+from vhdtool.storage.anywhere import open_anywhere
 from vhdtool.tapdisk.choose import KINDS, lease_opener
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
@@ -38,7 +38,7 @@ def main() -> int:
         disk = TapDisk(
             Settings(
                 guard=guard,
-                open_storage=lambda path: FileStorage(path, writable=True, direct=True),
+                open_storage=lambda path: open_anywhere(path, writable=True, direct=True),
                 open_lease=lease_opener(args.lease, owner, guard),
                 emit=events.emit,
             )

@@ -4,7 +4,7 @@
     {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
     {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
 
-Operations: export(size) attach(path, size, format) open(mode) activate(force) pause
+Operations: export(size) attach(path, size, format, record) open(mode) activate(force) pause
 unpause deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of
 all connections run one after the other; status waits for none.
 """
@@ -97,7 +97,8 @@ class Control:
                 self._listen_or_detach()
             elif op == "attach":
                 kind = str(request.get("format", "vhd"))
-                disk.attach(Path(request["path"]), int(request["size"]), kind)
+                record = Path(request["record"]) if "record" in request else None
+                disk.attach(Path(request["path"]), int(request["size"]), kind, record)
                 self._listen_or_detach()
             elif op == "open":
                 disk.open(request.get("mode", "plain"))

@@ -17,6 +17,7 @@ from typing import Any
 
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
 from vhdtool.image.openimage import KINDS, QCOW2, VHD
+from vhdtool.storage.anywhere import is_lun
 from vhdtool.tapdisk.reading import Settings
 from vhdtool.tapdisk.serving import Serving
 
@@ -40,15 +41,21 @@ class TapDisk(Serving):
             self._expect("export", "detached")
             self.size = _checked_size(size)
 
-    def attach(self, path: Path, size: int, kind: str = VHD) -> None:
-        """Path, size and kind of image are given by the caller; nothing is read."""
+    def attach(self, path: Path, size: int, kind: str = VHD, record: Path | None = None) -> None:
+        """Path, size and kind of image are given by the caller; nothing is read.
+
+        `record`: the epoch record, by default beside the image, which a LUN does not have.
+        """
         with self._op:
             self._expect("attach", "detached")
             if kind not in KINDS:
                 raise UsageError(f"attach: format {kind!r} is none of {', '.join(KINDS)}")
             if self.size not in (0, _checked_size(size)):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
-            self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
+            if is_lun(path) and (record is None or kind == QCOW2):
+                raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
+            record = record or path.with_name(path.name + ".lease")
+            self._lease = self.settings.open_lease(record)
             self.path, self.size, self.kind = path, size, kind
             self.state = "attached"
             self.settings.emit("attached", path=str(path), size=size)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import UsageError
 from vhdtool.image.openimage import disk_size, kind_of
-from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage import StorageError
+from vhdtool.storage.anywhere import is_lun, open_anywhere
 from vhdtool.tapdisk.choose import lease_opener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
@@ -37,6 +38,8 @@ class Service:
     force_epoch: int | None = None
     lease: str | None = None
     """What keeps the lease, as `choose` reads it; None is the epoch record alone."""
+    record: Path | None = None
+    """The epoch record; None: beside the image."""
     events: TextIO | None = None
     metrics: TcpPlace | None = None
     """Where Prometheus finds the figures."""
@@ -83,7 +86,13 @@ def _publish(place: TcpPlace, disk: TapDisk) -> None:
 
 
 def _activated(service: Service) -> TapDisk:
-    if not service.image.parent.is_dir():
+    if is_lun(service.image):
+        if service.record is None:
+            raise UsageError(
+                f"{service.image}: a LUN has no place beside it for the epoch record: name a file "
+                "that all hosts see, or with --lease scsi:... any file, with --record"
+            )
+    elif not service.image.parent.is_dir():
         raise StorageError(str(service.image), "open it", 2)
     kind = service.kind or kind_of(service.image)
     size = disk_size(service.image, kind)
@@ -95,12 +104,12 @@ def _activated(service: Service) -> TapDisk:
     disk = TapDisk(
         Settings(
             guard=service.guard,
-            open_storage=lambda path: FileStorage(path, writable=True, direct=service.direct),
+            open_storage=lambda path: open_anywhere(path, writable=True, direct=service.direct),
             open_lease=opener,
             emit=Events(service.host, out).emit,
         )
     )
-    disk.attach(service.image, size, kind)
+    disk.attach(service.image, size, kind, service.record)
     try:
         if service.guard:
             disk.activate(service.force_epoch)
