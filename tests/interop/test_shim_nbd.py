@@ -125,12 +125,8 @@ def test_nbdkit_passes_on_what_its_clients_ask(shim: ShimProcess) -> None:
     script += ' && nbdinfo --map "$uri"'
     out = run("nbdkit", "-U", "-", "nbd", f"uri={shim.uri}", "shared=true", "--run", script)
     assert "failed" not in out
-    assert out.split()[-8:] == ["0", "2097152", "0", "data"] + [
-        str(2 * MIB),
-        str(62 * MIB),
-        "3",
-        "hole,zero",
-    ]
+    wanted = ["0", str(2 * MIB), "0", "data", str(2 * MIB), str(62 * MIB), "3", "hole,zero"]
+    assert out.split()[-8:] == wanted
     closes(shim)
 
 
