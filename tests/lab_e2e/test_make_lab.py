@@ -90,6 +90,28 @@ def test_activate_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path)
     assert remains(lab, networks) == []
 
 
+def test_a_safe_and_an_unsafe_order_on_qcow2(make_lab, tmp_path):
+    """Takes 20 s: it provisions hosts and migrates a guest twice."""
+    done = make_lab(STRATEGY="activate,overlap", GUARD="off", IMAGE="qcow2", SEED="5")
+    output, _ = done.communicate(timeout=240)
+    assert done.returncode == 0, output
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    cases = {case["name"]: case for case in verdict["strategies"]}
+    assert {name: case["verdict"] for name, case in cases.items()} == {
+        "activate": "consistent",
+        "overlap": "corrupt",
+    }
+    for case in cases.values():
+        assert case["planted"]["caught"] == case["planted"]["faults"] > 8
+    safe, lost = (cases[name]["oracles"] for name in ("activate", "overlap"))
+    assert {one["result"] for one in safe.values()} == {"pass"}
+    # Writes are gone, and qemu-img check finds nothing but leaks.
+    assert (lost["content"]["result"], lost["metadata"]["result"]) == ("fail", "fail")
+    assert lost["structure"]["result"] == "pass"
+    reproduce = (tmp_path / "run" / "activate-off-s5" / "reproduce.txt").read_text()
+    assert reproduce == "make lab STRATEGY=activate SEED=5 GUARD=off IMAGE=qcow2\n"
+
+
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
 def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path, how):
     lab = LocalHosts(tmp_path / "lab", print)

@@ -48,9 +48,17 @@ def test_by_default_unsafe_orders_run_with_the_guard_off_and_on(tmp_path: Path) 
     assert ("activate", False) not in cases
 
 
+def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> None:
+    cases = LabConfig.load(config(tmp_path, image="qcow2")).cases()
+    assert "implicit" not in {strategy.name for strategy, _ in cases}
+    assert len(cases) == 13
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"image": "vmdk"}, "image: 'vmdk' is none of vhd, qcow2"),
+        ({"image": "qcow2", "strategies": ["implicit"]}, "implicit: does not run on qcow2"),
         ({"strategies": ["overlep"]}, "'overlep' does not exist"),
         ({"seed": -1}, "seed: -1 is too small"),
         ({"image_bytes": -5}, "image size: -5 is too small"),

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.image import qcow2
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.meta import snapshot
 from vhdtool.storage import FileStorage
@@ -220,20 +221,30 @@ class Agent:
 
     # images
 
-    def op_create(self, path: str, size: int, block: int) -> None:
-        """A new dynamic VHD; one of the same name from an earlier run goes, with its lease."""
+    def op_create(self, path: str, size: int, block: int, kind: str = "vhd") -> None:
+        """A new image; one of the same name from an earlier run goes, with its lease."""
         for old in (path, path + ".lease"):
             Path(old).unlink(missing_ok=True)
-        create_dynamic(path, size, block_bytes=block)
+        if kind == "qcow2":
+            cluster = cluster_for(block)
+            options = ["-f", "qcow2", "-o", f"cluster_size={cluster}", path, str(size)]
+            _qemu_img("create", "-q", *options)
+        else:
+            create_dynamic(path, size, block_bytes=block)
 
-    def op_metadata(self, path: str) -> int:
+    def op_check(self, path: str) -> dict[str, Any]:
+        """What `qemu-img check` reports; it exits with 2 or 3 where it found something."""
+        report: dict[str, Any] = json.loads(_qemu_img("check", "--output=json", path, most=3))
+        return report
+
+    def op_metadata(self, path: str, kind: str = "vhd") -> int:
         """Takes a snapshot of the image's metadata as it is on the disk now, and keeps it.
 
         Returns its number for `snapshots`: sending it takes longer than taking it, and a guest
         may stand still meanwhile.
         """
         with FileStorage(path, direct=True) as storage:
-            self._snapshots.append(snapshot(storage))
+            self._snapshots.append((qcow2.snapshot if kind == "qcow2" else snapshot)(storage))
             return len(self._snapshots) - 1
 
     def op_snapshots(self, numbers: list[int]) -> list[dict[str, Any]]:
@@ -275,6 +286,25 @@ class Agent:
                 child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def cluster_for(block: int) -> int:
+    """Bytes of a qcow2 cluster such that one L2 table maps a block of the load, or less.
+
+    Then each new block changes the L1 table, which is read at the opening, as a VHD's BAT is.
+    """
+    cluster = 512
+    while (cluster * 2) ** 2 // 8 <= block and cluster < 64 << 10:
+        cluster *= 2
+    return cluster
+
+
+def _qemu_img(*words: str, most: int = 0) -> str:
+    """Its standard output. Raises VhdtoolError when its exit code is more than `most`."""
+    done = subprocess.run(["qemu-img", *words], capture_output=True, text=True, check=False)
+    if done.returncode > most:
+        raise VhdtoolError(f"qemu-img {words[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
 
 
 def main() -> None:

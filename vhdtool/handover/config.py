@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vhdtool.errors import UsageError
 from vhdtool.handover.hosts import HostConfig
-from vhdtool.handover.strategies import STRATEGIES, Strategy, named
+from vhdtool.handover.strategies import IMAGES, STRATEGIES, Strategy, named
 
 MIB = 1 << 20
 
@@ -26,6 +26,8 @@ class LabConfig:
     guard: str = "default"
     seed: int = 1
     repeats: int = 1
+    image: str = "vhd"
+    """The kind of the guest's image: vhd or qcow2."""
     image_bytes: int = 2048 * MIB
     block_bytes: int = 2 * MIB
     profile: str = "paced"
@@ -77,6 +79,8 @@ class LabConfig:
                 raise UsageError(f"{what}: {value} is too small, the least is {least}")
         if self.block_bytes & (self.block_bytes - 1):
             raise UsageError(f"block size: {self.block_bytes} is no power of two")
+        if self.image not in IMAGES:
+            raise UsageError(f"image: {self.image!r} is none of {', '.join(IMAGES)}")
         if self.guard not in ("default", "on", "off"):
             raise UsageError(f"guard: {self.guard!r} is none of default, on, off")
         if self.hypervisor != "kvm":
@@ -87,9 +91,14 @@ class LabConfig:
 
     def cases(self) -> list[tuple[Strategy, bool]]:
         """(strategy, guard) of each case, in the order of the table."""
-        names = list(STRATEGIES) if "all" in self.strategies else list(self.strategies)
+        if "all" in self.strategies:
+            strategies = [one for one in STRATEGIES.values() if one.runs_on(self.image)]
+        else:
+            strategies = [named(name) for name in self.strategies]
         chosen = []
-        for strategy in map(named, names):
+        for strategy in strategies:
+            if not strategy.runs_on(self.image):
+                raise UsageError(f"strategy {strategy.name}: {strategy.not_on[self.image]}")
             if self.guard == "default":
                 guards = [True] if strategy.safe else [False, True]
             else:

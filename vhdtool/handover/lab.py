@@ -92,7 +92,8 @@ class Lab:
                 guard=guard,
                 seed=seed,
                 name=name,
-                image=f"{config.shared_dir}/{name}.vhd",
+                image=f"{config.shared_dir}/{name}.{config.image}",
+                kind=config.image,
                 image_bytes=config.image_bytes,
                 block_bytes=config.block_bytes,
                 pace_us=config.pace_us,
@@ -157,7 +158,7 @@ class Lab:
             "load": {"profile": config.profile, "pace_us": plan.pace_us},
             "image_bytes": plan.image_bytes,
             "block_bytes": plan.block_bytes,
-            "image": "image.vhd",
+            "image": f"image.{plan.kind}",
             "storage": config.storage,
             "hypervisor": config.hypervisor,
             "accelerator": plan.machine.accelerator,
@@ -181,7 +182,8 @@ def last_words(record: Record) -> list[str]:
 def reproduce(plan: CasePlan) -> str:
     """The one command that repeats a case."""
     guard = "on" if plan.guard else "off"
-    return f"make lab STRATEGY={plan.strategy.name} SEED={plan.seed} GUARD={guard}"
+    image = f" IMAGE={plan.kind}" if plan.kind != "vhd" else ""
+    return f"make lab STRATEGY={plan.strategy.name} SEED={plan.seed} GUARD={guard}{image}"
 
 
 def told(verdict: dict[str, Any]) -> str:

@@ -17,6 +17,8 @@ class CasePlan:
     seed: int
     name: str
     image: str
+    kind: str
+    """vhd or qcow2."""
     image_bytes: int
     block_bytes: int
     pace_us: int

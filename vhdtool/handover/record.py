@@ -73,6 +73,10 @@ class Record:
         path = self.folder / "metadata" / f"{leg}-{point}.json"
         path.write_text(json.dumps({**snapshot, "seq": seq, "point": point}))
 
+    def checked(self, report: dict[str, Any]) -> None:
+        """What qemu-img says of the closed image."""
+        (self.folder / "check.json").write_text(json.dumps(report, indent=1) + "\n")
+
     def case(self, value: dict[str, Any]) -> None:
         (self.folder / "case.json").write_text(json.dumps(value, indent=1) + "\n")
 

@@ -75,9 +75,10 @@ class CaseRun:
 
     def _start_source(self) -> None:
         plan, side = self.plan, self.source
-        side.host.call("create", path=plan.image, size=plan.image_bytes, block=plan.block_bytes)
+        sizes = {"size": plan.image_bytes, "block": plan.block_bytes}
+        side.host.call("create", path=plan.image, kind=plan.kind, **sizes)
         side.tap = self._tap(side)
-        side.tap.do("attach", path=plan.image, size=plan.image_bytes)
+        side.tap.do("attach", **self._image())
         side.tap.do("activate")
         qemu = self._qemu(side, "guest")
         qemu.enable_migration_events()
@@ -237,7 +238,7 @@ class CaseRun:
         tap = side.shim()
         arguments: dict[str, Any] = {}
         if step.operation == "attach":
-            arguments = {"path": self.plan.image, "size": self.plan.image_bytes}
+            arguments = self._image()
         elif step.operation == "open":
             arguments = {"mode": step.argument or "plain"}
         elif step.operation == "deactivate" and step.side == "S":
@@ -249,9 +250,13 @@ class CaseRun:
         if step.side == "D" and step.operation in ("open", "activate", "unpause"):
             self._point("destination-opened", side)
 
+    def _image(self) -> dict[str, Any]:
+        plan = self.plan
+        return {"path": plan.image, "size": plan.image_bytes, "format": plan.kind}
+
     def _point(self, point: str, side: Side) -> None:
         seq = self.record.seq()
-        number = side.host.call("metadata", path=self.plan.image)
+        number = side.host.call("metadata", path=self.plan.image, kind=self.plan.kind)
         self.points.append((side.host, number, self.record.leg, point, seq))
 
     def _collect_points(self) -> None:
@@ -279,7 +284,9 @@ class CaseRun:
         side.tap = None
         self._point("all-closed", side)
         self.live(self, "after")
-        side.host.fetch(self.plan.image, self.record.folder / "image.vhd")
+        side.host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
+        if self.plan.kind == "qcow2":
+            self.record.checked(side.host.call("check", path=self.plan.image))
 
     def _end_all(self) -> None:
         """Also after an error: no process stays, and the logs are brought home."""

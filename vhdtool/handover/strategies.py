@@ -5,7 +5,8 @@ guest is stopped, all its I/O is answered) and RESUME (the destination may run).
 operation on S (source) or D (destination); docs/strategies.md says what each does.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vhdtool.errors import UsageError
 
@@ -16,6 +17,7 @@ ALL_POINTS = (
     "destination-wrote",
     "all-closed",
 )
+IMAGES = ("vhd", "qcow2")
 OPERATIONS = ("attach", "open", "activate", "pause", "unpause", "deactivate", "detach", "probe")
 
 
@@ -71,6 +73,11 @@ class Strategy:
     legs: tuple[Leg, ...]
     safe: bool
     refused_points: tuple[str, ...] = ("all-closed",)
+    not_on: Mapping[str, str] = field(default_factory=dict)
+    """Kinds of image that the order cannot run on, and why."""
+
+    def runs_on(self, image: str) -> bool:
+        return image not in self.not_on
 
     def expected(self, guard: bool) -> str:
         """The verdict that the table of docs/strategies.md promises."""
@@ -137,6 +144,7 @@ STRATEGIES = {
             "C: every request closes and opens",
             (leg("D.attach D.open(each) | S.deactivate | S.detach"),),
             safe=True,
+            not_on={"qcow2": "does not run on qcow2: a reopen for each request is not done there"},
         ),
         Strategy(
             "implicit-first",

@@ -15,13 +15,15 @@ from vhdtool.errors import VhdtoolError
 from vhdtool.oracle.case import Case
 from vhdtool.oracle.console import Console
 from vhdtool.oracle.finding import Finding, Outcome, doubt
+from vhdtool.oracle.qcow2 import Qcow2Reader
 from vhdtool.oracle.reader import DynamicReader, RawReader, open_reader
 from vhdtool.oracle.schedule import SECTOR, Schedule, identify
-from vhdtool.oracle.view import View
+from vhdtool.oracle.view import View, kind_of
 
 ENOUGH = 100_000
 """Wrong sectors after which the oracle stops looking: the image is destroyed."""
 _ZERO = bytes(SECTOR)
+AnyReader = RawReader | DynamicReader | Qcow2Reader
 
 
 @dataclass
@@ -89,7 +91,7 @@ def judge_content(case: Case, console: Console, view: View | None) -> ContentOut
     if view is None:
         return ContentOutcome((*findings, *doubts))
     try:
-        reader = open_reader(view) if case.image.endswith(".vhd") else RawReader(view)
+        reader = disk_in(view, kind_of(case.image))
         mismatch = _wrong_disk(case, reader)
         if mismatch:
             return ContentOutcome((*findings, *doubts, mismatch))
@@ -106,7 +108,14 @@ def judge_content(case: Case, console: Console, view: View | None) -> ContentOut
     )
 
 
-def _wrong_disk(case: Case, reader: RawReader | DynamicReader) -> Finding | None:
+def disk_in(view: View, kind: str) -> AnyReader:
+    """A reader of an image of that kind. Raises what opening it raises."""
+    if kind == "qcow2":
+        return Qcow2Reader(view)
+    return open_reader(view) if kind == "vhd" else RawReader(view)
+
+
+def _wrong_disk(case: Case, reader: AnyReader) -> Finding | None:
     sectors = case.image_bytes // SECTOR
     if reader.disk_sectors != sectors:
         text = f"the image's disk has {reader.disk_sectors} sectors, the case's load {sectors}"
@@ -137,7 +146,7 @@ def _read_back_doubts(load: Load, console: Console) -> Iterator[Finding]:
         yield doubt("readback-short", text)
 
 
-def compare(load: Load, reader: RawReader | DynamicReader) -> list[_Wrong]:
+def compare(load: Load, reader: AnyReader) -> list[_Wrong]:
     """Every sector that differs from what the load allows, rising; a few more than ENOUGH."""
     missing = dict(load.last)
     wrong: list[_Wrong] = []
@@ -160,7 +169,7 @@ def compare(load: Load, reader: RawReader | DynamicReader) -> list[_Wrong]:
     return sorted(wrong, key=lambda item: item.sector)
 
 
-def _hidden(load: Load, reader: RawReader | DynamicReader) -> Iterator[_Wrong]:
+def _hidden(load: Load, reader: AnyReader) -> Iterator[_Wrong]:
     """Strange data under clear bits. The load's own may lie there: such a write was cut short."""
     for first, data in reader.hidden() if isinstance(reader, DynamicReader) else ():
         for offset in range(0, len(data), SECTOR):

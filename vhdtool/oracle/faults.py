@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vhdtool.oracle.content import Load
+from vhdtool.oracle.content import Load, disk_in
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged
+from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import UNUSED, DynamicReader, open_reader
 from vhdtool.oracle.schedule import SECTOR
 from vhdtool.oracle.view import OverlayView, View
@@ -29,10 +30,10 @@ class Fault:
 def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     """A dropped acknowledgement before and after the switch, stale data, foreign data."""
     case, view = evidence.record.case, evidence.view
-    if case is None or view is None or not case.image.endswith(".vhd"):
+    if case is None or view is None or evidence.kind == "raw":
         return
-    reader = open_reader(view)
-    if not isinstance(reader, DynamicReader):
+    reader = disk_in(view, evidence.kind)
+    if not isinstance(reader, DynamicReader | Qcow2Reader):
         return
     load = Load.of(case, evidence.console)
 
@@ -60,6 +61,11 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
             changed = over((at, load.schedule.sector_content(older, sector)))
             yield Fault("content", "stale-data", changed, _covers("lost", sector))
             break
+    if isinstance(reader, Qcow2Reader):
+        for sector, patch in _shown_twice(load, reader, healthy):
+            yield Fault("content", "never-written", over(patch), _covers("never-written", sector))
+            break
+        return
     for sector in _unwritten(load, reader, judged):
         block, inside = divmod(sector, reader.block_sectors)
         at = reader.blocks[block] * SECTOR
@@ -101,10 +107,64 @@ def _unwritten(load: Load, reader: DynamicReader, judged: Judged) -> Iterator[in
                 break
 
 
+def _shown_twice(
+    load: Load, reader: Qcow2Reader, healthy: Callable[[int], int | None]
+) -> Iterator[tuple[int, tuple[int, bytes]]]:
+    """(sector, patch): a cluster in which nothing is gets the place of one that has data."""
+    source = next((at for sector in load.last if (at := healthy(sector)) is not None), None)
+    if source is None:
+        return
+    place = source // reader.header.cluster * reader.header.cluster
+    for cluster in range(reader.header.clusters):
+        entry = reader.entry(cluster)
+        first = cluster * reader.block_sectors
+        sectors = range(first, first + reader.block_sectors)
+        if entry is None or cluster in reader.blocks or load.last.keys() & set(sectors):
+            continue
+        yield first + (source - place) // SECTOR, (entry, entry_bytes(place))
+
+
+def qcow2_faults(evidence: Evidence, view: View, judged: Judged) -> Iterator[Fault]:
+    """A closed qcow2 image that its snapshots, its own tables and qemu-img contradict."""
+    reader = Qcow2Reader(view)
+    sound = sorted(reader.blocks.keys() - damaged_blocks(judged))
+    last = evidence.record.snapshots[-1:]
+
+    def entry(cluster: int, place: int) -> View:
+        at = reader.entry(cluster)
+        assert at is not None
+        return OverlayView(view, [(at, entry_bytes(place))])
+
+    then = {b for s in last for b in bat_of(s.meta)}
+    if last and last[0].point == "all-closed":
+        for cluster in [c for c in sound if str(c) in then][:1]:
+            changed = evidence.with_view(entry(cluster, 0))
+            yield Fault("metadata", "image-entry-gone", changed, names_block("image-bat", cluster))
+    if len(sound) > 1:
+        one, other = sound[0], sound[-1]
+        changed = replace(evidence, view=entry(other, reader.blocks[one]))
+        yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
+    if sound:
+        cluster = sound[len(sound) // 2]
+        far = (view.size() // reader.header.cluster + 8) * reader.header.cluster
+        changed = replace(evidence, view=entry(cluster, far))
+        yield Fault("structure", "entry-past-end", changed, names_block(None, cluster))
+    told = evidence.record.checked
+    if told is not None and not told.get("corruptions"):
+        record = replace(evidence.record, checked={**told, "corruptions": 1})
+        yield Fault(
+            "structure", "qemu-img-says-so", replace(evidence, record=record),
+            lambda f: f.code == "qemu-img-corruptions",
+        )  # fmt: skip
+
+
 def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     """A closed image that its snapshots and its own structure contradict."""
     view = evidence.view
-    if view is None or not evidence.is_vhd:
+    if view is None or evidence.kind == "raw":
+        return
+    if evidence.kind == "qcow2":
+        yield from qcow2_faults(evidence, view, judged)
         return
     reader = open_reader(view)
     if not isinstance(reader, DynamicReader):

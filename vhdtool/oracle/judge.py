@@ -16,7 +16,7 @@ from vhdtool.oracle.record import Record
 from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.oracle.snapshots import Snapshot
 from vhdtool.oracle.structure import judge_structure
-from vhdtool.oracle.view import FileView, View
+from vhdtool.oracle.view import FileView, View, kind_of
 
 ORACLES = ("content", "metadata", "structure", "activation")
 _O = TypeVar("_O", bound=Outcome)
@@ -39,9 +39,10 @@ class Evidence:
     """Problems that concern the image or the case as a whole."""
 
     @property
-    def is_vhd(self) -> bool:
+    def kind(self) -> str:
+        """vhd, qcow2 or raw."""
         case = self.record.case
-        return case is None or case.image.endswith(".vhd")
+        return kind_of(case.image) if case is not None else "vhd"
 
     def with_view(self, view: View) -> "Evidence":
         """The same record with another image."""
@@ -88,10 +89,11 @@ def metadata(evidence: Evidence) -> Outcome:
         record.snapshot_problems,
         evidence.image_meta,
         record.events,
-        evidence.acked_blocks,
+        # What QEMU allocated for a qcow2 image, and where, no event says.
+        evidence.acked_blocks if evidence.kind == "vhd" else frozenset(),
     )
     missing = [doubt("missing", problem) for problem in evidence.missing]
-    if evidence.view is not None and evidence.image_meta is None and evidence.is_vhd:
+    if evidence.view is not None and evidence.image_meta is None and evidence.kind != "raw":
         missing += _unreadable(evidence)
     return Outcome((*outcome.findings, *missing))
 
@@ -102,12 +104,14 @@ def _unreadable(evidence: Evidence) -> list[Finding]:
     why = image_metadata(evidence.view)[1]
     text = why.message if why else "unreadable"
     if any(snapshot.meta.get("header") for snapshot in evidence.record.snapshots):
-        return [Finding("image-unreadable", f"the snapshots show a VHD; the image is none: {text}")]
+        return [
+            Finding("image-unreadable", f"the snapshots show an image; the file is none: {text}")
+        ]
     return [doubt("image-unreadable", text)]
 
 
 def structure(evidence: Evidence) -> Outcome:
-    outcome = judge_structure(evidence.view, evidence.is_vhd)
+    outcome = judge_structure(evidence.view, evidence.kind, evidence.record.checked)
     missing = [
         doubt("missing", problem)
         for problem in evidence.missing

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.image import qcow2
 from vhdtool.image.meta import diff_monotonic, snapshot
 from vhdtool.oracle.events import Events
 from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.snapshots import Snapshot
-from vhdtool.oracle.view import View
+from vhdtool.oracle.view import View, kind_of
 
 
 def judge_metadata(
@@ -48,7 +49,8 @@ def judge_metadata(
 def image_metadata(view: View) -> tuple[dict[str, Any] | None, Finding | None]:
     """The closed image's metadata in JSON types, or the reason why it has none."""
     try:
-        meta: dict[str, Any] = json.loads(json.dumps(snapshot(view)))
+        taken = qcow2.snapshot(view) if kind_of(view.name) == "qcow2" else snapshot(view)
+        meta: dict[str, Any] = json.loads(json.dumps(taken))
         return meta, None
     except (VhdtoolError, OSError) as error:
         return None, doubt("unreadable", str(error))

@@ -34,7 +34,7 @@ class RawReader:
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
         """(first sector, bytes) of all data in rising order; what is left out reads as zeros."""
-        yield from _pieces(self.view, 0, [(0, self.disk_sectors)])
+        yield from pieces(self.view, 0, [(0, self.disk_sectors)])
 
     def locate(self, sector: int) -> int | None:
         """Where a present sector lies in the file, in bytes; None where it reads as zeros."""
@@ -99,7 +99,7 @@ class DynamicReader:
             bits = f"{int.from_bytes(self.bitmap(block)):0{self.bitmap_bytes * 8}b}"
             runs = [run.span() for run in wanted.finditer(bits, 0, count)]
             start = self.blocks[block] * SECTOR + self.bitmap_bytes
-            for sector, data in _pieces(self.view, start, runs):
+            for sector, data in pieces(self.view, start, runs):
                 yield first + sector, data
 
     def locate(self, sector: int) -> int | None:
@@ -113,7 +113,7 @@ class DynamicReader:
 Reader = RawReader | DynamicReader
 
 
-def _pieces(view: View, start: int, runs: list[Extent]) -> Iterator[tuple[int, bytes]]:
+def pieces(view: View, start: int, runs: list[Extent]) -> Iterator[tuple[int, bytes]]:
     """Data of sector runs that begin at byte `start`, in whole sectors; holes are left out."""
     extents = view.extents()
     for low, high in runs:

@@ -5,6 +5,7 @@ needs the piece turns it into a doubt, and so into `inconclusive`, unless what i
 damage all the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,8 @@ class Record:
     console_problems: tuple[str, ...]
     image: Path | None
     image_problem: str | None
+    checked: Mapping[str, object] | None = None
+    """What `qemu-img check` said of a qcow2 image; None where there is nothing to be used."""
 
 
 def load_record(path: Path) -> Record:
@@ -60,8 +63,21 @@ def load_record(path: Path) -> Record:
     image, image_problem = _image(path, case)
     return Record(
         path, case, case_problem, events, snapshots, snapshot_problems,
-        console, console_problems, image, image_problem,
+        console, console_problems, image, image_problem, _checked(path),
     )  # fmt: skip
+
+
+def _checked(path: Path) -> Mapping[str, object] | None:
+    """check.json, with counts that are counts."""
+    try:
+        told = strict.parse_object(read_piece(path / "check.json"))
+        strict.integer(told, "check-errors")
+        for key in ("corruptions", "leaks"):
+            if key in told:
+                strict.integer(told, key)
+    except TornRecord:
+        return None
+    return told
 
 
 def unread(path: Path) -> Record:

@@ -1,10 +1,15 @@
-"""The structure oracle: the strict check of the image layer on the closed image.
+"""The structure oracle: the strict check of the image layer on the closed image; of a qcow2 image
+also what `qemu-img check` said.
 
 It proves nothing about data (the real vhd-util's check passed every image that a bad hand-over
 had damaged); but an image that contradicts itself is corrupt whatever else was found.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from vhdtool.errors import VhdtoolError
+from vhdtool.image import qcow2
 from vhdtool.image.check import check
 from vhdtool.oracle.finding import Finding, Outcome, Severity, doubt
 from vhdtool.oracle.view import View
@@ -13,15 +18,19 @@ HARMLESS = frozenset({"leaked-tail", "leaked-block", "geometry", "size-odd"})
 """Unclean by the way an image was made or grew; no footer, bitmap or block is touched."""
 
 
-def judge_structure(view: View | None, is_vhd: bool) -> Outcome:
+def judge_structure(view: View | None, kind: str, told: Mapping[str, Any] | None) -> Outcome:
     """Runs the strict check. What is unclean counts as damage, unless it is only leaked space.
+
+    `told`: what `qemu-img check` said of a qcow2 image when it was recorded.
 
     Every host closed the image before it was recorded. A footer that is missing, killed or
     unlike its copy is then no leftover of a crash but the work of another writer.
     """
     if view is None:
         return Outcome()
-    if not is_vhd:
+    if kind == "qcow2":
+        return _qcow2(view, told)
+    if kind != "vhd":
         return Outcome((doubt("not-a-vhd", f"{view.name}: the strict check reads VHDs only"),))
     try:
         report = check(view, mode="strict")
@@ -35,4 +44,24 @@ def judge_structure(view: View | None, is_vhd: bool) -> Outcome:
         findings.append(
             Finding(item.code, item.message, severity, item.block, item.sectors, item.offset)
         )
+    return Outcome.of(findings)
+
+
+def _qcow2(view: View, told: Mapping[str, Any] | None) -> Outcome:
+    """Our own look at the tables, and QEMU's at the refcounts. Leaked clusters hurt nobody."""
+    findings = []
+    try:
+        findings += [
+            Finding(item.code, item.message, "corrupt", item.block, offset=item.offset)
+            for item in qcow2.check(view).findings
+        ]
+    except (VhdtoolError, OSError) as error:
+        findings.append(doubt("unchecked", str(error)))
+    if told is None:
+        findings.append(doubt("missing", "check.json: what qemu-img check said is missing"))
+        return Outcome.of(findings)
+    for key, severity in (("corruptions", "corrupt"), ("check-errors", "doubt"), ("leaks", "info")):
+        if count := told.get(key, 0):
+            text = f"qemu-img check counts {count} {key}"
+            findings.append(Finding(f"qemu-img-{key}", text, severity))  # type: ignore[arg-type]
     return Outcome.of(findings)

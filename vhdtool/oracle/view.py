@@ -14,6 +14,13 @@ from typing import Never, Protocol
 from vhdtool.errors import StateError
 from vhdtool.storage import Storage
 
+
+def kind_of(name: str) -> str:
+    """vhd, qcow2 or raw: what a record's image is stands in its name."""
+    suffix = name.rpartition(".")[2]
+    return suffix if suffix in ("vhd", "qcow2") else "raw"
+
+
 Extent = tuple[int, int]
 """(start, end) in bytes of the file, half open."""
 

@@ -19,7 +19,10 @@ from vhdtool.report import words
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.loose import mapping, text
 
-_OFFERED = ("case.json", "events.jsonl", "console.jsonl", "image.vhd", "reproduce.txt")
+_OFFERED = (
+    "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.qcow2", "check.json",
+    "reproduce.txt",
+)  # fmt: skip
 PROBLEMS = 3
 """Problems of one file that are told; a torn file may have thousands."""
 _OFFERED_GLOBS = ("*.log", "metadata/*.json")

@@ -1,0 +1,136 @@
+"""The oracles on a record whose image is qcow2: a clean one passes, damage of each kind is seen."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oracle_cases import activate
+from shim_process import run
+
+from vhdtool.image.qcow2 import snapshot
+from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
+from vhdtool.oracle.reader import SECTOR, open_reader
+from vhdtool.oracle.verdict import judge_case
+from vhdtool.oracle.view import FileView
+
+Change = Callable[[Path], None]
+
+
+def disk_of(path: Path) -> bytes:
+    with FileView(path) as view:
+        reader = Qcow2Reader(view) if path.suffix == ".qcow2" else open_reader(view)
+        disk = bytearray(reader.disk_sectors * SECTOR)
+        for sector, data in reader.chunks():
+            disk[sector * SECTOR : sector * SECTOR + len(data)] = data
+    return bytes(disk)
+
+
+@pytest.fixture
+def record(clean: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(clean, tmp_path / "case"))
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A safe hand-over's record, with its disk in a qcow2 image that QEMU wrote."""
+    place = tmp_path_factory.mktemp("clean")
+    folder = activate().save(place / "case")
+    raw, image = place / "disk.raw", folder / "image.qcow2"
+    raw.write_bytes(disk_of(folder / "image.vhd"))
+    (folder / "image.vhd").unlink()
+    make = ("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=4096")
+    run(*make, str(raw), str(image))
+    assert disk_of(image) == raw.read_bytes()
+    change(folder / "case.json", image="image.qcow2")
+    with FileView(image) as view:
+        taken = snapshot(view)
+    for path in (folder / "metadata").iterdir():
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**taken, "seq": told["seq"], "point": told["point"]}))
+    report = run("qemu-img", "check", "--output=json", str(image))
+    (folder / "check.json").write_text(report)
+    return folder
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_clean_record_is_consistent_and_every_planted_fault_is_caught(record: Path) -> None:
+    judged = judge_case(record)
+    assert (judged["verdict"], judged["why"][:4]) == ("consistent", "All ")
+    assert {name: one["result"] for name, one in judged["oracles"].items()} == {
+        "content": "pass", "metadata": "pass", "structure": "pass", "activation": "pass",
+    }  # fmt: skip
+    assert judged["planted"] == {"faults": 12, "caught": 12}
+
+
+def entry_of(record: Path, new: int | None) -> None:
+    """The L2 entry of the middle cluster becomes another one; None: that of the first."""
+    image = record / "image.qcow2"
+    with FileView(image) as view:
+        reader = Qcow2Reader(view)
+        clusters = sorted(reader.blocks)
+        middle = clusters[len(clusters) // 2]
+        at = reader.entry(middle)
+        place = reader.blocks[clusters[0]] if new is None else new
+    assert at is not None
+    with open(image, "r+b") as stream:
+        stream.seek(at)
+        stream.write(entry_bytes(place))
+
+
+def snapshot_entry(record: Path, move: int | None) -> None:
+    """In the last snapshot but one an entry is gone, or somewhere else."""
+    path = record / "metadata" / "1-destination-wrote.json"
+    told = json.loads(path.read_text())
+    key = sorted(told["bat"])[0]
+    place = told["bat"].pop(key)
+    bits = told["bitmaps"].pop(key)
+    if move is not None:
+        told["bat"][key], told["bitmaps"][key] = place + move, bits
+    path.write_text(json.dumps(told))
+
+
+def header_gone(record: Path) -> None:
+    with open(record / "image.qcow2", "r+b") as stream:
+        stream.write(bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("damage", "verdict", "code"),
+    [
+        (lambda r: entry_of(r, 0), "corrupt", "lost"),
+        (lambda r: entry_of(r, None), "corrupt", "cluster-place"),
+        (lambda r: snapshot_entry(r, None), "corrupt", "bat-vanished"),
+        (lambda r: snapshot_entry(r, 8), "corrupt", "bat-moved"),
+        (lambda r: change(r / "check.json", corruptions=3), "corrupt", "qemu-img-corruptions"),
+        (header_gone, "corrupt", "image-header"),
+        (lambda r: (r / "check.json").unlink(), "inconclusive", "missing"),
+        (lambda r: (r / "check.json").write_text("{}"), "inconclusive", "missing"),
+        (lambda r: change(r / "check.json", **{"check-errors": 1}), "inconclusive",
+         "qemu-img-check-errors"),
+        (lambda r: (r / "metadata" / "1-all-closed.json").unlink(), "inconclusive", "snapshot"),
+        (lambda r: (r / "image.qcow2").unlink(), "inconclusive", "missing"),
+    ],
+)  # fmt: skip
+def test_damage_is_seen_and_what_is_missing_passes_for_nothing(
+    record: Path, damage: Change, verdict: str, code: str
+) -> None:
+    damage(record)
+    judged = judge_case(record)
+    assert judged["verdict"] == verdict, judged["why"]
+    codes = {f["code"] for one in judged["oracles"].values() for f in one["findings"]}
+    assert code in codes
+
+
+def test_leaked_clusters_hurt_nobody(record: Path) -> None:
+    change(record / "check.json", leaks=4)
+    judged = judge_case(record)
+    assert judged["verdict"] == "consistent"
+    (finding,) = judged["oracles"]["structure"]["findings"]
+    assert (finding["code"], finding["severity"]) == ("qemu-img-leaks", "info")

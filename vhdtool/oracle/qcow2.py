@@ -1,0 +1,52 @@
+"""A plain reader of qcow2 images, for the oracles.
+
+QEMU writes these images, and no code of ours does, so the reading of the tables is shared with the
+snapshots of them. tests/interop compares it with qemu-img.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from vhdtool.image.qcow2 import mapping, read_header, tables
+from vhdtool.oracle.reader import SECTOR, pieces
+from vhdtool.oracle.view import View
+
+
+class Qcow2Reader:
+    """The disk inside a qcow2 image. Raises CorruptImage, UnsupportedImage.
+
+    `blocks`: guest cluster -> where it lies in the file, in bytes.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.header = read_header(view)
+        self.disk_sectors = self.header.size // SECTOR
+        self.block_sectors = self.header.cluster // SECTOR
+        self.blocks = mapping(view, self.header)
+        self._tables = dict(tables(view, self.header))
+
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        """(first sector, bytes) of all data in rising order; what is left out reads as zeros."""
+        for cluster, place in sorted(self.blocks.items()):
+            first = cluster * self.block_sectors
+            count = min(self.block_sectors, self.disk_sectors - first)
+            for sector, data in pieces(self.view, place, [(0, count)]):
+                yield first + sector, data
+
+    def locate(self, sector: int) -> int | None:
+        """Where a sector lies in the file, in bytes; None where it reads as zeros."""
+        cluster, inside = divmod(sector, self.block_sectors)
+        place = self.blocks.get(cluster)
+        return None if place is None else place + inside * SECTOR
+
+    def entry(self, cluster: int) -> int | None:
+        """Where the L2 entry of a cluster lies in the file; None where there is no table."""
+        index, at = divmod(cluster, self.header.table_entries)
+        table = self._tables.get(index)
+        return None if table is None else table + 8 * at
+
+
+def entry_bytes(place: int) -> bytes:
+    """An L2 entry for a cluster that nobody shares; 0: none."""
+    return struct.pack(">Q", place | 1 << 63 if place else 0)
