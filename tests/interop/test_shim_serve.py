@@ -1,5 +1,6 @@
 """`vhdtool serve` as a person uses it, on every kind of image."""
 
+import errno
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
 from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.storage import FileStorage
+from vhdtool.storage import FileStorage, StorageError
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -211,6 +212,28 @@ def test_mistakes_are_one_line(
     before = Path("d.vhd").read_bytes()
     assert said in refused("d.vhd", *options)
     assert Path("d.vhd").read_bytes() == before
+
+
+def test_a_symbolic_link_is_refused_where_the_caller_asks(tmp_path: Path) -> None:
+    create_dynamic(tmp_path / "real.vhd", 8 * MIB)
+    (tmp_path / "d.vhd").symlink_to("real.vhd")
+    where = ("--socket", str(tmp_path / "s"), "--no-follow")
+    assert "is a symbolic link" in refused(str(tmp_path / "d.vhd"), *where)
+    with served(tmp_path / "real.vhd", *where) as (uri, _):
+        qemu_io(uri, "write -P 1 0 1M")
+    # The look before it is opened may be too early; the kernel looks again.
+    with pytest.raises(StorageError, match="symbolic link"):
+        FileStorage(tmp_path / "d.vhd", writable=True, direct=True, follow=False)
+
+
+def test_tap_is_tap_ctl(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "vhdtool", "tap", "--run-dir", str(tmp_path)]
+    assert subprocess.run([*words, "list"], capture_output=True, check=True).stdout == b""
+    closed = subprocess.run(
+        [*words, "close", "-p", "1", "-m", "0"], capture_output=True, check=False
+    )
+    assert closed.returncode == errno.ENOENT
+    assert closed.stderr.endswith(b"No such file or directory\n")
 
 
 def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:

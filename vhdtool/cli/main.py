@@ -37,6 +37,7 @@ COMMANDS = {
     "scan": "vhdtool.cli.trees:scan",
     "serve": "vhdtool.cli.serve:serve",
     "snapshot": "vhdtool.cli.make:snapshot",
+    "tap": "vhdtool.cli.tap:tap",
 }
 """Command name -> "module:attribute"."""
 
@@ -65,6 +66,7 @@ HELP = {
     "scan": "Show a directory's images as trees.",
     "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
     "snapshot": "Create a child over a parent that stays as it is.",
+    "tap": "Drive tapdisks as blktap's tap-ctl does.",
 }
 """Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--raw", is_flag=True, help="The same as --format raw.")
 @click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
+@click.option("--no-follow", is_flag=True, help="Refuse an image that is a symbolic link.")
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
 @click.option("--lease", metavar="KIND:...", help="Another keeper of the lease; see below.")
@@ -52,6 +53,7 @@ def serve(
     kind: str | None,
     raw: bool,
     cached: bool,
+    no_follow: bool,
     force: int | None,
     faithful: bool,
     lease: str | None,
@@ -95,6 +97,7 @@ def serve(
                 kind="raw" if raw else kind,
                 guard=not faithful,
                 direct=not cached,
+                follow=not no_follow,
                 force_epoch=force,
                 lease=lease,
                 record=Path(record) if record is not None else None,

@@ -15,7 +15,10 @@ def is_lun(path: str | os.PathLike[str]) -> bool:
 
 
 def open_anywhere(
-    path: str | os.PathLike[str], writable: bool = False, direct: bool = False
+    path: str | os.PathLike[str],
+    writable: bool = False,
+    direct: bool = False,
+    follow: bool = True,
 ) -> "FileStorage | IscsiStorage":
     """The storage at a path or `iscsi://HOST[:PORT]/TARGET/LUN`; a LUN is always direct.
 
@@ -27,4 +30,4 @@ def open_anywhere(
         from vhdtool.storage.scsi import Lun
 
         return IscsiStorage(Lun.parse(os.fspath(path)))
-    return FileStorage(path, writable=writable, direct=direct)
+    return FileStorage(path, writable=writable, direct=direct, follow=follow)

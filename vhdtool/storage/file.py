@@ -24,7 +24,8 @@ class FileStorage:
 
     `direct` bypasses the page cache (shared storage needs that: another host's writes must be
     seen). Where the file system cannot do it in units of 512 bytes, access is buffered and
-    `direct` turns False. Direct writes must cover whole sectors.
+    `direct` turns False. Direct writes must cover whole sectors. Without `follow` a path that is a
+    symbolic link is refused.
 
     Safe to share between threads. Raises StorageError, or ImageExists with `create`.
     """
@@ -36,6 +37,7 @@ class FileStorage:
         direct: bool = False,
         create: bool = False,
         overwrite: bool = False,
+        follow: bool = True,
     ) -> None:
         self.path = os.fspath(path)
         self.name = self.path
@@ -44,6 +46,8 @@ class FileStorage:
         self._lost = 0
         """The errno of a flush that failed and left the page cache unlike the disk."""
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
+        if not follow:
+            flags |= os.O_NOFOLLOW
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
         self._fd, self.direct = self._open(flags, direct)

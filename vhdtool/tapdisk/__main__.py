@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
     parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
     parser.add_argument("--lease", metavar=KINDS, help="what keeps the lease beside the record")
+    parser.add_argument("--no-follow", action="store_true", help="no image by a symbolic link")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     guard = not args.faithful
@@ -38,7 +39,9 @@ def main() -> int:
         disk = TapDisk(
             Settings(
                 guard=guard,
-                open_storage=lambda path: open_anywhere(path, writable=True, direct=True),
+                open_storage=lambda path: open_anywhere(
+                    path, writable=True, direct=True, follow=not args.no_follow
+                ),
                 open_lease=lease_opener(args.lease, owner, guard),
                 emit=events.emit,
             )

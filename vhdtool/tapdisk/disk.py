@@ -23,6 +23,7 @@ from vhdtool.tapdisk.serving import Serving
 
 __all__ = ["Settings", "TapDisk"]
 
+REQUESTS = ("read", "write", "other")
 MODES = ("plain", "each", "first")
 
 
@@ -227,6 +228,7 @@ class TapDisk(Serving):
             "epoch": self._read_epoch,
             "read_bytes": self._moved(0),
             "written_bytes": self._moved(1),
+            "requests": {name: self._moved(2 + n) for n, name in enumerate(REQUESTS)},
             "allocations": self.allocations,
             "clients": len(self._tallies),
         }

@@ -60,6 +60,9 @@ def prometheus(status: dict[str, Any], latency: Latency) -> str:
         ("vhdtool_epoch", "gauge", status["epoch"] or 0),
     ):
         lines += [f"# TYPE {name} {kind}", f"{name} {value}"]
+    lines.append("# TYPE vhdtool_requests_total counter")
+    for kind, count in status["requests"].items():
+        lines.append(f'vhdtool_requests_total{{kind="{kind}"}} {count}')
     lines.append("# TYPE vhdtool_state gauge")
     lines += [f'vhdtool_state{{state="{s}"}} {int(s == status["state"])}' for s in STATES]
     lines.append("# TYPE vhdtool_request_seconds histogram")

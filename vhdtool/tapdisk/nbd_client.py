@@ -72,7 +72,7 @@ class Connection(Answers):
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
         self._size = 0
-        self._tally: Tally = [0, 0]
+        self._tally: Tally = [0] * 5
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
 
@@ -131,8 +131,12 @@ class Connection(Answers):
         payload: memoryview | None = None
         if command == wire.CMD_READ:
             self._tally[0] += length
-        elif command == wire.CMD_WRITE:
+            self._tally[2] += 1
+        elif command != wire.CMD_WRITE:
+            self._tally[4] += 1
+        else:
             self._tally[1] += length
+            self._tally[3] += 1
             if length > wire.MAX_BLOCK:
                 # Its data follows and cannot be skipped at a bounded cost.
                 raise wire.WireError(f"a write of {length} bytes")
@@ -224,6 +228,7 @@ class Connection(Answers):
             inbox.take(_HEAD)
             payload = inbox.take(length) if writes else None
             self._tally[writes] += length
+            self._tally[2 + writes] += 1
         done = many.finish()
         self._latency(monotonic() - began)
         self._reply_all(done)

@@ -101,6 +101,7 @@ class StraightHalf:
         command, cookie, offset, length, data = straight.again()
         write = command == wire.CMD_WRITE
         self._tally[write] += length
+        self._tally[2 + write] += 1
         request = wire.Request(command, 0, cookie, offset, length)
         self._python.alone(request, data if write else None)
         self._python.send()

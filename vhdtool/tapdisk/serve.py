@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import UsageError
-from vhdtool.image.openimage import disk_size, kind_of
+from vhdtool.image.openimage import QCOW2, disk_size, kind_of
 from vhdtool.storage import StorageError
 from vhdtool.storage.anywhere import is_lun, open_anywhere
 from vhdtool.tapdisk.choose import lease_opener
@@ -35,6 +35,8 @@ class Service:
     """What the image is, one of openimage's KINDS; None: what it shows itself to be."""
     guard: bool = True
     direct: bool = True
+    follow: bool = True
+    """Whether the image may be named by a symbolic link."""
     force_epoch: int | None = None
     lease: str | None = None
     """What keeps the lease, as `choose` reads it; None is the epoch record alone."""
@@ -85,6 +87,14 @@ def _publish(place: TcpPlace, disk: TapDisk) -> None:
     MetricsServer(place, lambda: prometheus(disk.status(), disk.latency))
 
 
+def _require_no_link(image: Path, kind: str) -> None:
+    """What can be said before it is opened, which looks again."""
+    if kind == QCOW2:
+        raise UsageError(f"{image}: --no-follow is not for qcow2, which qemu-nbd opens")
+    if image.is_symlink():
+        raise UsageError(f"{image}: is a symbolic link, which --no-follow does not allow")
+
+
 def _activated(service: Service) -> TapDisk:
     if is_lun(service.image):
         if service.record is None:
@@ -95,6 +105,8 @@ def _activated(service: Service) -> TapDisk:
     elif not service.image.parent.is_dir():
         raise StorageError(str(service.image), "open it", 2)
     kind = service.kind or kind_of(service.image)
+    if not service.follow:
+        _require_no_link(service.image, kind)
     size = disk_size(service.image, kind)
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
@@ -104,7 +116,9 @@ def _activated(service: Service) -> TapDisk:
     disk = TapDisk(
         Settings(
             guard=service.guard,
-            open_storage=lambda path: open_anywhere(path, writable=True, direct=service.direct),
+            open_storage=lambda path: open_anywhere(
+                path, writable=True, direct=service.direct, follow=service.follow
+            ),
             open_lease=opener,
             emit=Events(service.host, out).emit,
         )

@@ -27,7 +27,7 @@ class Serving(Reading):
         self._mode = "plain"
         self.read_only = False
         self._tallies: list[Tally] = []
-        self._gone = [0, 0]
+        self._gone = [0] * 5
         self.latency = Latency()
 
     def export_size(self) -> int:
@@ -44,7 +44,7 @@ class Serving(Reading):
         return getattr(self._image, "parent", None) is None
 
     def tally(self) -> Tally:
-        """[bytes read, bytes written] for one client to count in."""
+        """What one client has moved, for it to count in."""
         mine = new_tally()
         with self._telling:
             self._tallies.append(mine)
@@ -54,8 +54,7 @@ class Serving(Reading):
         """The client has gone; what it counted stays."""
         with self._telling:
             self._tallies = [one for one in self._tallies if one is not mine]
-            self._gone[0] += mine[0]
-            self._gone[1] += mine[1]
+            self._gone = [old + new for old, new in zip(self._gone, mine, strict=True)]
 
     def _moved(self, way: int) -> int:
         with self._telling:

@@ -89,7 +89,7 @@ struct engine {
     uint32_t unused;
     uint8_t *again_data;
     uint64_t place;
-    uint64_t *moved; /* bytes [read, written] */
+    uint64_t *moved; /* bytes read, bytes written, reads, writes */
     uint64_t seconds_ns;
     uint64_t counts[BUCKETS];
     /* Ours alone. */
@@ -237,6 +237,7 @@ static void answer(struct engine *e, const struct places *p, struct slot *s)
         e->out[e->outs++] = (struct iovec){s->data, s->length};
     e->sending[e->sends++] = (int)(s - e->slots);
     e->moved[read ? 0 : 1] += s->length;
+    e->moved[read ? 2 : 3]++;
 }
 
 /* Direct I/O: submitted together, reaped as they end. */

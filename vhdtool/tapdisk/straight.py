@@ -22,7 +22,7 @@ log = logging.getLogger("nbd")
 GONE, SLOW, AGAIN, PLACE = range(4)
 """Why the library gave a connection back; see straight.c."""
 Tally = list[int] | ctypes.Array[ctypes.c_uint64]
-"""[bytes read, bytes written]."""
+"""Bytes read, bytes written; then requests: reads, writes, others."""
 _DIRECT, _WRITABLE, _ZEROS, _WHOLE, _STRUCTURED = 1, 2, 4, 8, 16
 
 
@@ -107,7 +107,7 @@ _library = _load()
 
 def new_tally() -> ctypes.Array[ctypes.c_uint64]:
     """One that the library can count in."""
-    return (ctypes.c_uint64 * 2)()
+    return (ctypes.c_uint64 * 5)()
 
 
 def available() -> bool:
