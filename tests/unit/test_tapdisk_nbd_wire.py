@@ -35,6 +35,22 @@ def test_before_tls_nothing_but_tls_and_the_end_is_granted() -> None:
     assert agreed.answer(wire.OPT_ABORT, b"")[1] == "abort"
 
 
+@given(st.lists(st.tuples(st.integers(0, 12), st.binary(max_size=40)), max_size=20))
+@settings(max_examples=200)
+def test_no_words_in_clear_lead_to_the_disk(options: list[tuple[int, bytes]]) -> None:
+    agreed = Negotiation(3, lambda: EXPORT, "required")
+    for option, data in options:
+        try:
+            answer, outcome = agreed.answer(option, data)
+        except WireError:
+            return
+        assert outcome in (None, "abort", "tls")
+        kinds = {kind for _, kind, _ in replies(answer)}
+        allowed = {wire.REP_ERR_TLS_REQD, wire.REP_ERR_INVALID}
+        assert kinds <= allowed or (kinds == {wire.REP_ACK} and outcome is not None)
+        assert (agreed.structured, agreed.block_status) == (False, False)
+
+
 def test_tls_is_begun_once_and_only_where_the_server_has_it() -> None:
     on = Negotiation(3, lambda: EXPORT, "on")
     answer, outcome = on.answer(wire.OPT_STARTTLS, b"")

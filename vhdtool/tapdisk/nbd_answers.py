@@ -55,11 +55,6 @@ class Answers:
         self._prefetch = getattr(backend, "prefetch", None)
         self._read_only = bool(getattr(backend, "read_only", False))
 
-    @property
-    def plain(self) -> bool:
-        """Whether the descriptor itself carries requests and replies: no TLS."""
-        return getattr(self.client, "plain", True)
-
     def _begin_tls(self, tls: "Tls") -> None:
         """From now on nothing but TLS counts. Raises WireError."""
         assert isinstance(self.client, socket.socket)

@@ -26,8 +26,6 @@ class TlsStream:
     It has no `fileno`: what passes there nobody else can read, and nobody else may write.
     """
 
-    plain = False
-
     def __init__(self, client: socket.socket, context: ssl.SSLContext) -> None:
         self._client = client
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
