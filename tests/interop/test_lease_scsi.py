@@ -17,6 +17,7 @@ from shim_process import ROOT, run
 from shims import BLOCK, Shim, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.handover.agent import Agent
 from vhdtool.image.check import check
 from vhdtool.image.create import create_dynamic
 from vhdtool.storage import StorageError, scsi
@@ -219,6 +220,17 @@ def test_a_lun_is_a_storage_that_keeps_its_length(target: Target) -> None:
     with pytest.raises(StorageError):
         disk.pread(0, 512)
     assert target.backing.read_bytes()[512 : 512 + 512] == data[:512]
+
+
+def test_the_lab_sees_whether_a_lun_keeps_others_out(target: Target, tmp_path: Path) -> None:
+    agent = Agent(lambda data: None)
+    assert agent.op_peek(target.url("localhost")) == 512
+    lease = lease_of(target, "a", tmp_path / "record", owner("a"))
+    lease.acquire()
+    with pytest.raises(StorageError, match="has it reserved"):
+        agent.op_peek(target.url("localhost"))
+    lease.release()
+    lease.close()
 
 
 def serving(target: Target, folder: Path, name: str, *more: str) -> "subprocess.Popen[str]":

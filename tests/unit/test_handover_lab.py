@@ -42,7 +42,7 @@ def config(tmp_path: Path, **changes: Any) -> Path:
 
 def test_by_default_unsafe_orders_run_with_the_guard_off_and_on(tmp_path: Path) -> None:
     cases = [(s.name, guard) for s, guard in LabConfig.load(config(tmp_path)).cases()]
-    assert len(cases) == 14
+    assert len(cases) == 15
     assert ("overlap", False) in cases
     assert ("overlap", True) in cases
     assert ("activate", False) not in cases

@@ -14,6 +14,7 @@ TABLE = {
     "hold": ("consistent", "consistent"),
     "implicit": ("consistent", "consistent"),
     "implicit-first": ("corrupt", "refused"),
+    "login": ("consistent", "consistent"),
     "activate-back": ("consistent", "consistent"),
     "activate-retry": ("consistent", "consistent"),
 }
@@ -34,6 +35,13 @@ def test_a_safe_order_releases_at_the_source_before_the_destination_reads_for_go
         takes = [i for i, step in enumerate(steps) if step in ("D.activate", "D.unpause")]
         assert all(i > released for i in takes)
         assert "S.deactivate" not in [str(step) for step in one.after]
+
+
+def test_on_a_lun_the_destination_attaches_when_the_source_has_left() -> None:
+    assert [name for name, one in STRATEGIES.items() if one.lun] == ["login"]
+    (one,) = STRATEGIES["login"].legs
+    assert one.before == ()
+    assert [str(step) for step in one.switch] == ["S.deactivate", "D.attach", "D.activate"]
 
 
 def test_a_refused_run_must_still_show_that_everything_was_closed() -> None:

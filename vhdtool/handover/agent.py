@@ -23,22 +23,18 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image import qcow2
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.meta import snapshot
-from vhdtool.storage import FileStorage
+from vhdtool.handover.agent_images import Images
 
 GRACE = 3.0
 """Seconds between TERM and KILL at the end: a shim closes its image in that time."""
 
 
-class Agent:
+class Agent(Images):
     """Reads requests from `lines`, writes to `out`; one instance a channel."""
 
     def __init__(self, out: Callable[[bytes], None]) -> None:
@@ -48,7 +44,7 @@ class Agent:
         self._streams: dict[int, socket.socket] = {}
         self._next_stream = 0
         self._claim = -1
-        self._snapshots: list[dict[str, Any]] = []
+        super().__init__()
 
     def say(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -106,6 +102,15 @@ class Agent:
         self._children.pop(child.pid, None)
         with contextlib.suppress(OSError):
             self.say({"exited": child.pid, "status": status})
+
+    def op_run(self, argv: list[str], env: dict[str, str] | None = None) -> None:
+        """Runs a short command to its end. Raises VhdtoolError with its last words."""
+        done = subprocess.run(
+            argv, env={**os.environ, **(env or {})}, capture_output=True, timeout=20, check=False
+        )
+        if done.returncode:
+            words = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+            raise VhdtoolError(f"{argv[0]}: {' '.join(words[-1:]) or done.returncode}")
 
     def op_kill(self, pid: int, signal: int) -> bool:
         """Signals a process that this agent started; False when it is gone already."""
@@ -219,59 +224,6 @@ class Agent:
         stat = os.statvfs(path)
         return stat.f_bfree * stat.f_frsize
 
-    # images
-
-    def op_create(self, path: str, size: int, block: int, kind: str = "vhd") -> None:
-        """A new image; one of the same name from an earlier run goes, with its lease."""
-        for old in (path, path + ".lease"):
-            Path(old).unlink(missing_ok=True)
-        if kind == "qcow2":
-            cluster = cluster_for(block)
-            options = ["-f", "qcow2", "-o", f"cluster_size={cluster}", path, str(size)]
-            _qemu_img("create", "-q", *options)
-        else:
-            create_dynamic(path, size, block_bytes=block)
-
-    def op_check(self, path: str) -> dict[str, Any]:
-        """What `qemu-img check` reports; it exits with 2 or 3 where it found something."""
-        report: dict[str, Any] = json.loads(_qemu_img("check", "--output=json", path, most=3))
-        return report
-
-    def op_metadata(self, path: str, kind: str = "vhd") -> int:
-        """Takes a snapshot of the image's metadata as it is on the disk now, and keeps it.
-
-        Returns its number for `snapshots`: sending it takes longer than taking it, and a guest
-        may stand still meanwhile.
-        """
-        with FileStorage(path, direct=True) as storage:
-            self._snapshots.append((qcow2.snapshot if kind == "qcow2" else snapshot)(storage))
-            return len(self._snapshots) - 1
-
-    def op_snapshots(self, numbers: list[int]) -> list[dict[str, Any]]:
-        """The snapshots of these numbers, which are forgotten with it."""
-        taken = [self._snapshots[number] for number in numbers]
-        for number in numbers:
-            self._snapshots[number] = {}
-        return taken
-
-    def op_fetch(self, path: str) -> dict[str, Any]:
-        """The data of a sparse file: its size and [(offset, base64 of zlib)] of each extent."""
-        extents = []
-        with open(path, "rb") as stream:
-            fd = stream.fileno()
-            size = os.fstat(fd).st_size
-            at = 0
-            while at < size:
-                try:
-                    at = os.lseek(fd, at, os.SEEK_DATA)
-                except OSError:
-                    break
-                end = os.lseek(fd, at, os.SEEK_HOLE)
-                data = os.pread(fd, end - at, at)
-                extents.append([at, base64.b64encode(zlib.compress(data, 1)).decode()])
-                at += len(data)
-        return {"size": size, "extents": extents}
-
     # the end
 
     def end(self) -> None:
@@ -286,25 +238,6 @@ class Agent:
                 child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
-
-
-def cluster_for(block: int) -> int:
-    """Bytes of a qcow2 cluster such that one L2 table maps a block of the load, or less.
-
-    Then each new block changes the L1 table, which is read at the opening, as a VHD's BAT is.
-    """
-    cluster = 512
-    while (cluster * 2) ** 2 // 8 <= block and cluster < 64 << 10:
-        cluster *= 2
-    return cluster
-
-
-def _qemu_img(*words: str, most: int = 0) -> str:
-    """Its standard output. Raises VhdtoolError when its exit code is more than `most`."""
-    done = subprocess.run(["qemu-img", *words], capture_output=True, text=True, check=False)
-    if done.returncode > most:
-        raise VhdtoolError(f"qemu-img {words[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
 
 
 def main() -> None:

@@ -5,7 +5,15 @@ import os
 import zipfile
 from pathlib import Path
 
-PARTS = ("vhd", "storage", "image", "tapdisk", "handover/agent.py", "handover/__init__.py")
+PARTS = (
+    "vhd",
+    "storage",
+    "image",
+    "tapdisk",
+    "handover/agent.py",
+    "handover/agent_images.py",
+    "handover/__init__.py",
+)
 """Standard library only: hosts need Python 3.11 and nothing from PyPI."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 

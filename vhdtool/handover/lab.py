@@ -159,7 +159,7 @@ class Lab:
             "image_bytes": plan.image_bytes,
             "block_bytes": plan.block_bytes,
             "image": f"image.{plan.kind}",
-            "storage": config.storage,
+            "storage": f"a LUN (iSCSI), in {config.storage}" if strategy.lun else config.storage,
             "hypervisor": config.hypervisor,
             "accelerator": plan.machine.accelerator,
             "legs": len(strategy.legs),

@@ -12,6 +12,7 @@ from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
 from vhdtool.handover.hosts import Host
+from vhdtool.handover.medium import Medium
 from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Qemu, nbd_disk
 from vhdtool.handover.record import Record
@@ -46,6 +47,11 @@ class CaseRun:
     """(host, number of the snapshot there, leg, point, seq) of each snapshot taken."""
     consoles: dict[int, int] = field(default_factory=dict)
     """The console's stream of each QEMU, by pid."""
+    medium: Medium = field(init=False)
+    """Where the image is; until it is made, where it will be."""
+
+    def __post_init__(self) -> None:
+        self.medium = Medium(self.plan)
 
     # the whole case
 
@@ -75,10 +81,9 @@ class CaseRun:
 
     def _start_source(self) -> None:
         plan, side = self.plan, self.source
-        sizes = {"size": plan.image_bytes, "block": plan.block_bytes}
-        side.host.call("create", path=plan.image, kind=plan.kind, **sizes)
+        self.medium = Medium.make(plan, side.host, self.destination.host)
         side.tap = self._tap(side)
-        side.tap.do("attach", **self._image())
+        side.tap.do("attach", **self.medium.disk())
         side.tap.do("activate")
         qemu = self._qemu(side, "guest")
         qemu.enable_migration_events()
@@ -90,7 +95,7 @@ class CaseRun:
 
     def _tap(self, side: Side) -> Tap:
         name = f"disk{len(self.taps)}"
-        tap = Tap(side.host, name, self.plan.guard, self.record.from_shim)
+        tap = Tap(side.host, name, self.plan.guard, self.record.from_shim, self.medium.lease)
         tap.on_trouble = self.record.consoles.fail
         self.taps.append(tap)
         tap.connect()
@@ -135,6 +140,7 @@ class CaseRun:
             self._start_migration()
             for step in leg.before[len(first) :]:
                 self._step(step)
+            self.medium.keeps_out(destination.host)
             self._wait_suspended()
             self._point("source-quiesced", source)
             for step in leg.switch:
@@ -238,7 +244,7 @@ class CaseRun:
         tap = side.shim()
         arguments: dict[str, Any] = {}
         if step.operation == "attach":
-            arguments = self._image()
+            arguments = self.medium.disk()
         elif step.operation == "open":
             arguments = {"mode": step.argument or "plain"}
         elif step.operation == "deactivate" and step.side == "S":
@@ -250,14 +256,11 @@ class CaseRun:
         if step.side == "D" and step.operation in ("open", "activate", "unpause"):
             self._point("destination-opened", side)
 
-    def _image(self) -> dict[str, Any]:
-        plan = self.plan
-        return {"path": plan.image, "size": plan.image_bytes, "format": plan.kind}
-
     def _point(self, point: str, side: Side) -> None:
         seq = self.record.seq()
-        number = side.host.call("metadata", path=self.plan.image, kind=self.plan.kind)
-        self.points.append((side.host, number, self.record.leg, point, seq))
+        host = self.medium.host(side.host)
+        number = host.call("metadata", path=self.plan.image, kind=self.plan.kind)
+        self.points.append((host, number, self.record.leg, point, seq))
 
     def _collect_points(self) -> None:
         """Brings the snapshots home; not before the end, when nobody waits."""
@@ -284,9 +287,10 @@ class CaseRun:
         side.tap = None
         self._point("all-closed", side)
         self.live(self, "after")
-        side.host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
+        host = self.medium.host(side.host)
+        host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
         if self.plan.kind == "qcow2":
-            self.record.checked(side.host.call("check", path=self.plan.image))
+            self.record.checked(host.call("check", path=self.plan.image))
 
     def _end_all(self) -> None:
         """Also after an error: no process stays, and the logs are brought home."""
@@ -297,6 +301,7 @@ class CaseRun:
             with contextlib.suppress(LabError):
                 tap.end()
         self._collect_points()
+        self.medium.end(self._save)
         for n, qemu in enumerate(self.qemus):
             self._save(qemu.host, qemu.log, f"qemu-{qemu.host.name}-{n}.log")
         for n, tap in enumerate(self.taps):

@@ -75,6 +75,8 @@ class Strategy:
     refused_points: tuple[str, ...] = ("all-closed",)
     not_on: Mapping[str, str] = field(default_factory=dict)
     """Kinds of image that the order cannot run on, and why."""
+    lun: bool = False
+    """The image lies on a LUN, which with the guard on lets one host in at a time."""
 
     def runs_on(self, image: str) -> bool:
         return image not in self.not_on
@@ -152,6 +154,14 @@ STRATEGIES = {
             (leg("D.attach D.open(first) D.probe | S.deactivate | S.detach"),),
             safe=False,
             refused_points=("destination-opened", "all-closed"),
+        ),
+        Strategy(
+            "login",
+            "A, on a LUN that lets no second host log in",
+            (leg("| S.deactivate D.attach D.activate | S.detach"),),
+            safe=True,
+            not_on={"qcow2": "does not run on qcow2: qemu-nbd has no part in the shim's login"},
+            lun=True,
         ),
         Strategy(
             "activate-back",

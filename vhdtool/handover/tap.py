@@ -23,7 +23,9 @@ OnEvent = Callable[[Host, dict[str, Any]], None]
 class Tap:
     """One shim process on a host, with one disk."""
 
-    def __init__(self, host: Host, name: str, guard: bool, on_event: OnEvent) -> None:
+    def __init__(
+        self, host: Host, name: str, guard: bool, on_event: OnEvent, lease: str | None = None
+    ) -> None:
         folder = f"{host.config.private_dir}/run"
         self.host = host
         self.control = f"{folder}/{name}.ctl"
@@ -43,6 +45,7 @@ class Tap:
         self._lock = threading.Lock()
         argv = [host.config.python, "-m", "vhdtool.tapdisk", "--dir", folder, "--name", name]
         argv += ["--host", host.name] + ([] if guard else ["--faithful"])
+        argv += ["--lease", lease] if lease is not None else []
         env = {"PYTHONPATH": host.config.lib}
         self.pid = int(host.call("spawn", argv=argv, log=self.log, err=self.err, env=env))
         host.on_exit[self.pid] = self._exited

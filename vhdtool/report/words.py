@@ -52,7 +52,7 @@ STRATEGIES = {
         "Only the destination's first request reopens the image, "
         "and a probe at attach uses that one up too early.",
     ),
-    "login": ("A, exclusive", "As activate, on storage that lets no second host log in."),
+    "login": ("A, exclusive", "As activate, on a LUN that lets no second host log in."),
     "activate-back": ("A, there and back", "Two migrations in a row with activate."),
     "activate-retry": (
         "A, failed and retried",

@@ -1,0 +1,98 @@
+"""Where a case's image lies, and that a LUN which lets everybody in is not taken for exclusive."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vhdtool.errors import LabError, VhdtoolError
+from vhdtool.handover.agent import Agent
+from vhdtool.handover.hosts import RemoteError
+from vhdtool.handover.medium import Medium
+from vhdtool.handover.strategies import STRATEGIES
+from vhdtool.image.check import check
+from vhdtool.storage import FileStorage
+
+MIB = 1 << 20
+BESIDES = {"size": 512, "format": "vhd", "record": "/srv/i.vhd.lease"}
+URL = "iscsi://198.18.0.11:3261/iqn.x:d/1"
+
+
+def medium(lun: bool = True, guard: bool = True) -> Medium:
+    strategy = STRATEGIES["login" if lun else "activate"]
+    image: Any = {"image": "/srv/i.vhd", "kind": "vhd", "image_bytes": 512}
+    plan: Any = SimpleNamespace(strategy=strategy, guard=guard, **image)
+    target: Any = SimpleNamespace(url=URL, host="alpha")
+    return Medium(plan, target if lun else None)
+
+
+class Host:
+    """A destination whose reads end as told."""
+
+    def __init__(self, error: LabError | None) -> None:
+        self.error, self.asked = error, 0
+
+    def call(self, op: str, **arguments: Any) -> int:
+        assert (op, arguments) == ("peek", {"path": URL})
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return 512
+
+
+def test_a_file_is_attached_by_its_path_and_looked_at_anywhere() -> None:
+    plain = medium(lun=False)
+    assert plain.disk() == {"path": "/srv/i.vhd", **BESIDES}
+    assert plain.lease is None
+    assert plain.host("beta") == "beta"  # type: ignore[arg-type]
+
+
+def test_a_lun_is_attached_by_its_url_and_looked_at_where_its_target_is() -> None:
+    lun = medium()
+    assert lun.disk() == {"path": URL, **BESIDES}
+    assert lun.lease == f"scsi:{URL}"
+    assert lun.host("beta") == "alpha"  # type: ignore[arg-type]
+    assert medium(guard=False).lease is None
+
+
+def test_a_lun_that_lets_the_destination_in_is_a_fault_of_the_lab() -> None:
+    open_to_all: Any = Host(None)
+    with pytest.raises(LabError, match="let the destination in"):
+        medium().keeps_out(open_to_all)
+    broken: Any = Host(RemoteError("beta: peek: Connection refused", "ScsiError"))
+    with pytest.raises(RemoteError):
+        medium().keeps_out(broken)
+    shut: Any = Host(RemoteError("another initiator has it reserved", "ScsiError"))
+    medium().keeps_out(shut)
+    assert shut.asked == 1
+
+
+def test_nobody_is_asked_where_nothing_keeps_anybody_out() -> None:
+    never: Any = Host(None)
+    medium(lun=False).keeps_out(never)
+    medium(guard=False).keeps_out(never)
+    assert never.asked == 0
+
+
+def test_the_agent_lays_an_image_out_as_on_a_device(tmp_path: Path) -> None:
+    agent, path = Agent(lambda data: None), tmp_path / "lun"
+    agent.op_create(str(path), 64 * MIB, 2 * MIB, lun=True)
+    size = path.stat().st_size
+    assert size > 64 * MIB + 33 * 4096
+    assert size % 512 == 0
+    raw = path.read_bytes()
+    assert raw[:512] == raw[-512:]
+    assert raw[:8] == b"conectix"
+    with FileStorage(path) as storage:
+        assert {one.code for one in check(storage).findings} <= {"leaked-tail"}
+    assert agent.op_peek(str(path)) == 512
+
+
+def test_the_agent_tells_why_a_command_failed() -> None:
+    agent = Agent(lambda data: None)
+    agent.op_run(["true"])
+    with pytest.raises(VhdtoolError, match="sh: no such thing"):
+        agent.op_run(["sh", "-c", "echo first >&2; echo no such thing >&2; exit 3"])
+    with pytest.raises(FileNotFoundError):
+        agent.op_run(["/nonexistent"])
