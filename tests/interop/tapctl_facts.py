@@ -202,19 +202,25 @@ class FakeTapdisk:
         for answer in self._answers:
             client, _ = self._listener.accept()
             with client:
-                client.settimeout(0.1)
+                client.settimeout(10)
                 self.sent.append(self._received(client))
                 for one in answer:
                     client.sendall(one)
 
     def _received(self, client: socket.socket) -> bytes:
-        """The message, and all that comes behind it within a tenth of a second."""
+        """The message, and what its flags promise behind it: a log's path, a key."""
+        data = self._exactly(client, SIZE)
+        flags = int.from_bytes(data[8:12], sys.byteorder) if data[0] in (7, 11) else 0
+        behind = self._exactly(client, 256) if flags & 0x10 else b""
+        if flags & 0x400:
+            size = self._exactly(client, 1)
+            behind += size + self._exactly(client, size[0])
+        return data + behind
+
+    def _exactly(self, client: socket.socket, size: int) -> bytes:
         data = b""
-        try:
-            while part := client.recv(4096):
-                data += part
-        except TimeoutError:
-            pass
+        while len(data) < size and (part := client.recv(size - len(data))):
+            data += part
         return data
 
     def stop(self) -> list[bytes]:

@@ -121,7 +121,7 @@ def test_create_and_destroy(taps: Taps, image: Path) -> None:
 def test_a_create_that_fails_leaves_nothing(taps: Taps, tmp_path: Path, image: Path) -> None:
     taps("create", "-a", f"vhd:{tmp_path}/missing.vhd", code=2)
     taps("create", "-a", f"qcow:{image}", code=38)
-    taps("create", "-a", f"vhd:{image}", "-2", "nbd:x", code=38)
+    taps("create", "-a", f"vhd:{image}", "-s", "-2", "nbd:x", code=38)
     (tmp_path / "none.vhd").write_bytes(bytes(4096))
     taps("create", "-a", f"vhd:{tmp_path}/none.vhd", code=22)
     deadline = time.monotonic() + 10

@@ -108,6 +108,10 @@ class Reading:
         storage = self.settings.open_storage(self.path)
         try:
             image = self._open_image(storage, unclean, kill_footer, exclusive)
+        except BaseException:
+            storage.close()
+            raise
+        try:
             if image.size != self.size:
                 raise StateError(
                     f"{self.path}: the disk has {image.size} bytes, it was attached with "
@@ -116,7 +120,7 @@ class Reading:
             if self.layer is not None:
                 image = self.layer(image)
         except BaseException:
-            storage.close()
+            image.abandon()
             raise
         self._image = image
         self._read_epoch = epoch

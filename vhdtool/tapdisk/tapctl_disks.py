@@ -18,7 +18,6 @@ from vhdtool.errors import (
     UnsupportedImage,
     VhdtoolError,
 )
-from vhdtool.image.changed import ChangeLog
 from vhdtool.image.marks import read_marks
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.openimage import QCOW2, RAW, VHD, disk_size
@@ -26,6 +25,7 @@ from vhdtool.storage import FileStorage
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.lease import Owner, open_lease
+from vhdtool.tapdisk.tapctl_layers import Copy, Layers
 
 TYPES = {"vhd": VHD, "aio": RAW, "qcow2": QCOW2}
 """Image types -> what the file is. tapdisk has no driver for the last one."""
@@ -34,8 +34,9 @@ KNOWN = frozenset(
 )
 """Types that tapdisk has a name for (and often no driver), and this one does not serve."""
 LONGEST_TYPE = 31
+NO_MIRROR = "null"
+"""As a secondary image: from now on there is none."""
 _REASONS = {
-    wire.SECONDARY: "no mirror or secondary image (-2) is kept here",
     wire.SHARED: "no image is shared with another writer here",
     wire.ADD_CACHE: "no block cache is kept here",
     wire.VHD_INDEX: "no index of VHDs is kept here",
@@ -105,8 +106,8 @@ def check_flags(params: wire.Params) -> None:
     a secondary image is used, and means nothing without one.
     """
     flags = params.flags
-    if flags & wire.SECONDARY and params.secondary == "null":
-        flags &= ~wire.SECONDARY  # "from now on without a mirror"
+    if flags & wire.SECONDARY and flags & wire.STANDBY and params.secondary != NO_MIRROR:
+        raise Refused(errno.ENOSYS, "no image takes over here when there is no space (-s -2)")
     for flag, why in _REASONS.items():
         if flags & flag:
             raise Refused(errno.ENOSYS, why)
@@ -116,7 +117,7 @@ def check_flags(params: wire.Params) -> None:
         raise Refused(errno.EINVAL, "no image is decrypted here (-E)")
 
 
-def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
+def started(params: wire.Params, layers: Layers | None, how: Opening) -> TapDisk:
     """An open disk. Raises what keeps it from being opened."""
     check_flags(params)
     image, what = image_of(params.path)
@@ -133,7 +134,8 @@ def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
         )
     )
     disk.read_only = not writable
-    track_changes(disk, log)
+    if layers is not None:
+        put_over(disk, layers)
     disk.attach(image, disk_size(image, what), what)
     try:
         if how.guard:
@@ -146,11 +148,37 @@ def started(params: wire.Params, log: str, how: Opening) -> TapDisk:
     return disk
 
 
-def track_changes(disk: TapDisk, log: str) -> None:
-    """From the next opening on the disk's changes are noted in `log`; in none when it is empty."""
-    if log and not os.path.exists(log):
-        raise Refused(errno.EPERM, f"{log}: no log of changes there")
-    disk.layer = (lambda image: ChangeLog(image, log)) if log else None
+def layers_of(params: wire.Params, changes: str, how: Opening, before: str = "") -> Layers:
+    """What a request wants over its image; `before`: the secondary image so far."""
+    secondary = before
+    if params.flags & wire.SECONDARY:
+        secondary = "" if params.secondary == NO_MIRROR else params.secondary
+    keep = params.flags & (wire.RDONLY | wire.NO_O_DIRECT)
+
+    def open_copy(args: str, size: int) -> Copy:
+        disk = started(wire.Params(keep, path=args), None, how)
+        if disk.size != size:
+            disk.detach()
+            raise Refused(errno.EINVAL, f"{args}: {disk.size} bytes, the disk has {size}")
+        return DiskCopy(disk)
+
+    return Layers(changes, secondary, open_copy)
+
+
+class DiskCopy:
+    """A mirror's second image: a disk of its own, with its own lease."""
+
+    def __init__(self, disk: TapDisk) -> None:
+        self.write, self.write_zeroes = disk.write, disk.write_zeroes
+        self.flush = disk.flush
+        self.close = disk.detach
+
+
+def put_over(disk: TapDisk, layers: Layers) -> None:
+    """From the next opening on. Raises Refused for a log that is not there."""
+    if layers.changes and not os.path.exists(layers.changes):
+        raise Refused(errno.EPERM, f"{layers.changes}: no log of changes there")
+    disk.layer = layers.over if layers else None
 
 
 def _refuse_encrypted(image: Path) -> None:

@@ -113,7 +113,7 @@ class TapdiskServer:
             vbd.pause()
             return wire.response(wire.PAUSE_RSP, minor)
         if kind == wire.RESUME:
-            vbd.resume(params, log_path)
+            vbd.resume(params, log_path, self.how)
             return wire.response(wire.RESUME_RSP, minor)
         if kind == wire.DISK_INFO:
             return wire.image(wire.DISK_INFO_RSP, minor, vbd.disk.size if vbd.disk else 0)

@@ -3,7 +3,7 @@
 from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.tapctl_vbd import Vbd
 
-TYPE_NUMBERS = {"aio": 0, "vhd": 4, "qcow2": 6, "log": 9}
+TYPE_NUMBERS = {"aio": 0, "vhd": 4, "qcow2": 6, "log": 9, "nbd": 15}
 """As tapdisk counts its drivers; 6 is its qcow, of which only the number is left."""
 QUEUE = 352
 """Requests that tapdisk's aio driver can have under way."""
@@ -33,7 +33,7 @@ def stats_of(vbd: Vbd) -> dict[str, object]:
         "secs": [reads, writes],
         "images": _images(vbd, [reads, writes]),
         "FIXME_enospc_redirect_count": 0,
-        "nbd_mirror_failed": 0,
+        "nbd_mirror_failed": int(vbd.layers is not None and vbd.layers.mirror_failed),
         "reqs_outstanding": 0,
         "read_caching": "true" if cached else "false",
     }
@@ -44,9 +44,14 @@ def _images(vbd: Vbd, moved: list[int]) -> list[object]:
         return []
     kind, _, path = vbd.args.partition(":")
     told: list[object] = []
-    if vbd.log:
-        told.append(_image(vbd.log, "log", [0, 0]))
     told.append(_image(path, kind, moved))
+    layers = vbd.layers
+    if layers is not None and layers.secondary and not layers.mirror_failed:
+        # Behind what the chain began with, which is the log where there is one.
+        kind, _, path = layers.secondary.partition(":")
+        told.insert(0 if layers.changes else 1, _image(path, kind, [0, 0]))
+    if layers is not None and layers.changes:
+        told.insert(0, _image(layers.changes, "log", [0, 0]))
     for parent, raw in vbd.disk.parents():
         told.append(_image(parent, "aio" if raw else "vhd", [0, 0]))
     return told

@@ -3,7 +3,7 @@
 import errno
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vhdtool.image.openimage import disk_size
 from vhdtool.tapdisk import tapctl_wire as wire
@@ -14,10 +14,14 @@ from vhdtool.tapdisk.tapctl_disks import (
     Refused,
     check_flags,
     image_of,
+    layers_of,
+    put_over,
     started,
-    track_changes,
 )
+from vhdtool.tapdisk.tapctl_layers import Layers
 
+KEPT = wire.RDONLY | wire.NO_O_DIRECT
+"""Flags of an `open` that its `unpause` keeps."""
 _STOPPED = wire.PAUSED | wire.QUIESCED
 
 
@@ -29,8 +33,7 @@ class Vbd:
     marker: int
     """A descriptor of the minor's file, locked as long as it is attached."""
     args: str = ""
-    log: str = ""
-    """Where changes are noted; empty when they are not."""
+    layers: Layers | None = None
     flags: int = 0
     bits: int = 0
     disk: TapDisk | None = None
@@ -46,7 +49,8 @@ class Vbd:
         """Raises Refused, or what keeps the image from being opened."""
         if self.disk is not None:
             raise Refused(errno.EALREADY, f"minor {self.minor} has an image open")
-        disk = started(params, log, how)
+        layers = layers_of(params, log, how)
+        disk = started(params, layers, how)
         try:
             if self.bits & wire.PAUSED:
                 disk.pause()  # paused before it was closed: requests wait for `unpause`
@@ -54,7 +58,8 @@ class Vbd:
         except BaseException:
             disk.detach()
             raise
-        self.disk, self.args, self.flags, self.log = disk, params.path, params.flags, log
+        self.disk, self.args, self.flags = disk, params.path, params.flags
+        self.layers = layers
         self.bits &= ~wire.CLOSED
 
     def pause(self) -> None:
@@ -63,7 +68,7 @@ class Vbd:
             self.disk.pause()
         self.bits |= _STOPPED | wire.CLOSED
 
-    def resume(self, params: wire.Params, log: str) -> None:
+    def resume(self, params: wire.Params, log: str, how: Opening) -> None:
         """Goes on with its image, or with another one of the same size. Raises Refused, ..."""
         if not self.bits & wire.PAUSED:
             raise Refused(errno.EINVAL, f"minor {self.minor} is not paused")
@@ -72,17 +77,20 @@ class Vbd:
             check_flags(params)
             if self.disk is None and args:
                 raise Refused(errno.EMEDIUMTYPE, f"minor {self.minor} has no size yet: open it")
-            _reopen(self.open_disk(), args, log)
+            before = self.layers.secondary if self.layers is not None else ""
+            said = replace(params, flags=params.flags | self.flags & KEPT)
+            layers = layers_of(said, log, how, before)
+            _reopen(self.open_disk(), args, layers)
         except BaseException:
             self.bits |= wire.RESUME_FAILED | wire.CLOSED
             raise
-        self.args, self.log = args, log
+        self.args, self.layers = args, layers
         self.bits &= ~(_STOPPED | wire.CLOSED | wire.RESUME_FAILED)
 
     def close(self) -> None:
         """Whatever is open. Raises what kept it from ending with a footer; it is closed anyway."""
         disk, server = self.disk, self.server
-        self.disk, self.server, self.args, self.log = None, None, "", ""
+        self.disk, self.server, self.args, self.layers = None, None, "", None
         self.bits |= wire.CLOSED
         if disk is not None:
             disk.detach(server.stop if server is not None else lambda: None)
@@ -94,12 +102,12 @@ class Vbd:
         os.close(self.marker)
 
 
-def _reopen(disk: TapDisk, args: str, log: str) -> None:
+def _reopen(disk: TapDisk, args: str, layers: Layers) -> None:
     path, kind = image_of(args)
     if (size := disk_size(path, kind)) != disk.size:
         raise Refused(errno.EMEDIUMTYPE, f"{path}: {size} bytes, but the disk has {disk.size}")
     before = disk.layer
-    track_changes(disk, log)
+    put_over(disk, layers)
     try:
         if (path, kind) == (disk.path, disk.kind):
             disk.unpause()
