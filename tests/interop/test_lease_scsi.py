@@ -186,8 +186,18 @@ def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
     target.process.send_signal(signal.SIGCONT)
     with pytest.raises(LeaseLost, match="the session is lost"):
         lease.check()
+    # The target has kept the reservation of the session that broke, which is nobody else's.
     lease.release()
-    lease.close()
+    other = lease_of(target, "b", tmp_path / "record", owner("b"))
+    with pytest.raises(ActivationRefused, match="--force 2"):
+        other.acquire()
+    assert lease.acquire() == 3
+    lease.check()
+    lease.release()
+    assert other.acquire() == 5
+    for one in (other, lease):
+        one.release()
+        one.close()
 
 
 def test_a_target_that_is_not_there_is_a_clear_refusal(tmp_path: Path) -> None:

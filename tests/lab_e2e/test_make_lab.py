@@ -63,9 +63,9 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
     pytest.fail(f"{words!r} never came:\n{''.join(seen)}")
 
 
-def test_activate_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path):
+def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path):
     lab = LocalHosts(tmp_path / "lab", print)
-    done = make_lab(STRATEGY="activate,overlap", GUARD="default", SEED="3")
+    done = make_lab(STRATEGY="activate,login,overlap", GUARD="default", SEED="3")
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 0, output
     assert output.splitlines()[-1] == (
@@ -74,6 +74,7 @@ def test_activate_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path)
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert {(c["name"], c["guard"], c["verdict"]) for c in verdict["strategies"]} == {
         ("activate", True, "consistent"),
+        ("login", True, "consistent"),
         ("overlap", False, "corrupt"),
         ("overlap", True, "refused"),
     }

@@ -10,6 +10,7 @@ import pytest
 from shims import BLOCK, SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.tapdisk import lease
 from vhdtool.tapdisk.epochs import EpochRecord
 from vhdtool.tapdisk.lease import EpochLease, Owner
 
@@ -21,6 +22,15 @@ def history(path: Path) -> list[tuple[int, str, str]]:
     raw = path.read_bytes()
     entries = [json.loads(raw[at : at + 512]) for at in range(512, len(raw), 512)]
     return [(entry["epoch"], entry["what"], entry["host"]) for entry in entries]
+
+
+def gone_owner() -> Owner:
+    """A process of this host that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = lease.process_start(child.pid)
+    assert start is not None
+    child.communicate(b"\n")
+    return Owner("a", child.pid, start, lease.boot_id())
 
 
 class LeaseSuite:

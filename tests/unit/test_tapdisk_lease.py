@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lease_suite import LeaseSuite, Pair
+from lease_suite import LeaseSuite, Pair, gone_owner
 from shims import owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
@@ -34,15 +32,6 @@ def pair(path: Path) -> Iterator[Pair]:
 
 class TestEpochLease(LeaseSuite):
     """The epoch record alone."""
-
-
-def gone_owner() -> Owner:
-    """A process of this host that has ended."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = lease.process_start(child.pid)
-    assert start is not None
-    child.communicate(b"\n")
-    return Owner("a", child.pid, start, lease.boot_id())
 
 
 def test_a_process_that_is_gone_loses_the_lease(path: Path) -> None:

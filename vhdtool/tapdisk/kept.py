@@ -14,7 +14,10 @@ from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
 
 
 class Keeper(Protocol):
-    """What excludes. All methods may be called from any thread, one call at a time each."""
+    """What excludes. `check` may be called from any thread; the others come one at a time."""
+
+    forcible: bool
+    """Whether the operator's word is enough to take the lease of another."""
 
     def take(self, force: bool, proven: bool) -> None:
         """Makes the lease ours. Raises ActivationRefused while another has it.
@@ -51,8 +54,12 @@ class KeptLease(EpochLease):
             proven = held is not None and owner_of(held).is_gone()
             self.keeper.take(force_epoch is not None, proven)
         except ActivationRefused as error:
-            who = "" if held is None else f"; by the record it is {owner_of(held)} at epoch {named}"
-            raise ActivationRefused(f"{self.record.path}: {error}{who}") from None
+            hint = (
+                "" if held is None else f"; by the record it is {owner_of(held)} at epoch {named}"
+            )
+            if self.keeper.forcible and force_epoch is None:
+                hint += f"; if that is certainly dead, --force {named}"
+            raise ActivationRefused(f"{self.record.path}: {error}{hint}") from None
         try:
             # Whoever the record still names has lost the lease, or we had not got it.
             return super().acquire(None if not isinstance(named, int) else named)

@@ -22,10 +22,14 @@ EXCLUSIVE_ACCESS = 3
 class ReservationKeeper:
     """The reservation of one LUN, under a key made for each time that it is taken."""
 
+    forcible = True
+
     def __init__(self, lun: Lun) -> None:
         self.lun = lun
         self._session: Session | None = None
         self._key = 0
+        self._left: int | None = None
+        """The key of a reservation that we could not release: it is no other's."""
 
     def take(self, force: bool, proven: bool) -> None:
         self.close()
@@ -53,7 +57,7 @@ class ReservationKeeper:
             if not error.conflict:
                 raise
         other = self._reservation()
-        if other is None or not preempt:
+        if other is None or not (preempt or other[0] == self._left):
             raise ActivationRefused(
                 f"{self.lun} is reserved by another initiator"
                 + (f" (key {other[0]:#x}, type {other[1]})" if other is not None else "")
@@ -78,6 +82,9 @@ class ReservationKeeper:
         try:
             self._out("release it", _RELEASE, self._key, 0)
             self._out("unregister", _REGISTER, self._key, 0)
+        except ScsiError:
+            self._left = self._key
+            raise
         finally:
             self.close()
 

@@ -78,6 +78,8 @@ class Resource:
 class SanlockKeeper:
     """Holds one resource through the daemon whose socket is in `run_dir`."""
 
+    forcible = False
+
     def __init__(self, resource: Resource, run_dir: Path | None = None) -> None:
         self.resource = resource
         folder = run_dir or Path(os.environ.get("SANLOCK_RUN_DIR", "/run/sanlock"))

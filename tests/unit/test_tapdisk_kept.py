@@ -1,0 +1,120 @@
+"""A lease that a keeper keeps: the keeper decides, the record counts, and in the right order."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lease_suite import LeaseSuite, Pair, gone_owner, history
+
+from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.storage import StorageError
+from vhdtool.tapdisk.epochs import EpochRecord
+from vhdtool.tapdisk.kept import KeptLease
+from vhdtool.tapdisk.lease import EpochLease, Owner
+
+
+class World:
+    """The lock manager behind all keepers of a test."""
+
+    holder: "FakeKeeper | None" = None
+
+
+class FakeKeeper:
+    """Keeps the one lease of a world, and tells the world what it was asked."""
+
+    def __init__(self, world: World, forcible: bool = True) -> None:
+        self.world, self.forcible = world, forcible
+        self.asked: list[Any] = []
+
+    def take(self, force: bool, proven: bool) -> None:
+        self.asked.append(("take", force, proven))
+        if self.world.holder is not None and not (force or proven):
+            raise ActivationRefused("the world has given it to another")
+        self.world.holder = self
+
+    def check(self) -> None:
+        if self.world.holder is not self:
+            raise LeaseLost("the world has given it to another")
+
+    def give(self) -> None:
+        self.asked.append("give")
+        if self.world.holder is self:
+            self.world.holder = None
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+class TestKept(LeaseSuite):
+    """The suite of all leases."""
+
+    @pytest.fixture(autouse=True)
+    def _world(self) -> None:
+        self.world = World()
+
+    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
+        return KeptLease(EpochRecord(path), who, FakeKeeper(self.world))
+
+    def test_a_process_that_is_killed_loses_the_lease(self, path: Path) -> None:
+        """Here: the keeper is told of the proof, and decides by itself."""
+        gone = self.make(path, gone_owner(), "a")
+        gone.acquire()
+        gone.close()
+        here = self.make(path, Owner.here("b"), "b")
+        assert here.acquire() == 2
+        assert keeper_of(here).asked == [("take", False, True)]
+        here.close()
+
+    def test_a_refusal_names_the_holder_of_the_record_and_the_way_out(self, pair: Pair) -> None:
+        a, b = pair
+        a.acquire()
+        with pytest.raises(ActivationRefused) as caught:
+            b.acquire()
+        assert str(caught.value).endswith(
+            "disk.vhd.lease: the world has given it to another; by the record it is a (pid 1) at "
+            "epoch 1; if that is certainly dead, --force 1"
+        )
+        keeper_of(b).forcible = False
+        with pytest.raises(ActivationRefused, match=r"at epoch 1$"):
+            b.acquire()
+
+    def test_a_record_that_cannot_be_written_gives_the_lease_back(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, b = pair
+
+        def full(*args: object) -> None:
+            raise StorageError("record", "write", 28)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(a.record, "write", full)
+            with pytest.raises(StorageError):
+                a.acquire()
+        assert keeper_of(a).asked[-1] == "give"
+        assert b.acquire() == 1
+
+    def test_the_record_tells_of_a_release_before_the_keeper_gives_the_lease_away(
+        self, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        a, _ = pair
+        a.acquire()
+        told: list[tuple[int, str, str]] = []
+        monkeypatch.setattr(keeper_of(a), "give", lambda: told.extend(history(path)))
+        a.release()
+        assert told[-1] == (2, "release", "a")
+
+    def test_a_record_that_was_replaced_fences_though_the_keeper_is_content(
+        self, pair: Pair, path: Path
+    ) -> None:
+        a, _ = pair
+        a.acquire()
+        path.unlink()
+        with pytest.raises(LeaseLost, match="removed or replaced"):
+            a.check()
+        keeper_of(a).check()
+
+
+def keeper_of(lease: EpochLease) -> FakeKeeper:
+    assert isinstance(lease, KeptLease)
+    assert isinstance(lease.keeper, FakeKeeper)
+    return lease.keeper
