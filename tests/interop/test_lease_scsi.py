@@ -203,10 +203,20 @@ def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
 def test_a_target_that_is_not_there_is_a_clear_refusal(tmp_path: Path) -> None:
     nowhere = "iscsi://127.0.0.1:1/iqn.2026-01.test:none/1"
     lease = kept_lease(tmp_path / "record", owner("a"), ReservationKeeper(Lun.parse(nowhere)))
-    with pytest.raises(ActivationRefused, match=nowhere):
+    with pytest.raises(ActivationRefused, match=f"{nowhere}: cannot log in: Connection refused"):
         lease.acquire()
     assert lease.holder() is None
     lease.close()
+
+
+def test_who_is_not_let_in_is_told_why(target: Target) -> None:
+    for url, why in (
+        (target.url().replace("vhdtool:disk", "vhdtool:none"), "Target not found"),
+        (target.url()[:-1] + "7", "LOGICAL_UNIT_NOT_SUPPORTED"),
+        ("iscsi://nowhere.invalid/t/1", "cannot log in: .*[Nn]ame"),
+    ):
+        with pytest.raises(StorageError, match=why):
+            IscsiStorage(Lun.parse(url))
 
 
 def test_a_lun_is_a_storage_that_keeps_its_length(target: Target) -> None:

@@ -58,6 +58,7 @@ def test_an_initiator_has_open_iscsis_name_where_there_is_one(tmp_path: Path) ->
         ("scsi:", "write iscsi://HOST[:PORT]/TARGET/LUN"),
         ("scsi:iscsi://h/t", "write iscsi://HOST[:PORT]/TARGET/LUN"),
         ("scsi:iscsi://h/t/1/2", "write iscsi://HOST[:PORT]/TARGET/LUN"),
+        ("scsi:iscsi://h:99999/t/1", "write iscsi://HOST[:PORT]/TARGET/LUN"),
         ("scsi:http://h/t/1", "write iscsi://HOST[:PORT]/TARGET/LUN"),
     ],
 )

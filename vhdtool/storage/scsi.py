@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import re
+import socket
 import struct
 import threading
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ _NONE, _READ, _WRITE = 0, 1, 2
 _NORMAL_SESSION = 2
 _URL = re.compile(
     r"iscsi:/{1,2}(?:(?P<user>[^/@%]+)%(?P<secret>[^/@]*)@)?"
-    r"(?P<portal>\[[0-9A-Fa-f:]+\](?::\d+)?|[^/\[\]@]+)/(?P<target>[^/]+)/(?P<lun>\d{1,5})"
+    r"(?P<portal>(?:\[[0-9A-Fa-f:]+\]|[^/\[\]@:]+)(?::(?P<port>\d+))?)/(?P<target>[^/]+)/(?P<lun>\d{1,5})"
 )
 
 
@@ -52,7 +53,7 @@ class Lun:
         Raises UsageError.
         """
         found = _URL.fullmatch(text)
-        if found is None:
+        if found is None or not 0 < int(found["port"] or 3260) < 1 << 16:
             told = re.sub("%[^@]*@", "%...@", text)
             raise UsageError(
                 f"{told}: write iscsi://HOST[:PORT]/TARGET/LUN, for example "
@@ -69,7 +70,8 @@ class ScsiError(StorageError):
     """A command that was not done. `conflict`: another initiator has the LUN reserved."""
 
     def __init__(self, name: str, doing: str, why: str, conflict: bool = False) -> None:
-        super().__init__(f"{name}: {why}", doing, errno.EBUSY if conflict else errno.EIO)
+        super().__init__(name, doing, errno.EBUSY if conflict else errno.EIO)
+        self.args = (f"{name}: cannot {doing}: {why}",)
         self.conflict = conflict
 
 
@@ -113,7 +115,7 @@ class Session:
         if self.lun.login is not None:
             lib.iscsi_set_initiator_username_pwd(context, *(s.encode() for s in self.lun.login))
         if lib.iscsi_full_connect_sync(context, self.lun.portal.encode(), self.lun.number):
-            why = self._error()
+            why = _unreachable(self.lun.portal) or self._error()
             self._break(why)
             raise ScsiError(str(self.lun), "log in", why)
 
@@ -198,6 +200,16 @@ class Session:
                     self.lost = "logged out"
                     self._library.iscsi_logout_sync(self._context)
                     self._library.iscsi_destroy_context(self._context)
+
+
+def _unreachable(portal: str) -> str:
+    """Why nobody can connect there; "" where one can. The library does not say."""
+    host, _, port = portal.rpartition(":") if re.search(r":\d+$", portal) else (portal, "", "3260")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 def _library() -> ctypes.CDLL:
