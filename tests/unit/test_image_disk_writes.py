@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from shims import BLOCK, empty_image
+from shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 
 from vhdtool.errors import LeaseLost, SplitBrain
 from vhdtool.image.disk import DynamicDisk
@@ -102,6 +102,73 @@ def test_guarded_a_whole_block_needs_no_write_but_its_bat_entry() -> None:
     assert steps(storage) == [("write", bat_sector(1), 1)]
     assert disk.bat[1] == LAYOUT.place(behind)
     assert disk.read(BLOCK, BLOCK) == bytes(BLOCK)
+
+
+def whole_disk(storage: RecordingStorage) -> DynamicDisk:
+    disk = DynamicDisk(storage, whole=True)
+    disk.make_place(9)  # the first room
+    steps(storage)
+    return disk
+
+
+def test_guarded_blocks_asked_for_in_order_share_a_bat_write() -> None:
+    """1, 2, 4, 4, ... at a time; never behind the BAT sector, nor over a block that has a place."""
+    storage = RecordingStorage(empty_image())
+    disk = whole_disk(storage)
+    for block in range(20, 40):
+        disk.make_place(block)
+    writes = [step for step in steps(storage) if step == ("write", bat_sector(0), 1)]
+    assert len(writes) == 7  # 20, 21-22, 23-26, 27-30, ...
+    assert sum(entry != UNUSED for entry in disk.bat) == 1 + 23
+    entries = [disk.bat[block] for block in range(20, 43)]
+    assert entries == [LAYOUT.place(disk._opened.end) + n * LAYOUT.stride for n in range(1, 24)]
+    for block in (123, 124, 126):
+        disk.make_place(block)
+    assert [entry == UNUSED for entry in disk.bat[122:130]] == [True, *[False] * 5, True, True]
+    disk.make_place(63)
+    disk.make_place(61)
+    disk.make_place(62)
+    assert disk.read(0, SIZE) == bytes(SIZE)
+    disk.close()
+    assert verdict(storage).findings == []
+
+
+def test_guarded_out_of_order_nothing_is_placed_that_was_not_asked_for() -> None:
+    storage = RecordingStorage(empty_image())
+    disk = whole_disk(storage)
+    asked = [50, 3, 77, 20, 60]
+    for block in asked:
+        disk.make_place(block)
+    assert [n for n, entry in enumerate(disk.bat) if entry != UNUSED] == sorted([9, *asked])
+
+
+def test_guarded_the_disks_last_part_of_a_block_is_never_placed_unasked() -> None:
+    storage = RecordingStorage(empty_image(size=6 * BLOCK + SECTOR))
+    disk = DynamicDisk(storage, whole=True)
+    for block in range(6):
+        disk.make_place(block)
+    assert disk.bat[6] == UNUSED
+
+
+def test_guarded_a_row_ends_where_there_is_no_room() -> None:
+    image = empty_image()
+    limit = image.size() + 6 * LAYOUT.stride * SECTOR
+
+    def fault(kind: str, offset: int, length: int) -> int | None:
+        return 28 if kind == "zero" and offset + length > limit else None
+
+    disk = DynamicDisk(FaultyStorage(image, fault), whole=True)
+    for block in range(5):
+        disk.make_place(block)
+    placed = sum(entry != UNUSED for entry in disk.bat)
+    assert 5 <= placed <= 6
+    with pytest.raises(StorageError, match="No space left"):
+        for block in range(5, 8):
+            disk.make_place(block)
+    disk.write(0, bytes([1]) * SECTOR)
+    disk.close()
+    assert verdict(image).exit_code == 0
+    assert plain_bytes(image)[:SECTOR] == bytes([1]) * SECTOR
 
 
 def test_guarded_room_is_made_for_more_and_more_blocks() -> None:

@@ -66,7 +66,8 @@ def test_python_is_not_asked_for_what_has_its_place(
     status = rig.disk.status()
     assert (status["read_bytes"], status["written_bytes"]) == (300 * 4096, 300 * 4096)
     assert status["requests"] == {"read": 300, "write": 300, "other": 0}
-    assert status["allocations"] == len([e for e in rig.events if e["event"] == "allocated"]) == 3
+    told = [event for event in rig.events if event["event"] == "allocated"]
+    assert status["allocations"] == len(told) == 3
     client.close()
 
 

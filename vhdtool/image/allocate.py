@@ -14,6 +14,11 @@ from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED
 
+MOST_IN_A_ROW = 4
+"""Blocks that one BAT write places while a disk is filled in order."""
+Places = dict[int, int]
+"""Block -> BAT entry."""
+
 
 class Allocator(BlockReader):
     """Allocates, and keeps track of where the file ends. Call with the disk's lock held."""
@@ -42,12 +47,14 @@ class Allocator(BlockReader):
         self._room = Room(storage, self.layout, self._block_device, self._new_bitmap, self.hooks)
         self._file_size: int | None = self._opened.file_size
         """As we left it; None when it cannot be known."""
-        self._unsettled: tuple[int, int] | None = None
-        """(block, entry) of a BAT write that has not succeeded: it may be on the disk."""
+        self._unsettled: Places = {}
+        """Of a BAT write that has not succeeded: it may be on the disk."""
+        self._row = 1
+        self._next_in_row = -1
 
-    def _place(self) -> int:
-        """The BAT entry of the next block. Raises StorageError where there is no room for it."""
-        entry = self.layout.place(self._end)
+    def _place(self, behind: int) -> int:
+        """The BAT entry of a block behind a sector. Raises StorageError where it has no room."""
+        entry = self.layout.place(behind)
         end = self.layout.end_sector(entry)
         if not self.layout.fits(end):
             raise StorageError(self.storage.name, "place a block behind 2 TiB", errno.EFBIG)
@@ -63,24 +70,12 @@ class Allocator(BlockReader):
         return bytes(bitmap)
 
     def _allocate(self, block: int, first: int, data: memoryview) -> bool:
-        """Gives a block its place; True when it has written the data too. Memory last of all."""
+        """Gives a block its place; True when it has written the data too. Memory last of all.
+
+        Where blocks are asked for in their order, so get some behind it: one write places them.
+        """
         del first, data
-        reached = self.hooks.reached
-        entry = self._place()
-        self._compare(block)
-        try:
-            if self._room.make(self._end, entry, self._unused):
-                self._file_size = self.storage.size()
-                self.wrote_metadata()
-            reached("allocate-room")
-            self._unsettled = block, entry
-            self._write_bat_entry(block, entry)
-            reached("allocate-bat")
-        except BaseException:
-            # What half an allocation wrote has to go before its place is used, whoever gets it.
-            self._lost_track()
-            raise
-        self._allocated(block, entry, self._new_bitmap)
+        self._allocate_all(self._in_a_row(block) if self.whole else [block])
         return False
 
     def make_place(self, block: int) -> None:
@@ -91,18 +86,65 @@ class Allocator(BlockReader):
             if self.bat[block] == UNUSED:
                 self._allocate(block, 0, memoryview(b""))
 
+    def _in_a_row(self, block: int) -> list[int]:
+        """The block, and those behind it that are worth placing with the same write."""
+        self._row = min(2 * self._row, MOST_IN_A_ROW) if block == self._next_in_row else 1
+        a_sector = SECTOR // 4
+        stop = min(block + self._row, self._whole_blocks, (block // a_sector + 1) * a_sector)
+        blocks = [block]
+        while blocks[-1] + 1 < stop and self.bat[blocks[-1] + 1] == UNUSED:
+            blocks.append(blocks[-1] + 1)
+        self._next_in_row = blocks[-1] + 1
+        return blocks
+
+    def _allocate_all(self, blocks: list[int]) -> None:
+        """Places blocks that share a BAT sector; all but the first only where that is easy."""
+        reached = self.hooks.reached
+        first = self._place(self._end)
+        self._compare(blocks[0])
+        try:
+            places = self._make_room(blocks, first)
+            reached("allocate-room")
+            self._unsettled = places
+            self._write_bat_entries(places)
+            reached("allocate-bat")
+        except BaseException:
+            # What half an allocation wrote has to go before its place is used, whoever gets it.
+            self._lost_track()
+            raise
+        self._allocated(places)
+
+    def _make_room(self, blocks: list[int], entry: int) -> Places:
+        places: Places = {}
+        end = self._end
+        for block in blocks:
+            try:
+                entry = self._place(end) if places else entry
+                if self._room.make(end, entry, self._unused):
+                    self._file_size = self.storage.size()
+                    self.wrote_metadata()
+            except StorageError:
+                if not places:
+                    raise
+                # Those that have room are durable already.
+                self._lost_track()
+                break
+            places[block] = entry
+            end = self.layout.end_sector(entry)
+        return places
+
     def _settle(self) -> None:
-        """A failed write of a BAT sector may have reached the disk: then the block is there."""
-        if self._unsettled is None:
+        """A failed write of a BAT sector may have reached the disk: then the blocks are there."""
+        if not self._unsettled:
             return
-        block, entry = self._unsettled
-        offset, known = self._map.bat_sector(block)
+        places = self._unsettled
+        offset, known = self._map.bat_sector(min(places))
         found = self.storage.pread(offset, SECTOR)
-        if found == self._map.bat_sector_with(block, entry):
-            self._allocated(block, entry, self._new_bitmap)
+        if found == self._map.bat_sector_with(places):
+            self._allocated(places)
         elif found != known:
             raise self._split_brain(offset)
-        self._unsettled = None
+        self._unsettled = {}
 
     def _split_brain(self, offset: int) -> SplitBrain:
         return SplitBrain(
@@ -116,14 +158,16 @@ class Allocator(BlockReader):
         with contextlib.suppress(StorageError):
             self._file_size = self.storage.size()
 
-    def _allocated(self, block: int, entry: int, bitmap: bytes) -> None:
-        # The bitmap first: who finds the place must find the bitmap of that place.
-        self._map.keep(block, bitmap)
-        self._map.placed(block, entry)
-        self._unsettled = None
-        self._end = self.layout.end_sector(entry)
-        self._unused -= 1
-        self.hooks.allocated(block, entry)
+    def _allocated(self, places: Places, bitmap: bytes | None = None) -> None:
+        for block, entry in places.items():
+            # The bitmap first: who finds the place must find the bitmap of that place.
+            self._map.keep(block, self._new_bitmap if bitmap is None else bitmap)
+            self._map.placed(block, entry)
+            self._end = self.layout.end_sector(entry)
+            self._unused -= 1
+        self._unsettled = {}
+        for block, entry in places.items():
+            self.hooks.allocated(block, entry)
 
     def _compare(self, block: int) -> None:
         try:
@@ -151,9 +195,10 @@ class Allocator(BlockReader):
                 "another host writes this image; nothing more is written here"
             )
 
-    def _write_bat_entry(self, block: int, entry: int) -> None:
-        offset, _ = self._map.bat_sector(block)
-        raw = self._map.bat_sector_with(block, entry)
+    def _write_bat_entries(self, places: Places) -> None:
+        """Entries of one BAT sector, with one write."""
+        offset, _ = self._map.bat_sector(min(places))
+        raw = self._map.bat_sector_with(places)
         self.hooks.may_write_metadata()
         self.storage.pwrite(offset, raw)
         self.wrote_metadata()

@@ -36,11 +36,12 @@ class BlockMap:
         start = block * 4 // SECTOR * SECTOR
         return self._bat_offset + start, bytes(self._raw[start : start + SECTOR])
 
-    def bat_sector_with(self, block: int, entry: int) -> bytes:
-        """The same sector as it is to be written when `block` is put at `entry`."""
-        raw = bytearray(self.bat_sector(block)[1])
-        at = block * 4 % SECTOR
-        raw[at : at + 4] = entry.to_bytes(4, "big")
+    def bat_sector_with(self, places: dict[int, int]) -> bytes:
+        """The same sector as it is to be written when blocks, all of it, get their entries."""
+        raw = bytearray(self.bat_sector(min(places))[1])
+        for block, entry in places.items():
+            at = block * 4 % SECTOR
+            raw[at : at + 4] = entry.to_bytes(4, "big")
         return bytes(raw)
 
     def placed(self, block: int, entry: int) -> None:

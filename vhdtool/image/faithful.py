@@ -51,16 +51,16 @@ class FaithfulDisk(DynamicDisk):
 
     def _allocate(self, block: int, first: int, data: memoryview) -> bool:
         layout = self.layout
-        entry = self._place()
+        entry = self._place(self._end)
         gap = entry - self._end
         sectors = layout.total_sectors if self.preallocate else layout.bitmap_sectors
         self.storage.zero(self._end * SECTOR, (gap + sectors) * SECTOR)
         bitmap = bytearray(layout.bitmap_sectors * SECTOR)
         bits.set_bits(bitmap, first, len(data) // SECTOR)
         self.storage.pwrite(layout.data_offset(entry) + first * SECTOR, data)
-        self._write_bat_entry(block, entry)
+        self._write_bat_entries({block: entry})
         self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
-        self._allocated(block, entry, bytes(bitmap))
+        self._allocated({block: entry}, bytes(bitmap))
         return True
 
     def trim(self, offset: int, length: int) -> None:
