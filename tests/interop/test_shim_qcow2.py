@@ -1,6 +1,7 @@
 """qcow2 behind the shim: served through qemu-nbd, with the states and the lease of every image."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,12 @@ from vhdtool.image.qcow2 import check, is_qcow2, mapping, read_header, snapshot
 from vhdtool.storage import FileStorage
 
 SIZE = 64 * MIB
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim that is killed leaves its private directory behind."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -168,6 +175,54 @@ def served_shim(folder: Path, image: Path, *arguments: str) -> ShimProcess:
     shim = ShimProcess(folder, *arguments)
     shim.do("attach", path=str(image), size=SIZE, format="qcow2")
     return shim
+
+
+def test_a_qemu_that_knows_no_lease_is_kept_out_and_keeps_us_out(
+    image: Path, tmp_path: Path
+) -> None:
+    place = str(tmp_path / "s")
+    with subprocess.Popen(["qemu-io", str(image)], stdin=subprocess.PIPE, text=True) as other:
+        deadline = time.monotonic() + 10
+        while "lock" not in (said := refused_or_served(image, place)):
+            assert time.monotonic() < deadline, said
+        other.communicate("q\n")
+    with served(image, "--socket", place):
+        assert "lock" in run("qemu-io", "-c", "read 0 4k", str(image), check=False)
+
+
+def refused_or_served(image: Path, place: str) -> str:
+    """What `serve` says in its first second; it is ended then."""
+    words = [sys.executable, "-m", "vhdtool", "serve", str(image), "--socket", place]
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            return process.communicate(timeout=1)[1]
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            return process.communicate(timeout=20)[1]
+
+
+def test_a_qemu_nbd_that_dies_is_an_error_and_no_hang(image: Path, tmp_path: Path) -> None:
+    with served_shim(tmp_path / "a", image) as shim:
+        shim.do("activate")
+        qemu_io(shim.uri, "write -P 5 3M 64k", "flush")
+        out = run("ps", "-o", "pid=", "--ppid", str(shim.process.pid)).split()
+        (child,) = [pid for pid in out if "qemu-nbd" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(int(child), signal.SIGKILL)
+        said = run("qemu-io", "-f", "raw", "-c", "read 3M 4k", shim.uri, check=False)
+        assert "read failed" in said
+        with pytest.raises(AssertionError, match="reach the NBD server"):
+            shim.do("deactivate")
+        with pytest.raises(AssertionError, match="reach the NBD server"):
+            shim.do("detach")
+        assert shim.do("status")["state"] == "detached"
+        shim.do("attach", path=str(image), size=SIZE, format="qcow2")
+        shim.do("activate")
+        qemu_io(shim.uri, "read -P 5 3M 64k")
+        shim.do("detach")
+        assert "Traceback" not in shim.log()
+    sound(image)
 
 
 def test_a_standby_serves_nothing_and_leaves_the_file_alone(image: Path, tmp_path: Path) -> None:

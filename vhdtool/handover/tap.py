@@ -46,7 +46,7 @@ class Tap:
         argv = [host.config.python, "-m", "vhdtool.tapdisk", "--dir", folder, "--name", name]
         argv += ["--host", host.name] + ([] if guard else ["--faithful"])
         argv += ["--lease", lease] if lease is not None else []
-        env = {"PYTHONPATH": host.config.lib}
+        env = {"TMPDIR": folder, "PYTHONPATH": host.config.lib}
         self.pid = int(host.call("spawn", argv=argv, log=self.log, err=self.err, env=env))
         host.on_exit[self.pid] = self._exited
         self._stream: int | None = None

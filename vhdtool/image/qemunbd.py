@@ -22,6 +22,7 @@ from vhdtool.storage.nbd import NbdStorage
 
 START_PATIENCE = 20.0
 STOP_PATIENCE = 60.0
+END_PATIENCE = 5.0
 _PAUSE = 0.002
 # A child's death signal follows the thread that started it: this one lives as long as we do.
 _starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-nbd")
@@ -44,7 +45,7 @@ class QemuNbd:
         try:
             self._child = _starter.submit(self._start, place, locked).result()
             self._wait(place)
-            self.storage = NbdStorage(place, path)
+            self.storage = self._connected(place)
         except FileNotFoundError as error:
             self._clear()
             raise UnsupportedImage(
@@ -77,15 +78,28 @@ class QemuNbd:
                 probe.connect(str(place))
                 return
             if self._child.poll() is not None:
-                raise VhdtoolError(f"{self.path}: qemu-nbd cannot open it: {self._said()}")
+                raise self._refused()
             time.sleep(_PAUSE)
         raise StorageError(self.path, "start qemu-nbd", errno.ETIMEDOUT)
+
+    def _connected(self, place: Path) -> NbdStorage:
+        """It listens before it opens the image, and ends when it cannot."""
+        try:
+            return NbdStorage(place, self.path)
+        except StorageError:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(END_PATIENCE)
+                raise self._refused() from None
+            raise
+
+    def _refused(self) -> VhdtoolError:
+        return VhdtoolError(f"{self.path}: qemu-nbd cannot open it: {self._said()}")
 
     def _said(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        text = lines[-1] if lines else f"it ended with {self._child.returncode}"
-        return text.removeprefix("qemu-nbd: ")
+        said = " ".join(lines[-2:]) or f"it ended with {self._child.returncode}"
+        return said.removeprefix("qemu-nbd: ")
 
     def stop(self) -> None:
         """Ends it cleanly: it writes what it has in memory. Raises StorageError if it did not."""
