@@ -203,6 +203,17 @@ def refused_or_served(image: Path, place: str) -> str:
             return process.communicate(timeout=20)[1]
 
 
+def test_a_symbolic_link_is_not_followed_where_that_is_asked_for(
+    image: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link.qcow2"
+    link.symlink_to(image)
+    with served(link, "--socket", str(tmp_path / "s")) as (uri, _):
+        qemu_io(uri, "write -P 5 3M 64k")
+    refused(str(link), "--socket", str(tmp_path / "s"), "--no-follow")
+    sound(image)
+
+
 def test_a_qemu_nbd_that_dies_is_an_error_and_no_hang(image: Path, tmp_path: Path) -> None:
     with served_shim(tmp_path / "a", image) as shim:
         shim.do("activate")

@@ -12,7 +12,7 @@ from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.opened import FixedImage
 from vhdtool.image.qcow2 import is_qcow2, read_header
-from vhdtool.storage import Storage
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.anywhere import open_anywhere
 from vhdtool.vhd.header import NO_UUID, Header
 
@@ -66,10 +66,9 @@ def open_image(
     if kind == QCOW2:
         from vhdtool.image.qcow2disk import Qcow2Disk  # and what a child process needs
 
-        # The child that serves it opens it by itself, in the same way.
-        direct = bool(getattr(storage, "direct", False))
-        writable = bool(getattr(storage, "writable", True))
-        disk = Qcow2Disk(path, exclusive=exclusive, direct=direct, writable=writable, hooks=hooks)
+        if not isinstance(storage, FileStorage):
+            raise UsageError(f"{path}: a qcow2 image must be a file or a block device")
+        disk = Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
         storage.close()
         return disk
 

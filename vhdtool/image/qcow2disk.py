@@ -25,19 +25,17 @@ class Qcow2Disk:
 
     def __init__(
         self,
-        path: str,
+        file: FileStorage,
         *,
         exclusive: bool,
-        direct: bool = True,
-        writable: bool = True,
         hooks: Hooks | None = None,
     ) -> None:
-        with FileStorage(path) as storage:
-            header = read_header(storage)
+        """`file` may be closed afterwards."""
+        header = read_header(file)
         self.block_bytes = header.cluster * header.table_entries
         self.hooks = hooks or Hooks()
         self.last_metadata: float | None = None
-        self._server = QemuNbd(path, direct=direct, writable=writable, locked=exclusive)
+        self._server = QemuNbd(file, locked=exclusive)
         self._disk = self._server.storage
         self.size = self._disk.size()
         self._known: set[int] = set()

@@ -7,7 +7,7 @@ when we are killed it must not write later, for another host may have the image 
 import contextlib
 import errno
 import json
-import os
+import re
 import shutil
 import socket
 import subprocess
@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vhdtool.errors import UnsupportedImage, VhdtoolError
-from vhdtool.storage import StorageError
+from vhdtool.storage import FileStorage, StorageError
 from vhdtool.storage.nbd import NbdStorage
 
 START_PATIENCE = 20.0
@@ -31,14 +31,17 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-nbd")
 class QemuNbd:
     """One image, open from here on until `stop` or `kill`. `storage` is the disk inside it."""
 
-    def __init__(self, path: str, *, direct: bool, writable: bool, locked: bool) -> None:
-        """`locked`: QEMU's own lock on the file as well, against a QEMU that knows of no lease.
+    def __init__(self, file: FileStorage, *, locked: bool) -> None:
+        """`file` may be closed afterwards: qemu-nbd opens what it is, whatever its name leads to.
+
+        `locked`: QEMU's own lock on the file as well, against a QEMU that knows of no lease.
 
         Raises VhdtoolError with what qemu-nbd says when it cannot open the image.
         """
-        self.path = path
-        self._mode = [f"--cache={'none' if direct else 'writeback'}"]
-        self._mode += [] if writable else ["--read-only"]
+        self.path = path = file.path
+        self._file = file.fileno()
+        self._mode = [f"--cache={'none' if file.direct else 'writeback'}"]
+        self._mode += [] if file.writable else ["--read-only"]
         self.folder = Path(tempfile.mkdtemp(prefix="vhdtool-"))
         self._errors = open(self.folder / "errors", "w+b")  # noqa: SIM115 - closed by kill
         place = self.folder / "nbd"
@@ -57,7 +60,7 @@ class QemuNbd:
             raise
 
     def _start(self, place: Path, locked: bool) -> subprocess.Popen[bytes]:
-        file = {"driver": "file", "filename": os.path.abspath(self.path)}
+        file = {"driver": "file", "filename": self._handed_on()}
         file["locking"] = "auto" if locked else "off"
         options = json.dumps({"driver": "qcow2", "file": file})
         words = ["setpriv", "--pdeathsig", "KILL", "--", "qemu-nbd", f"--socket={place}"]
@@ -68,6 +71,7 @@ class QemuNbd:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
+            pass_fds=[self._file],
             start_new_session=True,
         )
 
@@ -99,7 +103,12 @@ class QemuNbd:
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         said = " ".join(lines[-2:]) or f"it ended with {self._child.returncode}"
-        return said.removeprefix("qemu-nbd: ")
+        said = re.sub(r"Failed to blk_new_open '.*?': ", "", said.removeprefix("qemu-nbd: "))
+        return said.replace(self._handed_on(), self.path)
+
+    def _handed_on(self) -> str:
+        """The file as the child has it."""
+        return f"/proc/self/fd/{self._file}"
 
     def stop(self) -> None:
         """Ends it cleanly: it writes what it has in memory. Raises StorageError if it did not."""
