@@ -162,9 +162,13 @@ def test_guarded_a_row_ends_where_there_is_no_room() -> None:
         disk.make_place(block)
     placed = sum(entry != UNUSED for entry in disk.bat)
     assert 5 <= placed <= 6
-    with pytest.raises(StorageError, match="No space left"):
+
+    def three_more() -> None:
         for block in range(5, 8):
             disk.make_place(block)
+
+    with pytest.raises(StorageError, match="No space left"):
+        three_more()
     disk.write(0, bytes([1]) * SECTOR)
     disk.close()
     assert verdict(image).exit_code == 0
