@@ -5,7 +5,8 @@
 For each load all servers take turns, so that a busy moment of the machine meets them all. The
 table shows the median ratio to qemu-nbd, with the lowest and the highest of the repeats; absolute
 figures of a machine say little about another one. "file" is fio on the file itself: what this
-machine gives to a program that has no socket to pass, so no server can be above it for long.
+machine gives to a program that has no socket to pass, so no server can be above it for long. Where
+TAP_CTL names blktap's own tap-ctl, its tapdisk takes part too.
 """
 
 import argparse
@@ -81,6 +82,9 @@ class Servers:
         self.folder, self.direct, self.size = folder, direct, size
         self.socket = folder / "s"
         self.names = ["shim", "faithful", "qemu-nbd", "nbdkit", "file"]
+        self.tap_ctl = os.environ.get("TAP_CTL", "")
+        if self.tap_ctl:
+            self.names.append("tapdisk")
 
     def image(self, name: str) -> Path:
         return self.folder / f"{name}.vhd"
@@ -107,7 +111,7 @@ class Servers:
                 out.truncate(self.size)
         else:
             # QEMU's own driver does not know the batmap and would write over it.
-            create_dynamic(image, self.size, batmap=name in ("shim", "faithful"))
+            create_dynamic(image, self.size, batmap=name != "qemu-nbd")
         if full:
             self.load(name, "--rw=write", "--bs=1m", "--iodepth=4")
 
@@ -122,8 +126,29 @@ class Servers:
             return fio(*target, f"--size={self.size}", *options)
 
     @contextmanager
+    def tapdisk(self) -> Iterator[None]:
+        """The real one, by the tap-ctl that $TAP_CTL names; it listens where it always does."""
+        image = f"vhd:{self.image('tapdisk')}"
+        options = [] if self.direct else ["-D"]
+        subprocess.run(
+            [self.tap_ctl, "create", "-a", image, *options], check=True, stdout=subprocess.DEVNULL
+        )
+        told = subprocess.run([self.tap_ctl, "list"], check=True, capture_output=True, text=True)
+        (line,) = (one for one in told.stdout.splitlines() if one.endswith(f"args={image}"))
+        pid, minor = (word.partition("=")[2] for word in line.split()[:2])
+        try:
+            self.socket.symlink_to(f"/run/blktap-control/nbd{pid}.{minor}")
+            yield
+        finally:
+            subprocess.run([self.tap_ctl, "destroy", "-p", pid, "-m", minor], check=True)
+
+    @contextmanager
     def running(self, name: str) -> Iterator[None]:
         self.socket.unlink(missing_ok=True)
+        if name == "tapdisk":
+            with self.tapdisk():
+                yield
+            return
         os.environ["PYTHONPATH"] = str(ROOT)
         with process(self.words(name), self.socket.exists):
             yield
@@ -161,6 +186,7 @@ def ratio(figures: dict[str, list[float]], name: str, to: str) -> str:
 def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.Namespace) -> str:
     columns = ["target", "shim / qemu-nbd", "nbdkit / qemu-nbd", "shim / nbdkit"]
     columns += ["file / qemu-nbd", "guard on / off"]
+    columns += ["tapdisk / qemu-nbd", "shim / tapdisk"] if servers.tap_ctl else []
     lines = [f"| {where} | {' | '.join(columns)} | shim |", "|---" * (len(columns) + 2) + "|"]
     for name in servers.names:
         servers.fresh(name, full=True)
@@ -171,6 +197,8 @@ def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.
         cells = [f"{target:g}" if target else "-", ratio(figures, "shim", "qemu-nbd")]
         cells += [ratio(figures, "nbdkit", "qemu-nbd"), ratio(figures, "shim", "nbdkit")]
         cells += [ratio(figures, "file", "qemu-nbd"), ratio(figures, "shim", "faithful")]
+        if servers.tap_ctl:
+            cells += [ratio(figures, "tapdisk", "qemu-nbd"), ratio(figures, "shim", "tapdisk")]
         own = statistics.median(figures["shim"])
         small = "4k" in load.name
         shown = f"{own / 4096:.0f} IOPS" if small else f"{own / MIB:.0f} MiB/s"
