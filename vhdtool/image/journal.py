@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
 from vhdtool.image.undo import Change, apply, drop_journal, read_journal, undo, write_journal
 from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.shapes import ReadOnly
 
 
 def journal_beside(image: str | os.PathLike[str]) -> str:
@@ -65,7 +66,7 @@ def require_no_journal(path: str | os.PathLike[str]) -> None:
         )
 
 
-class Restored:
+class Restored(ReadOnly):
     """What an image will be once its journal is played back; nothing is written."""
 
     def __init__(self, inner: Storage, journal: str) -> None:
@@ -90,21 +91,6 @@ class Restored:
 
     def size(self) -> int:
         return self._size
-
-    def _refuse(self) -> None:
-        raise UncleanImage(f"{self.name}: is only looked at")
-
-    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._refuse()
-
-    def zero(self, offset: int, length: int) -> None:
-        self._refuse()
-
-    def truncate(self, size: int) -> None:
-        self._refuse()
-
-    def flush(self) -> None:
-        """Nothing was written."""
 
     def close(self) -> None:
         with suppress(VhdtoolError):

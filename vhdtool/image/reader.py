@@ -3,13 +3,12 @@
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata import Metadata
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.holes import DataMap
+from vhdtool.storage.shapes import Closes
 from vhdtool.vhd.bits import runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -128,7 +127,7 @@ class Layer:
         self.storage.close()
 
 
-class Reader:
+class Reader(Closes):
     """Guest data through all layers, the image first and its oldest ancestor last.
 
     Used as a context manager it closes the layers' storages.
@@ -198,17 +197,6 @@ class Reader:
     def close(self) -> None:
         for layer in self.layers:
             layer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _joins(one: Extent, other: Extent) -> bool:

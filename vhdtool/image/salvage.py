@@ -3,13 +3,13 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.export import CHUNK, Progress
 from vhdtool.image.reader import Extent, Layer
 from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage.shapes import Closes
 from vhdtool.vhd.units import SECTOR
 
 _SMALLEST = 4096
@@ -64,7 +64,7 @@ class Doubted:
             yield start, end, None
 
 
-class Salvage:
+class Salvage(Closes):
     """A damaged image and its parents, open for reading. Made by `lenient.open_salvage`."""
 
     def __init__(self, layers: list[Doubted], missing: str | None, notes: list[str]) -> None:
@@ -182,17 +182,6 @@ class Salvage:
     def close(self) -> None:
         for one in self._layers:
             one.layer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def merged(pieces: Iterator[Lost]) -> list[Lost]:

@@ -9,10 +9,10 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Never, Protocol
+from typing import Protocol
 
-from vhdtool.errors import StateError
 from vhdtool.storage import Storage
+from vhdtool.storage.shapes import ReadOnly
 
 
 def kind_of(name: str) -> str:
@@ -32,31 +32,7 @@ class View(Storage, Protocol):
         """Rising, disjoint ranges outside which the file reads as zeros."""
 
 
-class _ReadOnly:
-    """The writing half of a storage, refused: an oracle changes nothing."""
-
-    name = ""
-
-    def _refuse(self) -> Never:
-        raise StateError(f"{self.name}: an oracle's view of an image is never written")
-
-    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._refuse()
-
-    def zero(self, offset: int, length: int) -> None:
-        self._refuse()
-
-    def truncate(self, size: int) -> None:
-        self._refuse()
-
-    def flush(self) -> None:
-        """Nothing is ever pending."""
-
-    def close(self) -> None:
-        """Nothing to close by default."""
-
-
-class FileView(_ReadOnly):
+class FileView(ReadOnly):
     """A file opened for reading; sparse areas are skipped where the file system tells them.
 
     Raises OSError when it cannot be opened. A context manager.
@@ -82,12 +58,6 @@ class FileView(_ReadOnly):
     def close(self) -> None:
         os.close(self._fd)
 
-    def __enter__(self) -> "FileView":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def _data_of(fd: int, size: int) -> list[Extent]:
     found: list[Extent] = []
@@ -105,7 +75,7 @@ def _data_of(fd: int, size: int) -> list[Extent]:
     return found
 
 
-class OverlayView(_ReadOnly):
+class OverlayView(ReadOnly):
     """A view with some bytes replaced, in memory. Patches must lie inside the file."""
 
     def __init__(self, base: View, patches: Sequence[tuple[int, bytes]]) -> None:

@@ -6,12 +6,11 @@ import fcntl
 import mmap
 import os
 import stat
-from types import TracebackType
-from typing import Self
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.punch import punch_hole
+from vhdtool.storage.shapes import Closes
 
 ALIGN = 512
 _SMALL = 1 << 20
@@ -19,7 +18,7 @@ _LARGEST = 4 << 20
 _SPARE_BUFFERS = 8
 
 
-class FileStorage:
+class FileStorage(Closes):
     """The bytes of the file or block device at `path`.
 
     `direct` bypasses the page cache (shared storage needs that: another host's writes must be
@@ -209,17 +208,6 @@ class FileStorage:
         self._spare.clear()
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- direct access: aligned buffers, whole sectors
 

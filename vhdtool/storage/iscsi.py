@@ -2,12 +2,11 @@
 
 import errno
 import struct
-from types import TracebackType
-from typing import Self
 
 from vhdtool.errors import UnsupportedImage
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.scsi import Lun, ScsiError, Session
+from vhdtool.storage.shapes import Closes
 
 BLOCK = 512
 _MOST = 256 << 10
@@ -18,7 +17,7 @@ _LONG = struct.Struct(">BBQIBB")
 _READ, _WRITE, _SYNC, _SAME, _CAPACITY = 0x88, 0x8A, 0x91, 0x93, 0x9E
 
 
-class IscsiStorage:
+class IscsiStorage(Closes):
     """The bytes of a LUN. Writes cover whole sectors of 512 bytes; the target has to have such.
 
     Raises StorageError, with EBUSY where another initiator has the LUN reserved, and
@@ -114,14 +113,3 @@ class IscsiStorage:
         session, self._session = self._session, None
         if session is not None:
             session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from vhdtool.errors import UnsupportedImage, VhdtoolError
 from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.shapes import ReadOnly
 
 _BYTES = ("--noheadings", "--units", "b", "--nosuffix", "--separator", "|")
 
@@ -35,7 +36,7 @@ class Volume:
         return _Part(self)
 
 
-class _Part:
+class _Part(ReadOnly):
     """A range of a device that looks like a file of its own."""
 
     def __init__(self, volume: Volume) -> None:
@@ -52,21 +53,6 @@ class _Part:
 
     def close(self) -> None:
         self._device.close()
-
-    def _refuse(self) -> None:
-        raise UnsupportedImage(f"{self.name}: is only looked at")
-
-    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        self._refuse()
-
-    def zero(self, offset: int, length: int) -> None:
-        self._refuse()
-
-    def truncate(self, size: int) -> None:
-        self._refuse()
-
-    def flush(self) -> None:
-        """Nothing was written."""
 
 
 @functools.cache
