@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import UsageError
-from vhdtool.image.openimage import QCOW2, disk_size, kind_of
+from vhdtool.image.openimage import disk_size, kind_of
 from vhdtool.storage import StorageError
 from vhdtool.storage.anywhere import is_lun, open_anywhere
 from vhdtool.tapdisk.choose import lease_opener
@@ -87,10 +87,8 @@ def _publish(place: TcpPlace, disk: TapDisk) -> None:
     MetricsServer(place, lambda: prometheus(disk.status(), disk.latency))
 
 
-def _require_no_link(image: Path, kind: str) -> None:
+def _require_no_link(image: Path) -> None:
     """What can be said before it is opened, which looks again."""
-    if kind == QCOW2:
-        raise UsageError(f"{image}: --no-follow is not for qcow2, which qemu-nbd opens")
     if image.is_symlink():
         raise UsageError(f"{image}: is a symbolic link, which --no-follow does not allow")
 
@@ -106,7 +104,7 @@ def _activated(service: Service) -> TapDisk:
         raise StorageError(str(service.image), "open it", 2)
     kind = service.kind or kind_of(service.image)
     if not service.follow:
-        _require_no_link(service.image, kind)
+        _require_no_link(service.image)
     size = disk_size(service.image, kind)
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
