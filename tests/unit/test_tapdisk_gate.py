@@ -74,3 +74,26 @@ def test_a_gate_that_closes_during_a_drain_stays_closed(monkeypatch: pytest.Monk
     thread.join(5)
     assert isinstance(result[0], StateError)
     assert gate.mode == "refuse"
+
+
+def test_a_request_of_the_library_that_ends_between_two_looks_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It wakes nobody: who took it for one that does would wait all of the patience."""
+    monkeypatch.setattr(module, "DRAIN_PATIENCE", 3)
+    gate = Gate()
+    gate.set("serve")
+    looks = iter((1,))
+    monkeypatch.setattr(gate.shared, "inside", lambda: next(looks, 0))
+    began = time.monotonic()
+    assert gate.set("hold") == "serve"
+    assert time.monotonic() - began < 1
+
+
+def test_a_gate_opens_however_many_requests_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)
+    gate = Gate()
+    gate.set("hold")
+    monkeypatch.setattr(gate.shared, "inside", lambda: 1)
+    assert gate.set("serve") == "hold"
+    assert gate.mode == "serve"

@@ -43,14 +43,15 @@ class Gate:
     def set(self, mode: str, drain: bool = True, why: str = "") -> str:
         """Changes the mode and returns the old one, when no request is inside any more.
 
-        Without `drain` at once. `why`: what requests that are refused are told. Raises StateError
-        when requests do not end in time; then the mode is what it was.
+        At once without `drain`, and to "serve": requests may be inside then. `why`: what requests
+        that are refused are told. Raises StateError when requests do not end in time; then the
+        mode is what it was.
         """
         with self._changed:
             before = self.mode
             self._why = why
             self._turn(mode)
-            if not drain:
+            if not drain or mode == "serve":
                 return before
             self._draining = True
             try:
@@ -73,9 +74,10 @@ class Gate:
     def _drained(self) -> bool:
         """Waits until nobody is inside; False when it takes too long."""
         end = monotonic() + DRAIN_PATIENCE
-        while self._inside or self.shared.inside():
+        # One look says both whether to wait and how: the library's requests wake nobody.
+        while (theirs := self.shared.inside()) or self._inside:
             left = end - monotonic()
             if left <= 0:
                 return False
-            self._changed.wait(min(left, _GLANCE) if self.shared.inside() else left)
+            self._changed.wait(min(left, _GLANCE) if theirs else left)
         return True
