@@ -45,5 +45,9 @@ class LabError(VhdtoolError):
     """The lab itself failed: a host, QEMU, or the guest; says nothing about the image."""
 
 
+class ImageTrouble(LabError):
+    """A shim could not use the image that it found: trying once more would hide that."""
+
+
 class UsageError(VhdtoolError):
     """The caller asked for something that does not exist or makes no sense."""

@@ -10,6 +10,7 @@ import pytest
 from oracle_cases import activate
 from shim_process import run
 
+from vhdtool.handover.agent import Agent
 from vhdtool.image.qcow2 import snapshot
 from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import SECTOR, open_reader
@@ -114,6 +115,8 @@ def header_gone(record: Path) -> None:
         (lambda r: (r / "check.json").write_text("{}"), "inconclusive", "missing"),
         (lambda r: change(r / "check.json", **{"check-errors": 1}), "inconclusive",
          "qemu-img-check-errors"),
+        (lambda r: change(r / "check.json", **{"allocated-clusters": 7}), "inconclusive",
+         "other-check"),
         (lambda r: (r / "metadata" / "1-all-closed.json").unlink(), "inconclusive", "snapshot"),
         (lambda r: (r / "image.qcow2").unlink(), "inconclusive", "missing"),
     ],
@@ -134,3 +137,37 @@ def test_leaked_clusters_hurt_nobody(record: Path) -> None:
     assert judged["verdict"] == "consistent"
     (finding,) = judged["oracles"]["structure"]["findings"]
     assert (finding["code"], finding["severity"]) == ("qemu-img-leaks", "info")
+
+
+@pytest.mark.parametrize("over", [(8, 200), (32, 2), (60, 1)])
+def test_an_image_that_was_written_over_is_an_observation_and_no_fault_of_the_lab(
+    record: Path, over: tuple[int, int]
+) -> None:
+    """A host that stumbles over it would end the case as an error, which is tried once more."""
+    image = record / "image.qcow2"
+    with open(image, "r+b") as stream:
+        stream.seek(over[0])
+        stream.write(over[1].to_bytes(8 if over[0] == 8 else 4, "big"))
+    _told_and_corrupt(record, image)
+
+
+def test_guest_data_over_a_table_is_an_observation_too(record: Path) -> None:
+    image = record / "image.qcow2"
+    with FileView(image) as view:
+        reader = Qcow2Reader(view)
+        at = reader.entry(next(iter(reader.blocks)))
+    assert at is not None
+    with open(image, "r+b") as stream:
+        stream.seek(at)
+        stream.write(b"\xff" * 8)
+    _told_and_corrupt(record, image)
+
+
+def _told_and_corrupt(record: Path, image: Path) -> None:
+    agent = Agent(lambda data: None)
+    (taken,) = agent.op_snapshots([agent.op_metadata(str(image), "qcow2")])
+    told = agent.op_check(str(image))
+    change(record / "metadata" / "1-all-closed.json", **taken)
+    (record / "check.json").write_text(json.dumps(told))
+    judged = judge_case(record)
+    assert judged["verdict"] == "corrupt", judged["why"]

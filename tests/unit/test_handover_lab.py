@@ -6,16 +6,19 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from vhdtool.cli import main as cli
-from vhdtool.errors import UsageError
-from vhdtool.handover import bundle
+from vhdtool.errors import LabError, UsageError
+from vhdtool.handover import bundle, lab, tap
 from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest import build
+from vhdtool.handover.record import Record
+from vhdtool.handover.strategies import STRATEGIES
 
 HOST = {
     "ssh": "h",
@@ -133,3 +136,43 @@ def test_the_initramfs_has_the_load_where_the_guests_python_finds_it() -> None:
     assert b"for m in virtio;" in entries["init"]
     assert b"class Schedule" in entries["usr/lib/python3.11/schedule.py"]
     assert "usr/lib/python3.11" in entries
+
+
+@pytest.mark.parametrize(
+    ("told", "runs"), [("CorruptImage", 1), ("VhdtoolError", 1), ("StorageError", 2)]
+)
+def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
+    told: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try might be lucky, and the verdict consistent."""
+    told_to: list[str] = []
+
+    class Unlucky:
+        def __init__(self, _: object, record: Record, *__: object) -> None:
+            self.record = record
+
+        def run(self) -> None:
+            self.record.close()
+            raise tap.REFUSALS.get(told, LabError)("beta: activate: no VHD")
+
+    monkeypatch.setattr(lab, "CaseRun", Unlucky)
+    loaded = LabConfig.load(config(tmp_path))
+    plan: Any = SimpleNamespace(
+        strategy=STRATEGIES["activate"],
+        guard=True,
+        seed=1,
+        name="activate-on-s1",
+        image_bytes=512,
+        block_bytes=512,
+        pace_us=1,
+        kind="vhd",
+        machine=SimpleNamespace(accelerator="tcg"),
+    )
+    hosts: Any = [SimpleNamespace(name="alpha"), SimpleNamespace(name="beta")]
+    run = lab.Lab(loaded, lambda path: {}, told_to.append)
+    run.loop = None  # type: ignore[assignment]
+    run._case(plan, hosts)
+    assert told_to.count("  lab error: beta: activate: no VHD") == runs
+    case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
+    assert case["error"]["what"] == "beta: activate: no VHD"
+    assert case["attempts"] == runs

@@ -237,3 +237,38 @@ def test_the_footer_of_an_image_that_everyone_closed_must_be_there(
     assert results(entry)["structure"] == result
     assert results(entry)["metadata"] == "pass"
     assert entry["verdict"] == ("corrupt" if result == "fail" else "consistent")
+
+
+@pytest.mark.parametrize(
+    ("at", "verdict"), [("inside", "consistent"), ("late", "inconclusive"), (None, "inconclusive")]
+)
+def test_an_exclusive_login_that_nobody_tried_to_share_proves_nothing(
+    at: str | None, verdict: str, tmp_path: Path
+) -> None:
+    lab = oracle_cases.activate()
+    names = [event["event"] for event in lab.events]
+    if at is not None:
+        place = names.index("suspended") + (at == "late")
+        tried = {**lab.events[place], "event": "kept-out", "host": "beta", "side": "destination"}
+        lab.events.insert(place, {**tried, "reason": "another initiator has it reserved"})
+        for seq, event in enumerate(lab.events, 1):
+            event["seq"] = seq
+        for taken in lab.metadata.values():
+            taken["seq"] += taken["seq"] > place
+    folder = lab.save(tmp_path / "login")
+    assert judge_case(folder)["verdict"] == "consistent"
+    edit_json(folder / "case.json", lambda case: case.update(exclusive=True))
+    entry = judge_case(folder)
+    assert entry["verdict"] == verdict, entry["why"]
+    assert (verdict == "consistent") != ("nobody tried" in entry["why"])
+
+
+def test_a_first_snapshot_that_shows_no_image_proves_nothing(tmp_path: Path) -> None:
+    folder = oracle_cases.activate().save(tmp_path / "case")
+    edit_json(
+        folder / "metadata" / "1-source-quiesced.json",
+        lambda meta: meta.update(header=None, footer=None, bat={}, bitmaps={}, batmap=None),
+    )
+    entry = judge_case(folder)
+    assert entry["verdict"] == "inconclusive"
+    assert "1-source-quiesced shows no image" in entry["why"]

@@ -49,8 +49,15 @@ class Images:
             return len(storage.pread(0, 512))
 
     def op_check(self, path: str) -> dict[str, Any]:
-        """What `qemu-img check` reports; it exits with 2 or 3 where it found something."""
-        report: dict[str, Any] = json.loads(_qemu_img("check", "--output=json", path, most=3))
+        """What `qemu-img check` reports; it exits with 2 or 3 where it found something.
+
+        An image that it cannot check is no fault of the lab: the report says so then.
+        """
+        try:
+            told = _qemu_img("check", "--output=json", "-f", "qcow2", path, most=3)
+            report: dict[str, Any] = json.loads(told)
+        except (VhdtoolError, ValueError) as error:
+            return {"filename": path, "check-errors": 1, "why": str(error)}
         return report
 
     def op_metadata(self, path: str, kind: str = "vhd") -> int:

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from vhdtool.errors import LabError, VhdtoolError
+from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
 from vhdtool.handover.config import MIB, LabConfig
 from vhdtool.handover.guest.snapshot import accelerator, ensure_snapshot
 from vhdtool.handover.hosts import Host
@@ -108,35 +108,42 @@ class Lab:
         return [judged.result() for judged in waiting]
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
-        """Runs a case; one in which the lab failed is tried once more."""
+        """Runs a case; one in which the lab failed, and not the image, is tried once more."""
         folder = self.config.run_dir / plan.name
         for attempt in range(1, ATTEMPTS + 1):
             error = self._attempt(plan, hosts, folder, attempt)
             if error is None:
                 return
             self.say(f"  lab error: {error}")
+            if isinstance(error, ImageTrouble):
+                return
             if attempt < ATTEMPTS:
                 failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
                 failed.parent.mkdir(exist_ok=True)
                 shutil.move(folder, failed)
                 self.say(f"  trying once more; the record is in failed/{failed.name}")
 
-    def _attempt(self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int) -> str | None:
+    def _attempt(
+        self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
+    ) -> VhdtoolError | None:
+        """Why it failed; None where it did not."""
         record = Record(folder)
         run = CaseRun(
             plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, partial(look, self.config)
         )
-        error = None
+        error: VhdtoolError | None = None
         try:
             run.run()
         except LabError as failure:
-            error = str(failure)
+            error = failure
         except VhdtoolError as failure:
-            error = f"unexpected refusal: {failure}"
+            error = LabError(f"unexpected refusal: {failure}")
         trouble = record.consoles.trouble
-        if error is not None and trouble is not None and trouble != error:
-            error = f"{trouble}; then {error}"
-        record.case(self._case_json(plan, hosts, attempt, error, record))
+        if error is not None and trouble is not None and trouble != str(error):
+            kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
+            error = kind(f"{trouble}; then {error}")
+        what = None if error is None else str(error)
+        record.case(self._case_json(plan, hosts, attempt, what, record))
         (folder / "reproduce.txt").write_text(reproduce(plan) + "\n")
         return error
 
@@ -165,6 +172,7 @@ class Lab:
             "legs": len(strategy.legs),
             "points": strategy.points(plan.guard),
             "hosts": [host.name for host in hosts],
+            "exclusive": strategy.lun and plan.guard,
             "error": failure,
         }
 

@@ -45,15 +45,18 @@ class Medium:
         """Who sees the file as it is: with a target between, only the target's own host."""
         return asked if self.target is None else self.target.host
 
-    def keeps_out(self, destination: Host) -> None:
-        """Raises LabError when a reserved LUN lets the destination read all the same."""
+    def keeps_out(self, destination: Host) -> str | None:
+        """What a reserved LUN said to the destination; None where nothing is reserved.
+
+        Raises LabError when it lets the destination read all the same.
+        """
         if self.target is None or self.lease is None:
-            return
+            return None
         try:
             destination.call("peek", path=self.target.url)
         except RemoteError as refusal:
             if "has it reserved" in str(refusal):
-                return
+                return str(refusal)
             raise
         raise LabError(f"{self.target.url}: let the destination in while the source held it")
 

@@ -140,7 +140,8 @@ class CaseRun:
             self._start_migration()
             for step in leg.before[len(first) :]:
                 self._step(step)
-            self.medium.keeps_out(destination.host)
+            if (told := self.medium.keeps_out(destination.host)) is not None:
+                record.note("kept-out", destination.host.name, reason=told)
             self._wait_suspended()
             self._point("source-quiesced", source)
             for step in leg.switch:

@@ -7,7 +7,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain, VhdtoolError
+from vhdtool.errors import (
+    ActivationRefused,
+    ImageTrouble,
+    LabError,
+    LeaseLost,
+    SplitBrain,
+    VhdtoolError,
+)
 from vhdtool.handover.hosts import Host
 
 OP_TIMEOUT = 40.0
@@ -15,8 +22,12 @@ REFUSALS: dict[str, type[VhdtoolError]] = {
     "ActivationRefused": ActivationRefused,
     "LeaseLost": LeaseLost,
     "SplitBrain": SplitBrain,
+    **dict.fromkeys(
+        ("CorruptImage", "NotAVhd", "UncleanImage", "UnsupportedImage", "VhdtoolError"),
+        ImageTrouble,
+    ),
 }
-"""Errors that say no to a hand-over. Any other is a fault of the lab."""
+"""Errors that say no to a hand-over, or tell of the image. Any other is a fault of the lab."""
 OnEvent = Callable[[Host, dict[str, Any]], None]
 
 

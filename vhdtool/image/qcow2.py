@@ -115,7 +115,8 @@ def snapshot(storage: Storage) -> dict[str, Any]:
     """The mapping in the schema of `image.meta.snapshot`; a block is a cluster.
 
     QEMU keeps tables in memory until it flushes them: the file may know less than its writer. What
-    it knew once it never forgets, unless somebody writes over it. Any header is told, or none.
+    it knew once it never forgets, unless somebody writes over it. An image that
+    is damaged, or that names what is not served, is told as none: it was written over.
     """
     taken: dict[str, Any] = {
         "schema": 1,
@@ -128,7 +129,8 @@ def snapshot(storage: Storage) -> dict[str, Any]:
     }
     try:
         header = read_header(storage)
-    except CorruptImage:
+        places = mapping(storage, header)
+    except (CorruptImage, UnsupportedImage):
         return taken
     taken["header"] = {
         "block_bytes": header.cluster,
@@ -136,7 +138,6 @@ def snapshot(storage: Storage) -> dict[str, Any]:
         "max_entries": header.clusters,
         "parent_uuid": "",
     }
-    places = mapping(storage, header)
     taken["bat"] = {str(cluster): at // SECTOR for cluster, at in places.items()}
     taken["bitmaps"] = dict.fromkeys(taken["bat"])
     return taken

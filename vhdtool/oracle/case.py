@@ -42,6 +42,8 @@ class Case:
     hosts: tuple[str, ...]
     points: Mapping[int, tuple[str, ...]]
     error: str | None
+    exclusive: bool = False
+    """Whether the storage itself was to keep the destination out while the source had it."""
 
 
 def parse_case(source: strict.Object) -> Case:
@@ -74,6 +76,7 @@ def parse_case(source: strict.Object) -> Case:
         hosts=_hosts(source.get("hosts")),
         points=_points(source.get("points"), legs),
         error=_error(source),
+        exclusive="exclusive" in source and strict.boolean(source, "exclusive"),
     )
 
 

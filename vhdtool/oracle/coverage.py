@@ -44,12 +44,30 @@ def cover(evidence: Evidence) -> Coverage:
     if not events.complete or case is None:
         return coverage
     coverage.doubts += gaps_in(attempts, case.legs)
+    if case.exclusive:
+        coverage.doubts += _untried(events, attempts)
     if last is None or again is None:
         return coverage
     if not last.moved:
         _refused(events, last, again, coverage)
     _enough(events, attempts, coverage)
     return coverage
+
+
+def _untried(events: Events, attempts: list[Attempt]) -> list[str]:
+    """Legs in which nobody tried to read a LUN that the source alone was to reach."""
+    tried = {
+        (event.leg, event.host)
+        for event in events.named("kept-out")
+        for one in attempts
+        if one.leg == event.leg and one.suspended
+        if one.started.seq < event.seq < one.suspended.seq
+    }
+    return [
+        f"leg {one.leg}: nobody tried whether the storage keeps {one.destination} out"
+        for one in attempts
+        if (one.leg, one.destination) not in tried
+    ]
 
 
 def _new_blocks(

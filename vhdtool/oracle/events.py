@@ -17,8 +17,11 @@ RELEASES = frozenset({"paused", "closed", "deactivated"})
 FIRSTS = frozenset({"first-request", "first-write"})
 """The first request (write) served on the metadata read `epoch`."""
 CONTROLLER = frozenset(
-    {"migrate-started", "suspended", "resumed", "migrated", "cancelled", "fault-injected"}
-)
+    {
+        "migrate-started", "suspended", "resumed", "migrated", "cancelled", "fault-injected",
+        "kept-out",
+    }
+)  # fmt: skip
 KNOWN = (
     READS | RELEASES | FIRSTS | CONTROLLER | {"attached", "detached", "allocated", "refused"}
 ) | {"fenced"}

@@ -31,6 +31,9 @@ def judge_metadata(
     `snapshots` rise in seq. Problems of single files become doubts.
     """
     findings = [doubt("snapshot", problem) for problem in problems]
+    if image is not None and image.get("header") and snapshots and not snapshots[0].meta["header"]:
+        text = f"{snapshots[0].name} shows no image, so nothing can be compared with it"
+        findings.append(doubt("snapshot", text))
     disordered = any("taken at seq" in problem for problem in problems)
     if not disordered:
         for before, after in itertools.pairwise(snapshots):

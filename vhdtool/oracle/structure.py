@@ -50,16 +50,22 @@ def judge_structure(view: View | None, kind: str, told: Mapping[str, Any] | None
 def _qcow2(view: View, told: Mapping[str, Any] | None) -> Outcome:
     """Our own look at the tables, and QEMU's at the refcounts. Leaked clusters hurt nobody."""
     findings = []
+    allocated = None
     try:
+        report = qcow2.check(view)
+        allocated = report.allocated
         findings += [
             Finding(item.code, item.message, "corrupt", item.block, offset=item.offset)
-            for item in qcow2.check(view).findings
+            for item in report.findings
         ]
     except (VhdtoolError, OSError) as error:
         findings.append(doubt("unchecked", str(error)))
     if told is None:
         findings.append(doubt("missing", "check.json: what qemu-img check said is missing"))
         return Outcome.of(findings)
+    if allocated is not None and told.get("allocated-clusters", 0) != allocated:
+        text = f"check.json counts {told.get('allocated-clusters', 0)} clusters in use, the image "
+        findings.append(doubt("other-check", text + f"has {allocated}"))
     for key, severity in (("corruptions", "corrupt"), ("check-errors", "doubt"), ("leaks", "info")):
         if count := told.get(key, 0):
             text = f"qemu-img check counts {count} {key}"
