@@ -2,6 +2,7 @@
 
 import random
 from array import array
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,9 @@ ODD = st.sampled_from(
     [0, 1, 0xFF, 0xFFFF, 0xFFFFFF, 0xFF000000, 0xFFFF0000, 0xFFFFFF00, 0xFFFFFFFE, UNUSED]
 )
 PLACE = ODD | st.integers(0, UNUSED) | st.integers(0, 50)
+
+
+Find = Callable[["array[int]", int, int], tuple["array[int]", bool]]
 
 
 def slowly_apart(places: list[int], sectors: int) -> bool:
@@ -34,10 +38,15 @@ def test_what_is_used(entries: list[int]) -> None:
     assert list(found) == [entry for entry in entries if entry != UNUSED]
 
 
+def test_the_library_was_built() -> None:
+    assert order._library() is not None
+
+
+@pytest.mark.parametrize("find", [order.in_order, order._slowly_in_order])
 @settings(max_examples=300)
-@given(st.lists(PLACE, max_size=40), st.integers(1, 5000), PLACE)
-def test_in_order(places: list[int], sectors: int, limit: int) -> None:
-    found, apart = order.in_order(array("I", places), sectors, limit)
+@given(places=st.lists(PLACE, max_size=40), sectors=st.integers(1, 5000), limit=PLACE)
+def test_in_order(find: Find, places: list[int], sectors: int, limit: int) -> None:
+    found, apart = find(array("I", places), sectors, limit)
     assert (list(found), apart) == (sorted(places), slowly_apart(sorted(places), sectors))
 
 

@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOOLS = ("sh", "sed", "tr", "cat", "dirname", "sha256sum", "id", "env", "flock", "grep", "cut")
-SOURCES = ("requirements.lock", "pyproject.toml", "scripts/setup", "vhdtool/tapdisk/straight.c")
+SOURCES = (
+    "requirements.lock",
+    "pyproject.toml",
+    "scripts/setup",
+    "vhdtool/image/order.c",
+    "vhdtool/tapdisk/straight.c",
+)
 """What decides whether .venv is up to date."""
 
 Run = Callable[[], subprocess.CompletedProcess[str]]

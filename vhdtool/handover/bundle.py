@@ -25,8 +25,8 @@ def files() -> list[tuple[str, bytes]]:
     for part in PARTS:
         path = root / part
         paths += [path] if path.is_file() else path.rglob("*.py")
-    # The shim's library, where it was built: a host that cannot load it does without.
-    paths += (root / "tapdisk").glob("_straight*.so")
+    # Libraries in C, where they were built: a host that cannot load one does without.
+    paths += root.glob("*/_*.so")
     return sorted((f"vhdtool/{path.relative_to(root)}", path.read_bytes()) for path in paths)
 
 
