@@ -18,6 +18,7 @@ from straight_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.openimage import RAW
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk import straight
@@ -283,6 +284,48 @@ def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     assert rig.path.read_bytes() == before
     client.close()
     thief.detach()
+
+
+def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: Rig) -> None:
+    """Requests that came together are let in one by one: the last may have waited for long."""
+    client = warmed(rig)
+    time.sleep(0.15)
+    # The lease is looked at here, and what follows is received with one call.
+    assert [client.write(0, b"w" * 512) for _ in range(3)] == [0, 0, 0]
+    reads = [
+        wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_READ, n, 0, BLOCK) for n in range(60)
+    ]
+    write = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 99, 0, 512)
+    client.socket.sendall(b"".join(reads) + write + b"!" * 512)
+    time.sleep(0.15)
+    thief = rig.another("beta")
+    thief.activate(force_epoch=1)
+    time.sleep(0.15)
+    before = rig.path.read_bytes()
+    for _ in reads:
+        _, error, _ = wire.REPLY.unpack(client.take(16))
+        client.take(0 if error else BLOCK)
+    assert wire.REPLY.unpack(client.take(16)) == (wire.REPLY_MAGIC, errno.EIO, 99)
+    assert rig.path.read_bytes() == before
+    client.close()
+    thief.detach()
+
+
+def test_a_place_is_made_in_the_image_that_lacked_it_and_in_no_other(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """A request that waited in a pause may go on with another kind of image."""
+    client = warmed(rig)
+    rig.disk.pause()
+    other = tmp_path / "other.raw"
+    other.write_bytes(bytes(SIZE))
+    client.send(wire.CMD_WRITE, 5 * BLOCK, 512, 0, b"o" * 512)
+    time.sleep(0.1)
+    rig.disk.exchange(other, RAW)
+    assert client.receive(wire.CMD_WRITE, 512) == (0, b"")
+    client.close()
+    rig.disk.detach(rig.server.stop)
+    assert other.read_bytes() == bytes(5 * BLOCK) + b"o" * 512 + bytes(SIZE - 5 * BLOCK - 512)
 
 
 def test_a_block_without_a_place_is_refused_when_the_lease_is_gone(rig: Rig) -> None:

@@ -28,7 +28,7 @@ class Granting(Protocol):
     @property
     def shared_gate(self) -> SharedGate: ...
     def grant(self) -> Grant | None: ...
-    def make_place(self, block: int, inside: bool) -> None: ...
+    def make_place(self, block: int, generation: int, inside: bool) -> None: ...
 
 
 class Python(Protocol):
@@ -83,7 +83,7 @@ class StraightHalf:
                 straight.latencies(backend.latency.add_many)
                 if why == PLACE:
                     try:
-                        backend.make_place(straight.place, straight.under_way)
+                        backend.make_place(straight.place, grant.generation, straight.under_way)
                         continue
                     except (OSError, VhdtoolError):
                         # The request is still in the inbox: serving it will tell the client.

@@ -139,20 +139,26 @@ class Serving(Reading):
         where: StraightMap | None = getattr(image, "straight_map", lambda _: None)(writable)
         return None if where is None else Grant(where, generation, writable)
 
-    def make_place(self, block: int, inside: bool) -> None:
+    def make_place(self, block: int, generation: int, inside: bool) -> None:
         """A place for a block that a client is going to write to.
 
+        `generation`: of the grant that showed the block without one; another image gets none.
         `inside`: other requests of that client are under way, so the gate has let it in already.
         Raises OSError or VhdtoolError when there is none.
         """
         if not inside:
-            self._request("write", _make_place, block)
+            self._request("write", self._place, block, generation)
             return
         try:
-            _make_place(self._ready("write"), block)
+            self._place(self._ready("write"), block, generation)
         except (LeaseLost, SplitBrain) as error:
             self._fence(error)
             raise OSError(errno.EIO, str(error)) from error
+
+    def _place(self, image: OpenImage, block: int, generation: int) -> None:
+        # It may have waited at the gate, and the disk gone on with another file.
+        if self._gate.shared.generation == generation:
+            image.make_place(block)  # type: ignore[attr-defined]
 
     def _request(
         self,
@@ -226,10 +232,6 @@ def _read(image: OpenImage, offset: int, length: int) -> bytes:
 
 def _write(image: OpenImage, offset: int, data: memoryview) -> None:
     image.write(offset, data)
-
-
-def _make_place(image: OpenImage, block: int) -> None:
-    image.make_place(block)  # type: ignore[attr-defined]
 
 
 def _write_zeroes(image: OpenImage, offset: int, length: int) -> None:

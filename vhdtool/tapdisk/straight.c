@@ -410,6 +410,8 @@ static int next(struct engine *e, struct gate *g, const struct places *p)
     uint32_t here = e->in_end - e->in_at;
     if (here < HEAD)
         return 0;
+    /* Those before it may have taken long, or had to wait for the client. */
+    e->now = clock_ns();
     const uint8_t *head = e->inbox + e->in_at;
     uint64_t cookie, offset = get64(head + 16), at, block;
     uint32_t length = get32(head + 24);
