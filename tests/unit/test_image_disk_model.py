@@ -1,6 +1,7 @@
 """An open dynamic disk is a bytearray that survives closing, and others read it the same."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from vhd_images import Picture
 
 from vhdtool.errors import CorruptImage, NotAVhd, UncleanImage, UnsupportedImage, VhdtoolError
 from vhdtool.image import blockmap
+from vhdtool.image.blockmap import BlockMap
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.faithful import FaithfulDisk
-from vhdtool.image.opened import pack_flags, unpack_flags
+from vhdtool.image.opened import pack_flags, read_opened, unpack_flags
 from vhdtool.storage import MemoryStorage, StorageError
+from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.footer import DIFFERENCING, FIXED
 from vhdtool.vhd.units import KILLED, SECTOR
 
@@ -334,3 +337,61 @@ def test_hostile_metadata_is_an_error_of_ours(data: st.DataObject) -> None:
         disk.close()
     except VhdtoolError:
         pass
+
+
+def lying_batmap(image: MemoryStorage, block: int) -> None:
+    """The batmap calls a block full that has no place."""
+    opened = read_opened(image)
+    assert opened.batmap is not None
+    opened.full[block] = 1
+    raw = pack_flags(opened.full, opened.batmap.sectors * SECTOR)
+    check = batmap_checksum(raw, opened.footer.current_size, opened.batmap.version)
+    image.pwrite(opened.batmap.offset, raw)
+    image.pwrite(opened.header.bat_end, replace(opened.batmap, checksum=check).pack())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batmap_that_calls_a_block_full_gives_it_no_place(kind: Kind) -> None:
+    """It would be behind 2 TiB of the file, where closing cuts off what was written."""
+    image = empty_image()
+    lying_batmap(image, 1)
+    disk = kind(image)
+    assert disk.read(BLOCK, SECTOR) == bytes(SECTOR)
+    disk.write(BLOCK + SECTOR, b"d" * SECTOR)
+    assert disk.finish()
+    assert plain_bytes(image)[BLOCK : BLOCK + 3 * SECTOR] == (
+        bytes(SECTOR) + b"d" * SECTOR + bytes(SECTOR)
+    )
+    assert verdict(image).exit_code == 0
+
+
+def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said() -> None:
+    image = empty_image()
+    lying_batmap(image, 1)
+    image.pwrite(
+        image.size() - SECTOR, replace(read_opened(image).footer, disk_type=DIFFERENCING).pack()
+    )
+    disk = DynamicDisk(image, parent=Below())
+    disk.write(BLOCK + SECTOR, b"d" * SECTOR)
+    below = Below().read(BLOCK, 3 * SECTOR)
+    shown = below[:SECTOR] + b"d" * SECTOR + below[2 * SECTOR :]
+    assert disk.read(BLOCK, 3 * SECTOR) == shown
+
+
+def test_who_looks_while_a_block_gets_its_place_finds_all_of_it_or_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Readers and writers of other threads take no lock."""
+    image = empty_image()
+    disk = whole(image)
+    placed = BlockMap.placed
+    seen = []
+
+    def looked(self: BlockMap, block: int, entry: int) -> None:
+        seen.append(disk.locate(BLOCK, SECTOR, write=True))
+        seen.append(disk.read(BLOCK, SECTOR))
+        placed(self, block, entry)
+
+    monkeypatch.setattr(BlockMap, "placed", looked)
+    disk.write(BLOCK, b"d" * SECTOR)
+    assert seen == [None, bytes(SECTOR)]

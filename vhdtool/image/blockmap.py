@@ -76,6 +76,8 @@ class BlockMap:
             self.full[block] = 1
             self._bitmaps.pop(block, None)
             return
+        # The batmap may have called a block full that had no place.
+        self.full[block] = 0
         self._bitmaps[block] = bitmap
         if len(self._bitmaps) > KEPT_BITMAPS:
             del self._bitmaps[next(iter(self._bitmaps))]

@@ -69,14 +69,13 @@ class BlockReader:
     def _straight(self, offset: int, length: int) -> int | None:
         """Where in the file the request lies: the usual one, of one block that is all there."""
         block, within = divmod(offset, self._block_bytes)
-        if (
-            offset < 0
-            or within + length > self._block_bytes
-            or block >= self._whole_blocks
-            or not self._full[block]
-        ):
+        if offset < 0 or within + length > self._block_bytes or block >= self._whole_blocks:
             return None
-        return self.bat[block] * SECTOR + self._bitmap_bytes + within
+        # The place first: a new block's flag is there before it, and a batmap may lie.
+        entry = self.bat[block]
+        if entry == UNUSED or not self._full[block]:
+            return None
+        return entry * SECTOR + self._bitmap_bytes + within
 
     def _split(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """(block, byte offset within it, bytes) for each block that a request touches."""

@@ -8,7 +8,8 @@ from typing import Any
 class StraightMap:
     """Sizes in bytes. The table and the flags are the image's own, and change under the reader.
 
-    A block's place changes only once, from none to where it is, and it is there before its flag.
+    A block's place changes only once, from none to where it is. Its flag is set before that, so who
+    looks for the place first finds both. A flag without a place says nothing.
     """
 
     fd: int
