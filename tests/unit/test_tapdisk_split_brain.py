@@ -1,6 +1,7 @@
 """Two shims on one image, in every order that corrupts with the guard off: guarded, never."""
 
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -206,6 +207,40 @@ def test_a_holder_that_was_stopped_and_forced_away_does_no_harm_when_it_wakes(
     assert pair.image.getvalue() == before
     pair.writes(pair.destination, 4)
     pair.end()
+
+
+def test_a_reopen_for_each_request_is_no_look_at_the_lease(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, guard=True, seed=1)
+    pair.writes(pair.source)
+    pair.source.deactivate()
+    pair.source.open("each")
+    pair.source.read(0, SECTOR)
+    pair.destination.attached().activate(force_epoch=pair.source.status()["epoch"])
+    pair.source._looked -= LEASE_CHECK
+    before = pair.image.getvalue()
+    sector = next(at for at in range(SIZE // SECTOR) if pair.model[at * SECTOR])
+    with pytest.raises(OSError, match="removed or replaced"):
+        pair.source.write(sector * SECTOR, memoryview(b"x" * SECTOR))
+    assert pair.image.getvalue() == before
+    assert pair.source.state == "fenced"
+
+
+def test_a_look_at_the_lease_counts_from_its_beginning(tmp_path: Path) -> None:
+    """A daemon, or a target, may answer long after it looked; a process may be stopped then."""
+    shim = Shim("alpha", empty_image(), tmp_path).activated()
+    looks = []
+    lease = shim._lease
+    assert lease is not None
+
+    def slow() -> None:
+        looks.append(1)
+        time.sleep(LEASE_CHECK * 1.1)
+
+    lease.check = slow  # type: ignore[method-assign]
+    shim._looked -= LEASE_CHECK
+    for count in (1, 2, 3):
+        shim.read(0, SECTOR)
+        assert len(looks) == count
 
 
 def test_blocks_of_the_first_writer_are_never_given_away(tmp_path: Path) -> None:

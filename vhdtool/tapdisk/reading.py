@@ -83,6 +83,7 @@ class Reading:
         except VhdtoolError as error:
             self.settings.emit("refused", op=op, reason=str(error))
             raise
+        self._has_looked(began)
         reached("leased")
         try:
             self._load(epoch, unclean=unclean, kill_footer=op == "unpause", exclusive=guard)
@@ -124,12 +125,12 @@ class Reading:
             raise
         self._image = image
         self._read_epoch = epoch
-        self._has_looked()
         self._told = {"flush"}
 
-    def _has_looked(self) -> None:
-        self._looked = monotonic()
-        self._gate.shared.look_again(LEASE_CHECK)
+    def _has_looked(self, began: float) -> None:
+        """A look at the lease proves it for when it `began`: we may have been stopped since."""
+        self._looked = began
+        self._gate.shared.look_again(began + LEASE_CHECK - monotonic())
 
     def _open_image(
         self, storage: Storage, unclean: bool, kill_footer: bool, exclusive: bool

@@ -186,11 +186,12 @@ class Serving(Reading):
         image = self._image
         if image is None or self.state == "fenced":
             raise OSError(errno.EIO, "the disk is not open")
-        if monotonic() - self._looked > reading.LEASE_CHECK:
+        now = monotonic()
+        if now - self._looked > reading.LEASE_CHECK:
             if self._holds_lease:
                 assert self._lease is not None
                 self._lease.check()
-            self._has_looked()
+            self._has_looked(now)
         if kind not in self._told:
             self._first(kind)
         return image
