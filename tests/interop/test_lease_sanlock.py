@@ -126,7 +126,7 @@ def test_a_lease_that_is_not_made_or_not_joined_is_a_clear_refusal(
         lease.close()
     nowhere = SanlockKeeper(Resource.parse("lab:x:/x"), tmp_path)
     with pytest.raises(ActivationRefused, match="is sanlock's daemon running"):
-        nowhere.take(False, False)
+        nowhere.take(False, None)
 
 
 def test_a_daemon_that_does_not_answer_fences_in_time(

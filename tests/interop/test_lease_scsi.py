@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from lease_daemons import MIB, Target
-from lease_suite import LeaseSuite, Pair
+from lease_suite import LeaseSuite, Pair, gone_owner
 from shim_process import ROOT, run
 from shims import BLOCK, Shim, owner
 
@@ -42,7 +42,7 @@ def lun_of(target: Target, side: str) -> Lun:
 
 
 def lease_of(target: Target, side: str, path: Path, who: Owner) -> EpochLease:
-    return kept_lease(path, who, ReservationKeeper(lun_of(target, side)))
+    return kept_lease(path, who, ReservationKeeper(lun_of(target, side), who))
 
 
 def clear(target: Target) -> None:
@@ -81,6 +81,22 @@ class TestReservation(LeaseSuite):
                     mine.pwrite(0, b"x" * 512)
         with IscsiStorage(lun_of(self.target, "b")) as others:
             assert others.pread(0, 512) == b"a" * 512
+
+    def test_the_proof_that_one_holder_is_gone_preempts_no_other(self, path: Path) -> None:
+        """Each host has a record of its own here; that of a still names a dead process."""
+        others = path.with_name("at-b")
+        dead = self.make(path, gone_owner(), "a")
+        dead.acquire()
+        live = self.make(others, Owner.here("b"), "b")
+        with pytest.raises(ActivationRefused, match="--force 0"):
+            live.acquire()
+        live.acquire(force_epoch=0)
+        again = self.make(path, Owner.here("a"), "a")
+        with pytest.raises(ActivationRefused, match="is reserved by another initiator"):
+            again.acquire()
+        live.check()
+        for lease in (dead, live, again):
+            lease.close()
 
     def test_no_access_before_the_other_side_has_released(self, pair: Pair) -> None:
         a, b = pair
@@ -202,8 +218,11 @@ def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
 
 def test_a_target_that_is_not_there_is_a_clear_refusal(tmp_path: Path) -> None:
     nowhere = "iscsi://127.0.0.1:1/iqn.2026-01.test:none/1"
-    lease = kept_lease(tmp_path / "record", owner("a"), ReservationKeeper(Lun.parse(nowhere)))
-    with pytest.raises(ActivationRefused, match=f"{nowhere}: cannot log in: Connection refused"):
+    keeper = ReservationKeeper(Lun.parse(nowhere), owner("a"))
+    lease = kept_lease(tmp_path / "record", owner("a"), keeper)
+    # No word of --force, which is for holders that are dead.
+    refusal = f"{nowhere}: cannot log in: Connection refused$"
+    with pytest.raises(ActivationRefused, match=refusal):
         lease.acquire()
     assert lease.holder() is None
     lease.close()

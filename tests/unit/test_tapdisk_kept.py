@@ -9,7 +9,7 @@ from lease_suite import LeaseSuite, Pair, gone_owner, history
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.storage import StorageError
 from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.kept import KeptLease
+from vhdtool.tapdisk.kept import HeldByAnother, KeptLease
 from vhdtool.tapdisk.lease import EpochLease, Owner
 
 
@@ -26,10 +26,10 @@ class FakeKeeper:
         self.world, self.forcible = world, forcible
         self.asked: list[Any] = []
 
-    def take(self, force: bool, proven: bool) -> None:
-        self.asked.append(("take", force, proven))
-        if self.world.holder is not None and not (force or proven):
-            raise ActivationRefused("the world has given it to another")
+    def take(self, force: bool, gone: Owner | None) -> None:
+        self.asked.append(("take", force, gone is not None))
+        if self.world.holder is not None and not (force or gone):
+            raise HeldByAnother("the world has given it to another")
         self.world.holder = self
 
     def check(self) -> None:

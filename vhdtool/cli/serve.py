@@ -133,6 +133,6 @@ def _tcp_place(option: str, text: str) -> "TcpPlace":
     from vhdtool.tapdisk.listen import TcpPlace
 
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit():
+    if not colon or not (port.isascii() and port.isdigit() and len(port) < 10):
         raise UsageError(f"{option} {text}: write HOST:PORT, for example 127.0.0.1:10809")
     return TcpPlace(host.strip("[]") or "127.0.0.1", int(port))

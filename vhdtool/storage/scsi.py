@@ -53,8 +53,10 @@ class Lun:
         Raises UsageError.
         """
         found = _URL.fullmatch(text)
+        if found is not None and not re.fullmatch("[!-~]+", found["portal"] + found["target"]):
+            found = None
         if found is None or not 0 < int(found["port"] or 3260) < 1 << 16:
-            told = re.sub("%[^@]*@", "%...@", text)
+            told = re.sub("%[^@]*@", "%...@", text) or "iSCSI"
             raise UsageError(
                 f"{told}: write iscsi://HOST[:PORT]/TARGET/LUN, for example "
                 "iscsi://10.0.0.1/iqn.2026-01.org.example:disks/1"
@@ -113,7 +115,7 @@ class Session:
         lib.iscsi_set_noautoreconnect(context, 1)
         lib.iscsi_set_timeout(context, PATIENCE)
         if self.lun.login is not None:
-            lib.iscsi_set_initiator_username_pwd(context, *(s.encode() for s in self.lun.login))
+            lib.iscsi_set_initiator_username_pwd(context, *map(os.fsencode, self.lun.login))
         if lib.iscsi_full_connect_sync(context, self.lun.portal.encode(), self.lun.number):
             why = _unreachable(self.lun.portal) or self._error()
             self._break(why)
@@ -231,7 +233,7 @@ def initiator_name(path: Path = Path("/etc/iscsi/initiatorname.iscsi")) -> str:
         for line in path.read_text().splitlines():
             if line.startswith("InitiatorName="):
                 return line.partition("=")[2].strip()
-    except OSError:
+    except (OSError, UnicodeError):
         pass
     host = re.sub(r"[^a-z0-9.-]", "-", os.uname().nodename.lower())
     return f"iqn.2011-02.org.vhdtool:{host}"

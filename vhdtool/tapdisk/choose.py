@@ -29,5 +29,5 @@ def lease_opener(text: str | None, owner: Owner, guard: bool) -> OpenLease:
         from vhdtool.tapdisk.reservation import ReservationKeeper
 
         lun = Lun.parse(rest)
-        return lambda path: kept_lease(path, owner, ReservationKeeper(lun))
+        return lambda path: kept_lease(path, owner, ReservationKeeper(lun, owner))
     raise UsageError(f"--lease {text}: there is no such lease; write {KINDS}")

@@ -13,17 +13,21 @@ from vhdtool.tapdisk.epochs import EpochRecord
 from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
 
 
+class HeldByAnother(ActivationRefused):
+    """The keeper says that another has the lease, and not that something is missing."""
+
+
 class Keeper(Protocol):
     """What excludes. `check` may be called from any thread; the others come one at a time."""
 
     forcible: bool
     """Whether the operator's word is enough to take the lease of another."""
 
-    def take(self, force: bool, proven: bool) -> None:
-        """Makes the lease ours. Raises ActivationRefused while another has it.
+    def take(self, force: bool, gone: Owner | None) -> None:
+        """Makes the lease ours. Raises HeldByAnother while another has it, or ActivationRefused.
 
-        `force`: the operator says that the holder of the record is dead; `proven`: its process is
-        known to be gone.
+        `force`: the operator says that the holder is dead. `gone`: the holder of the record, whose
+        process is known to be gone; the record may be old, and the lease another's since.
         """
 
     def check(self) -> None:
@@ -51,14 +55,15 @@ class KeptLease(EpochLease):
                 f"{self.record.path}: --force {force_epoch} names another epoch than {named}"
             )
         try:
-            proven = held is not None and owner_of(held).is_gone()
-            self.keeper.take(force_epoch is not None, proven)
+            holder = None if held is None else owner_of(held)
+            gone = holder if holder is not None and holder.is_gone() else None
+            self.keeper.take(force_epoch is not None, gone)
         except ActivationRefused as error:
-            hint = (
-                "" if held is None else f"; by the record it is {owner_of(held)} at epoch {named}"
-            )
-            if self.keeper.forcible and force_epoch is None:
-                hint += f"; if that is certainly dead, --force {named}"
+            hint = ""
+            if isinstance(error, HeldByAnother):
+                hint = f"; by the record it is {holder} at epoch {named}" if holder else ""
+                if self.keeper.forcible and force_epoch is None:
+                    hint += f"; if that is certainly dead, --force {named}"
             raise ActivationRefused(f"{self.record.path}: {error}{hint}") from None
         try:
             # Whoever the record still names has lost the lease, or we had not got it.

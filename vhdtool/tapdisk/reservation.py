@@ -7,40 +7,50 @@ word, to preempt it. Source: SPC-3, 5.6.
 """
 
 import contextlib
+import os
 import secrets
 import struct
+import zlib
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.storage.scsi import Lun, ScsiError, Session
+from vhdtool.tapdisk.kept import HeldByAnother
+from vhdtool.tapdisk.lease import Owner
 
 _IN, _OUT = 0x5E, 0x5F
 _READ_RESERVATION = 1
-_REGISTER, _RESERVE, _RELEASE, _PREEMPT, _REGISTER_ANEW = 0, 1, 2, 4, 6
+_REGISTER, _RESERVE, _RELEASE, _PREEMPT, _PREEMPT_AND_ABORT, _REGISTER_ANEW = 0, 1, 2, 4, 5, 6
+_TYPED = (_RESERVE, _RELEASE, _PREEMPT, _PREEMPT_AND_ABORT)
 EXCLUSIVE_ACCESS = 3
 
 
 class ReservationKeeper:
-    """The reservation of one LUN, under a key made for each time that it is taken."""
+    """The reservation of one LUN, under a key made for each time that it is taken.
+
+    The key begins with a mark of the process, so that the proof that one has ended preempts
+    nobody else: the epoch record may be old, or one that only this host sees.
+    """
 
     forcible = True
 
-    def __init__(self, lun: Lun) -> None:
+    def __init__(self, lun: Lun, owner: Owner) -> None:
         self.lun = lun
+        self._mark = mark_of(owner)
         self._session: Session | None = None
         self._key = 0
         self._left: int | None = None
         """The key of a reservation that we could not release: it is no other's."""
 
-    def take(self, force: bool, proven: bool) -> None:
+    def take(self, force: bool, gone: Owner | None) -> None:
         self.close()
         try:
             self._session = Session.of(self.lun)
         except ScsiError as error:
             raise ActivationRefused(str(error)) from None
-        self._key = 1 + secrets.randbelow((1 << 63) - 1)
+        self._key = self._mark << 32 | secrets.randbits(32)
         try:
             self._out("register", _REGISTER_ANEW, 0, self._key)
-            self._reserve(force or proven)
+            self._reserve(force, None if gone is None else mark_of(gone))
         except BaseException as error:
             with contextlib.suppress(VhdtoolError):
                 self._out("unregister", _REGISTER, self._key, 0)
@@ -49,7 +59,7 @@ class ReservationKeeper:
                 raise ActivationRefused(str(error)) from None
             raise
 
-    def _reserve(self, preempt: bool) -> None:
+    def _reserve(self, force: bool, gone: int | None) -> None:
         try:
             self._out("reserve it", _RESERVE, self._key, 0)
             return
@@ -57,12 +67,19 @@ class ReservationKeeper:
             if not error.conflict:
                 raise
         other = self._reservation()
-        if other is None or not (preempt or other[0] == self._left):
-            raise ActivationRefused(
+        if other is None or not (force or other[0] >> 32 == gone or other[0] == self._left):
+            raise HeldByAnother(
                 f"{self.lun} is reserved by another initiator"
                 + (f" (key {other[0]:#x}, type {other[1]})" if other is not None else "")
             )
-        self._out("preempt the reservation", _PREEMPT, self._key, other[0])
+        try:
+            # What the other sent before must not be written after we have read.
+            self._out("preempt the reservation", _PREEMPT_AND_ABORT, self._key, other[0])
+        except ScsiError as error:
+            if error.conflict:
+                raise
+            # tgtd, for one, does not know it.
+            self._out("preempt the reservation", _PREEMPT, self._key, other[0])
 
     def check(self) -> None:
         if self._session is None:
@@ -103,6 +120,12 @@ class ReservationKeeper:
 
     def _out(self, doing: str, action: int, key: int, new_key: int) -> None:
         assert self._session is not None
-        kind = EXCLUSIVE_ACCESS if action in (_RESERVE, _RELEASE, _PREEMPT) else 0
+        kind = EXCLUSIVE_ACCESS if action in _TYPED else 0
         cdb = struct.pack(">BBBxxxxHx", _OUT, action, kind, 24)
         self._session.command(doing, cdb, send=struct.pack(">QQ8x", key, new_key))
+
+
+def mark_of(owner: Owner) -> int:
+    """32 bits, not zero, by which a reservation's key tells whose it is."""
+    text = f"{owner.boot} {owner.pid} {owner.start} {owner.host}"
+    return zlib.crc32(os.fsencode(text)) or 1

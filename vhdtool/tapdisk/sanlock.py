@@ -9,6 +9,7 @@ Source: sanlock(8); sanlock.h, sanlock_sock.h and client.c of sanlock 3.8.
 
 import errno
 import os
+import re
 import socket
 import struct
 import threading
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, UsageError
+from vhdtool.tapdisk.kept import HeldByAnother
+from vhdtool.tapdisk.lease import Owner
 
 _MAGIC, _VERSION = 0x04282010, 1
 _HEADER = struct.Struct("=8I")
@@ -35,6 +38,8 @@ PATIENCE = 10.0
 ACQUIRE_PATIENCE = 200.0
 """Seconds for a lease: the daemon may wait for proof that its last holder is dead (140)."""
 NAME = 48
+"""Bytes."""
+_OFFSET = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -50,15 +55,15 @@ class Resource:
     def parse(cls, text: str) -> "Resource":
         """`LOCKSPACE:NAME:FILE[:OFFSET]`, as sanlock(8) writes a RESOURCE. Raises UsageError."""
         parts = text.split(":")
-        names = [part for part in parts[:2] if 0 < len(part) <= NAME]
+        names = [part for part in parts[:2] if 0 < len(os.fsencode(part)) <= NAME]
         offset = parts[3] if len(parts) == 4 else "0"
-        if len(parts) not in (3, 4) or len(names) != 2 or not offset.isdigit():
+        if len(parts) not in (3, 4) or len(names) != 2 or not _OFFSET.fullmatch(offset):
             raise UsageError(
                 f"sanlock:{text}: write sanlock:LOCKSPACE:NAME:FILE[:OFFSET], for example "
                 "sanlock:lab:disk1:/srv/leases/disk1"
             )
         path = os.path.abspath(parts[2])
-        if " " in text or not parts[2] or len(path) >= 1024:
+        if " " in text or not parts[2] or len(os.fsencode(path)) >= 1024:
             raise UsageError(f"sanlock:{text}: sanlock cannot use such a file name")
         return cls(parts[0], parts[1], path, int(offset))
 
@@ -67,12 +72,12 @@ class Resource:
 
     def packed(self) -> bytes:
         """struct sanlk_resource, without its disk."""
-        names = self.lockspace.encode(), self.name.encode()
+        names = os.fsencode(self.lockspace), os.fsencode(self.name)
         return _RESOURCE.pack(*names, 0, 0, 0, 0, 0, 1)
 
     def disk(self) -> bytes:
         """struct sanlk_disk."""
-        return _DISK.pack(self.path.encode(), self.offset, 0, 0)
+        return _DISK.pack(os.fsencode(self.path), self.offset, 0, 0)
 
 
 class SanlockKeeper:
@@ -89,8 +94,8 @@ class SanlockKeeper:
         self._state = ""
         """How the daemon lists the lease that it gave us; ends with its lver."""
 
-    def take(self, force: bool, proven: bool) -> None:
-        del proven  # sanlock wants its own proof
+    def take(self, force: bool, gone: Owner | None) -> None:
+        del gone  # sanlock wants its own proof
         if force:
             raise ActivationRefused(
                 "sanlock takes no --force: by itself it frees the lease of a process that has "
@@ -108,12 +113,13 @@ class SanlockKeeper:
                 self._drop()
                 raise ActivationRefused(f"{self._place}: {_why(error)}") from None
             self._drop()
+        if result in _HELD:
+            lease = f"sanlock's lease {self.resource}"
+            raise HeldByAnother(f"{lease} is held by another process or host; deactivate it there")
         raise ActivationRefused(self._refusal(result))
 
     def _refusal(self, result: int) -> str:
         lease, space = f"sanlock's lease {self.resource}", self.resource.lockspace
-        if result in _HELD:
-            return f"{lease} is held by another process or host; deactivate the disk there"
         if result in _NOT_JOINED:
             return (
                 f"{lease}: this host has not joined the lockspace; "
@@ -141,7 +147,7 @@ class SanlockKeeper:
         result, text = self._ask(_INQUIRE, b"", 0, PATIENCE)
         if result < 0:
             raise OSError(-result, f"sanlock answered {result}")
-        words = text.rstrip(b"\0").decode(errors="replace").split(" ")
+        words = os.fsdecode(text.rstrip(b"\0")).split(" ")
         return next((word for word in words if word.startswith(f"{self.resource}:")), "")
 
     def give(self) -> None:
