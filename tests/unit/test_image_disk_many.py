@@ -13,7 +13,7 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.many import ManyOpener, ManyRequests, Piece
-from vhdtool.storage import FileStorage, MemoryStorage
+from vhdtool.storage import FileStorage, MemoryStorage, StorageError
 from vhdtool.storage.many import DEPTH, Arena, Many, Transfer
 from vhdtool.vhd.units import SECTOR
 
@@ -148,6 +148,28 @@ def test_what_the_kernel_did_not_do_is_done_alone(
     rig.add(False, 8192, bytes(4096))
     assert [bytes(piece.view[:1]) for piece in rig.many.finish()] == [b"b", b"c"]
     assert rig.closed() == rig.model
+
+
+def test_a_bitmap_that_cannot_be_read_fails_its_own_requests_only(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every request has its answer, or the client would wait for ever."""
+    assert rig.writes((0, b"a" * SECTOR), (BLOCK, b"b" * SECTOR)) == [None, None]
+    bitmap = rig.disk.bat[1] * SECTOR
+    rig.disk._map._bitmaps.clear()
+    pread = FileStorage.pread
+
+    def broken(self: FileStorage, offset: int, length: int) -> bytes:
+        if offset == bitmap:
+            raise StorageError(self.name, "read it", errno.EIO)
+        return pread(self, offset, length)
+
+    monkeypatch.setattr(FileStorage, "pread", broken)
+    for offset in (0, BLOCK, 0):
+        rig.add(False, offset, bytes(SECTOR))
+    done = rig.many.finish()
+    assert [type(piece.error) for piece in done] == [type(None), StorageError, type(None)]
+    assert bytes(done[0].view) == bytes(done[2].view) == b"a" * SECTOR
 
 
 def test_room_ends_with_the_queue_and_with_the_memory(rig: Rig) -> None:

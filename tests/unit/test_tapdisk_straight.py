@@ -219,6 +219,21 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(rig: Rig) -> Non
     rig.disk.pause()
 
 
+def test_what_was_asked_before_the_client_ended_is_answered(rig: Rig) -> None:
+    client = warmed(rig)
+    raw = b""
+    for number in range(4):
+        head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, number, number << 16, 65536)
+        raw += head + bytes([number]) * 65536
+    client.socket.sendall(raw + head + b"half of it")
+    client.socket.shutdown(socket.SHUT_WR)
+    answers = [wire.REPLY.unpack(client.take(16)) for _ in range(4)]
+    assert sorted(answers) == [(wire.REPLY_MAGIC, 0, number) for number in range(4)]
+    drained(client)
+    client.socket.close()
+    assert rig.content()[: 4 << 16] == b"".join(bytes([n]) * 65536 for n in range(4))
+
+
 def drained(client: Client) -> None:
     """Reads until the server has nothing more to say."""
     with contextlib.suppress(ConnectionError):

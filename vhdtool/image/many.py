@@ -70,7 +70,12 @@ class ManyRequests:
         pieces, self._pieces = self._pieces, []
         transfers: list[tuple[Piece, Transfer]] = []
         for piece in pieces:
-            at = self._disk.locate(piece.offset, len(piece.view), piece.write)
+            try:
+                at = self._disk.locate(piece.offset, len(piece.view), piece.write)
+            except (VhdtoolError, OSError) as error:
+                # Its bitmap could not be read; the others do not need that one.
+                piece.error = error
+                continue
             if at is None:
                 # A write of a new block: the next one finds that block in its place.
                 _alone(self._disk, piece)

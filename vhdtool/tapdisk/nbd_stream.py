@@ -25,6 +25,10 @@ class Inbox:
     def __init__(self, client: Stream) -> None:
         self._client = client
         self._socket = client if isinstance(client, socket.socket) else None
+        # Unlike select() it takes any descriptor, however many clients there are.
+        self._coming = select.poll()
+        if self._socket is not None:
+            self._coming.register(self._socket, select.POLLIN)
         self.buffer = bytearray(_BUFFER)
         self._view = memoryview(self.buffer)
         self._at = 0
@@ -76,16 +80,14 @@ class Inbox:
         if length > _BUFFER or self._at + length > _BUFFER or self._socket is None:
             # Behind TLS the descriptor does not tell whether a whole record has come.
             return self.has(length)
-        while not self.has(length):
-            if not patience:
-                try:
-                    self._receive(socket.MSG_DONTWAIT)
-                except BlockingIOError:
+        try:
+            while not self.has(length):
+                if patience and not self._coming.poll(patience * 1000):
                     return False
-                continue
-            if not select.select([self._socket], [], [], patience)[0]:
-                return False
-            self._receive(0)
+                self._receive(0 if patience else socket.MSG_DONTWAIT)
+        except (BlockingIOError, EOFError):
+            # What the client asked before it went is still served; `take` tells that it has gone.
+            return False
         return True
 
     def _take_large(self, length: int) -> memoryview:
