@@ -1,13 +1,16 @@
 """The same promises from every storage, and the faults that tests order."""
 
 import errno
+import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shims import in_thread
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage import (
@@ -206,3 +209,47 @@ def test_a_flush_that_failed_is_not_forgotten_where_the_page_cache_is_used(
             with pytest.raises(StorageError, match="an earlier flush lost data") as caught:
                 disk.flush()
             assert caught.value.errno == errno.EIO
+
+
+def test_a_flush_that_fails_fails_for_all_who_flush_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel gives the error to one of them."""
+    errors: list[OSError] = [OSError(errno.EIO, "lost")]
+
+    def flush(fd: int) -> None:
+        error = errors.pop() if errors else None
+        time.sleep(0.1)
+        if error is not None:
+            raise error
+
+    with FileStorage(tmp_path / "f", create=True) as disk:
+        monkeypatch.setattr(os, "fdatasync", flush)
+        threads = [in_thread(disk.flush) for _ in range(3)]
+        for thread, _ in threads:
+            thread.join(10)
+        assert [type(outcome[0]) for _, outcome in threads] == [StorageError] * 3
+
+
+def test_two_threads_may_leave_direct_access_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both learn that it needs a larger alignment, one a moment later."""
+    with FileStorage(tmp_path / "f", create=True, direct=True) as disk:
+        if not disk.direct:
+            pytest.skip("no direct I/O here")
+        disk.pwrite(0, b"x" * 512)
+        real = os.preadv
+        other: list[bytes] = []
+
+        def refused(fd: int, buffers: list[memoryview], offset: int) -> int:
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+                if not other:
+                    other.append(b"")
+                    other.append(disk.pread(0, 512))
+                raise OSError(errno.EINVAL, "not aligned")
+            return real(fd, buffers, offset)
+
+        monkeypatch.setattr(os, "preadv", refused)
+        assert disk.pread(0, 512) == b"x" * 512
+        assert other[1] == b"x" * 512

@@ -6,6 +6,7 @@ import fcntl
 import mmap
 import os
 import stat
+import threading
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
@@ -44,6 +45,7 @@ class FileStorage(Closes):
         self._spare: list[mmap.mmap] = []
         self._lost = 0
         """The errno of a flush that failed and left the page cache unlike the disk."""
+        self._flushing = threading.Lock()
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
         if not follow:
             flags |= os.O_NOFOLLOW
@@ -185,15 +187,17 @@ class FileStorage(Closes):
             raise self._failure(error, f"set its length to {size}") from None
 
     def flush(self) -> None:
-        if self._lost:
-            raise StorageError(self.name, "flush it: an earlier flush lost data", self._lost)
-        try:
-            os.fdatasync(self._fd)
-        except OSError as error:
-            if not self.direct:
-                # The kernel tells once, and then takes what it could not write for written.
-                self._lost = error.errno or errno.EIO
-            raise self._failure(error, "flush it") from None
+        # The kernel tells one of several threads that something is lost, and none of the others.
+        with contextlib.nullcontext() if self.direct else self._flushing:
+            if self._lost:
+                raise StorageError(self.name, "flush it: an earlier flush lost data", self._lost)
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                if not self.direct:
+                    # It tells once, and then takes what it could not write for written.
+                    self._lost = error.errno or errno.EIO
+                raise self._failure(error, "flush it") from None
 
     def size(self) -> int:
         try:
@@ -281,8 +285,9 @@ class FileStorage(Closes):
 
     def _fall_back(self, error: OSError) -> None:
         """Leaves O_DIRECT when it needs a larger alignment than a sector."""
-        if error.errno != errno.EINVAL or not self.direct:
+        if error.errno != errno.EINVAL:
             raise error
+        # Another thread may have been here first; if that was not why, the next try tells.
         flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.direct = False
