@@ -18,10 +18,11 @@ from straight_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.many import ManyOpener
 from vhdtool.image.openimage import RAW
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk import straight
+from vhdtool.tapdisk import nbd_straight, straight
 from vhdtool.tapdisk.nbd_client import Connection
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
@@ -322,6 +323,46 @@ def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: R
         client.take(0 if error else BLOCK)
     assert wire.REPLY.unpack(client.take(16)) == (wire.REPLY_MAGIC, errno.EIO, 99)
     assert rig.path.read_bytes() == before
+    client.close()
+    thief.detach()
+
+
+def test_without_memory_for_the_library_python_serves(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nbd_straight, "Straight", no_memory)
+    warmed(rig).close()
+    rig.disk.pause()
+
+
+def no_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def test_python_looks_at_the_lease_within_a_burst_too(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that came together behind one that took long."""
+    monkeypatch.setattr(nbd_straight, "Straight", no_memory)
+    monkeypatch.setattr(ManyOpener, "open", lambda *_: None)
+    client = warmed(rig)
+    thief = rig.another("beta")
+    write, slow = DynamicDisk.write, threading.Event()
+
+    def taken(self: DynamicDisk, offset: int, data: bytes | memoryview) -> None:
+        write(self, offset, data)
+        if not slow.is_set():
+            slow.set()
+            time.sleep(0.15)
+            thief.activate(force_epoch=1)
+
+    monkeypatch.setattr(DynamicDisk, "write", taken)
+    raw = b""
+    for number in range(3):
+        head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, number, 0, 512)
+        raw += head + bytes([number]) * 512
+    client.socket.sendall(raw)
+    assert [wire.REPLY.unpack(client.take(16))[1] for _ in range(3)] == [0, errno.EIO, errno.EIO]
     client.close()
     thief.detach()
 

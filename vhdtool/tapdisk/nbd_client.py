@@ -23,6 +23,8 @@ HANDSHAKE_PATIENCE = 30.0
 """Seconds that a client has for each step until it has said which export it wants."""
 MOST_WAITING = 1 << 20
 """Bytes of replies that wait for the requests behind them to be served too."""
+BURST = 0.1
+"""Seconds after which the backend is asked again, however many requests are here together."""
 MOST_TOGETHER = 1 << 20
 """Bytes of a request that may be served together with others; larger ones go alone."""
 LARGE = 64 << 10
@@ -68,6 +70,7 @@ class Connection(Answers):
         self._burst: Burst | None = backend if isinstance(backend, Burst) else None
         self._served: Served | None = None
         self._writing = False
+        self._entered = 0.0
         self._opener = ManyOpener()
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
@@ -104,8 +107,9 @@ class Connection(Answers):
         count = getattr(self.backend, "tally", None)
         if count is not None:
             self._tally = count()
-        straight = StraightHalf.of(self, self.client, self._in, self._tally)
+        straight = None
         try:
+            straight = StraightHalf.of(self, self.client, self._in, self._tally)
             if straight is not None:
                 straight.serve()
             else:
@@ -155,9 +159,13 @@ class Connection(Answers):
         ):
             return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
         try:
-            served = self._served
-            began = monotonic() if served is None else 0.0
-            if served is None or (payload is not None and not self._writing):
+            served, now = self._served, monotonic()
+            began = now if served is None else 0.0
+            if (
+                served is None
+                or (payload is not None and not self._writing)
+                or now - self._entered > BURST
+            ):
                 served = self._enter(payload is not None)
                 if served is None:
                     return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
@@ -191,7 +199,7 @@ class Connection(Answers):
         if served is not self._many_of:
             self._many_of = served
             self._many = self._opener.open(served) if _located(served) else None
-        self._served, self._writing = served, writing
+        self._served, self._writing, self._entered = served, writing, monotonic()
         return served
 
     def _together(

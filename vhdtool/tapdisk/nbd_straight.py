@@ -60,15 +60,18 @@ class StraightHalf:
 
     @classmethod
     def of(cls, python: Python, client: Stream, inbox: Inbox, tally: Tally) -> Self | None:
-        """None where Python has to serve all: there is no library, or the client uses TLS."""
+        """None where Python has to serve all: no library, no memory, or the client uses TLS."""
         backend = python.backend
         if not isinstance(client, socket.socket):
             return None
         if not isinstance(backend, Granting) or not available():
             return None
-        straight = Straight(
-            client.fileno(), inbox.buffer, tally, backend.shared_gate, python.structured
-        )
+        try:
+            straight = Straight(
+                client.fileno(), inbox.buffer, tally, backend.shared_gate, python.structured
+            )
+        except MemoryError:
+            return None
         return cls(python, backend, straight, inbox, tally)
 
     def serve(self) -> None:

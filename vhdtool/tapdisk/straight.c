@@ -110,6 +110,7 @@ struct engine {
     int outs, sending[SLOTS], sends;
     aio_context_t context;
     int event, aio_failed;
+    int broken; /* an answer could not be sent: nothing may follow it */
     int lonely; /* so many requests came one by one */
     int64_t now, began, spin;
     int cpus;
@@ -476,14 +477,18 @@ static void measured(struct engine *e)
 static int send_all(struct engine *e, struct gate *g, const struct places *p)
 {
     int from = 0, flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+    if (e->broken)
+        return 0;
     while (from < e->outs) {
         struct msghdr m = {.msg_iov = e->out + from, .msg_iovlen = (size_t)(e->outs - from)};
         ssize_t count = sendmsg(e->sock, &m, flags);
         if (count < 0) {
             if (errno == EINTR)
                 continue;
-            if (errno != EAGAIN && errno != EWOULDBLOCK)
+            if (errno != EAGAIN && errno != EWOULDBLOCK) {
+                e->broken = 1;
                 return 0;
+            }
             drain(e, g, p);
             flags &= ~MSG_DONTWAIT;
             continue;
