@@ -14,7 +14,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
@@ -56,14 +56,6 @@ class EpochRecord:
                 if direct and error.errno == errno.EINVAL:
                     continue
                 raise self._failure("open", error) from None
-            try:
-                os.preadv(fd, [self._view], 0)
-            except OSError as error:
-                os.close(fd)
-                # A device of 4096-byte sectors refuses direct access to 512.
-                if direct and error.errno == errno.EINVAL:
-                    continue
-                raise self._failure("read", error) from None
             return fd
         raise AssertionError("a buffered open cannot fail with EINVAL")
 
@@ -84,7 +76,7 @@ class EpochRecord:
         """Sector 0 as it is in the file; shorter in a new one."""
         with self._lock:
             try:
-                got = os.preadv(self._fd, [self._view], 0)
+                got = self._moved(os.preadv, 0)
             except OSError as error:
                 raise self._failure("read", error) from None
             return bytes(self._view[:got])
@@ -126,11 +118,22 @@ class EpochRecord:
         with self._lock:
             self._view[:] = data.ljust(SECTOR - 1) + b"\n"
             try:
-                written = os.pwritev(self._fd, [self._view], number * SECTOR)
+                written = self._moved(os.pwritev, number * SECTOR)
             except OSError as error:
                 raise self._failure("write", error) from None
         if written != SECTOR:
             raise StorageError(str(self.path), "write the epoch record", errno.ENOSPC)
+
+    def _moved(self, move: Callable[[int, list[memoryview], int], int], offset: int) -> int:
+        """Leaves O_DIRECT where it takes no single sector, which an empty file does not tell."""
+        try:
+            return move(self._fd, [self._view], offset)
+        except OSError as error:
+            flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+            if error.errno != errno.EINVAL or not flags & os.O_DIRECT:
+                raise
+            fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        return move(self._fd, [self._view], offset)
 
     @contextlib.contextmanager
     def mutex(self) -> Iterator[None]:
@@ -177,6 +180,8 @@ class EpochRecord:
             fd = os.open(part, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             os.fchmod(fd, 0o600)
             os.fsync(fd)
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
             for byte in (MUTEX, ALIVE):
                 self._ofd(fcntl.F_WRLCK, byte, fd)
             os.close(self._swap(fd, part))
