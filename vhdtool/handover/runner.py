@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
+from vhdtool.handover.going_back import AFTER_SWITCH, TIMEOUT, cancel, fail_and_recover
 from vhdtool.handover.hosts import Host
 from vhdtool.handover.medium import Medium
 from vhdtool.handover.plan import CasePlan, Side
+from vhdtool.handover.points import Points
 from vhdtool.handover.qemu import Loop, Qemu, nbd_disk
 from vhdtool.handover.record import Record
 from vhdtool.handover.strategies import Leg, Step
@@ -22,11 +24,8 @@ from vhdtool.handover.tap import Tap
 REFUSED = (ActivationRefused, LeaseLost, SplitBrain)
 WARM_WRITES = 120
 """Acknowledged before the first migration begins: 60 blocks to lose."""
-AFTER_SWITCH = 60
-"""Acknowledged after the switch before the steps that follow RESUME: the late close must hurt."""
 LAST_WRITES = 60
 """Acknowledged after those steps, before the guest is stopped."""
-TIMEOUT = 30.0
 SECTOR = 512
 Live = Callable[["CaseRun", str], None]
 
@@ -43,15 +42,17 @@ class CaseRun:
     live: Live
     taps: list[Tap] = field(default_factory=list)
     qemus: list[Qemu] = field(default_factory=list)
-    points: list[tuple[Host, int, int, str, int]] = field(default_factory=list)
-    """(host, number of the snapshot there, leg, point, seq) of each snapshot taken."""
+    since: int = 0
+    """How many events of the source's QEMU are older than this leg's migration."""
     consoles: dict[int, int] = field(default_factory=dict)
     """The console's stream of each QEMU, by pid."""
     medium: Medium = field(init=False)
     """Where the image is; until it is made, where it will be."""
+    points: Points = field(init=False)
 
     def __post_init__(self) -> None:
         self.medium = Medium(self.plan)
+        self.points = Points(self.record)
 
     # the whole case
 
@@ -131,7 +132,7 @@ class CaseRun:
         destination.tap = self._tap(destination)
         first = leg.before[:1]
         if first and first[0].operation == "attach":
-            self._step(first[0])
+            self.step(first[0])
         else:
             # libxl's order adds the disk while the guest is suspended; QEMU wants its socket now.
             first = ()
@@ -139,23 +140,23 @@ class CaseRun:
         try:
             self._start_migration()
             for step in leg.before[len(first) :]:
-                self._step(step)
+                self.step(step)
             if (told := self.medium.keeps_out(destination.host)) is not None:
                 record.note("kept-out", destination.host.name, reason=told)
             self._wait_suspended()
-            self._point("source-quiesced", source)
+            self.points.take(self.medium, "source-quiesced", source)
             for step in leg.switch:
-                self._step(step)
+                self.step(step)
             if leg.fault:
-                self._fail_and_recover(leg)
+                fail_and_recover(self, leg)
                 return True
             destination.shim().do("may-serve")
         except REFUSED as refusal:
-            self._cancel(str(refusal))
+            cancel(self, str(refusal))
             return False
         self._resume()
         for step in leg.after:
-            self._step(step)
+            self.step(step)
         self._leave_source()
         return True
 
@@ -164,7 +165,7 @@ class CaseRun:
         for qemu in (source, destination):
             qemu.prepare_migration()
         # How the guest's memory came to this QEMU is history.
-        self._since = len(source.events)
+        self.since = len(source.events)
         # Not on every interface: whoever connects first is taken for the source.
         uri = f"tcp:{self.destination.host.config.address}:{self.plan.port}"
         destination.execute("migrate-incoming", uri=uri)
@@ -172,8 +173,8 @@ class CaseRun:
 
     def _wait_suspended(self) -> None:
         source = self.source.machine()
-        source.wait_migration("pre-switchover", timeout=TIMEOUT, start=self._since)
-        stop = source.wait("STOP", 1, self._since)
+        source.wait_migration("pre-switchover", timeout=TIMEOUT, start=self.since)
+        stop = source.wait("STOP", 1, self.since)
         self.record.note("suspended", self.source.host.name, stop_mono=stop["mono"])
 
     def _resume(self) -> None:
@@ -193,7 +194,7 @@ class CaseRun:
             "a block that the destination allocates", lambda: self.record.count(wrote) > 0, TIMEOUT
         )
         self.record.consoles.wait_acked(acked + AFTER_SWITCH, TIMEOUT)
-        self._point("destination-wrote", self.destination)
+        self.points.take(self.medium, "destination-wrote", self.destination)
         self.live(self, "live")
 
     def _leave_source(self) -> None:
@@ -203,44 +204,9 @@ class CaseRun:
         self.source.shim().leave()
         self.source.tap, self.source.qemu = None, None
 
-    def _cancel(self, reason: str) -> None:
-        """Refused: the guest runs on at the source, which gets its disk back first."""
-        source, destination = self.source, self.destination
-        if source.shim().state == "attached":
-            source.shim().do("activate")
-        destination.machine().may_end = True
-        status = source.machine().execute("query-migrate").get("status")
-        if status not in (None, "none", "completed", "cancelled", "failed"):
-            source.machine().execute("migrate_cancel")
-            source.machine().wait_migration("cancelled", timeout=TIMEOUT, start=self._since)
-        source.machine().run_again(TIMEOUT)
-        self.record.note("cancelled", reason=reason)
-        destination.machine().kill()
-        destination.shim().leave()
-        destination.tap, destination.qemu = None, None
-        self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
+    # a step
 
-    def _fail_and_recover(self, leg: Leg) -> None:
-        """The destination's QEMU dies after the source gave its disk up; the guest goes back."""
-        source, destination = self.source, self.destination
-        # From here on the source answers by itself: it resumes as soon as its peer is gone, and
-        # its first requests find a shim that queues them.
-        destination.machine().kill()
-        self.record.note("fault-injected", destination.host.name, fault=leg.fault)
-        with contextlib.suppress(LabError):
-            source.machine().execute("migrate-continue", state="pre-switchover")
-        for step in leg.recover:
-            self._step(step)
-        source.machine().wait_migration_over(TIMEOUT)
-        source.machine().run_again(TIMEOUT)
-        self.record.note("cancelled", reason=leg.fault)
-        destination.shim().leave()
-        destination.tap, destination.qemu = None, None
-        self.record.consoles.wait_acked(self.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
-
-    # steps and points
-
-    def _step(self, step: Step) -> None:
+    def step(self, step: Step) -> None:
         side = self.source if step.side == "S" else self.destination
         tap = side.shim()
         arguments: dict[str, Any] = {}
@@ -253,22 +219,9 @@ class CaseRun:
             arguments = {"queue": True}
         tap.do(step.operation, **arguments)
         if step.operation == "deactivate" and step.side == "S":
-            self._point("source-closed", side)
+            self.points.take(self.medium, "source-closed", side)
         if step.side == "D" and step.operation in ("open", "activate", "unpause"):
-            self._point("destination-opened", side)
-
-    def _point(self, point: str, side: Side) -> None:
-        seq = self.record.seq()
-        host = self.medium.host(side.host)
-        number = host.call("metadata", path=self.plan.image, kind=self.plan.kind)
-        self.points.append((host, number, self.record.leg, point, seq))
-
-    def _collect_points(self) -> None:
-        """Brings the snapshots home; not before the end, when nobody waits."""
-        for host, number, leg, point, seq in self.points:
-            with contextlib.suppress(LabError):
-                (taken,) = host.call("snapshots", numbers=[number])
-                self.record.metadata(leg, point, seq, taken)
+            self.points.take(self.medium, "destination-opened", side)
 
     # the end
 
@@ -286,7 +239,7 @@ class CaseRun:
             side.shim().do("deactivate")
         side.shim().leave()
         side.tap = None
-        self._point("all-closed", side)
+        self.points.take(self.medium, "all-closed", side)
         self.live(self, "after")
         host = self.medium.host(side.host)
         host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
@@ -301,7 +254,7 @@ class CaseRun:
         for tap in self.taps:
             with contextlib.suppress(LabError):
                 tap.end()
-        self._collect_points()
+        self.points.collect()
         self.medium.end(self._save)
         for n, qemu in enumerate(self.qemus):
             self._save(qemu.host, qemu.log, f"qemu-{qemu.host.name}-{n}.log")

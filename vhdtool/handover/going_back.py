@@ -1,0 +1,53 @@
+"""A migration that ends at its source: after a refusal, and after a fault on purpose."""
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from vhdtool.errors import LabError
+from vhdtool.handover.strategies import Leg
+
+if TYPE_CHECKING:
+    from vhdtool.handover.runner import CaseRun
+
+AFTER_SWITCH = 60
+"""Acknowledged after the switch before the steps that follow RESUME: the late close must hurt."""
+TIMEOUT = 30.0
+
+
+def cancel(run: "CaseRun", reason: str) -> None:
+    """Refused: the guest runs on at the source, which gets its disk back first."""
+    source, destination = run.source, run.destination
+    if source.shim().state == "attached":
+        source.shim().do("activate")
+    destination.machine().may_end = True
+    status = source.machine().execute("query-migrate").get("status")
+    if status not in (None, "none", "completed", "cancelled", "failed"):
+        source.machine().execute("migrate_cancel")
+        source.machine().wait_migration("cancelled", timeout=TIMEOUT, start=run.since)
+    source.machine().run_again(TIMEOUT)
+    run.record.note("cancelled", reason=reason)
+    destination.machine().kill()
+    _goes_on_alone(run)
+
+
+def fail_and_recover(run: "CaseRun", leg: Leg) -> None:
+    """The destination's QEMU dies after the source gave its disk up; the guest goes back."""
+    source, destination = run.source, run.destination
+    # From here on the source answers by itself: it resumes as soon as its peer is gone, and its
+    # first requests find a shim that queues them.
+    destination.machine().kill()
+    run.record.note("fault-injected", destination.host.name, fault=leg.fault)
+    with contextlib.suppress(LabError):
+        source.machine().execute("migrate-continue", state="pre-switchover")
+    for step in leg.recover:
+        run.step(step)
+    source.machine().wait_migration_over(TIMEOUT)
+    source.machine().run_again(TIMEOUT)
+    run.record.note("cancelled", reason=leg.fault)
+    _goes_on_alone(run)
+
+
+def _goes_on_alone(run: "CaseRun") -> None:
+    run.destination.shim().leave()
+    run.destination.tap, run.destination.qemu = None, None
+    run.record.consoles.wait_acked(run.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
