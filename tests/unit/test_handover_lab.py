@@ -52,9 +52,12 @@ def test_by_default_unsafe_orders_run_with_the_guard_off_and_on(tmp_path: Path) 
 
 
 def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> None:
-    cases = LabConfig.load(config(tmp_path, image="qcow2")).cases()
+    chosen = LabConfig.load(config(tmp_path, image="qcow2"))
+    cases = chosen.cases()
     assert "implicit" not in {strategy.name for strategy, _ in cases}
     assert len(cases) == 13
+    assert [line.split(":")[0] for line in chosen.left_out()] == ["implicit", "login"]
+    assert LabConfig.load(config(tmp_path)).left_out() == []
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,8 @@ def test_the_initramfs_has_the_load_where_the_guests_python_finds_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "runs"), [("CorruptImage", 1), ("VhdtoolError", 1), ("StorageError", 2)]
+    ("told", "runs"),
+    [("CorruptImage", 1), ("VhdtoolError", 1), ("StorageError", 2), ("fenced", 1)],
 )
 def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
     told: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +156,8 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
             self.record = record
 
         def run(self) -> None:
+            if told == "fenced":
+                self.record.note("fenced", "alpha", reason="another host has written")
             self.record.close()
             raise tap.REFUSALS.get(told, LabError)("beta: activate: no VHD")
 
@@ -176,3 +182,18 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
     assert case["error"]["what"] == "beta: activate: no VHD"
     assert case["attempts"] == runs
+
+
+def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:
+    """It holds the controller's output, and the playbook would wait for the end of that."""
+    code = (
+        "import os, time; from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context; from vhdtool.handover.lab import end_with\n"
+        "pool = ProcessPoolExecutor(1, get_context('fork'), end_with, (os.getpid(),))\n"
+        "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as controller:
+        assert controller.stdout is not None
+        assert int(controller.stdout.readline()) != controller.pid
+        controller.kill()
+        assert controller.stdout.read() == b""

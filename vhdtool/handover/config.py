@@ -89,6 +89,16 @@ class LabConfig:
             raise UsageError(f"load profile: {self.profile!r} does not exist; there is paced")
         self.cases()
 
+    def left_out(self) -> list[str]:
+        """Orders of "all" that cannot run on this kind of image, and why."""
+        if "all" not in self.strategies:
+            return []
+        return [
+            f"{one.name}: {one.not_on[self.image]}"
+            for one in STRATEGIES.values()
+            if not one.runs_on(self.image)
+        ]
+
     def cases(self) -> list[tuple[Strategy, bool]]:
         """(strategy, guard) of each case, in the order of the table."""
         if "all" in self.strategies:

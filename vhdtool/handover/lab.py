@@ -1,7 +1,9 @@
 """All cases of a run: configuration in, `runs/<id>/` out, a line of progress for each step."""
 
+import ctypes
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
@@ -23,6 +25,7 @@ from vhdtool.handover.runner import CaseRun
 Say = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
 ATTEMPTS = 2
+_PR_SET_PDEATHSIG = 1
 
 
 class Lab:
@@ -41,7 +44,8 @@ class Lab:
             hosts = [stack.enter_context(host) for host in self._log_in()]
             machine, snapshot = self._prepare(hosts)
             # Judging takes the other core while the next case runs.
-            pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=get_context("fork")))
+            forked = get_context("fork")
+            pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
             pool.submit(os.getpid).result()
             return self._all_cases(hosts, machine, snapshot, pool)
 
@@ -84,6 +88,8 @@ class Lab:
             for number in range(config.repeats)
             for strategy, guard in config.cases()
         ]
+        for line in config.left_out():
+            self.say(f"left out: {line}")
         for number, (strategy, guard, seed) in enumerate(todo, start=1):
             name = f"{strategy.name}-{'on' if guard else 'off'}-s{seed}"
             self.say(f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}")
@@ -139,6 +145,9 @@ class Lab:
         except VhdtoolError as failure:
             error = LabError(f"unexpected refusal: {failure}")
         trouble = record.consoles.trouble
+        if error is not None and record.count(lambda event: event["event"] == "fenced"):
+            # Another writer may have been there, and would not be the next time.
+            error = ImageTrouble(str(error))
         if error is not None and trouble is not None and trouble != str(error):
             kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
             error = kind(f"{trouble}; then {error}")
@@ -175,6 +184,13 @@ class Lab:
             "exclusive": strategy.lun and plan.guard,
             "error": failure,
         }
+
+
+def end_with(parent: int) -> None:
+    """This process is killed when `parent` ends: it has its output, for whose end others wait."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def last_words(record: Record) -> list[str]:
