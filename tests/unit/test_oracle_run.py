@@ -34,6 +34,7 @@ def test_a_run_is_the_sum_of_its_cases(folder: Path) -> None:
     assert [verdict[key] for key in ("schema", "run", "hypervisor", "accelerator", "storage")] == [
         1, "good", "kvm", "tcg", "local",
     ]  # fmt: skip
+    assert verdict["image"] == "vhd"
     entries = verdict["strategies"]
     assert isinstance(entries, list)
     assert [entry["verdict"] for entry in entries] == ["consistent", "corrupt"]

@@ -7,6 +7,7 @@ from vhdtool.errors import UsageError
 from vhdtool.oracle.record import load_record
 from vhdtool.oracle.strict import TornRecord, parse_object, read_piece
 from vhdtool.oracle.verdict import Entry, judge_case, unproved
+from vhdtool.oracle.view import kind_of
 
 SKIPPED = 125
 """Exit code of whatever proves nothing; `git bisect run` then skips the revision."""
@@ -78,8 +79,9 @@ def _machines(cases: list[Path]) -> dict[str, object]:
                 "hypervisor": case.hypervisor,
                 "accelerator": case.accelerator,
                 "storage": case.storage,
+                "image": kind_of(case.image),
             }
-    return {"hypervisor": None, "accelerator": None, "storage": None}
+    return {"hypervisor": None, "accelerator": None, "storage": None, "image": None}
 
 
 def _listed(path: Path) -> set[str]:

@@ -82,6 +82,7 @@ def _properties(run: Run) -> list[tuple[str, str]]:
         ("hypervisor", run.hypervisor),
         ("accelerator", run.accelerator),
         ("storage", run.storage),
+        ("image", run.image),
         ("as_expected", str(run.as_expected).lower()),
     ]
     for case in run.cases:

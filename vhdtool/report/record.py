@@ -37,6 +37,7 @@ class Run:
     hypervisor: str
     accelerator: str
     storage: str
+    image: str
     claims_as_expected: bool
     cases: tuple[Case, ...]
     soak: dict[str, Any]
@@ -90,6 +91,7 @@ def load_run(run_dir: Path) -> Run:
         hypervisor=text(verdict.get("hypervisor"), "?"),
         accelerator=text(verdict.get("accelerator"), "?"),
         storage=text(verdict.get("storage"), "?"),
+        image=text(verdict.get("image"), "?"),
         claims_as_expected=verdict.get("as_expected") is True,
         cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=words.order)),
         soak=soak,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from vhdtool.report.case import Case
 
 QUESTION = (
-    "Does this order of storage operations keep a VHD intact while its guest migrates live "
-    "from one host to another, writing all the time?"
+    "Does this order of storage operations keep a disk image intact while its guest "
+    "migrates live from one host to another, writing all the time?"
 )
 
 STRATEGIES = {
@@ -25,7 +25,7 @@ STRATEGIES = {
     "reopen-early": (
         "B, too early",
         "The destination reopens the image before the source has "
-        "closed it; the source then writes its footer over the newer state.",
+        "closed it; of a VHD the source then writes its footer over the newer state.",
     ),
     "activate": (
         "A",
