@@ -282,6 +282,20 @@ def test_many_clients_leave_no_descriptors_and_no_queues(rig: Rig) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_client_takes_memory_for_what_it_asks_and_no_more(rig: Rig) -> None:
+    warmed(rig).close()
+    before, clients = resident(), [rig.client() for _ in range(40)]
+    assert {client.read(0, 512) for client in clients} == {b"w" * 512}
+    assert resident() - before < 40 * (1 << 20)
+    for client in clients:
+        client.close()
+
+
 def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     client = warmed(rig, structured=True)
     thief = rig.another("beta")

@@ -1,5 +1,6 @@
 """Bytes of one client: requests are read many at a time, replies leave many at a time."""
 
+import mmap
 import select
 import socket
 from typing import TYPE_CHECKING, TypeAlias
@@ -29,7 +30,8 @@ class Inbox:
         self._coming = select.poll()
         if self._socket is not None:
             self._coming.register(self._socket, select.POLLIN)
-        self.buffer = bytearray(_BUFFER)
+        # A client takes as much memory as it uses of that, which a bytearray would touch at once.
+        self.buffer = mmap.mmap(-1, _BUFFER)
         self._view = memoryview(self.buffer)
         self._at = 0
         self._end = 0

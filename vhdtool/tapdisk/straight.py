@@ -8,6 +8,7 @@ VHDTOOL_STRAIGHT=off in the environment, Python serves all requests itself.
 
 import ctypes
 import logging
+import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -154,7 +155,7 @@ class Straight:
     """The library's half of one connection. Raises OSError where there is none."""
 
     def __init__(
-        self, sock: int, inbox: bytearray, moved: Any, gate: SharedGate, structured: bool
+        self, sock: int, inbox: mmap.mmap, moved: Any, gate: SharedGate, structured: bool
     ) -> None:
         if _library is None:
             raise OSError("no library")
