@@ -310,7 +310,7 @@ def test_a_lease_that_somebody_touches_fences(
 ) -> None:
     image, where = tmp_path / "d.vhd", tmp_path / "s"
     create_dynamic(image, SIZE)
-    with serving(image, "--socket", str(where), status=None) as served:
+    with serving(image, "--socket", str(where), status=1) as served:
         with closing(Client(where, structured=True)) as client:
             assert set(write(client, 1, 2, flags=wire.FLAG_FUA)) == {0}
             before = image.stat()

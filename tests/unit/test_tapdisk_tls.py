@@ -18,6 +18,8 @@ def test_keys_are_read_as_psktool_writes_them(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"alice:{KEY}\n\nbob:{KEY.upper()}\n")
     assert tls_psk.read_keys(file) == {"alice": b"\x0f" * 32, "bob": b"\x0f" * 32}
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert set(tls_psk.read_keys(file)) == {"alice", "bob"}
     assert tls.by_keys(file).in_uri == ""
     file.write_text(f"a b@c:{KEY}\n")
     assert tls.by_keys(file).in_uri == "a%20b%40c@"

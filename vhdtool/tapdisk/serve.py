@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from vhdtool.errors import UsageError
+from vhdtool.errors import LeaseLost, UsageError
 from vhdtool.image.openimage import disk_size, kind_of
 from vhdtool.storage import StorageError
 from vhdtool.storage.anywhere import is_lun, open_anywhere
@@ -53,7 +53,8 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
     """Serves until TERM or INT, then closes the image with its footer and gives the lease up.
 
     `ready` is called with the URI once clients can connect. Raises ActivationRefused while
-    another process has the image, or what keeps it from being opened, served or closed.
+    another process has the image, LeaseLost when it was taken from us (then it is not closed), or
+    what keeps it from being opened, served or closed.
     """
     ended = threading.Event()
     before = [
@@ -73,8 +74,14 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
                 _publish(service.metrics, disk)
             ready(server.uri)
             ended.wait()
+            lost = disk.state == "fenced"
         finally:
             disk.detach(disconnect)
+        if lost:
+            raise LeaseLost(
+                f"{service.image}: was taken from us while it was served, and is not closed; look "
+                "who has it now, and what `vhdtool check --unclean` tells"
+            )
     finally:
         for number, handler in before:
             signal.signal(number, handler)

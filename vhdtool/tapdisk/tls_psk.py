@@ -27,7 +27,7 @@ _kept: list[object] = []
 def read_keys(path: Path) -> dict[str, bytes]:
     """User -> key of a file of lines `user:hexkey`, as psktool writes. Raises UsageError."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is no text"
         raise UsageError(f"{path}: cannot read the keys: {why}") from None
