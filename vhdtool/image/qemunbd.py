@@ -1,12 +1,14 @@
 """qemu-nbd as a child: it opens a qcow2 image, and serves it to us alone.
 
-Its socket is in a directory that only we can enter. It never outlives us: what it has not written
-when we are killed it must not write later, for another host may have the image then.
+Its socket is in a directory that only we can enter, and that goes once we know the socket. It
+never outlives us: what it has not written when we are killed it must not write later, for another
+host may have the image then.
 """
 
 import contextlib
 import errno
 import json
+import os
 import re
 import shutil
 import socket
@@ -42,13 +44,17 @@ class QemuNbd:
         self._file = file.fileno()
         self._mode = [f"--cache={'none' if file.direct else 'writeback'}"]
         self._mode += [] if file.writable else ["--read-only"]
+        self._place = -1
         self.folder = Path(tempfile.mkdtemp(prefix="vhdtool-"))
         self._errors = open(self.folder / "errors", "w+b")  # noqa: SIM115 - closed by kill
         place = self.folder / "nbd"
         try:
             self._child = _starter.submit(self._start, place, locked).result()
             self._wait(place)
-            self.storage = self._connected(place)
+            # From here on it is reached by the descriptor: a kill leaves no directory behind.
+            self._place = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.storage = self._connected(Path(f"/proc/self/fd/{self._place}"))
         except FileNotFoundError as error:
             self._clear()
             raise UnsupportedImage(
@@ -133,4 +139,7 @@ class QemuNbd:
 
     def _clear(self) -> None:
         self._errors.close()
+        place, self._place = self._place, -1
+        if place >= 0:
+            os.close(place)
         shutil.rmtree(self.folder, ignore_errors=True)
