@@ -296,6 +296,22 @@ def test_a_client_takes_memory_for_what_it_asks_and_no_more(rig: Rig) -> None:
         client.close()
 
 
+def test_an_idle_client_gives_the_memory_of_large_requests_back(rig: Rig) -> None:
+    client = warmed(rig)
+    # Python's memory for a client is smaller, and stays.
+    before, most = resident(), (24 if OFF else 6) << 20
+    client.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
+    left = 30 * (16 + BLOCK)
+    while left:
+        left -= len(client.socket.recv(1 << 16))
+    deadline = time.monotonic() + 10
+    while resident() - before > most and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert resident() - before <= most
+    assert rig.disk.status()["clients"] == 1
+    client.close()
+
+
 def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     client = warmed(rig, structured=True)
     thief = rig.another("beta")

@@ -48,6 +48,7 @@ enum { DIRECT = 1, WRITABLE = 2, ZEROS = 4, WHOLE = 8, STRUCTURED = 16 };
 #define SMALL_RECV (128u << 10)
 #define LONELY 16                /* then a request is worth no queue */
 #define MOST_SPIN 60000         /* ns */
+#define IDLE 500                 /* ms, after which a client's memory is given back */
 #define BUCKETS 13
 
 struct gate {
@@ -103,6 +104,7 @@ struct engine {
     int again[SLOTS], agains;
     int queued[SLOTS], queue; /* iocbs to be submitted */
     uint32_t under_way;       /* bytes in slots */
+    int touched;              /* slots have held large requests */
     struct slot *filling;     /* a write whose payload is still coming */
     uint32_t filled;
     int large;                /* the last write was a large one: the next may be too */
@@ -204,6 +206,7 @@ static struct slot *take(struct engine *e, uint16_t command, uint64_t cookie, ui
     s->offset = offset;
     s->length = length;
     e->under_way += length;
+    e->touched |= length > LARGE;
     return s;
 }
 
@@ -505,6 +508,16 @@ static int send_all(struct engine *e, struct gate *g, const struct places *p)
     return 1;
 }
 
+/* Of a client that asks for nothing, when none of its requests is under way. */
+static void let_go_of_memory(struct engine *e)
+{
+    struct pollfd one = {e->sock, POLLIN, 0};
+    if (!e->touched || e->spares < SLOTS || poll(&one, 1, IDLE))
+        return;
+    madvise(e->memory, (size_t)SLOTS * STRIDE, MADV_DONTNEED);
+    e->touched = 0;
+}
+
 /*
  * Looks again for a moment before it sleeps, when the last requests came soon: waking a processor
  * costs more than most requests. The time grows and shrinks with how often it pays.
@@ -525,6 +538,7 @@ static ssize_t wait_for_client(struct engine *e)
             return got;
     } else if (e->spin)
         atomic_fetch_sub(&spinners, 1);
+    let_go_of_memory(e);
     got = receive(e, 0);
     int64_t took = clock_ns() - from;
     if (took > MOST_SPIN)
