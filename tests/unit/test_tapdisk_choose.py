@@ -33,7 +33,7 @@ def test_a_lun_is_written_as_libiscsi_writes_it_and_its_secret_is_never_told() -
     assert lun.login == ("bob", "s3cret")
     assert str(lun) == "iscsi://[::1]:3261/iqn.2026-01.x:d/7"
     assert "s3cret" not in repr(lun)
-    assert Lun.parse("iscsi:/h/t/0") == Lun("h", "t", 0)
+    assert Lun.parse("iscsi:/h/t/0") == Lun("h", "t", 0) == Lun.parse("iscsi://h:3260/t/0")
 
 
 def test_an_initiator_has_open_iscsis_name_where_there_is_one(tmp_path: Path) -> None:

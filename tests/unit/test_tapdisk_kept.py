@@ -22,6 +22,8 @@ class World:
 class FakeKeeper:
     """Keeps the one lease of a world, and tells the world what it was asked."""
 
+    kind = "world"
+
     def __init__(self, world: World, forcible: bool = True) -> None:
         self.world, self.forcible = world, forcible
         self.asked: list[Any] = []
@@ -77,6 +79,22 @@ class TestKept(LeaseSuite):
         keeper_of(b).forcible = False
         with pytest.raises(ActivationRefused, match=r"at epoch 1$"):
             b.acquire()
+
+    def test_a_holder_whom_the_keeper_does_not_know_is_not_thrown_out(
+        self, pair: Pair, path: Path
+    ) -> None:
+        """As when one host was started without --lease, or by tap-ctl."""
+        plain = EpochLease(EpochRecord(path), Owner("c", 1, 1, "boot of c"))
+        plain.acquire()
+        a, _ = pair
+        with pytest.raises(ActivationRefused, match="by the epoch record alone there"):
+            a.acquire()
+        assert keeper_of(a).asked == []
+        plain.check()
+        assert a.acquire(force_epoch=1) == 2
+        with pytest.raises(ActivationRefused, match="is held by a"):
+            plain.acquire()
+        plain.close()
 
     def test_a_record_that_cannot_be_written_gives_the_lease_back(
         self, pair: Pair, monkeypatch: pytest.MonkeyPatch

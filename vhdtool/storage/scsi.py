@@ -62,7 +62,9 @@ class Lun:
                 "iscsi://10.0.0.1/iqn.2026-01.org.example:disks/1"
             )
         login = (found["user"], found["secret"]) if found["user"] else None
-        return cls(found["portal"], found["target"], int(found["lun"]), login)
+        # The port that is meant without one: two spellings would be two sessions.
+        portal = found["portal"].removesuffix(":3260")
+        return cls(portal, found["target"], int(found["lun"]), login)
 
     def __str__(self) -> str:
         return f"iscsi://{self.portal}/{self.target}/{self.number}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.tapdisk.epochs import EpochRecord
+from vhdtool.tapdisk.epochs import EpochRecord, Holder
 from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
 
 
@@ -20,6 +20,8 @@ class HeldByAnother(ActivationRefused):
 class Keeper(Protocol):
     """What excludes. `check` may be called from any thread; the others come one at a time."""
 
+    kind: str
+    """What the record calls it."""
     forcible: bool
     """Whether the operator's word is enough to take the lease of another."""
 
@@ -46,6 +48,7 @@ class KeptLease(EpochLease):
     def __init__(self, record: EpochRecord, owner: Owner, keeper: Keeper) -> None:
         super().__init__(record, owner)
         self.keeper = keeper
+        self.besides = {"keeper": keeper.kind}
 
     def acquire(self, force_epoch: int | None = None) -> int:
         newest, held = self.record.read()
@@ -57,6 +60,8 @@ class KeptLease(EpochLease):
         try:
             holder = None if held is None else owner_of(held)
             gone = holder if holder is not None and holder.is_gone() else None
+            if held is not None and gone is None and force_epoch is None:
+                self._same_keeper(held)
             self.keeper.take(force_epoch is not None, gone)
         except ActivationRefused as error:
             hint = ""
@@ -72,6 +77,17 @@ class KeptLease(EpochLease):
             with contextlib.suppress(VhdtoolError):
                 self.keeper.give()
             raise
+
+    def _same_keeper(self, held: Holder) -> None:
+        """A holder whose lease another keeper keeps, or the record alone, is unknown to ours."""
+        theirs = held.get("keeper", "the epoch record alone")
+        if theirs == self.keeper.kind:
+            return
+        dead = f" (if it is dead: once without --lease, with --force {held.get('epoch')})"
+        raise HeldByAnother(
+            f"the lease is kept by {theirs} there, and not by {self.keeper.kind}; deactivate the "
+            f"disk there{'' if self.keeper.forcible else dead}, and use one --lease everywhere"
+        )
 
     def check(self) -> None:
         try:

@@ -112,6 +112,8 @@ class EpochLease:
     def __init__(self, record: EpochRecord, owner: Owner) -> None:
         self.record = record
         self.owner = owner
+        self.besides: Holder = {}
+        """What the record says of the holder, besides who it is."""
         self.epoch: int | None = None
         self._mine: Holder | None = None
         """The holder as we wrote it: in a record that was made anew an epoch may come again."""
@@ -133,7 +135,7 @@ class EpochLease:
                 # The operator's word weighs more than the lock of a process that may be stopped.
                 record.renew()
             epoch = newest + 1
-            holder: Holder = {**asdict(self.owner), "epoch": epoch}
+            holder: Holder = {**asdict(self.owner), **self.besides, "epoch": epoch}
             try:
                 record.write(epoch, holder, self._entry("activate"))
             except BaseException:

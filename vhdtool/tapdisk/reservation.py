@@ -31,7 +31,7 @@ class ReservationKeeper:
     nobody else: the epoch record may be old, or one that only this host sees.
     """
 
-    forcible = True
+    kind, forcible = "scsi", True
 
     def __init__(self, lun: Lun, owner: Owner) -> None:
         self.lun = lun

@@ -83,7 +83,7 @@ class Resource:
 class SanlockKeeper:
     """Holds one resource through the daemon whose socket is in `run_dir`."""
 
-    forcible = False
+    kind, forcible = "sanlock", False
 
     def __init__(self, resource: Resource, run_dir: Path | None = None) -> None:
         self.resource = resource
