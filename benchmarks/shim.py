@@ -171,6 +171,8 @@ def measure(servers: Servers, load: Load, seconds: float, repeats: int) -> dict[
     for repeat in range(repeats):
         first = repeat % len(servers.names)
         turn = servers.names[first:] + servers.names[:first]
+        # Who comes after whom must not decide: every other time the other way round.
+        turn = turn[:: -1 if repeat % 2 else 1]
         for name in turn:
             if not load.full:
                 servers.fresh(name, full=False)
