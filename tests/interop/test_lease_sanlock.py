@@ -22,10 +22,10 @@ from shims import BLOCK, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check import check
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk import sanlock
-from vhdtool.tapdisk.kept import kept_lease
-from vhdtool.tapdisk.lease import EpochLease, Owner
-from vhdtool.tapdisk.sanlock import Resource, SanlockKeeper
+from vhdtool.tapdisk.leases import sanlock
+from vhdtool.tapdisk.leases.kept import kept_lease
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner
+from vhdtool.tapdisk.leases.sanlock import Resource, SanlockKeeper
 
 Daemons = dict[str, Sanlock]
 HOST_IDS = itertools.count(3)

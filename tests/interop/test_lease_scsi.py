@@ -23,10 +23,10 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.storage import StorageError, scsi
 from vhdtool.storage.iscsi import IscsiStorage
 from vhdtool.storage.scsi import Lun, Session
-from vhdtool.tapdisk.kept import kept_lease
-from vhdtool.tapdisk.lease import EpochLease, Owner
+from vhdtool.tapdisk.leases.kept import kept_lease
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner
+from vhdtool.tapdisk.leases.reservation import ReservationKeeper
 from vhdtool.tapdisk.reading import LEASE_CHECK
-from vhdtool.tapdisk.reservation import ReservationKeeper
 
 HOSTS = {"a": "127.0.0.1", "b": "localhost"}
 

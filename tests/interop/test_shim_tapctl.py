@@ -18,7 +18,7 @@ from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.marks import set_key
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk.tapctl_client import TapCtl
+from vhdtool.tapdisk.tapctl.client import TapCtl
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
 

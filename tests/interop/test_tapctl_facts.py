@@ -35,7 +35,7 @@ from tapctl_facts import (
 from vhdtool.cli import tapctl
 from vhdtool.image.changed import HEADER
 from vhdtool.image.create import create_dynamic
-from vhdtool.tapdisk.tapctl_client import TapCtl
+from vhdtool.tapdisk.tapctl.client import TapCtl
 
 OURS = {
     # tap-ctl takes the answer that says "no such minor" for stats of no length.
@@ -250,7 +250,7 @@ print(json.dumps([asdict(scene(line)) for line in session()]))
 def with_the_real_one(folder: Path, images: Path, tool: Path) -> list[Fact]:
     """The session, in a place of its own where the tapdisk that it starts is ours."""
     tapdisk = folder / "tapdisk"
-    tapdisk.write_text(f'#!/bin/sh\nexec {sys.executable} -m vhdtool.tapdisk.tapctl_process "$@"\n')
+    tapdisk.write_text(f'#!/bin/sh\nexec {sys.executable} -m vhdtool.tapdisk.tapctl.process "$@"\n')
     tapdisk.chmod(0o755)
     (folder / "session.py").write_text(INSIDE)
     place = libexec(tool)

@@ -17,7 +17,7 @@ from sm_tapctl import FAILURE, calls
 from tapctl_facts import ROOT, load, make_images
 
 from vhdtool.cli import tapctl
-from vhdtool.tapdisk.tapctl_client import TapCtl
+from vhdtool.tapdisk.tapctl.client import TapCtl
 
 FACTS = list(load("sm_calls.json"))
 

@@ -10,9 +10,9 @@ import pytest
 from shims import BLOCK, SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.tapdisk import lease
-from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.lease import EpochLease, Owner
+from vhdtool.tapdisk.leases import lease
+from vhdtool.tapdisk.leases.epochs import EpochRecord
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner
 
 Pair = tuple[EpochLease, EpochLease]
 
@@ -48,7 +48,8 @@ class LeaseSuite:
         """Lets a process take lease a; what is returned kills it."""
         code = (
             "import sys; from pathlib import Path\n"
-            "from vhdtool.tapdisk.choose import lease_opener; from vhdtool.tapdisk.lease import *\n"
+            "from vhdtool.tapdisk.leases.choose import lease_opener\n"
+            "from vhdtool.tapdisk.leases.lease import *\n"
             "lease = lease_opener(sys.argv[2] or None, Owner.here('a'), True)(Path(sys.argv[1]))\n"
             "print(lease.acquire(), flush=True); input()"
         )

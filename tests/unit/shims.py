@@ -11,8 +11,8 @@ from vhdtool.image.check import CheckReport, check
 from vhdtool.oracle.reader import open_reader
 from vhdtool.storage import MemoryStorage, Storage
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.lease import EpochLease, Lease, Owner, TrustingLease
+from vhdtool.tapdisk.leases.epochs import EpochRecord
+from vhdtool.tapdisk.leases.lease import EpochLease, Lease, Owner, TrustingLease
 
 BLOCK = 8192
 SIZE = 2 << 20

@@ -15,9 +15,9 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.lease import EpochLease, TrustingLease
-from vhdtool.tapdisk.nbd import NbdServer
+from vhdtool.tapdisk.leases.epochs import EpochRecord
+from vhdtool.tapdisk.leases.lease import EpochLease, TrustingLease
+from vhdtool.tapdisk.nbd.server import NbdServer
 
 BLOCK = 512 << 10
 SIZE = 16 * BLOCK + 4096

@@ -16,7 +16,7 @@ SOURCES = (
     "pyproject.toml",
     "scripts/setup",
     "vhdtool/image/order.c",
-    "vhdtool/tapdisk/straight.c",
+    "vhdtool/tapdisk/nbd/straight.c",
 )
 """What decides whether .venv is up to date."""
 

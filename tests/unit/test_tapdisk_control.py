@@ -20,9 +20,9 @@ from vhdtool.storage import MemoryStorage
 from vhdtool.tapdisk import events as events_module
 from vhdtool.tapdisk.control import MAX_LINE, Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.epochs import EpochRecord
 from vhdtool.tapdisk.events import Events, Outbox
-from vhdtool.tapdisk.lease import EpochLease
+from vhdtool.tapdisk.leases.epochs import EpochRecord
+from vhdtool.tapdisk.leases.lease import EpochLease
 
 
 class Rig:

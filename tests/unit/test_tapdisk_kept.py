@@ -8,9 +8,9 @@ from lease_suite import LeaseSuite, Pair, gone_owner, history
 
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.storage import StorageError
-from vhdtool.tapdisk.epochs import EpochRecord
-from vhdtool.tapdisk.kept import HeldByAnother, KeptLease
-from vhdtool.tapdisk.lease import EpochLease, Owner
+from vhdtool.tapdisk.leases.epochs import EpochRecord
+from vhdtool.tapdisk.leases.kept import HeldByAnother, KeptLease
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner
 
 
 class World:

@@ -11,9 +11,9 @@ from shims import owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.storage import StorageError
-from vhdtool.tapdisk import epochs, lease
-from vhdtool.tapdisk.epochs import ALIVE, MUTEX, EpochRecord
-from vhdtool.tapdisk.lease import EpochLease, Owner, TrustingLease
+from vhdtool.tapdisk.leases import epochs, lease
+from vhdtool.tapdisk.leases.epochs import ALIVE, MUTEX, EpochRecord
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner, TrustingLease
 
 
 @pytest.fixture

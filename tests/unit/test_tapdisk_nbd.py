@@ -16,8 +16,8 @@ from nbd_raw import Client
 
 from vhdtool.errors import StateError, VhdtoolError
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk import nbd_client
-from vhdtool.tapdisk.nbd import NbdServer, TcpPlace, listen_unix
+from vhdtool.tapdisk.nbd import client as nbd_client
+from vhdtool.tapdisk.nbd.server import NbdServer, TcpPlace, listen_unix
 
 SIZE = 4 << 20
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.storage.nbd_wire import Export, WireError
-from vhdtool.tapdisk.nbd_options import Negotiation
+from vhdtool.tapdisk.nbd.options import Negotiation
 
 EXPORT = Export(1 << 20, extents=True)
 

@@ -22,8 +22,9 @@ from vhdtool.image.many import ManyOpener
 from vhdtool.image.openimage import RAW
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk import nbd_straight, straight
-from vhdtool.tapdisk.nbd_client import Connection
+from vhdtool.tapdisk.nbd import halves as nbd_straight
+from vhdtool.tapdisk.nbd import straight
+from vhdtool.tapdisk.nbd.client import Connection
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
 

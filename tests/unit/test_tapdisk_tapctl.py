@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhdtool.cli import tapctl
-from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.tapctl_client import Entry, TapCtl, TapctlError
-from vhdtool.tapdisk.tapctl_wire import Message, MessageError, Params
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError
+from vhdtool.tapdisk.tapctl.wire import Message, MessageError, Params
 
 
 def test_the_places_of_the_fields() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import UsageError
-from vhdtool.tapdisk import tls, tls_psk
+from vhdtool.tapdisk.nbd import tls, tls_psk
 
 KEY = "0f" * 32
 

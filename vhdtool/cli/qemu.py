@@ -15,7 +15,7 @@ from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.newfile import new_file
 from vhdtool.image.reader import Reader
 from vhdtool.storage.kept import KeptOpen
-from vhdtool.tapdisk.nbd import NbdServer
+from vhdtool.tapdisk.nbd.server import NbdServer
 
 
 class ReadOnly:

@@ -10,7 +10,7 @@ from vhdtool.cli.options import image_argument
 
 if TYPE_CHECKING:
     from vhdtool.tapdisk.listen import TcpPlace
-    from vhdtool.tapdisk.tls import Tls
+    from vhdtool.tapdisk.nbd.tls import Tls
 
 
 @click.command()
@@ -121,7 +121,7 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
         return None
     if folder is not None and keys is not None:
         raise UsageError("choose one of --tls-certificates and --tls-psk")
-    from vhdtool.tapdisk.tls import by_certificates, by_keys
+    from vhdtool.tapdisk.nbd.tls import by_certificates, by_keys
 
     if folder is not None:
         return by_certificates(Path(folder), verify_peer)

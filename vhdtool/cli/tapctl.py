@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.tapctl_client import Entry, TapCtl, TapctlError, Unexpected
-from vhdtool.tapdisk.tapctl_process import run_dir
-from vhdtool.tapdisk.tapctl_wire import Params
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError, Unexpected
+from vhdtool.tapdisk.tapctl.process import run_dir
+from vhdtool.tapdisk.tapctl.wire import Params
 
 USAGES = {
     "list": "list [-h] [-p pid] [-m minor] [-t type] [-f file]",

@@ -26,7 +26,7 @@ def files() -> list[tuple[str, bytes]]:
         path = root / part
         paths += [path] if path.is_file() else path.rglob("*.py")
     # Libraries in C, where they were built: a host that cannot load one does without.
-    paths += root.glob("*/_*.so")
+    paths += root.rglob("_*.so")
     return sorted((f"vhdtool/{path.relative_to(root)}", path.read_bytes()) for path in paths)
 
 

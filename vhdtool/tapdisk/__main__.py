@@ -14,11 +14,11 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage.anywhere import open_anywhere
-from vhdtool.tapdisk.choose import KINDS, lease_opener
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner
+from vhdtool.tapdisk.leases.choose import KINDS, lease_opener
+from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.metrics import dump
 
 

@@ -23,7 +23,7 @@ from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events, Outbox
 from vhdtool.tapdisk.listen import listen_unix
-from vhdtool.tapdisk.nbd import NbdServer
+from vhdtool.tapdisk.nbd.server import NbdServer
 
 log = logging.getLogger("control")
 MAX_LINE = 64 << 10

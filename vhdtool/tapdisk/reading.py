@@ -21,7 +21,7 @@ from vhdtool.image.openimage import VHD, OpenImage, open_image
 from vhdtool.storage import Storage
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
-from vhdtool.tapdisk.lease import Lease
+from vhdtool.tapdisk.leases.lease import Lease
 from vhdtool.tapdisk.places import on_nfs
 
 log = logging.getLogger("disk")

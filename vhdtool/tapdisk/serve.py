@@ -12,16 +12,16 @@ from vhdtool.errors import LeaseLost, UsageError
 from vhdtool.image.openimage import disk_size, kind_of
 from vhdtool.storage import StorageError
 from vhdtool.storage.anywhere import is_lun, open_anywhere
-from vhdtool.tapdisk.choose import lease_opener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner
+from vhdtool.tapdisk.leases.choose import lease_opener
+from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.listen import TcpPlace
 from vhdtool.tapdisk.metrics import dump, prometheus
-from vhdtool.tapdisk.nbd import NbdServer
+from vhdtool.tapdisk.nbd.server import NbdServer
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.tls import Tls
+    from vhdtool.tapdisk.nbd.tls import Tls
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from vhdtool.image.openimage import OpenImage
 from vhdtool.image.straight import StraightMap
 from vhdtool.tapdisk import reading
 from vhdtool.tapdisk.metrics import Latency
+from vhdtool.tapdisk.nbd.straight import Grant, SharedGate, Tally, new_tally
 from vhdtool.tapdisk.reading import Reading, Settings
-from vhdtool.tapdisk.straight import Grant, SharedGate, Tally, new_tally
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd_stream import Inbox, Outlet
+from vhdtool.tapdisk.nbd.stream import Inbox, Outlet
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd_stream import Stream
-    from vhdtool.tapdisk.tls import Tls
+    from vhdtool.tapdisk.nbd.stream import Stream
+    from vhdtool.tapdisk.nbd.tls import Tls
 
 log = logging.getLogger("nbd")
 MOST_EXTENTS = 1 << 14

@@ -6,10 +6,10 @@ import threading
 from dataclasses import dataclass, field, replace
 
 from vhdtool.image.openimage import disk_size
-from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.nbd import NbdServer
-from vhdtool.tapdisk.tapctl_disks import (
+from vhdtool.tapdisk.nbd.server import NbdServer
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.disks import (
     Opening,
     Refused,
     check_flags,
@@ -18,7 +18,7 @@ from vhdtool.tapdisk.tapctl_disks import (
     put_over,
     started,
 )
-from vhdtool.tapdisk.tapctl_layers import Layers
+from vhdtool.tapdisk.tapctl.layers import Layers
 
 KEPT = wire.RDONLY | wire.NO_O_DIRECT
 """Flags of an `open` that its `unpause` keeps."""

@@ -14,8 +14,8 @@ import zlib
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.storage.scsi import Lun, ScsiError, Session
-from vhdtool.tapdisk.kept import HeldByAnother
-from vhdtool.tapdisk.lease import Owner
+from vhdtool.tapdisk.leases.kept import HeldByAnother
+from vhdtool.tapdisk.leases.lease import Owner
 
 _IN, _OUT = 0x5E, 0x5F
 _READ_RESERVATION = 1

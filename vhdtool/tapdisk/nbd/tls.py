@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from vhdtool.errors import UsageError
 from vhdtool.storage.nbd_wire import WireError
-from vhdtool.tapdisk.tls_psk import Keys, read_keys, use_keys
-from vhdtool.tapdisk.tls_stream import TlsStream
+from vhdtool.tapdisk.nbd.tls_psk import Keys, read_keys, use_keys
+from vhdtool.tapdisk.nbd.tls_stream import TlsStream
 
 CERTIFICATE, KEY = "server-cert.pem", "server-key.pem"
 AUTHORITY, REVOKED = "ca-cert.pem", "ca-crl.pem"

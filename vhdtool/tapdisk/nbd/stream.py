@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.tls_stream import TlsStream
+    from vhdtool.tapdisk.nbd.tls_stream import TlsStream
 
 Stream: TypeAlias = "socket.socket | TlsStream"
 

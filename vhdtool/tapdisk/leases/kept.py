@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.tapdisk.epochs import EpochRecord, Holder
-from vhdtool.tapdisk.lease import EpochLease, Owner, owner_of
+from vhdtool.tapdisk.leases.epochs import EpochRecord, Holder
+from vhdtool.tapdisk.leases.lease import EpochLease, Owner, owner_of
 
 
 class HeldByAnother(ActivationRefused):

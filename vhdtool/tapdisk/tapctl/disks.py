@@ -22,10 +22,10 @@ from vhdtool.image.marks import read_marks
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.openimage import QCOW2, RAW, VHD, disk_size
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.lease import Owner, open_lease
-from vhdtool.tapdisk.tapctl_layers import Copy, Layers
+from vhdtool.tapdisk.leases.lease import Owner, open_lease
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.layers import Copy, Layers
 
 TYPES = {"vhd": VHD, "aio": RAW, "qcow2": QCOW2}
 """Image types -> what the file is. tapdisk has no driver for the last one."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, UsageError
-from vhdtool.tapdisk.kept import HeldByAnother
-from vhdtool.tapdisk.lease import Owner
+from vhdtool.tapdisk.leases.kept import HeldByAnother
+from vhdtool.tapdisk.leases.lease import Owner
 
 _MAGIC, _VERSION = 0x04282010, 1
 _HEADER = struct.Struct("=8I")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.tapdisk.epochs import ALIVE, EpochRecord, Holder
+from vhdtool.tapdisk.leases.epochs import ALIVE, EpochRecord, Holder
 
 
 @dataclass(frozen=True)

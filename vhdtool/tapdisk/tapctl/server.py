@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk import tapctl_wire as wire
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.lease import Owner
+from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.listen import listen_unix
 from vhdtool.tapdisk.metrics import dump
-from vhdtool.tapdisk.tapctl_disks import Opening, Refused, errno_of, locked_marker
-from vhdtool.tapdisk.tapctl_stats import spelled, stats_of
-from vhdtool.tapdisk.tapctl_vbd import Vbd
-from vhdtool.tapdisk.tapctl_wire import Message
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.disks import Opening, Refused, errno_of, locked_marker
+from vhdtool.tapdisk.tapctl.stats import spelled, stats_of
+from vhdtool.tapdisk.tapctl.vbd import Vbd
+from vhdtool.tapdisk.tapctl.wire import Message
 
 log = logging.getLogger("tap-ctl")
 REQUEST_PATIENCE = 30.0

@@ -6,8 +6,7 @@ from typing import Protocol, Self, runtime_checkable
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.metrics import Latency
-from vhdtool.tapdisk.nbd_stream import Inbox, Stream
-from vhdtool.tapdisk.straight import (
+from vhdtool.tapdisk.nbd.straight import (
     AGAIN,
     GONE,
     PLACE,
@@ -17,6 +16,7 @@ from vhdtool.tapdisk.straight import (
     Tally,
     available,
 )
+from vhdtool.tapdisk.nbd.stream import Inbox, Stream
 
 
 @runtime_checkable

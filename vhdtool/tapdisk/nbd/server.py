@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.listen import TcpPlace, listen_tcp, listen_unix
-from vhdtool.tapdisk.nbd_answers import Backend
-from vhdtool.tapdisk.nbd_client import Connection
+from vhdtool.tapdisk.nbd.answers import Backend
+from vhdtool.tapdisk.nbd.client import Connection
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.tls import Tls
+    from vhdtool.tapdisk.nbd.tls import Tls
 
 __all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.tapdisk.kept import kept_lease
-from vhdtool.tapdisk.lease import Lease, Owner, open_lease
+from vhdtool.tapdisk.leases.kept import kept_lease
+from vhdtool.tapdisk.leases.lease import Lease, Owner, open_lease
 
 OpenLease = Callable[[Path], Lease]
 """The lease of the image whose epoch record is at that path."""
@@ -20,13 +20,13 @@ def lease_opener(text: str | None, owner: Owner, guard: bool) -> OpenLease:
         raise UsageError("--lease and --faithful: without the guard there is no lease")
     kind, _, rest = text.partition(":")
     if kind == "sanlock":
-        from vhdtool.tapdisk.sanlock import Resource, SanlockKeeper
+        from vhdtool.tapdisk.leases.sanlock import Resource, SanlockKeeper
 
         resource = Resource.parse(rest)
         return lambda path: kept_lease(path, owner, SanlockKeeper(resource))
     if kind == "scsi":
         from vhdtool.storage.scsi import Lun
-        from vhdtool.tapdisk.reservation import ReservationKeeper
+        from vhdtool.tapdisk.leases.reservation import ReservationKeeper
 
         lun = Lun.parse(rest)
         return lambda path: kept_lease(path, owner, ReservationKeeper(lun, owner))

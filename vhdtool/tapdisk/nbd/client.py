@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
 
 from vhdtool.image.many import Located, ManyOpener, ManyRequests, Piece
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd_answers import Answers, Backend
-from vhdtool.tapdisk.nbd_options import Negotiation
-from vhdtool.tapdisk.nbd_straight import StraightHalf
-from vhdtool.tapdisk.nbd_stream import widen
-from vhdtool.tapdisk.straight import Tally
+from vhdtool.tapdisk.nbd.answers import Answers, Backend
+from vhdtool.tapdisk.nbd.halves import StraightHalf
+from vhdtool.tapdisk.nbd.options import Negotiation
+from vhdtool.tapdisk.nbd.straight import Tally
+from vhdtool.tapdisk.nbd.stream import widen
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.tls import Tls
+    from vhdtool.tapdisk.nbd.tls import Tls
 
 HANDSHAKE_PATIENCE = 30.0
 """Seconds that a client has for each step until it has said which export it wants."""

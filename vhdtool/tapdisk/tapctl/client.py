@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vhdtool.tapdisk import tapctl_wire as wire
-from vhdtool.tapdisk.tapctl_minors import Minors, TapctlError, numbers
-from vhdtool.tapdisk.tapctl_wire import Message, Params
+from vhdtool.tapdisk.tapctl import wire as wire
+from vhdtool.tapdisk.tapctl.minors import Minors, TapctlError, numbers
+from vhdtool.tapdisk.tapctl.wire import Message, Params
 
 __all__ = ["Entry", "TapCtl", "TapctlError", "Unexpected"]
 
@@ -116,7 +116,7 @@ class TapCtl:
 
     def spawn(self, faithful: bool = False) -> int:
         """Starts a tapdisk that outlives us; its pid."""
-        words = [sys.executable, "-m", "vhdtool.tapdisk.tapctl_process"]
+        words = [sys.executable, "-m", "vhdtool.tapdisk.tapctl.process"]
         words += ["--run-dir", str(self.run_dir)] + (["--faithful"] if faithful else [])
         root = str(Path(__file__).resolve().parent.parent.parent)
         paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)

@@ -1,0 +1,1 @@
+"""The NBD server: negotiation, requests, answers, TLS, and the library for straight requests."""

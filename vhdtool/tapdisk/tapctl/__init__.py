@@ -1,0 +1,1 @@
+"""tap-ctl: blktap's control protocol, and the disks that it drives."""
