@@ -28,6 +28,14 @@ sys.path.insert(0, str(ROOT))
 from vhdtool.image.create import create_dynamic  # noqa: E402
 
 MIB = 1 << 20
+ABOUT = """# The shim beside qemu-nbd, nbdkit, the real tapdisk, and no server at all
+
+`make bench-shim`, with `TAP_CTL=...` for the real tapdisk. All take turns within one run; ratios of
+one run travel, absolute figures do not. qemu-nbd and tapdisk serve a VHD as the shim does, with its
+cache mode; nbdkit serves a raw file, always through the page cache. "file" is fio on a raw file
+without a server: the machine's limit. "guard on / off" is the shim beside itself with `--faithful`.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -226,7 +234,7 @@ def main() -> None:
             servers = Servers(Path(folder), where == "direct", args.size * MIB)
             tables.append(table(where, loads, servers, args))
     text = "\n\n".join(tables) + "\n"
-    head = (
+    head = ABOUT + (
         f"Medians of {args.repeats} runs of {args.seconds:g} s (lowest-highest), "
         f"{args.size} MiB, Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, "
         f"load average {os.getloadavg()[0]:.1f}.\n\n"
