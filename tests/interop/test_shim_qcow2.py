@@ -118,8 +118,10 @@ def test_a_raw_disk_is_never_guessed_and_a_format_can_be_forced(
     ],
 )
 def test_an_image_that_names_other_files_is_refused(
-    tmp_path: Path, options: list[str], what: str
+    tmp_path: Path, options: list[str], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A data file is made where qemu-img runs.
+    monkeypatch.chdir(tmp_path)
     run("qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "other.qcow2"), "64M")
     path = tmp_path / "d.qcow2"
     run("qemu-img", "create", "-q", "-f", "qcow2", *options, str(path), "64M")
