@@ -265,6 +265,27 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(seed: int, whole: 
         assert verdict(image).exit_code == 0, verdict(image).findings
 
 
+def test_a_kill_between_batmap_and_its_checksum_is_mended_by_the_next_close() -> None:
+    """Nothing was allocated, so the old footer still ends the file: it looks closed."""
+    start = empty_image(size=SMALL)
+    disk = DynamicDisk(start)
+    disk.write(0, bytes([1]) * (BLOCK - SECTOR))
+    disk.close()
+    storage = RecordingStorage(start.copy())
+    disk = DynamicDisk(storage)
+    disk.write(BLOCK - SECTOR, bytes([2]) * SECTOR)
+    disk.close()
+    seen = set()
+    for cut in range(len(storage.log) + 1):
+        image = start.copy()
+        for step in storage.log[:cut]:
+            step.apply(image)
+        seen |= {one.code for one in verdict(image).findings}
+        DynamicDisk(image, unclean=True).close()
+        assert verdict(image).exit_code == 0, (cut, verdict(image).findings)
+    assert "batmap-checksum" in seen
+
+
 @given(writes, st.sets(st.integers(1, 80), max_size=8))
 @settings(max_examples=60, deadline=None)
 def test_only_our_errors_come_out_of_a_failing_storage(plan: Plan, bad: set[int]) -> None:

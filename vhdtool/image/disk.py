@@ -48,6 +48,8 @@ class DynamicDisk(Freeing):
         """Refuses an image that another writer may have, or that writing would ruin."""
         check_places(opened, self.storage.name)
         if opened.closed(self._end):
+            # A kill between the batmap and its checksum leaves the footer of the close before.
+            self._dirty = not opened.batmap_believed and getattr(self.storage, "writable", True)
             return
         if not unclean:
             raise UncleanImage(

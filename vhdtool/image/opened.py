@@ -46,6 +46,8 @@ class Opened:
     raw_bat: bytearray
     """As it is in the file, padding included."""
     batmap: BatmapHeader | None
+    batmap_believed: bool
+    """False where its checksum is wrong; then `full` is empty."""
     full: bytearray
     """A byte for each block: 1 where the batmap says that every sector is present."""
     end_of_headers: int
@@ -95,6 +97,7 @@ def read_opened(storage: Storage) -> Opened:
     used, apart = in_order(
         used_places(raw, header.max_entries), layout.total_sectors, ends.file_size // SECTOR
     )
+    believed = _believed(bits, footer, batmap)
     return Opened(
         footer,
         header,
@@ -104,23 +107,21 @@ def read_opened(storage: Storage) -> Opened:
         apart,
         raw,
         batmap,
-        _full_blocks(bits, header, footer, batmap),
+        believed,
+        unpack_flags(bits, header.max_entries)
+        if believed and bits is not None
+        else bytearray(header.max_entries),
         _end_of_headers(footer, header, batmap, ends.file_size),
         ends.file_size,
         ends,
     )
 
 
-def _full_blocks(
-    bits: bytes | None, header: Header, footer: Footer, batmap: BatmapHeader | None
-) -> bytearray:
-    entries = header.max_entries
+def _believed(bits: bytes | None, footer: Footer, batmap: BatmapHeader | None) -> bool:
+    """A batmap is a shortcut: one whose checksum is wrong says nothing about any block."""
     if batmap is None or bits is None:
-        return bytearray(entries)
-    if batmap_checksum(bits, footer.current_size, batmap.version) != batmap.checksum:
-        # A batmap is a shortcut: one that cannot be believed says nothing about any block.
-        return bytearray(entries)
-    return unpack_flags(bits, entries)
+        return True
+    return batmap_checksum(bits, footer.current_size, batmap.version) == batmap.checksum
 
 
 def unpack_flags(bits: bytes, count: int) -> bytearray:
