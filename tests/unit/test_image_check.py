@@ -162,6 +162,20 @@ def test_footer_fields(change: dict[str, object], code: str, exit_code: int) -> 
     assert report.exit_code == exit_code
 
 
+@pytest.mark.parametrize(
+    ("creator", "severity"), [(b"qemu", "unclean"), (b"vpc ", "info"), (b"vbox", "info")]
+)
+def test_sizes_that_disagree_are_named(creator: bytes, severity: str) -> None:
+    picture = small()
+    geometry = picture.footer.geometry
+    picture.footer = picture.copy = replace(picture.footer, creator=creator)
+    one = only(findings(picture), "size-disagrees")
+    assert one.severity == severity
+    assert f"sees {geometry.size}" in one.message
+    picture.footer = picture.copy = replace(picture.footer, current_size=geometry.size)
+    assert findings(picture) == []
+
+
 # -- header
 
 

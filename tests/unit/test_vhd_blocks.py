@@ -1,5 +1,7 @@
 """Arithmetic of blocks, tables, bitmaps and locator paths."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from vhdtool.vhd import bits
 from vhdtool.vhd.bat import empty_bat, pack_bat, pack_bat_sector, unpack_bat
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.creators import creator_name, size_for_qemu
+from vhdtool.vhd.creators import creator_name, readers_agree, size_for_qemu
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, decode_locator, encode_locator
@@ -106,5 +108,9 @@ def test_creators_say_what_their_size_means() -> None:
     qemu = Footer(64 << 20, geometry=small, creator=b"qemu")
     assert size_for_qemu(qemu) == small.size
     assert size_for_qemu(Footer(64 << 20, geometry=small, creator=b"tap\0")) == 64 << 20
+    assert not readers_agree(qemu)
+    assert readers_agree(replace(qemu, current_size=small.size))
+    assert readers_agree(replace(qemu, creator=b"qem2"))
+    assert size_for_qemu(replace(qemu, creator=b"qem2", current_size=1025)) == 1024
     assert creator_name(qemu).startswith("QEMU")
     assert "unknown" in creator_name(Footer(1, creator=b"abcd"))

@@ -4,6 +4,7 @@ Source: Microsoft's specification ("vpc ", "win "), and the sources of QEMU, Vir
 """
 
 from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.units import SECTOR
 
 CREATORS = {
     b"vpc ": "Microsoft Virtual PC",
@@ -12,12 +13,18 @@ CREATORS = {
     b"qemu": "QEMU, size from geometry",
     b"qem2": "QEMU with force_size",
     b"d2v\0": "Sysinternals disk2vhd",
+    b"d2v ": "Sysinternals disk2vhd",
     b"vbox": "VirtualBox",
     b"tap\0": "Xen blktap",
     b"CTXS": "Citrix",
 }
 HOSTS = {b"Wi2k": "Windows", b"Mac ": "Macintosh", bytes(4): "none"}
-_BY_SIZE = (b"win ", b"qem2", b"d2v\0", b"CTXS", b"tap\0")
+QEMU = b"qemu"
+QEMU_BY_SIZE = b"qem2"
+"""The code to write where QEMU, too, shall take the disk's size from the size field."""
+_BY_SIZE = (b"win ", QEMU_BY_SIZE, b"d2v ", b"CTXS", b"tap\0")
+"""QEMU 7.2 compares whole codes: disk2vhd's own "d2v\\0" is not among them. Its images have the
+largest geometry, which makes QEMU look at the size field all the same."""
 
 
 def creator_name(footer: Footer) -> str:
@@ -36,5 +43,12 @@ def size_is_geometry(footer: Footer) -> bool:
 
 
 def size_for_qemu(footer: Footer) -> int:
-    """The size in bytes that QEMU shows for the image."""
-    return footer.geometry.size if size_is_geometry(footer) else footer.current_size
+    """The size in bytes that QEMU shows for the image; it counts whole sectors only."""
+    if size_is_geometry(footer):
+        return footer.geometry.size
+    return footer.current_size // SECTOR * SECTOR
+
+
+def readers_agree(footer: Footer) -> bool:
+    """Whether readers that go by the geometry see the size that all others take from the footer."""
+    return not size_is_geometry(footer) or footer.geometry.size == footer.current_size

@@ -26,6 +26,7 @@ _TOLERATED = {
     "block-short",
     "chain-too-deep",
     "geometry",
+    "size-disagrees",
     "size-odd",
 }
 _OF_THE_LINK = {"parent-missing": errno.ENOENT}

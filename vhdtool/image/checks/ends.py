@@ -3,7 +3,7 @@
 from vhdtool.image.checks.collector import Collector
 from vhdtool.image.metadata import Ends
 from vhdtool.storage import Storage
-from vhdtool.vhd.creators import size_is_geometry
+from vhdtool.vhd.creators import QEMU, readers_agree, size_for_qemu
 from vhdtool.vhd.footer import FIXED, RESERVED_FEATURE, TYPES, VERSION, Footer
 from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
@@ -89,6 +89,7 @@ def _check_fields(footer: Footer, found: Collector) -> None:
     if footer.saved not in (0, 1) or footer.hidden not in (0, 1):
         found.info("flags", f"saved is {footer.saved}, hidden is {footer.hidden}: neither 0 nor 1")
     _check_geometry(footer, found)
+    _check_readers(footer, found)
 
 
 def _check_geometry(footer: Footer, found: Collector) -> None:
@@ -101,10 +102,23 @@ def _check_geometry(footer: Footer, found: Collector) -> None:
     # QEMU enlarges a disk until it is a whole geometry, or rounds the geometry up (force_size).
     if cylinder and abs(geometry.size - size) < cylinder:
         return
-    text = f"geometry {geometry} does not belong to a disk of {size} bytes"
-    if size_is_geometry(footer):
-        text += "; this creator's readers take the size from it"
-    found.unclean("geometry", text)
+    found.unclean("geometry", f"geometry {geometry} does not belong to a disk of {size} bytes")
+
+
+def _check_readers(footer: Footer, found: Collector) -> None:
+    """Two sizes in one footer. Virtual PC and VirtualBox write such images and read them well;
+    QEMU never writes one, so that another program changed the size of an image of QEMU's."""
+    if readers_agree(footer):
+        return
+    size = footer.current_size
+    text = (
+        f"the size field says {size} bytes, but QEMU takes the geometry of this creator's images "
+        f"and sees {size_for_qemu(footer)}"
+    )
+    if footer.creator == QEMU:
+        found.unclean("size-disagrees", text)
+    else:
+        found.info("size-disagrees", text)
 
 
 def check_header(
