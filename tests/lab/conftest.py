@@ -28,8 +28,12 @@ def case() -> dict[str, Any]:
 
 
 def connect(case: dict[str, Any], name: str) -> Host:
+    told = case["hosts"][name]
     return testinfra.get_host(
-        f"ssh://{case['hosts'][name]['ssh']}", ssh_config=case["ssh_config"], controlpersist=0
+        f"ssh://{told['ssh']}",
+        ssh_config=case["ssh_config"],
+        controlpersist=0,
+        sudo=told["sudo"],
     )
 
 
@@ -56,6 +60,24 @@ def told(case: dict[str, Any], name: str) -> dict[str, Any]:
     entry = case["hosts"][name]
     assert isinstance(entry, dict)
     return entry
+
+
+def pids(host: Host, program: str, told: dict[str, Any]) -> list[int]:
+    """The lab's processes: a real host may have guests of its own, so a socket tells whose it is.
+
+    Command lines are read as files: a `pgrep` would find the shell that carries its pattern.
+    """
+    code = (
+        "import pathlib, sys\n"
+        "for file in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
+        "    try: words = file.read_bytes().split(b'\\0')\n"
+        "    except OSError: continue\n"
+        "    program, folder = (word.encode() for word in sys.argv[1:])\n"
+        "    if b'-c' not in words and any(program in w for w in words)"
+        " and any(folder in w for w in words): print(file.parent.name)\n"
+    )
+    found = host.check_output("python3 -c %s %s %s", code, program, told["private_dir"] + "/run")
+    return sorted(int(pid) for pid in found.split())
 
 
 @pytest.fixture

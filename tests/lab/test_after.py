@@ -3,14 +3,15 @@
 from typing import Any
 
 import pytest
+from conftest import pids
 from testinfra.host import Host
 
 pytestmark = pytest.mark.after
 
 
-def test_no_process_is_left(host: Host) -> None:
-    left = host.run("pgrep -af '[q]emu-system-|[v]hdtool.tapdisk'").stdout.strip()
-    assert not left, f"still running: {left}"
+@pytest.mark.parametrize("program", ["qemu-system-", "vhdtool.tapdisk"])
+def test_no_process_is_left(host: Host, told: dict[str, Any], program: str) -> None:
+    assert pids(host, program, told) == []
 
 
 def test_no_socket_is_left(host: Host, told: dict[str, Any]) -> None:

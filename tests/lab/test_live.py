@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from conftest import pids
 from testinfra.host import Host
 
 pytestmark = pytest.mark.live
@@ -18,12 +19,12 @@ ASK = (
 
 def test_the_shim_runs_where_it_should(host: Host, told: dict[str, Any]) -> None:
     expected = [] if told["shim"] is None else [told["shim"]["pid"]]
-    assert tapdisks(host) == expected
+    assert pids(host, "vhdtool.tapdisk", told) == expected
 
 
 def test_qemu_runs_where_it_should(host: Host, told: dict[str, Any]) -> None:
     expected = [] if told["qemu"] is None else [told["qemu"]["pid"]]
-    assert qemus(host) == expected
+    assert pids(host, "qemu-system-", told) == expected
 
 
 def test_the_guest_runs_at_the_destination(case: dict[str, Any]) -> None:
@@ -76,20 +77,6 @@ def test_the_lease_names_the_active_host(case: dict[str, Any], lease_holder: str
         assert lease_holder == case["active"]
     else:
         assert lease_holder is None, "a backend without the guard takes no lease"
-
-
-def tapdisks(host: Host) -> list[int]:
-    return pids(host, "vhdtool.tapdisk")
-
-
-def qemus(host: Host) -> list[int]:
-    return pids(host, "qemu-system-")
-
-
-def pids(host: Host, words: str) -> list[int]:
-    """Processes whose command line contains `words`; pgrep leaves itself out."""
-    pattern = f"[{words[0]}]{words[1:]}"  # the shell that carries the pattern is not meant
-    return [int(line) for line in host.run("pgrep -f %s", pattern).stdout.split()]
 
 
 def socket_paths(told: dict[str, Any]) -> list[str]:

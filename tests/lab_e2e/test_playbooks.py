@@ -28,7 +28,7 @@ all:
         alpha: {{migration_address: {alpha}}}
         beta: {{migration_address: {beta}}}
       vars:
-        ansible_ssh_args: -F {ssh_config}
+        ansible_ssh_args: "{{{{ '-F ' ~ (migration_ssh_config | relpath | quote) }}}}"
         ansible_python_interpreter: /usr/bin/python3
         hypervisor_kvm_install: false
   vars:

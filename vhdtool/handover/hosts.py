@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import paramiko
-
 from vhdtool.errors import LabError
+from vhdtool.handover.channel import Channel
 
 CALL_TIMEOUT = 30.0
+"""Seconds for an answer; the first one includes the login."""
 OnData = Callable[[bytes], None]
 
 
@@ -38,6 +38,15 @@ class HostConfig:
     private_dir: str
     cache_dir: str
     qemu: str = "qemu-system-x86_64"
+    sudo: bool = False
+    """Whether the login is a user's, who becomes root by `sudo` without a password."""
+
+    def command(self) -> list[str]:
+        """What starts the agent there. `env`: the login shell may be any."""
+        # The locale of this machine, which ssh may hand on, need not exist there.
+        command = ["env", "LC_ALL=C.UTF-8", f"PYTHONPATH={self.lib}", self.python]
+        command += ["-m", "vhdtool.handover.agent"]
+        return ["sudo", "-n", "--", *command] if self.sudo else command
 
 
 class RemoteError(LabError):
@@ -62,35 +71,13 @@ class Host:
         self._streams: dict[int, OnData] = {}
         self._early: dict[int, list[bytes]] = {}
         self._lock = threading.Lock()
-        self._client = self._log_in(ssh_config)
-        command = f"PYTHONPATH={config.lib} exec {config.python} -m vhdtool.handover.agent"
-        # All three are kept: collecting a paramiko file closes the channel under it.
-        self._stdin, self._stdout, self._stderr = self._client.exec_command(command)
+        self._channel = Channel(config.ssh, ssh_config, config.command())
         threading.Thread(target=self._listen, name=f"host-{self.name}", daemon=True).start()
-        self._synchronise_clock()
-
-    def _log_in(self, ssh_config: Path | None) -> paramiko.SSHClient:
-        client = paramiko.SSHClient()
-        options: dict[str, Any] = {"hostname": self.config.ssh}
-        if ssh_config is not None:
-            entry = paramiko.SSHConfig.from_path(str(ssh_config)).lookup(self.config.ssh)
-            options["hostname"] = entry.get("hostname", self.config.ssh)
-            options["port"] = int(entry.get("port", 22))
-            options["username"] = entry.get("user")
-            options["key_filename"] = entry.get("identityfile")
-            if "proxycommand" in entry:
-                options["sock"] = paramiko.ProxyCommand(entry["proxycommand"])
-            for known in entry.get("userknownhostsfile", "").split():
-                client.load_host_keys(str(Path(known).expanduser()))
-        client.load_system_host_keys()
         try:
-            client.connect(timeout=10, allow_agent=ssh_config is None, **options)
-        except (OSError, paramiko.SSHException, EOFError) as error:
-            raise LabError(
-                f"host {self.name}: no SSH connection to {self.config.ssh}: "
-                f"{error or type(error).__name__}; try `ssh {self.config.ssh} true`"
-            ) from error
-        return client
+            self._synchronise_clock()
+        except BaseException:
+            self.close()
+            raise
 
     def _synchronise_clock(self) -> None:
         """The quickest of a few round trips bounds the error to half of it."""
@@ -122,40 +109,36 @@ class Host:
         try:
             return future.result(timeout)
         except FutureTimeout:
+            if not self._channel.heard:
+                raise LabError(f"host {self.name}: {self._channel.why_it_ended()}") from None
             raise LabError(f"host {self.name}: no answer to {op} within {timeout:.0f} s") from None
 
     def _send(self, message: dict[str, Any]) -> None:
+        data = json.dumps(message).encode() + b"\n"
         try:
             with self._lock:
-                self._stdin.write(json.dumps(message) + "\n")
-                self._stdin.flush()
-        except OSError as error:
-            raise LabError(f"host {self.name}: the SSH channel is gone: {error}") from error
+                self._channel.send(data)
+        except OSError:
+            raise LabError(f"host {self.name}: {self._channel.why_it_ended()}") from None
 
     def _listen(self) -> None:
-        """Splits lines itself: paramiko's readline is quadratic in the length of a line."""
-        channel = self._stdout.channel
         parts: list[bytes] = []
         try:
-            while data := channel.recv(1 << 20):
+            while data := self._channel.receive():
                 *ended, rest = data.split(b"\n")
                 for piece in ended:
-                    self._received(json.loads(b"".join([*parts, piece])))
+                    line = b"".join([*parts, piece])
                     parts = []
+                    # A shell's start-up file may greet on the same stream.
+                    if line.startswith(b"{"):
+                        self._received(json.loads(line))
                 parts.append(rest)
         except (OSError, ValueError) as error:
             logging.getLogger("hosts").debug("%s: %s", self.name, error)
-        last = self._last_words()
+        why = f"host {self.name}: {self._channel.why_it_ended()}"
         for future in list(self._waiting.values()):
             if not future.done():
-                future.set_exception(LabError(f"host {self.name}: the agent ended: {last}"))
-
-    def _last_words(self) -> str:
-        try:
-            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        return lines[-1] if lines else "the connection was closed"
+                future.set_exception(LabError(why))
 
     def _received(self, message: dict[str, Any]) -> None:
         if "stream" in message:
@@ -213,12 +196,7 @@ class Host:
     # the end
 
     def close(self) -> None:
-        try:
-            self._stdin.channel.shutdown_write()
-            self._stdout.channel.status_event.wait(5)
-        except (OSError, EOFError):
-            pass
-        self._client.close()
+        self._channel.close()
 
     def __enter__(self) -> "Host":
         return self

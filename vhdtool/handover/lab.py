@@ -41,16 +41,13 @@ class Lab:
         config = self.config
         config.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            hosts = [stack.enter_context(host) for host in self._log_in()]
+            hosts = [stack.enter_context(Host(host, config.ssh_config)) for host in config.hosts]
             machine, snapshot = self._prepare(hosts)
             # Judging takes the other core while the next case runs.
             forked = get_context("fork")
             pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
             pool.submit(os.getpid).result()
             return self._all_cases(hosts, machine, snapshot, pool)
-
-    def _log_in(self) -> list[Host]:
-        return [Host(config, self.config.ssh_config) for config in self.config.hosts]
 
     def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
         config = self.config

@@ -12,6 +12,7 @@ from vhdtool.handover.runner import CaseRun
 
 LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
 """Where testinfra looks at the hosts in the middle of a case: one of each verdict."""
+TIMEOUT = 120
 
 
 def look(config: LabConfig, run: CaseRun, phase: str) -> None:
@@ -24,14 +25,18 @@ def look(config: LabConfig, run: CaseRun, phase: str) -> None:
     log = run.record.folder / f"testinfra-{phase}.log"
     command = [sys.executable, "-m", "pytest", "-q", "-m", phase, "-p", "no:cacheprovider"]
     with open(log, "wb") as out:
-        done = subprocess.run(
-            [*command, str(tests)],
-            env={**os.environ, "VHDLAB_LIVE": str(path.resolve())},
-            stdout=out,
-            stderr=out,
-            check=False,
-            timeout=120,
-        )
+        try:
+            done = subprocess.run(
+                [*command, str(tests)],
+                env={**os.environ, "VHDLAB_LIVE": str(path.resolve())},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                check=False,
+                timeout=TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise LabError(f"testinfra, {phase}: no end within {TIMEOUT} s; see {log}") from None
     if done.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise LabError(f"testinfra, {phase}: {' '.join(last)}; see {log}")
@@ -53,6 +58,7 @@ def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
             machine = {"pid": qemu.pid, "qmp": qemu.qmp, "console": qemu.console}
         hosts[side.host.name] = {
             "ssh": side.host.config.ssh,
+            "sudo": side.host.config.sudo,
             "role": role,
             "private_dir": side.host.config.private_dir,
             "shim": shim,
@@ -67,7 +73,7 @@ def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
         "shared_dir": config.shared_dir,
         "image": plan.image,
         "lease": plan.image + ".lease",
-        "ssh_config": str(config.ssh_config.resolve()) if config.ssh_config else None,
+        "ssh_config": os.path.relpath(config.ssh_config) if config.ssh_config else None,
         "hosts": hosts,
         "active": "both" if len(active) == 2 else active[0] if active else "none",
     }

@@ -1,4 +1,4 @@
-"""Keys, known hosts and the ssh_config by which Ansible, paramiko and people reach the hosts."""
+"""Keys, known hosts and the ssh_config by which Ansible, the runner and people reach the hosts."""
 
 import os
 import re
