@@ -86,37 +86,29 @@ def read(
         context.exit(_salvage(image, offset, length, output, as_json))
     from vhdtool.image.chain import open_chain
     from vhdtool.image.export import export_raw, stream
-    from vhdtool.storage import FileStorage
+    from vhdtool.image.newfile import new_file
 
     with open_chain(image) as reader:
         end = reader.size if length is None else min(offset + length, reader.size)
         if output is None:
             stream(reader, sys.stdout.buffer, offset, end)
         else:
-            with (
-                FileStorage(output, create=True) as target,
-                progress_bar(end - offset, output) as show,
-            ):
+            with new_file(output) as target, progress_bar(end - offset, output) as show:
                 export_raw(reader, target, offset, end, show)
-                target.flush()
 
 
 def _salvage(image: str, offset: int, length: int | None, output: str | None, as_json: bool) -> int:
     from vhdtool.cli.damage import lost_line
     from vhdtool.image.lenient import open_salvage
-    from vhdtool.storage import FileStorage
+    from vhdtool.image.newfile import new_file
 
     with open_salvage(image) as source:
         end = source.size if length is None else min(offset + length, source.size)
         if output is None:
             copied, lost = _pipe(source, offset, end)
         else:
-            with (
-                FileStorage(output, create=True) as target,
-                progress_bar(end - offset, output) as show,
-            ):
+            with new_file(output) as target, progress_bar(end - offset, output) as show:
                 copied, lost = source.copy(target, offset, end, show)
-                target.flush()
     code = 2 if lost or source.notes else 0
     if as_json:
         result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}

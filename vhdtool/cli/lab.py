@@ -2,8 +2,6 @@
 
 import json
 import os
-import signal
-import sys
 from pathlib import Path
 
 import click
@@ -35,8 +33,6 @@ def run(ctx: click.Context, config: Path) -> None:
     from vhdtool.oracle.run import exit_code, judge_run
     from vhdtool.oracle.verdict import judge_case
 
-    # Ending the hosts' agents, and with them everything on the hosts, is what exit handlers do.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = LabConfig.load(config)
     judged = Lab(settings, judge_case, click.echo).run()
     verdict = judge_run(settings.run_dir, {entry["case"]: entry for entry in judged})

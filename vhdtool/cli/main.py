@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vhdtool.cli.signals import clean_up_on_signals
 from vhdtool.errors import VhdtoolError
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the package."""
+    clean_up_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 

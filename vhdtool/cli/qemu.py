@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.cli.progress import progress_bar
-from vhdtool.errors import ImageExists, UsageError, VhdtoolError
+from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.newfile import new_file
+from vhdtool.image.newfile import new_file, new_path
 from vhdtool.image.reader import Reader
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.tapdisk.nbd.server import NbdServer
@@ -89,10 +88,8 @@ def virtual_size(path: str, kind: str) -> int:
 
 def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
     """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
-    if not overwrite and os.path.lexists(path):
-        raise ImageExists(f"{path}: exists already; it is left as it is (see --force)")
-    part = f"{path}.part"
     with (
+        new_path(path, overwrite) as part,
         tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
         progress_bar(reader.size, path, quiet) as show,
     ):
@@ -101,11 +98,8 @@ def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, q
         server = NbdServer(backend, socket)
         try:
             qemu_img("convert", "-f", "raw", "-O", kind, f"nbd+unix:///?socket={socket}", part)
-            os.replace(part, path)
         finally:
             server.stop()
-            if os.path.exists(part):
-                os.unlink(part)
     return backend.export_size()
 
 

@@ -1,9 +1,10 @@
 """The part of the package that hosts run, as one zip file that depends on nothing but Python."""
 
 import io
-import os
 import zipfile
 from pathlib import Path
+
+from vhdtool.image.newfile import new_path
 
 PARTS = (
     "vhd",
@@ -44,7 +45,6 @@ def write(out: Path) -> bool:
     if out.exists() and out.read_bytes() == data:
         return False
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, out)
+    with new_path(out, overwrite=True) as part:
+        Path(part).write_bytes(data)
     return True

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from vhdtool.errors import ImageExists
+from vhdtool.errors import ImageExists, UsageError
 from vhdtool.storage import FileStorage, StorageError
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -20,27 +20,48 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
     written directly, and only with `overwrite`. Raises ImageExists, or StorageError.
     """
     target = os.fspath(path)
-    mode = _mode(target)
-    if mode is not None and not overwrite:
-        raise ImageExists(f"{target}: exists already; it is left as it is (see --force)")
-    if mode is not None and stat.S_ISBLK(mode):
+    if overwrite and is_block_device(target):
         with FileStorage(target, writable=True) as device:
             yield device
             device.flush()
         return
+    with new_path(target, overwrite) as part, FileStorage(part, create=True) as storage:
+        storage.name = target
+        yield storage
+        storage.flush()
+
+
+@contextmanager
+def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[str]:
+    """A name beside `path` for a new file; it is renamed to `path` when the block ends well and
+    removed otherwise. Raises ImageExists, UsageError for what is no file, or StorageError.
+    """
+    target = os.fspath(path)
+    mode = _mode(target)
+    if mode is not None and not overwrite:
+        raise ImageExists(f"{target}: exists already; it is left as it is (see --force)")
+    if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        # A rename would put the file in the place of /dev/null or of a volume's device node.
+        raise UsageError(f"{target}: is no regular file, and only such a file can be replaced")
     directory, name = os.path.split(os.path.realpath(target) if overwrite else target)
     part = os.path.join(directory, f".{name[:200]}.{os.urandom(4).hex()}.part")
-    with FileStorage(part, create=True) as storage:
-        storage.name = target
-        try:
-            yield storage
-            storage.flush()
-            _publish(part, os.path.join(directory, name), overwrite)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(part)
-            raise
-    _sync_directory(directory or ".")
+    try:
+        yield part
+        _sync(part, target)
+        _publish(part, os.path.join(directory, name), overwrite)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part)
+        raise
+    # Some network file systems refuse it; the file itself is durable already.
+    with suppress(StorageError):
+        _sync(directory or ".", target)
+
+
+def is_block_device(path: str) -> bool:
+    """False for what is not there. Raises StorageError when it cannot be looked at."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISBLK(mode)
 
 
 def _mode(path: str) -> int | None:
@@ -71,11 +92,13 @@ def _publish(part: str, target: str, overwrite: bool) -> None:
         raise StorageError(target, "create it", error.errno or 0) from None
 
 
-def _sync_directory(directory: str) -> None:
-    # Some network file systems refuse it; the file itself is durable already.
-    with suppress(OSError):
-        handle = os.open(directory, os.O_RDONLY)
+def _sync(path: str, name: str) -> None:
+    """What the file or directory holds is durable afterwards; `name` is for the message."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+    except OSError as error:
+        raise StorageError(name, "flush it", error.errno or 0) from None

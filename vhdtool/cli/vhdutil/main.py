@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from vhdtool.cli.signals import clean_up_on_signals
 from vhdtool.cli.vhdutil.words import Failed, Options, Quiet, Wrong, errno_of, parse, say
 from vhdtool.errors import VhdtoolError
 
@@ -89,6 +90,7 @@ def _call(target: str) -> Callable[[Options | list[str]], int]:
 
 def main() -> None:
     """Entry point of the package."""
+    clean_up_on_signals()
     # A path is bytes: it goes out as it came in.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]

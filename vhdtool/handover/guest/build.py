@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vhdtool.errors import LabError
+from vhdtool.image.newfile import new_path
 
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = (
@@ -229,9 +230,8 @@ def gzip_fast(data: bytes) -> bytes:
 
 def replace(path: Path, data: bytes) -> None:
     """Writes a file so that a reader sees the old one or the new one, never half of it."""
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with new_path(path, overwrite=True) as part:
+        Path(part).write_bytes(data)
 
 
 def run(command: list[str], cwd: Path | None = None) -> str:
