@@ -79,13 +79,17 @@ def test_term_while_a_new_file_is_written_removes_it(
 
 
 def test_a_second_signal_does_not_interrupt_the_clean_up(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_path(tmp_path / "new") as part:
-        Path(part).touch()
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGINT)
+    def interrupted() -> None:
+        with new_path(tmp_path / "new") as part:
+            Path(part).touch()
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert os.listdir(tmp_path) == []
 
 

@@ -13,12 +13,15 @@ from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.newfile import new_file, new_path
 from vhdtool.image.reader import Reader
+from vhdtool.storage.holes import Held, joined
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.tapdisk.nbd.server import NbdServer
 
 
 class ReadOnly:
     """Serves what a reader shows, padded with zeros to whole sectors; `show` hears how far."""
+
+    read_only = True
 
     def __init__(self, reader: Reader, show: Callable[[int], None]) -> None:
         self.reader = reader
@@ -30,6 +33,10 @@ class ReadOnly:
     def read(self, offset: int, length: int) -> bytes:
         self.show(offset + length)
         return self.reader.read(offset, length).ljust(length, b"\0")
+
+    def extents(self, offset: int, length: int, most: int) -> list[Held]:
+        self.show(offset)
+        return joined(self.reader.held(offset, offset + length), most)
 
     def write(self, offset: int, data: memoryview) -> None:
         raise OSError(errno.EPERM, "read-only")

@@ -8,6 +8,7 @@ from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.blockmap import BlockMap, window
 from vhdtool.image.opened import read_opened
 from vhdtool.storage import Storage
+from vhdtool.storage.holes import Contents, Held, joined
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -17,6 +18,9 @@ class Parent(Protocol):
     """What lies below a differencing disk; bytes at byte offsets."""
 
     def read(self, offset: int, length: int) -> bytes: ...
+
+    def held(self, start: int, end: int) -> Iterator[Held]:
+        """All of the guest bytes [start, end), also behind the disk's end, in whole sectors."""
 
 
 FindParent = Callable[[Header], Parent]
@@ -133,30 +137,45 @@ class BlockReader:
         return bitmap
 
     def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
-        """(bytes, holds data) of the first `most` ranges from `offset`, neighbours joined.
+        """(bytes, may hold data) of the first `most` ranges from `offset`, neighbours joined.
 
-        What holds no data reads as zeros.
+        What holds no data reads as zeros: no layer has it, or it is a hole in a layer's file.
         """
-        found: list[tuple[int, bool]] = []
-        for block, within, count in self._split(offset, length):
-            for size, holds in self._block_extents(block, within, count):
-                if found and found[-1][1] == holds:
-                    found[-1] = (found[-1][0] + size, holds)
-                elif len(found) == most:
-                    return found
-                else:
-                    found.append((size, holds))
-        return found
+        return joined(self._held(offset, length), most)
 
-    def _block_extents(self, block: int, within: int, count: int) -> Iterator[tuple[int, bool]]:
+    def _held(self, offset: int, length: int) -> Iterator[Held]:
+        contents = Contents(self.storage)
+        absent = position = offset
+        for block, within, count in self._split(offset, length):
+            for size, place in self._block_places(block, within, count):
+                if place is not None:
+                    yield from self._held_below(absent, position)
+                    yield from contents.held(place, size)
+                    absent = position + size
+                position += size
+        yield from self._held_below(absent, position)
+
+    def _held_below(self, start: int, end: int) -> Iterator[Held]:
+        if self.parent is not None:
+            yield from self.parent.held(start, end)
+        elif start < end:
+            yield end - start, False
+
+    def _block_places(
+        self, block: int, within: int, count: int
+    ) -> Iterator[tuple[int, int | None]]:
+        """(bytes, where in the file or None) of what is present here and what is not."""
         entry = self.bat[block]
-        bitmap = None if entry == UNUSED else self._bitmap(block, entry)
-        if bitmap is None:
-            # Nobody knows here what a parent holds: data is the safe answer.
-            yield count, entry != UNUSED or self.parent is not None
+        if entry == UNUSED:
+            yield count, None
             return
-        for present, _, size in _byte_runs(bitmap, within, count):
-            yield size, present or self.parent is not None
+        start = self.layout.data_offset(entry)
+        bitmap = self._bitmap(block, entry)
+        if bitmap is None:
+            yield count, start + within
+            return
+        for present, begin, size in _byte_runs(bitmap, within, count):
+            yield size, start + begin if present else None
 
 
 def _byte_runs(bitmap: bytes, within: int, count: int) -> Iterator[tuple[bool, int, int]]:

@@ -14,6 +14,7 @@ from vhdtool.image.journal import writable_image
 from vhdtool.image.reader import Extent, Layer, Reader
 from vhdtool.image.resize import resize
 from vhdtool.storage import FileStorage
+from vhdtool.storage.holes import Held
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -30,6 +31,10 @@ class _Nothing:
 
     def read(self, offset: int, length: int) -> bytes:
         return bytes(length)
+
+    def held(self, start: int, end: int) -> Iterator[Held]:
+        if start < end:
+            yield end - start, False
 
 
 class _Flat:

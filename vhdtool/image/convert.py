@@ -191,7 +191,12 @@ class _Worker:
         whole = next(shared.reader.extents(start, start + layout.block_bytes), None)
         if whole is not None and whole.length == layout.block_bytes and whole.offset is not None:
             source = shared.reader.layers[whole.depth].storage
-            if isinstance(source, FileStorage) and not source.direct:
+            if (
+                isinstance(source, FileStorage)
+                and not source.direct
+                # A raw file may end within its last sector.
+                and whole.offset + whole.length <= source.size()
+            ):
                 self._whole_block(ticket, block, source, whole.offset)
                 return
         bitmap = self._fill(block * layout.block_bytes)

@@ -4,13 +4,14 @@ from vhdtool.errors import UncleanImage
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import FileStorage, Storage, discard, will_need
-from vhdtool.vhd.units import SECTOR
+from vhdtool.storage.holes import Contents, joined
+from vhdtool.vhd.units import raw_disk_size
 
 
 class FlatDisk:
     """A disk without a table: nothing to allocate, nothing to write at its end.
 
-    Offsets and lengths are bytes. `raw`: the file is no VHD; a tail below a sector is not shown.
+    Offsets and lengths are bytes. `raw`: the file is no VHD.
     Raises NotAVhd, CorruptImage, UncleanImage on opening.
     """
 
@@ -19,7 +20,8 @@ class FlatDisk:
 
     def __init__(self, storage: Storage, raw: bool = False) -> None:
         self.storage = storage
-        self.size = storage.size() // SECTOR * SECTOR if raw else _fixed_size(storage)
+        self._raw = raw
+        self.size = raw_disk_size(storage.size()) if raw else _fixed_size(storage)
 
     def straight_map(self, writing: bool) -> StraightMap | None:
         """For who moves data, or only reads it, without us; None where only we can."""
@@ -56,9 +58,10 @@ class FlatDisk:
         self.storage.flush()
 
     def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
-        """All of it is data, as far as anybody knows here."""
+        """(bytes, may hold data) of the first `most` ranges, as the file system knows them now."""
         self._inside(offset, length)
-        return [(length, True)]
+        contents = Contents(self.storage, self.size if self._raw else None)
+        return joined(contents.held(offset, length), most)
 
     def finish(self) -> bool:
         """All that was written is durable; there is no footer to write."""

@@ -15,6 +15,7 @@ from vhdtool.image.qcow2 import is_qcow2, read_header
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.anywhere import open_anywhere
 from vhdtool.vhd.header import NO_UUID, Header
+from vhdtool.vhd.units import raw_disk_size
 
 VHD, RAW, QCOW2 = "vhd", "raw", "qcow2"
 KINDS = (VHD, RAW, QCOW2)
@@ -118,7 +119,7 @@ def disk_size(path: str | os.PathLike[str], kind: str) -> int:
         raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
     with open_anywhere(path) as storage:
         if kind == RAW:
-            return storage.size() // 512 * 512
+            return raw_disk_size(storage.size())
         if kind == QCOW2:
             return read_header(storage).size
         footer = read_ends(storage).best

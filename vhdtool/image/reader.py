@@ -3,15 +3,16 @@
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata import Metadata
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.holes import DataMap
+from vhdtool.storage.holes import Contents, DataMap, Held
 from vhdtool.storage.shapes import Closes
 from vhdtool.vhd.bits import runs
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.units import SECTOR, UNUSED
+from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size
 
 _CACHED_BITMAPS = 1024
 
@@ -39,7 +40,7 @@ class Layer:
     def __init__(self, storage: Storage, metadata: Metadata | None = None) -> None:
         self.storage = storage
         self.metadata = metadata
-        self.size = metadata.size if metadata is not None else storage.size()
+        self.size = metadata.size if metadata is not None else raw_disk_size(storage.size())
         self._bitmaps: dict[int, bytes] = {}
         self._holes: DataMap | None = None
         # Both empty for a disk that is one flat range: raw, or a fixed VHD.
@@ -49,6 +50,11 @@ class Layer:
     @property
     def name(self) -> str:
         return self.storage.name
+
+    @cached_property
+    def contents(self) -> Contents:
+        """Where its file has data; nobody writes to it while it is read here."""
+        return Contents(self.storage, self.size if self.metadata is None else None)
 
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
         """(start, length, file offset or None) of guest bytes [start, end), in order.
@@ -72,6 +78,8 @@ class Layer:
         if self._holes is None:
             self._holes = DataMap(self.storage.fileno())
         for first, stop in self._holes.ranges(start, end):
+            # Whole sectors, also where the file ends within one.
+            stop = min(pad(stop), end)
             if first > start:
                 yield start, first - start, None
             yield first, stop - first, first
@@ -166,6 +174,23 @@ class Reader(Closes):
         if pending is not None:
             yield pending
 
+    def held(self, start: int, end: int) -> Iterator[Held]:
+        """Which of the guest bytes [start, end) may hold data, in whole sectors.
+
+        The rest reads as zeros: no layer has it, it is a hole in a layer's file, or it lies behind
+        the disk's end.
+        """
+        stop = min(end, pad(self.size))
+        for extent in self.merged(start, stop):
+            # Only at the end of a disk of an odd size is a range no whole number of sectors.
+            length = pad(extent.length)
+            if extent.offset is None:
+                yield length, False
+            else:
+                yield from self.layers[extent.depth].contents.held(extent.offset, length)
+        if end > max(start, stop):
+            yield end - max(start, stop), False
+
     def read(self, offset: int, length: int) -> bytes:
         """Guest bytes; fewer past the end of the disk. Raises CorruptImage or StorageError."""
         return b"".join([self.fetch(extent) for extent in self.extents(offset, offset + length)])
@@ -178,7 +203,7 @@ class Reader(Closes):
         data = layer.storage.pread(extent.offset, extent.length)
         if len(data) == extent.length:
             return data
-        if layer.metadata is None and extent.start + len(data) >= layer.size:
+        if layer.metadata is None and extent.start + len(data) > layer.size - SECTOR:
             return data.ljust(extent.length, b"\0")
         raise CorruptImage(
             f"{layer.name}: the file ends within guest bytes {extent.start} to {extent.end}; "

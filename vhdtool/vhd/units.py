@@ -41,5 +41,14 @@ def unix_time(seconds: int) -> int:
     return seconds + EPOCH
 
 
+def raw_disk_size(file_size: int) -> int:
+    """Bytes of the disk that a raw file of `file_size` bytes is, for every command and server.
+
+    A file that ends within a sector has that whole sector; what the file lacks of it reads as
+    zeros. QEMU has the same rule.
+    """
+    return pad(file_size)
+
+
 def is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
