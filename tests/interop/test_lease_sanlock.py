@@ -21,11 +21,12 @@ from shims import BLOCK, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check import check
+from vhdtool.leases import sanlock
+from vhdtool.leases.kept import kept_lease
+from vhdtool.leases.lease import EpochLease
+from vhdtool.leases.owner import Owner
+from vhdtool.leases.sanlock import Resource, SanlockKeeper
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk.leases import sanlock
-from vhdtool.tapdisk.leases.kept import kept_lease
-from vhdtool.tapdisk.leases.lease import EpochLease, Owner
-from vhdtool.tapdisk.leases.sanlock import Resource, SanlockKeeper
 
 Daemons = dict[str, Sanlock]
 HOST_IDS = itertools.count(3)
@@ -170,7 +171,7 @@ def test_serve_takes_a_lease_of_sanlock(daemons: Daemons, resource: str, tmp_pat
     )
     assert other.returncode == 1
     assert other.stderr.count("\n") == 1
-    assert "is held by another process or host" in other.stderr
+    assert "the lease is held by" in other.stderr
     holder.terminate()
     holder.communicate()
     assert holder.returncode == 0

@@ -10,9 +10,10 @@ import pytest
 from shims import BLOCK, SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.tapdisk.leases import lease
-from vhdtool.tapdisk.leases.epochs import EpochRecord
-from vhdtool.tapdisk.leases.lease import EpochLease, Owner
+from vhdtool.leases import owner as owners
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease
+from vhdtool.leases.owner import Owner
 
 Pair = tuple[EpochLease, EpochLease]
 
@@ -27,10 +28,10 @@ def history(path: Path) -> list[tuple[int, str, str]]:
 def gone_owner() -> Owner:
     """A process of this host that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = lease.process_start(child.pid)
+    start = owners.process_start(child.pid)
     assert start is not None
     child.communicate(b"\n")
-    return Owner("a", child.pid, start, lease.boot_id())
+    return Owner("a", child.pid, start, owners.boot_id())
 
 
 class LeaseSuite:
@@ -48,8 +49,8 @@ class LeaseSuite:
         """Lets a process take lease a; what is returned kills it."""
         code = (
             "import sys; from pathlib import Path\n"
-            "from vhdtool.tapdisk.leases.choose import lease_opener\n"
-            "from vhdtool.tapdisk.leases.lease import *\n"
+            "from vhdtool.leases.choose import lease_opener\n"
+            "from vhdtool.leases.owner import *\n"
             "lease = lease_opener(sys.argv[2] or None, Owner.here('a'), True)(Path(sys.argv[1]))\n"
             "print(lease.acquire(), flush=True); input()"
         )

@@ -8,11 +8,12 @@ from typing import Any
 from vhd_images import Picture
 
 from vhdtool.image.check import CheckReport, check
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
+from vhdtool.leases.owner import Owner
 from vhdtool.oracle.reader import open_reader
 from vhdtool.storage import MemoryStorage, Storage
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.leases.epochs import EpochRecord
-from vhdtool.tapdisk.leases.lease import EpochLease, Lease, Owner, TrustingLease
 
 BLOCK = 8192
 SIZE = 2 << 20
@@ -72,7 +73,7 @@ class Shim(TapDisk):
         super().__init__(
             Settings(
                 guard=guard,
-                open_storage=lambda path: wrap(image),
+                open_storage=lambda path, access, kind: wrap(image),
                 open_lease=lease or (lambda path: kind(EpochRecord(path), who or owner(name))),
                 emit=self._emit,
             )

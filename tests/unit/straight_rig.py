@@ -12,11 +12,12 @@ from nbd_raw import Client
 from shims import in_thread, owner, plain_bytes, verdict
 
 from vhdtool.image.create import create_dynamic
-from vhdtool.storage import FileStorage, MemoryStorage
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.storage import MemoryStorage
 from vhdtool.storage import nbd_wire as wire
+from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.leases.epochs import EpochRecord
-from vhdtool.tapdisk.leases.lease import EpochLease, TrustingLease
 from vhdtool.tapdisk.nbd.server import NbdServer
 
 BLOCK = 512 << 10
@@ -42,13 +43,17 @@ class Rig:
         disk = TapDisk(
             Settings(
                 guard=self.guard,
-                open_storage=lambda path: FileStorage(path, writable=True, direct=self.direct),
+                open_storage=ImageOpener(self.direct),
                 open_lease=lambda path: kind(EpochRecord(path), owner(host)),
                 emit=emit,
             )
         )
         disk.attach(self.path, SIZE)
         return disk
+
+    def thief(self) -> EpochLease:
+        """The lease of a host that takes it by force, where no lock on the image keeps it out."""
+        return EpochLease(EpochRecord(Path(f"{self.path}.lease")), owner("beta"))
 
     def client(self, structured: bool = False) -> Client:
         place = self.server.place

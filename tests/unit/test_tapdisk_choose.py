@@ -9,10 +9,10 @@ from shims import owner
 
 from vhdtool.cli.serve import serve
 from vhdtool.errors import UsageError
+from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.leases.sanlock import Resource
 from vhdtool.storage.scsi import Lun, initiator_name
-from vhdtool.tapdisk.leases.choose import lease_opener
-from vhdtool.tapdisk.leases.lease import EpochLease, TrustingLease
-from vhdtool.tapdisk.leases.sanlock import Resource
 
 
 def test_without_a_word_the_epoch_record_keeps_the_lease(tmp_path: Path) -> None:

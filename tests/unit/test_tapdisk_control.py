@@ -16,13 +16,13 @@ from nbd_raw import Client
 from shims import SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import MemoryStorage
 from vhdtool.tapdisk import events as events_module
 from vhdtool.tapdisk.control import MAX_LINE, Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events, Outbox
-from vhdtool.tapdisk.leases.epochs import EpochRecord
-from vhdtool.tapdisk.leases.lease import EpochLease
 
 
 class Rig:
@@ -36,7 +36,7 @@ class Rig:
         self.disk = TapDisk(
             Settings(
                 guard=True,
-                open_storage=lambda path: self.image,
+                open_storage=lambda path, access, kind: self.image,
                 open_lease=lambda path: EpochLease(EpochRecord(path), owner("a")),
                 emit=self.events.emit,
             )

@@ -7,10 +7,11 @@ import pytest
 from lease_suite import LeaseSuite, Pair, gone_owner, history
 
 from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.kept import HeldByAnother, KeptLease
+from vhdtool.leases.lease import EpochLease
+from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
-from vhdtool.tapdisk.leases.epochs import EpochRecord
-from vhdtool.tapdisk.leases.kept import HeldByAnother, KeptLease
-from vhdtool.tapdisk.leases.lease import EpochLease, Owner
 
 
 class World:

@@ -10,10 +10,12 @@ from lease_suite import LeaseSuite, Pair, gone_owner
 from shims import owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.leases import epochs
+from vhdtool.leases import owner as owners
+from vhdtool.leases.epochs import ALIVE, MUTEX, EpochRecord
+from vhdtool.leases.lease import EpochLease, TrustingLease, owner_of
+from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
-from vhdtool.tapdisk.leases import epochs, lease
-from vhdtool.tapdisk.leases.epochs import ALIVE, MUTEX, EpochRecord
-from vhdtool.tapdisk.leases.lease import EpochLease, Owner, TrustingLease
 
 
 @pytest.fixture
@@ -56,10 +58,10 @@ def test_a_process_that_lives_keeps_the_lease(path: Path) -> None:
 
 
 def test_a_new_process_with_the_pid_of_the_holder_is_not_the_holder() -> None:
-    start = lease.process_start(os.getpid())
+    start = owners.process_start(os.getpid())
     assert start is not None
-    assert not Owner("a", os.getpid(), start, lease.boot_id()).is_gone()
-    assert Owner("a", os.getpid(), start - 1, lease.boot_id()).is_gone()
+    assert not Owner("a", os.getpid(), start, owners.boot_id()).is_gone()
+    assert Owner("a", os.getpid(), start - 1, owners.boot_id()).is_gone()
 
 
 def test_nothing_is_proven_about_another_boot_or_namespace() -> None:
@@ -73,28 +75,28 @@ def test_nothing_is_proven_where_proc_shows_another_namespace(
     gone = gone_owner()
     assert gone.is_gone()
     monkeypatch.setattr(os, "readlink", lambda path: "1")
-    assert lease.boot_id() == lease.NO_PROOF
+    assert owners.boot_id() == owners.NO_PROOF
     assert not gone.is_gone()
-    assert not Owner("a", 999999, 1, lease.NO_PROOF).is_gone()
+    assert not Owner("a", 999999, 1, owners.NO_PROOF).is_gone()
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), OSError(24, "Too many open files")])
 def test_a_process_that_proc_does_not_show_is_not_gone(
     monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    alive, boot = Owner.here("a"), lease.boot_id()
+    alive, boot = Owner.here("a"), owners.boot_id()
 
     def fails(self: Path) -> str:
         raise error
 
-    monkeypatch.setattr(lease, "boot_id", lambda: boot)
+    monkeypatch.setattr(owners, "boot_id", lambda: boot)
     monkeypatch.setattr(Path, "read_text", fails)
     assert not alive.is_gone()
 
 
 def test_absurd_numbers_in_the_record_name_nobody_who_is_gone() -> None:
-    held = {"host": 7, "pid": 1 << 70, "start": "x", "boot": lease.boot_id(), "epoch": 3}
-    assert not lease.owner_of(held).is_gone()
+    held = {"host": 7, "pid": 1 << 70, "start": "x", "boot": owners.boot_id(), "epoch": 3}
+    assert not owner_of(held).is_gone()
 
 
 def test_force_names_the_epoch_that_it_overrides(pair: Pair) -> None:

@@ -18,6 +18,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, Storage, StorageError
+from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.vhd.units import KILLED, SECTOR
 
@@ -195,7 +196,7 @@ def test_events_of_a_life_carry_epochs(one: Shim) -> None:
     ]
     paused, deactivated = one.told("paused")[0], one.told("deactivated")[0]
     assert paused["wrote_footer"] is True
-    assert paused["truncated_to"] == one.settings.open_storage(Path()).size()
+    assert paused["truncated_to"] == one.settings.open_storage(Path(), Access.LOOK, "vhd").size()
     assert paused["last_metadata_mono"] is not None
     assert deactivated["wrote_footer"] is False
     assert deactivated["last_metadata_mono"] is None

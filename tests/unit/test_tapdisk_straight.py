@@ -99,7 +99,7 @@ def test_guard_off_the_same(tmp_path: Path, mode: str) -> None:
 
 def test_a_read_only_disk_takes_no_write(rig: Rig) -> None:
     warmed(rig).close()
-    rig.disk.read_only = True
+    rig.disk.settings = replace(rig.disk.settings, read_only=True)
     client = rig.client(structured=True)
     assert client.read(0, 512) == b"w" * 512
     assert [client.write(0, b"!" * 512) for _ in range(3)] == [errno.EPERM] * 3
@@ -315,8 +315,8 @@ def test_an_idle_client_gives_the_memory_of_large_requests_back(rig: Rig) -> Non
 
 def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     client = warmed(rig, structured=True)
-    thief = rig.another("beta")
-    thief.activate(force_epoch=1)
+    thief = rig.thief()
+    thief.acquire(force_epoch=1)
     deadline = time.monotonic() + 5
     answer = 0
     while not answer and time.monotonic() < deadline:
@@ -330,7 +330,7 @@ def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     assert client.write(3 * BLOCK, b"?" * 512) == errno.EIO
     assert rig.path.read_bytes() == before
     client.close()
-    thief.detach()
+    thief.close()
 
 
 def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: Rig) -> None:
@@ -345,8 +345,8 @@ def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: R
     write = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 99, 0, 512)
     client.socket.sendall(b"".join(reads) + write + b"!" * 512)
     time.sleep(0.15)
-    thief = rig.another("beta")
-    thief.activate(force_epoch=1)
+    thief = rig.thief()
+    thief.acquire(force_epoch=1)
     time.sleep(0.15)
     before = rig.path.read_bytes()
     for _ in reads:
@@ -355,7 +355,7 @@ def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: R
     assert wire.REPLY.unpack(client.take(16)) == (wire.REPLY_MAGIC, errno.EIO, 99)
     assert rig.path.read_bytes() == before
     client.close()
-    thief.detach()
+    thief.close()
 
 
 def test_without_memory_for_the_library_python_serves(
@@ -377,7 +377,7 @@ def test_python_looks_at_the_lease_within_a_burst_too(
     monkeypatch.setattr(nbd_straight, "Straight", no_memory)
     monkeypatch.setattr(ManyOpener, "open", lambda *_: None)
     client = warmed(rig)
-    thief = rig.another("beta")
+    thief = rig.thief()
     write, slow = DynamicDisk.write, threading.Event()
 
     def taken(self: DynamicDisk, offset: int, data: bytes | memoryview) -> None:
@@ -385,7 +385,7 @@ def test_python_looks_at_the_lease_within_a_burst_too(
         if not slow.is_set():
             slow.set()
             time.sleep(0.15)
-            thief.activate(force_epoch=1)
+            thief.acquire(force_epoch=1)
 
     monkeypatch.setattr(DynamicDisk, "write", taken)
     raw = b""
@@ -395,7 +395,7 @@ def test_python_looks_at_the_lease_within_a_burst_too(
     client.socket.sendall(raw)
     assert [wire.REPLY.unpack(client.take(16))[1] for _ in range(3)] == [0, errno.EIO, errno.EIO]
     client.close()
-    thief.detach()
+    thief.close()
 
 
 def test_a_place_is_made_in_the_image_that_lacked_it_and_in_no_other(
@@ -417,14 +417,14 @@ def test_a_place_is_made_in_the_image_that_lacked_it_and_in_no_other(
 
 def test_a_block_without_a_place_is_refused_when_the_lease_is_gone(rig: Rig) -> None:
     client = warmed(rig, structured=True)
-    thief = rig.another("beta")
-    thief.activate(force_epoch=1)
+    thief = rig.thief()
+    thief.acquire(force_epoch=1)
     before = rig.path.read_bytes()
     assert client.write(5 * BLOCK, b"?" * 4096) == errno.EIO
     assert "forced activation" in client.message
     assert rig.path.read_bytes() == before
     client.close()
-    thief.detach()
+    thief.close()
 
 
 def test_latencies_are_counted(rig: Rig) -> None:

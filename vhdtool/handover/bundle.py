@@ -10,6 +10,7 @@ PARTS = (
     "vhd",
     "storage",
     "image",
+    "leases",
     "tapdisk",
     "handover/agent.py",
     "handover/agent_images.py",

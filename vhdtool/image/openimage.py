@@ -54,13 +54,15 @@ def open_image(
     preallocate: bool = True,
     whole: bool = False,
     hooks: Hooks | None = None,
+    hold_parents: bool = False,
 ) -> OpenImage:
     """The image in `storage`, which is the file at `path`: parents are looked for beside it.
 
     `kind` is one of KINDS, `exclusive` whether nobody else may have it (for qcow2).
-    The options are those of DynamicDisk and FaithfulDisk.
+    `hold_parents`: nobody may write the parents as long as the image is open. The other options
+    are those of DynamicDisk and FaithfulDisk.
 
-    Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
+    Raises ImageInUse, NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
     if kind == RAW:
         return FlatDisk(storage, raw=True)
@@ -69,16 +71,18 @@ def open_image(
 
         if not isinstance(storage, FileStorage):
             raise UsageError(f"{path}: a qcow2 image must be a file or a block device")
-        disk = Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
-        storage.close()
-        return disk
+        return Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
 
     def parent(header: Header) -> Parent:
         # What only some images need is loaded for them, so that the others start sooner.
         from vhdtool.image.chain import open_chain
         from vhdtool.image.parents import find_parent
 
-        return open_chain(find_parent(path, storage, header), raw=header.parent_uuid == NO_UUID)
+        raw = header.parent_uuid == NO_UUID
+        below = open_chain(find_parent(path, storage, header), raw=raw)
+        if hold_parents:
+            below.hold()
+        return below
 
     try:
         if faithful:

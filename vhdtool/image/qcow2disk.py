@@ -30,7 +30,8 @@ class Qcow2Disk:
         exclusive: bool,
         hooks: Hooks | None = None,
     ) -> None:
-        """`file` may be closed afterwards."""
+        """`file` is closed with the disk: the lock on the image, if any, is on its descriptor."""
+        self._file = file
         header = read_header(file)
         self.block_bytes = header.cluster * header.table_entries
         self.hooks = hooks or Hooks()
@@ -106,6 +107,7 @@ class Qcow2Disk:
     def abandon(self) -> None:
         """Nothing more is written."""
         self._server.kill()
+        self._file.close()
 
     def _inside(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -38,3 +39,20 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     if number in _UNABLE:
         return False
     raise OSError(number, "fallocate")
+
+
+def preallocate(fd: int, end: int) -> bool:
+    """Sets space aside up to byte `end`, behind the file's end too; its length stays.
+
+    False where the file system cannot do that. Raises OSError when there is no space.
+    """
+    found = _fallocate()
+    if found is None:
+        return False
+    call, get_errno = found
+    if call(fd, _KEEP_SIZE, 0, end) == 0:
+        return True
+    number = get_errno()
+    if number in _UNABLE:
+        return False
+    raise OSError(number, os.strerror(number))

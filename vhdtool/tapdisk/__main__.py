@@ -13,12 +13,12 @@ import sys
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage.anywhere import open_anywhere
+from vhdtool.leases.choose import KINDS, lease_opener
+from vhdtool.leases.owner import Owner
+from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.leases.choose import KINDS, lease_opener
-from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.metrics import dump
 
 
@@ -39,8 +39,8 @@ def main() -> int:
         disk = TapDisk(
             Settings(
                 guard=guard,
-                open_storage=lambda path: open_anywhere(
-                    path, writable=True, direct=True, follow=not args.no_follow
+                open_storage=ImageOpener(
+                    follow=not args.no_follow, lease_elsewhere=args.lease is not None
                 ),
                 open_lease=lease_opener(args.lease, owner, guard),
                 emit=events.emit,

@@ -17,6 +17,7 @@ from typing import Any
 
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
 from vhdtool.image.openimage import KINDS, QCOW2, VHD
+from vhdtool.leases.location import record_of
 from vhdtool.storage.anywhere import is_lun
 from vhdtool.tapdisk.reading import Settings
 from vhdtool.tapdisk.serving import Serving
@@ -55,7 +56,8 @@ class TapDisk(Serving):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             if is_lun(path) and (record is None or kind == QCOW2):
                 raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
-            record = record or path.with_name(path.name + ".lease")
+            record = record if is_lun(path) else record_of(path, record)
+            assert record is not None
             self._lease = self.settings.open_lease(record)
             self.path, self.size, self.kind = path, size, kind
             self.state = "attached"
@@ -118,7 +120,7 @@ class TapDisk(Serving):
         with self._op:
             self._expect("exchange", "paused")
             old = self.path, self.kind, self._lease
-            self._lease = self.settings.open_lease(path.with_name(path.name + ".lease"))
+            self._lease = self.settings.open_lease(record_of(path))
             self.path, self.kind = path, kind
             try:
                 self.unpause()
@@ -200,7 +202,7 @@ class TapDisk(Serving):
         if not self.settings.guard or self._lease is None:
             return
         if self._holds_lease:
-            self._lease.check()
+            self._check_lease()
         elif (holder := self._lease.holder()) is not None and not holder.is_gone():
             raise ActivationRefused(f"{self.path}: the lease is held by {holder}")
 

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import EIO
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,11 +19,14 @@ from vhdtool.errors import (
 )
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.openimage import VHD, OpenImage, open_image
-from vhdtool.storage import Storage
+from vhdtool.leases.claim import named_holder
+from vhdtool.leases.lease import Lease
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.image_lock import ImageInUse, lock_is_lost
+from vhdtool.storage.mounts import on_nfs
+from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
-from vhdtool.tapdisk.leases.lease import Lease
-from vhdtool.tapdisk.places import on_nfs
 
 log = logging.getLogger("disk")
 LEASE_CHECK = 0.1
@@ -37,9 +41,19 @@ class Settings:
     """How a shim behaves; fixed for the life of its process."""
 
     guard: bool
-    open_storage: Callable[[Path], Storage]
+    open_storage: Callable[[Path, Access, str], Storage]
+    """(path, access, kind of image) -> the open image, locked as the access asks."""
     open_lease: Callable[[Path], Lease]
     emit: Emit
+    read_only: bool = False
+
+    def access(self, leased: bool) -> Access:
+        """How an image is opened, with the lease or without it."""
+        if not self.guard:
+            return Access.TRUSTING_READER if self.read_only else Access.TRUSTING
+        if not leased:
+            return Access.LOOK
+        return Access.SHARED if self.read_only else Access.ACTIVE
 
 
 class Reading:
@@ -58,6 +72,8 @@ class Reading:
         self._telling = threading.Lock()
         self._lease: Lease | None = None
         self._image: OpenImage | None = None
+        self._storage: Storage | None = None
+        """What the image was opened on."""
         self._read_epoch: int | None = None
         self._holds_lease = False
         self._looked = 0.0
@@ -67,26 +83,32 @@ class Reading:
         self.allocations = 0
 
     def _take(self, op: str, event: str, force_epoch: int | None, implicit: bool = False) -> None:
-        """The lease, then the metadata. On a refusal everything is as before."""
+        """The lock, the lease, then the metadata. On a refusal everything is as before."""
         assert self._lease is not None
         began = monotonic()
         guard = self.settings.guard
         extra: dict[str, Any] = {"implicit": True} if implicit else {}
         try:
-            if guard:
-                holder = self._lease.holder()
-                epoch = self._lease.acquire(force_epoch)
-                # A holder that is proven gone, or forced, may have left no footer.
-                unclean = holder is not None
-            else:
-                epoch, unclean = self._lease.note(op), True
+            storage = self._open_storage(force_epoch)
+            try:
+                if guard:
+                    holder = self._lease.holder()
+                    epoch = self._lease.acquire(force_epoch)
+                    # A holder that is proven gone, or forced, may have left no footer.
+                    unclean = holder is not None
+                else:
+                    epoch, unclean = self._lease.note(op), True
+            except BaseException:
+                storage.close()
+                raise
         except VhdtoolError as error:
             self.settings.emit("refused", op=op, reason=str(error))
             raise
         self._has_looked(began)
         reached("leased")
+        kill_footer = op == "unpause" and not self.settings.read_only
         try:
-            self._load(epoch, unclean=unclean, kill_footer=op == "unpause", exclusive=guard)
+            self._load(storage, epoch, unclean=unclean, kill_footer=kill_footer, exclusive=guard)
         except (VhdtoolError, OSError) as error:
             released = self._lease.release()
             self.settings.emit("refused", op=op, reason=str(error), released=released)
@@ -100,13 +122,32 @@ class Reading:
     def _read(self, op: str, event: str, **extra: Any) -> None:
         """The metadata without the lease: an open."""
         assert self._lease is not None
-        epoch = self._lease.note(op)
-        self._load(epoch, unclean=True, kill_footer=False)
+        storage = self.settings.open_storage(self.path, self.settings.access(False), self.kind)
+        try:
+            epoch = self._lease.note(op)
+        except BaseException:
+            storage.close()
+            raise
+        self._load(storage, epoch, unclean=True, kill_footer=False)
         self.settings.emit(event, epoch=epoch, **self._since_read, **extra)
 
-    def _load(self, epoch: int, unclean: bool, kill_footer: bool, exclusive: bool = False) -> None:
+    def _open_storage(self, force_epoch: int | None) -> Storage:
+        """The image for serving. Raises ImageInUse, naming whom the record knows as its user."""
+        try:
+            return self.settings.open_storage(self.path, self.settings.access(True), self.kind)
+        except ImageInUse as error:
+            assert self._lease is not None
+            raise named_holder(error, self._lease.held(), force_epoch) from None
+
+    def _load(
+        self,
+        storage: Storage,
+        epoch: int,
+        unclean: bool,
+        kill_footer: bool,
+        exclusive: bool = False,
+    ) -> None:
         self._since_read = {"read_mono": monotonic()}
-        storage = self.settings.open_storage(self.path)
         try:
             image = self._open_image(storage, unclean, kill_footer, exclusive)
         except BaseException:
@@ -123,7 +164,7 @@ class Reading:
         except BaseException:
             image.abandon()
             raise
-        self._image = image
+        self._image, self._storage = image, storage
         self._read_epoch = epoch
         self._told = {"flush"}
 
@@ -147,7 +188,24 @@ class Reading:
             kill_footer=kill_footer,
             preallocate=guard or not on_nfs(self.path),
             whole=True,
-            hooks=Hooks(self._lease.check, self._allocated, reached),
+            hooks=Hooks(self._check_lease, self._allocated, reached),
+            hold_parents=exclusive,
+        )
+
+    def _check_lease(self) -> None:
+        """Raises LeaseLost unless lease and file are still ours. Guard off: nothing is asked."""
+        assert self._lease is not None
+        self._lease.check()
+        if self.settings.guard and isinstance(self._storage, FileStorage):
+            self._storage.check_identity()
+
+    def _lock_is_lost(self, error: Exception) -> bool:
+        """Whether an error of the storage comes from a lock that was given to another host."""
+        return (
+            self._holds_lease
+            and getattr(error, "errno", None) == EIO
+            and isinstance(self._storage, FileStorage)
+            and lock_is_lost(self._storage.fileno())
         )
 
     def _allocated(self, block: int, sector: int) -> None:

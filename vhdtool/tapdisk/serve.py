@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import LeaseLost, UsageError
 from vhdtool.image.openimage import disk_size, kind_of
+from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
-from vhdtool.storage.anywhere import is_lun, open_anywhere
+from vhdtool.storage.anywhere import is_lun
+from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.leases.choose import lease_opener
-from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.listen import TcpPlace
 from vhdtool.tapdisk.metrics import dump, prometheus
 from vhdtool.tapdisk.nbd.server import NbdServer
@@ -42,6 +43,8 @@ class Service:
     """What keeps the lease, as `choose` reads it; None is the epoch record alone."""
     record: Path | None = None
     """The epoch record; None: beside the image."""
+    read_only: bool = False
+    """Any number of hosts may read; no record is kept."""
     events: TextIO | None = None
     metrics: TcpPlace | None = None
     """Where Prometheus finds the figures."""
@@ -79,8 +82,8 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
             disk.detach(disconnect)
         if lost:
             raise LeaseLost(
-                f"{service.image}: was taken from us while it was served, and is not closed; look "
-                "who has it now, and what `vhdtool check --unclean` tells"
+                f"{service.image}: was taken away while it was served, and is not closed; look who "
+                "has it now, and what `vhdtool check --unclean` says"
             )
     finally:
         for number, handler in before:
@@ -116,16 +119,17 @@ def _activated(service: Service) -> TapDisk:
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
     owner = Owner.here(service.host)
-    opener = lease_opener(service.lease, owner, service.guard)
+    opener = lease_opener(service.lease, owner, service.guard, service.read_only)
     out = service.events or open(os.devnull, "w")  # noqa: SIM115 - ends with the process
     disk = TapDisk(
         Settings(
             guard=service.guard,
-            open_storage=lambda path: open_anywhere(
-                path, writable=True, direct=service.direct, follow=service.follow
+            open_storage=ImageOpener(
+                service.direct, service.follow, lease_elsewhere=service.lease is not None
             ),
             open_lease=opener,
             emit=Events(service.host, out).emit,
+            read_only=service.read_only,
         )
     )
     disk.attach(service.image, size, kind, service.record)

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
 from vhdtool.image.openimage import OpenImage
 from vhdtool.image.straight import StraightMap
+from vhdtool.storage import FileStorage, Storage, StorageError
 from vhdtool.tapdisk import reading
 from vhdtool.tapdisk.metrics import Latency
 from vhdtool.tapdisk.nbd.straight import Grant, SharedGate, Tally, new_tally
@@ -25,13 +26,16 @@ class Serving(Reading):
         super().__init__(settings)
         self._reopening = threading.Lock()
         self._mode = "plain"
-        self.read_only = False
         self._tallies: list[Tally] = []
         self._gone = [0] * 5
         self.latency = Latency()
 
     def export_size(self) -> int:
         return self.size
+
+    @property
+    def read_only(self) -> bool:
+        return self.settings.read_only
 
     @property
     def can_trim(self) -> bool:
@@ -117,6 +121,13 @@ class Serving(Reading):
         """A request let in by `begin` failed so."""
         if isinstance(error, LeaseLost | SplitBrain):
             self._fence(error)
+        elif self._lock_is_lost(error):
+            self._fence(
+                LeaseLost(
+                    f"{self.path}: the lock on the image is another's now, so each request fails; "
+                    "nothing more is written"
+                )
+            )
 
     @property
     def shared_gate(self) -> SharedGate:
@@ -178,6 +189,9 @@ class Serving(Reading):
         except (LeaseLost, SplitBrain) as error:
             self._fence(error)
             raise OSError(errno.EIO, str(error)) from error
+        except StorageError as error:
+            self.failed(error)
+            raise
         finally:
             self._gate.leave()
 
@@ -189,8 +203,7 @@ class Serving(Reading):
         now = monotonic()
         if now - self._looked > reading.LEASE_CHECK:
             if self._holds_lease:
-                assert self._lease is not None
-                self._lease.check()
+                self._check_lease()
             self._has_looked(now)
         if kind not in self._told:
             self._first(kind)
@@ -210,14 +223,30 @@ class Serving(Reading):
                 # Later cycles keep epoch and lease: the record would be nothing but them.
                 epoch, told, stamp = self._read_epoch, self._told, self._since_read
                 assert epoch is not None
-                self._close_for_reopen()
-                self._load(epoch, unclean=True, kill_footer=False)
+                storage = self._reopened()
+                guard = self.settings.guard
+                self._load(storage, epoch, unclean=True, kill_footer=False, exclusive=guard)
                 self._told, self._since_read = told, stamp
         except (ActivationRefused, StateError, UncleanImage) as error:
             raise OSError(errno.EIO, str(error)) from error
         self._reopens += 1
         if self._mode == "first":
             self._mode = "plain"
+
+    def _reopened(self) -> Storage:
+        """The image's file, closed and open anew; the lock on it is held all the time."""
+        old = self._storage
+        if not (self.settings.guard and isinstance(old, FileStorage)) or self.read_only:
+            self._close_for_reopen()
+            access = self.settings.access(self._holds_lease)
+            return self.settings.open_storage(self.path, access, self.kind)
+        if self._image is not None:
+            self._image.finish()
+        storage = old.reopened()
+        image, self._image = self._image, None
+        if image is not None:
+            image.abandon()
+        return storage
 
     def _close_for_reopen(self) -> None:
         image = self._image

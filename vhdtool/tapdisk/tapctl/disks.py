@@ -21,9 +21,11 @@ from vhdtool.errors import (
 from vhdtool.image.marks import read_marks
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.openimage import QCOW2, RAW, VHD, disk_size
+from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.owner import Owner
 from vhdtool.storage import FileStorage
+from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.leases.lease import Owner, open_lease
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.layers import Copy, Layers
 
@@ -128,12 +130,12 @@ def started(params: wire.Params, layers: Layers | None, how: Opening) -> TapDisk
     disk = TapDisk(
         Settings(
             guard=how.guard,
-            open_storage=lambda place: FileStorage(place, writable=writable, direct=direct),
-            open_lease=lambda place: open_lease(place, how.owner, how.guard),
+            open_storage=ImageOpener(direct),
+            open_lease=lease_opener(None, how.owner, how.guard, not writable),
             emit=how.emit,
+            read_only=not writable,
         )
     )
-    disk.read_only = not writable
     if layers is not None:
         put_over(disk, layers)
     disk.attach(image, disk_size(image, what), what)

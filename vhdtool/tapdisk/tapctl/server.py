@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.leases.owner import Owner
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.leases.lease import Owner
 from vhdtool.tapdisk.listen import listen_unix
 from vhdtool.tapdisk.metrics import dump
 from vhdtool.tapdisk.tapctl import wire as wire

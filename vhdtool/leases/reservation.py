@@ -13,9 +13,9 @@ import struct
 import zlib
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
+from vhdtool.leases.kept import HeldByAnother
+from vhdtool.leases.owner import Owner
 from vhdtool.storage.scsi import Lun, ScsiError, Session
-from vhdtool.tapdisk.leases.kept import HeldByAnother
-from vhdtool.tapdisk.leases.lease import Owner
 
 _IN, _OUT = 0x5E, 0x5F
 _READ_RESERVATION = 1

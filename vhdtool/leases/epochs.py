@@ -19,6 +19,7 @@ from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.storage import StorageError
+from vhdtool.storage.punch import preallocate
 
 SECTOR = 512
 MUTEX = 1 << 40
@@ -28,6 +29,8 @@ ALIVE = (1 << 40) + 1
 MUTEX_PATIENCE = 5.0
 """Seconds; the mutex is held for microseconds, so a longer wait means a stopped process."""
 _FLOCK = "hhqqi4x"
+_ROOM = 16 << 10
+"""Bytes that are reserved at once: 32 epochs."""
 Holder = dict[str, object]
 
 
@@ -45,6 +48,8 @@ class EpochRecord:
         self._lock = threading.Lock()
         self._fd = self._open()
         self._file = os.fstat(self._fd)
+        self._reserved = 0
+        """Bytes that the file system has set aside for this file."""
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -164,15 +169,56 @@ class EpochRecord:
         with self._lock:
             old, self._fd = self._fd, self._open()
             self._file = os.fstat(self._fd)
+            self._reserved = 0
         os.close(old)
         return False
 
-    def renew(self) -> None:
+    def reserve(self, epoch: int) -> None:
+        """Makes sure that the sectors up to that epoch can be written on a full file system.
+
+        A release must not fail for want of space. Raises StorageError, with ENOSPC when there is
+        none now.
+        """
+        end = (epoch + 1) * SECTOR
+        if end <= self._reserved:
+            return
+        end = -(-end // _ROOM) * _ROOM
+        try:
+            if not preallocate(self._fd, end):
+                # Blank sectors, which say nothing: no file system writes those back to nothing.
+                size = os.fstat(self._fd).st_size
+                for number in range(-(-size // SECTOR), end // SECTOR):
+                    self._write_blank(number)
+        except OSError as error:
+            raise self._failure("make room in", error) from None
+        self._reserved = end
+
+    def _write_blank(self, number: int) -> None:
+        with self._lock:
+            self._view[:] = b" " * (SECTOR - 1) + b"\n"
+            if self._moved(os.pwritev, number * SECTOR) != SECTOR:
+                raise OSError(errno.ENOSPC, "short write")
+
+    def lost(self, byte: int) -> bool:
+        """Whether somebody else has the byte locked that we had; False where none can tell."""
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, byte, 1, 0)
+        try:
+            answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+        except OSError:
+            return False
+        return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+
+    def renew(self, epoch: int, holder: Holder) -> None:
         """Puts a copy of the record in its place, with both bytes locked by us.
 
         The locks of a process that may be stopped for ever stay with the old file, and when that
-        process looks again it finds that its lease is gone. Call it with the mutex held.
+        process looks again it finds that its lease is gone. The old file names the new holder as
+        well: on NFS a look at the path may be answered from a cache, one at the open file is not.
+        Call it with the mutex held.
         """
+        self._write_sector(0, {"epoch": epoch, "holder": holder})
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._fd)
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             part.unlink(missing_ok=True)
@@ -193,6 +239,7 @@ class EpochRecord:
             os.replace(part, self.path)
             old, self._fd = self._fd, fd
             self._file = os.fstat(fd)
+            self._reserved = 0
         return old
 
     def try_lock(self, byte: int) -> bool:

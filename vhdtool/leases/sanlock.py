@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, UsageError
-from vhdtool.tapdisk.leases.kept import HeldByAnother
-from vhdtool.tapdisk.leases.lease import Owner
+from vhdtool.leases.kept import HeldByAnother
+from vhdtool.leases.owner import Owner
 
 _MAGIC, _VERSION = 0x04282010, 1
 _HEADER = struct.Struct("=8I")

@@ -5,83 +5,15 @@ its own (a server drops the locks of a client that it has lost), so it counts as
 holder on this very host and boot, whose process must be gone as well.
 """
 
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.tapdisk.leases.epochs import ALIVE, EpochRecord, Holder
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process that can hold a lease. `boot` names the kernel's run and the namespaces."""
-
-    host: str
-    pid: int
-    start: int
-    boot: str
-
-    @classmethod
-    def here(cls, host: str) -> "Owner":
-        """This process, on the host that its operator calls `host`."""
-        return cls(host, os.getpid(), process_start(os.getpid()) or 0, boot_id())
-
-    def is_gone(self) -> bool:
-        """True when this process is proven to be gone; False where there is no proof."""
-        here = boot_id()
-        if here == NO_PROOF or self.boot != here:
-            return False
-        try:
-            return process_start(self.pid) != self.start
-        except (OSError, OverflowError):
-            return False
-
-    def __str__(self) -> str:
-        return f"{self.host} (pid {self.pid})"
-
-
-NO_PROOF = "unknown"
-"""The boot of a process whose /proc does not show its own pid namespace."""
-
-
-def boot_id() -> str:
-    """The kernel's run and our namespaces, or NO_PROOF where /proc shows another pid namespace.
-
-    In a container with its host's /proc every pid means something else, and in another time
-    namespace every process seems to have started at another time: a live holder would look gone.
-    """
-    try:
-        if os.readlink("/proc/self") != str(os.getpid()):
-            return NO_PROOF
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        pids = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return NO_PROOF
-    try:
-        return f"{boot}/{pids}/{os.stat('/proc/self/ns/time').st_ino}"
-    except OSError:
-        # A kernel before 5.6 has no such namespaces.
-        return f"{boot}/{pids}"
-
-
-def process_start(pid: int) -> int | None:
-    """Clock ticks after boot at which a process started; None when there is none (proc(5)).
-
-    Raises OSError when that cannot be told.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        # A /proc mounted with hidepid shows no processes of others; kill() knows them all.
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        raise
-    fields = text.rsplit(")", 1)[1].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+from vhdtool.leases.epochs import ALIVE, EpochRecord, Holder
+from vhdtool.leases.owner import Owner
+from vhdtool.storage import StorageError
+from vhdtool.storage.mounts import on_nfs
 
 
 class Lease(Protocol):
@@ -101,6 +33,9 @@ class Lease(Protocol):
 
     def holder(self) -> "Owner | None":
         """Who holds the lease now."""
+
+    def held(self) -> "tuple[Owner, int] | None":
+        """Who holds the lease now, and its epoch."""
 
     def close(self) -> None:
         """Frees what the object itself holds; it does not release the lease."""
@@ -126,6 +61,8 @@ class EpochLease:
             newest, held = record.read()
             if held is not None:
                 self._may_take_over(held, force_epoch)
+            epoch = newest + 1
+            holder: Holder = {**asdict(self.owner.now()), **self.besides, "epoch": epoch}
             if not record.try_lock(ALIVE):
                 if held is None or force_epoch is None:
                     raise ActivationRefused(
@@ -133,10 +70,9 @@ class EpochLease:
                         "lock; find it with `lslocks`"
                     )
                 # The operator's word weighs more than the lock of a process that may be stopped.
-                record.renew()
-            epoch = newest + 1
-            holder: Holder = {**asdict(self.owner), **self.besides, "epoch": epoch}
+                record.renew(epoch, holder)
             try:
+                record.reserve(epoch + 1)
                 record.write(epoch, holder, self._entry("activate"))
             except BaseException:
                 record.unlock(ALIVE)
@@ -151,9 +87,15 @@ class EpochLease:
         """Returns when the holder is proven gone or the operator names its epoch; else raises."""
         epoch = held.get("epoch")
         owner = owner_of(held)
-        if force_epoch is not None and force_epoch == epoch:
-            return
         if owner.is_gone():
+            return
+        if owner.is_namesake() and on_nfs(self.record.path):
+            raise ActivationRefused(
+                f"{self.record.path}: the lease is held by {owner} at epoch {epoch}, another "
+                f"machine called {owner.node} as this one is: an NFS server takes both for one "
+                "client, and its locks exclude neither; rename one of them, and restart it"
+            )
+        if force_epoch is not None and force_epoch == epoch:
             return
         hint = (
             f"deactivate it there; if that host is certainly dead, --force {epoch}"
@@ -170,7 +112,15 @@ class EpochLease:
                 f"{self.record.path}: the epoch record was removed or replaced, as a forced "
                 "activation does, while we held the lease; nothing more is written"
             )
-        raw = self.record.raw()
+        try:
+            raw = self.record.raw()
+        except StorageError:
+            if not self.record.lost(ALIVE):
+                raise
+            raise LeaseLost(
+                f"{self.record.path}: the server has given our lock on the epoch record to "
+                "another host; nothing more is written"
+            ) from None
         if raw == self._good:
             return
         newest, held = self.record.parse(raw)
@@ -200,8 +150,15 @@ class EpochLease:
             return newest + 1
 
     def holder(self) -> Owner | None:
-        held = self.record.read()[1]
-        return None if held is None else owner_of(held)
+        held = self.held()
+        return None if held is None else held[0]
+
+    def held(self) -> tuple[Owner, int] | None:
+        newest, held = self.record.read()
+        if held is None:
+            return None
+        epoch = held.get("epoch")
+        return owner_of(held), epoch if isinstance(epoch, int) else newest
 
     def close(self) -> None:
         self.record.close()
@@ -222,21 +179,49 @@ class TrustingLease(EpochLease):
         self.epoch = None
         return self.note("release")
 
+    def held(self) -> tuple[Owner, int] | None:
+        return None
+
+
+class ReaderLease:
+    """That of a reader which cannot write: it asks for nothing, and leaves no record."""
+
+    def acquire(self, force_epoch: int | None = None) -> int:
+        return 0
+
+    def check(self) -> None:
+        """There is nothing to lose."""
+
+    def release(self) -> int:
+        return 0
+
+    def note(self, what: str) -> int:
+        return 0
+
     def holder(self) -> Owner | None:
         return None
+
+    def held(self) -> tuple[Owner, int] | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def owner_of(held: Holder) -> Owner:
     """The owner that a record names; fields that make no sense name nobody who lives here."""
-
-    def text(name: str) -> str:
-        return str(held.get(name, "?"))
-
-    def number(name: str) -> int:
-        value = held.get(name, -1)
-        return value if isinstance(value, int) else -1
-
-    return Owner(text("host"), number("pid"), number("start"), text("boot"))
+    known: dict[str, object] = {"host": "?", "pid": -1, "start": -1, "boot": "?"}
+    for field in fields(Owner):
+        value = held.get(field.name)
+        if field.name in ("pid", "start"):
+            good = type(value) is int
+        elif field.name == "since":
+            good = type(value) in (int, float)
+        else:
+            good = isinstance(value, str)
+        if good:
+            known[field.name] = value
+    return Owner(**known)  # type: ignore[arg-type]
 
 
 def open_lease(path: Path, owner: Owner, guard: bool) -> EpochLease:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.tapdisk.leases.epochs import EpochRecord, Holder
-from vhdtool.tapdisk.leases.lease import EpochLease, Owner, owner_of
+from vhdtool.leases.epochs import EpochRecord, Holder
+from vhdtool.leases.lease import EpochLease, owner_of
+from vhdtool.leases.owner import Owner
 
 
 class HeldByAnother(ActivationRefused):

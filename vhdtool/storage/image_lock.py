@@ -1,0 +1,233 @@
+"""Byte-range locks on the image itself: who may write it, whatever name leads to it.
+
+The lock is an open-file-description lock, taken on the very descriptor that does the I/O. It
+excludes every other name of the file on this host and every other NFSv4 client, and when an NFS
+server gives it to somebody else the kernel answers EIO to each further read and write of that
+descriptor, those in flight included.
+
+Two sets of bytes are locked. QEMU's (one byte a permission from 100 on that the opener uses, one
+from 200 on that it does not share; block/file-posix.c) are shared locks that each opener tests,
+so that we and QEMU's tools exclude one another. Two bytes of our own are locked exclusively, since
+that is atomic. There are two of them so that a reopened descriptor can take one before the old
+one gives up the other.
+"""
+
+import enum
+import errno
+import fcntl
+import os
+import re
+import struct
+from contextlib import suppress
+from time import monotonic, sleep
+
+from vhdtool.errors import ActivationRefused, LeaseLost
+from vhdtool.storage.base import StorageError
+
+OWN = (300, 301)
+"""Locked exclusively by who may write, shared by who needs that nobody writes."""
+BENEATH = 302
+"""Locked exclusively by every change but those of a server: see LockMode."""
+_READ, _WRITE, _RESIZE = 100, 101, 103
+_NO_WRITE, _NO_RESIZE = 201, 203
+_FLOCK = struct.Struct("hhqqi4x")
+_TAKEN = (errno.EAGAIN, errno.EACCES)
+_HANDOVER_PATIENCE = 2.0
+"""Seconds in which somebody who only tries the lock must have let go of it again."""
+
+
+class LockMode(enum.Enum):
+    """What a descriptor may do, and what it keeps others from doing."""
+
+    EXCLUSIVE = "exclusive"
+    """Writes; nobody else writes or needs the image unchanged."""
+    SERVED = "served"
+    """The same, but RELINK is let in: a server never writes what that changes."""
+    SHARED = "shared"
+    """Reads; nobody may write. Parents of a served child, and disks served read-only."""
+    BENEATH = "beneath"
+    """Writes what readers of a child never see changed; nobody has it exclusively."""
+    RELINK = "relink"
+    """Writes a parent's name in place into an image that may be served."""
+
+
+_WRITERS = (LockMode.EXCLUSIVE, LockMode.SERVED)
+
+
+class ImageInUse(ActivationRefused):
+    """Another process has the image open in a way that excludes ours."""
+
+
+class NoLocks(ActivationRefused):
+    """The file system does not keep byte-range locks, so nothing can be excluded."""
+
+
+def lock_image(fd: int, name: str, mode: LockMode, qemu: bool = True) -> None:
+    """Locks an image through the descriptor that will do the I/O; closing it unlocks.
+
+    `qemu`: QEMU's bytes as well; False where a QEMU of our own opens the same file and locks them.
+    Raises ImageInUse, NoLocks, or StorageError. Then the descriptor may hold part of the lock.
+    """
+    if mode is LockMode.RELINK:
+        _take(fd, name, fcntl.F_WRLCK, BENEATH)
+        return
+    kind = fcntl.F_WRLCK if mode in _WRITERS else fcntl.F_RDLCK
+    for byte in OWN:
+        _take(fd, name, kind, byte)
+    if mode in (LockMode.EXCLUSIVE, LockMode.BENEATH):
+        _take(fd, name, fcntl.F_WRLCK, BENEATH)
+    if qemu:
+        _lock_for_qemu(fd, name, mode)
+
+
+def _lock_for_qemu(fd: int, name: str, mode: LockMode) -> None:
+    writes = mode in _WRITERS
+    for byte in (_READ, *((_WRITE, _RESIZE) if writes else ()), _NO_WRITE, _NO_RESIZE):
+        _take(fd, name, fcntl.F_RDLCK, byte)
+    for byte in (_WRITE, _RESIZE, *((_NO_WRITE, _NO_RESIZE) if writes else ())):
+        if is_locked(fd, byte):
+            raise in_use(fd, name)
+
+
+def hand_over(old: int, new: int, name: str, qemu: bool = True) -> None:
+    """Moves a server's lock to another descriptor of the same file; `old` must close then.
+
+    At every moment one of the two excludes everybody else. Raises LeaseLost where `old` has lost
+    its lock meanwhile: then neither may write.
+    """
+    try:
+        _set(old, fcntl.F_UNLCK, OWN[1])
+        # Who asks for the lock in this moment gets the free byte, and gives it back.
+        _insist(new, OWN[1])
+        _set(old, fcntl.F_UNLCK, OWN[0])
+        _insist(new, OWN[0])
+        if qemu:
+            for byte in (_READ, _WRITE, _RESIZE, _NO_WRITE, _NO_RESIZE):
+                _set(new, fcntl.F_RDLCK, byte)
+    except OSError as error:
+        raise LeaseLost(
+            f"{name}: the lock on the image is lost ({error.strerror}); nothing more is written"
+        ) from None
+
+
+def _insist(fd: int, byte: int) -> None:
+    end = monotonic() + _HANDOVER_PATIENCE
+    while True:
+        try:
+            return _set(fd, fcntl.F_WRLCK, byte)
+        except OSError as error:
+            if error.errno not in _TAKEN or monotonic() > end:
+                raise
+        sleep(0.001)
+
+
+def _take(fd: int, name: str, kind: int, byte: int) -> None:
+    try:
+        _set(fd, kind, byte)
+    except OSError as error:
+        if error.errno in _TAKEN:
+            raise in_use(fd, name) from None
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise NoLocks(
+                f"{name}: its file system keeps no locks ({error.strerror}), so other users of the "
+                "image cannot be kept out; use one that does, or another lease (--lease)"
+            ) from None
+        raise StorageError(name, "lock it", error.errno or errno.EIO) from None
+
+
+def _set(fd: int, kind: int, byte: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+
+def is_locked(fd: int, byte: int, against: int = fcntl.F_WRLCK) -> bool:
+    """Whether another descriptor's lock on that byte excludes ours. Raises OSError."""
+    asked = _FLOCK.pack(against, os.SEEK_SET, byte, 1, 0)
+    kind: int = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))[0]
+    return kind != fcntl.F_UNLCK
+
+
+def locked_by_writer(fd: int) -> bool:
+    """Whether another process, ours or QEMU's, has the file open for writing.
+
+    Takes no lock itself. False where it cannot be told.
+    """
+    try:
+        own = any(is_locked(fd, byte, fcntl.F_RDLCK) for byte in OWN)
+        return own or is_locked(fd, _WRITE) or is_locked(fd, _RESIZE)
+    except OSError:
+        return False
+
+
+def lock_is_lost(fd: int) -> bool:
+    """Whether somebody else has what our exclusive lock excluded; False where it cannot be told."""
+    try:
+        return any(is_locked(fd, byte) for byte in OWN)
+    except OSError:
+        return False
+
+
+def locks_exclude(path: str, fd: int) -> bool:
+    """Whether a second descriptor of the same file sees the exclusive lock of `fd`.
+
+    Raises OSError. A mount that keeps locks to this host shows them here all the same.
+    """
+    second = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not os.path.sameopenfile(second, fd):
+            return True
+        return is_locked(second, OWN[0])
+    finally:
+        os.close(second)
+
+
+def in_use(fd: int, name: str) -> ImageInUse:
+    """The refusal, with the processes of this host that have the image locked."""
+    users = local_users(fd)
+    who = ", ".join(f"{command} (pid {pid})" for pid, command in users)
+    if who:
+        return ImageInUse(f"{name}: is in use by {who}; end that first")
+    return ImageInUse(f"{name}: is in use by a process of another host or container; end it there")
+
+
+_LOCK_LINE = re.compile(r"^lock:\s.*\s([0-9a-f]+):([0-9a-f]+):(\d+)\s+(\d+)\s+\S+$", re.MULTILINE)
+
+
+def local_users(fd: int) -> list[tuple[int, str]]:
+    """(pid, command) of the processes here whose descriptors have locks on the file of `fd`.
+
+    From proc(5)'s fdinfo, since the kernel names no process for such locks. Ours come last.
+    """
+    status = os.fstat(fd)
+    device = status.st_dev
+    file = (os.major(device), os.minor(device), status.st_ino)
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return []
+    found = [(pid, _command(pid)) for pid in pids if _locks(pid, file, fd)]
+    return sorted(found, key=lambda user: (user[0] == os.getpid(), user[0]))
+
+
+def _locks(pid: int, file: tuple[int, int, int], fd: int) -> bool:
+    folder = f"/proc/{pid}/fdinfo"
+    try:
+        numbers = os.listdir(folder)
+    except OSError:
+        return False
+    for number in numbers:
+        if pid == os.getpid() and int(number) == fd:
+            continue
+        with suppress(OSError), open(f"{folder}/{number}") as info:
+            for line in _LOCK_LINE.finditer(info.read()):
+                there = (int(line[1], 16), int(line[2], 16), int(line[3]))
+                if there == file and int(line[4]) >= _READ:
+                    return True
+    return False
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "a process"
