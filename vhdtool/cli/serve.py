@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.option("--socket", type=click.Path(), help="Listen on this Unix socket (mode 0600).")
 @click.option("--tcp", metavar="HOST:PORT", help="Listen here instead; port 0: any free one.")
 @click.option(
+    "-f",
     "--format",
     "kind",
     type=click.Choice(["vhd", "qcow2", "raw"]),

@@ -12,7 +12,9 @@ FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path())
 @click.argument("target", metavar="OUT", type=click.Path())
-@click.option("-f", "source_format", type=FORMATS, help="Format of IN.  [default: its content]")
+@click.option(
+    "-f", "--format", "source_format", type=FORMATS, help="Format of IN.  [default: its content]"
+)
 @click.option("-O", "target_format", type=FORMATS, help="Format of OUT.  [default: its suffix]")
 @click.option("--fixed", is_flag=True, help="A fixed VHD instead of a dynamic one.")
 @click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block. [2m]")

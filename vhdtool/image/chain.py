@@ -2,7 +2,7 @@
 
 import os
 
-from vhdtool.errors import CorruptImage, NotAVhd
+from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Layer, Reader
@@ -57,15 +57,3 @@ def _remember(storage: FileStorage, seen: set[tuple[int, int]]) -> None:
     if identity in seen:
         raise ParentLoop(f"{storage.name}: the chain of parents comes back to this file")
     seen.add(identity)
-
-
-def is_vhd(path: str | os.PathLike[str]) -> bool:
-    """Whether the content shows a VHD, whole or damaged. Raises StorageError."""
-    from vhdtool.image.metadata import read_ends
-
-    with FileStorage(path) as storage:
-        try:
-            read_ends(storage)
-        except NotAVhd:
-            return False
-    return True

@@ -58,7 +58,13 @@ def read_ends(storage: Storage) -> Ends:
     copy = _footer(start) if end_at > 0 else None
     header_seen = start[HEADER_PLACE : HEADER_PLACE + 8] == HEADER_COOKIE
     if end is None and copy is None and not header_seen:
-        raise NotAVhd(f"{storage.name}: no VHD (neither a footer nor a dynamic disk header)")
+        # Few files need it: not loaded for images.
+        from vhdtool.image.signatures import description
+
+        raise NotAVhd(
+            f"{storage.name}: no VHD (neither a footer nor a dynamic disk header); "
+            f"{description(storage)}"
+        )
     if copy is not None and end is not None and end.valid and end.disk_type == FIXED:
         # A fixed disk starts with guest data, and a guest may keep a VHD there.
         copy = None

@@ -7,11 +7,13 @@ from vhdtool.errors import CorruptImage, NotAVhd, UsageError
 from vhdtool.image.blockreader import Parent
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.flat import FlatDisk
+from vhdtool.image.formats import identify
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_ends
 from vhdtool.image.opened import FixedImage
-from vhdtool.image.qcow2 import is_qcow2, read_header
+from vhdtool.image.qcow2 import read_header
+from vhdtool.image.signatures import description
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.anywhere import open_anywhere
 from vhdtool.vhd.header import NO_UUID, Header
@@ -104,17 +106,16 @@ def open_image(
 def kind_of(path: str | os.PathLike[str]) -> str:
     """What the file shows itself to be: a VHD, or qcow2; never raw, which shows nothing.
 
-    A VHD's footer counts first: what stands at the beginning of a fixed VHD is the guest's.
-    Raises NotAVhd, StorageError.
+    Raises NotAVhd, UsageError or StorageError.
     """
     with open_anywhere(path) as storage:
-        if not is_qcow2(storage):
-            return VHD
-        try:
-            ends = read_ends(storage)
-        except NotAVhd:
-            return QCOW2
-        return VHD if ends.best is not None else QCOW2
+        found = identify(storage, ("qcow2",))
+        if found is None:
+            raise NotAVhd(
+                f"{path}: is neither VHD nor qcow2; {description(storage)}; "
+                "`--format raw` takes the file as a raw disk"
+            )
+        return QCOW2 if found == "qcow2" else VHD
 
 
 def disk_size(path: str | os.PathLike[str], kind: str) -> int:

@@ -47,11 +47,6 @@ class Qcow2:
         return -(-self.size // self.cluster)
 
 
-def is_qcow2(storage: Storage) -> bool:
-    """Whether the file begins as one does."""
-    return storage.pread(0, 4) == MAGIC
-
-
 def read_header(storage: Storage) -> Qcow2:
     """Raises CorruptImage for what cannot be, UnsupportedImage for what is not served."""
     raw = storage.pread(0, 112)
