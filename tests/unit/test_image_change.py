@@ -12,7 +12,7 @@ from image_tools import change_header, clean, content, write
 from vhd_images import Picture
 
 from vhdtool.cli.main import run
-from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
+from vhdtool.errors import CorruptImage, UncleanImage, UnsupportedImage, UsageError
 from vhdtool.image.chain import open_chain
 from vhdtool.image.chain_check import check_chain
 from vhdtool.image.child import snapshot
@@ -23,7 +23,7 @@ from vhdtool.image.modify import modify_footer, modify_parent
 from vhdtool.image.resize import resize
 from vhdtool.image.scan import scan
 from vhdtool.image.undo import Change, write_journal
-from vhdtool.storage import FileStorage
+from vhdtool.storage import FileStorage, StorageError
 
 MIB = 1 << 20
 BLOCK = 2 * MIB
@@ -303,7 +303,7 @@ def test_damaged_parent_is_not_written_to(tmp_path: Path) -> None:
     table = bytearray(picture)
     table[1536 + 12 : 1536 + 16] = table[1536:1540]
     parent.write_bytes(table)
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(CorruptImage, match="block-overlap"):
         coalesce(kid)
     assert parent.read_bytes() == bytes(table)
 
@@ -321,7 +321,7 @@ def test_coalesce_refuses_what_does_not_fit(
         f_frsize = real.f_frsize
 
     monkeypatch.setattr("os.statvfs", lambda path: Full())
-    with pytest.raises(UsageError, match="file system"):
+    with pytest.raises(StorageError, match="new blocks.*No space left"):
         coalesce(kid)
     assert parent.read_bytes() == before
 

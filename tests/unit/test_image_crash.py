@@ -81,11 +81,14 @@ def record(
     path = tmp_path / "a.vhd"
     if not path.exists():
         path.write_bytes(start.getvalue())
-    recorded = Recorded(start.copy(), tmp_path / "a.vhd.journal")
+    inner = start.copy()
+    recorded = Recorded(inner, tmp_path / "a.vhd.journal")
 
     @contextmanager
     def writable(name: object) -> Iterator[Recorded]:
         yield recorded
+        # Who reads it back looks at the file.
+        path.write_bytes(inner.getvalue())
 
     monkeypatch.setattr(module, "writable_image", writable)
     work(path)

@@ -269,12 +269,21 @@ def test_an_image_that_writing_would_ruin_is_not_opened(damage: Callable[[Pictur
     assert image.getvalue() == before
 
 
-def test_a_tail_that_is_cut_off_is_an_error_not_zeros() -> None:
+def test_an_image_whose_tail_is_cut_off_is_not_opened() -> None:
     picture = Picture(SMALL, BLOCK)
     picture.add(0)
     image = picture.draw(footer=False)
     image.truncate(picture.blocks[0] * SECTOR + 4 * SECTOR)
+    with pytest.raises(CorruptImage, match="data-past-end"):
+        DynamicDisk(image, unclean=True)
+
+
+def test_a_tail_that_is_cut_off_while_it_is_open_is_an_error_not_zeros() -> None:
+    picture = Picture(SMALL, BLOCK)
+    picture.add(0)
+    image = picture.draw(footer=False)
     disk = DynamicDisk(image, unclean=True)
+    image.truncate(picture.blocks[0] * SECTOR + 4 * SECTOR)
     assert disk.read(0, SECTOR) == b"A" * SECTOR
     with pytest.raises(CorruptImage, match="behind the end"):
         disk.read(0, BLOCK)

@@ -143,8 +143,8 @@ class Image:
 class _Flat:
     """A fixed disk: guest bytes are file bytes."""
 
-    def __init__(self, path: str) -> None:
-        self.storage = FileStorage(path, writable=True)
+    def __init__(self, storage: FileStorage) -> None:
+        self.storage = storage
         self.read = self.storage.pread
         self.write = self.storage.pwrite
         self.flush = self.storage.flush
@@ -158,19 +158,16 @@ class _Flat:
 
 def _writer(path: str, reader: Reader) -> _Target:
     # Imported late: who only reads does not pay for the write path.
+    from vhdtool.image.admission import writable
     from vhdtool.image.disk import DynamicDisk
     from vhdtool.image.journal import require_no_journal
-    from vhdtool.image.metadata import read_metadata
 
     require_no_journal(path)
-    metadata = reader.layers[0].metadata
-    if metadata is not None and metadata.footer.disk_type == FIXED:
-        with FileStorage(path) as storage:
-            read_metadata(storage, need_end_footer=True)
-        return _Flat(path)
     below = Below(reader.layers[1:]) if len(reader.layers) > 1 else None
     storage = FileStorage(path, writable=True)
     try:
+        if writable(storage, closed=False).footer.disk_type == FIXED:
+            return _Flat(storage)
         return DynamicDisk(storage, parent=below)
     except BaseException:
         storage.close()

@@ -3,6 +3,8 @@
 import os
 
 from vhdtool.errors import CorruptImage
+from vhdtool.image.admission import readable
+from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Layer, Reader
@@ -19,11 +21,15 @@ class ParentLoop(CorruptImage):
     """An image is its own ancestor."""
 
 
-def open_chain(path: str | os.PathLike[str], raw: bool = False, alone: bool = False) -> Reader:
-    """Opens `path` and its parents for reading.
+def open_chain(
+    path: str | os.PathLike[str], raw: bool = False, alone: bool = False, names_only: bool = False
+) -> Reader:
+    """Opens `path` and its parents for reading, none of which may be damaged.
 
-    `raw`: the file is no VHD but a disk as it is; `alone`: without parents.
-    Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), or StorageError.
+    `raw`: the file is no VHD but a disk as it is; `alone`: without parents. With `names_only`
+    damaged images are opened too, as far as their metadata can be read: their data must not be.
+    Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), UncleanImage where
+    a change was interrupted, or StorageError.
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -35,7 +41,9 @@ def open_chain(path: str | os.PathLike[str], raw: bool = False, alone: bool = Fa
             _remember(storage, seen)
             if raw:
                 break
-            metadata = read_metadata(storage)
+            if not names_only:
+                require_no_journal(current)
+            metadata = read_metadata(storage) if names_only else readable(storage)
             layers[-1] = Layer(storage, metadata)
             header = metadata.header
             if alone or metadata.footer.disk_type != DIFFERENCING or header is None:

@@ -18,7 +18,7 @@ from vhdtool.image.checks.locators import locator_regions
 from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import Ends, read_bat, read_batmap_header, read_ends
 from vhdtool.storage import Storage
-from vhdtool.vhd.batmap import batmap_possible
+from vhdtool.vhd.batmap import BatmapHeader, batmap_possible
 from vhdtool.vhd.blocks import ALIGN, BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import Header
@@ -82,33 +82,37 @@ def _check_dynamic(
     check_entries(place, need, found)
     check_overlaps(place, found)
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
-    regions = [
-        *_fixed_regions(ends, header, header_at),
-        *batmap_regions(header, batmap, footer),
-        *(locator_regions(header, ends.file_size, found) if _is_child(footer) else ()),
-    ]
+    regions = front_regions(ends, footer, header, header_at, batmap, found)
     end = _end_sector(ends)
-    check_regions(place, [*regions, *_end_region(ends)], found)
+    check_regions(place, [*regions, *end_region(ends)], found)
     check_leaks(place, regions, end, _slack(storage, footer, found.mode), found)
     bits = check_batmap(storage, header, footer, batmap, found)
     check_bitmaps(storage, place, bits, bitmaps, found)
 
 
-def _is_child(footer: Footer) -> bool:
-    return footer.disk_type == DIFFERENCING
-
-
-def _fixed_regions(ends: Ends, header: Header, header_at: int) -> list[Region]:
+def front_regions(
+    ends: Ends,
+    footer: Footer,
+    header: Header,
+    header_at: int,
+    batmap: BatmapHeader | None,
+    found: Collector,
+) -> list[Region]:
+    """Where all metadata is but the footer at the end; reports locators that cannot be right."""
     first = header_at // SECTOR
     table = header.bat_offset // SECTOR
+    is_child = footer.disk_type == DIFFERENCING
     return [
         Region("the footer's copy", 0, 1),
         Region("the header", first, first + 2),
         Region("the BAT", table, table + header.bat_bytes // SECTOR),
+        *batmap_regions(header, batmap, footer),
+        *(locator_regions(header, ends.file_size, found) if is_child else ()),
     ]
 
 
-def _end_region(ends: Ends) -> list[Region]:
+def end_region(ends: Ends) -> list[Region]:
+    """Where the footer at the end is, if there is one."""
     if ends.end is None:
         return []
     return [Region("the footer", ends.end_offset // SECTOR, pad(ends.file_size) // SECTOR)]

@@ -1,13 +1,16 @@
 """A child's data into its parent, or a whole chain into its base."""
 
+import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from vhdtool.errors import UsageError
+from vhdtool.errors import CorruptImage, UsageError
+from vhdtool.image.admission import writable
+from vhdtool.image.capacity import require_capacity, require_full
 from vhdtool.image.chain import open_chain
-from vhdtool.image.check import check
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.export import CHUNK, Progress
 from vhdtool.image.journal import writable_image
@@ -64,7 +67,7 @@ def coalesce(
     whole: bool = False,
     progress: Progress | None = None,
 ) -> Coalesced:
-    """Writes what `path` and the layers below it have into an ancestor.
+    """Writes what `path` and the layers below it have into an ancestor, and reads it back.
 
     The ancestor is the parent, the one that is named, or with `whole` the oldest. The images
     above it stay as they are, and what they show stays the same at every moment: an interrupted
@@ -76,25 +79,54 @@ def coalesce(
         depth = _depth(reader, path, ancestor, whole)
         target = reader.layers[depth]
         name, raw = target.name, target.metadata is None
+        require_capacity(Reader(reader.layers[:depth]), target, max(reader.size, target.size))
         larger = reader.size if reader.size > target.size else None
     if larger is not None:
         _grow(name, raw, larger)
     with open_chain(path) as reader:
         depth = _depth(reader, path, name, False)
         upper = Reader(reader.layers[:depth])
-        _require_room(upper, reader.layers[depth])
+        digest = _digest()
         with writable_image(name) as storage:
             disk = _open(storage, reader.layers[depth])
             sectors = 0
             try:
                 for extent in _present(upper):
-                    disk.write(extent.start, upper.fetch(extent))
+                    data = upper.fetch(extent)
+                    digest.update(data)
+                    disk.write(extent.start, data)
                     sectors += extent.length // SECTOR
                     if progress is not None:
                         progress(extent.end)
             finally:
                 disk.close()
+        _prove(name, raw, upper, digest)
     return Coalesced(name, sectors)
+
+
+def _digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=32)
+
+
+def _prove(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> None:
+    """Reads back what was written. Raises CorruptImage unless it is what the upper layers show."""
+    if not raw:
+        with FileStorage(name) as written_to:
+            writable(written_to)
+    digest = _digest()
+    with open_chain(name, raw) as result:
+        storage = result.layers[0].storage
+        if isinstance(storage, FileStorage):
+            # So that it comes from the disk, where the file system can do that.
+            with suppress(OSError):
+                os.posix_fadvise(storage.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for extent in _present(upper):
+            digest.update(result.read(extent.start, extent.length))
+    if digest.digest() != written.digest():
+        raise CorruptImage(
+            f"{name}: reads back other data than was written: keep {upper.layers[0].name}, and "
+            "look at the storage below"
+        )
 
 
 def _depth(
@@ -134,38 +166,10 @@ def _present(upper: Reader) -> Iterator[Extent]:
             yield Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
 
 
-def _require_room(upper: Reader, target: Layer) -> None:
-    """Raises UsageError when the new blocks surely do not fit: better before than half way."""
-    meta = target.metadata
-    if meta is None or meta.layout is None:
-        return
-    size = meta.layout.block_bytes
-    need = 0
-    new = set()
-    for extent in upper.merged():
-        if extent.offset is None:
-            continue
-        for block in range(extent.start // size, -(-extent.end // size)):
-            if meta.bat[block] == UNUSED:
-                first, end = max(extent.start, block * size), min(extent.end, (block + 1) * size)
-                new.add(block)
-                need += end - first
-    status = os.statvfs(target.name)
-    need += len(new) * meta.layout.bitmap_sectors * SECTOR
-    if need > status.f_bavail * status.f_frsize:
-        raise UsageError(
-            f"{target.name}: {len(new)} new blocks need {need} bytes, more than its file system has"
-        )
-
-
 def _open(storage: FileStorage, layer: Layer) -> _Target:
-    if layer.metadata is None or layer.metadata.footer.disk_type == FIXED:
-        return _Flat(storage)
     # An interrupted run left no footer at the end; anything worse is not for us to write to.
-    report = check(storage, "unclean")
-    if report.exit_code == 2:
-        first = report.findings[0]
-        raise UsageError(f"{storage.name}: is damaged ({first.code}); nothing was written")
+    if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
+        return _Flat(storage)
     return DynamicDisk(KeptOpen(storage), unclean=True, parent=_Nothing())
 
 
@@ -180,7 +184,9 @@ def fill(path: str | os.PathLike[str], progress: Progress | None = None) -> int:
         if meta is None or meta.layout is None:
             raise UsageError(f"{os.fspath(path)}: a fixed disk is full already")
         new = sum(1 for entry in meta.bat if entry == UNUSED)
+        require_full(os.fspath(path), meta, meta.layout)
         with writable_image(path) as storage:
+            writable(storage, closed=False)
             disk = DynamicDisk(KeptOpen(storage), parent=_Nothing())
             try:
                 for start in range(0, reader.size, CHUNK):

@@ -6,13 +6,14 @@ tapdisk2 does instead, so that the bug can be reproduced.
 """
 
 from vhdtool.errors import SplitBrain, UncleanImage
+from vhdtool.image.admission import require_servable
 from vhdtool.image.blockmap import all_present
 from vhdtool.image.blockreader import FindParent, Parent
 from vhdtool.image.closing import write_batmap, write_footer
 from vhdtool.image.freeing import Freeing
 from vhdtool.image.hooks import Hooks
 from vhdtool.image.many import Put
-from vhdtool.image.opened import Opened, check_places
+from vhdtool.image.opened import Opened
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
@@ -46,7 +47,7 @@ class DynamicDisk(Freeing):
 
     def _accept(self, opened: Opened, unclean: bool) -> None:
         """Refuses an image that another writer may have, or that writing would ruin."""
-        check_places(opened, self.storage.name)
+        require_servable(self.storage, opened)
         if opened.closed(self._end):
             # A kill between the batmap and its checksum leaves the footer of the close before.
             self._dirty = not opened.batmap_believed and getattr(self.storage, "writable", True)

@@ -1,7 +1,6 @@
 """Disks that are their file from the first byte on: fixed VHDs and raw images."""
 
-from vhdtool.errors import UncleanImage
-from vhdtool.image.metadata import read_ends
+from vhdtool.image.admission import require_closed_fixed
 from vhdtool.image.straight import StraightMap
 from vhdtool.storage import FileStorage, Storage, discard, will_need
 from vhdtool.storage.holes import Contents, joined
@@ -21,7 +20,7 @@ class FlatDisk:
     def __init__(self, storage: Storage, raw: bool = False) -> None:
         self.storage = storage
         self._raw = raw
-        self.size = raw_disk_size(storage.size()) if raw else _fixed_size(storage)
+        self.size = raw_disk_size(storage.size()) if raw else require_closed_fixed(storage).size
 
     def straight_map(self, writing: bool) -> StraightMap | None:
         """For who moves data, or only reads it, without us; None where only we can."""
@@ -74,16 +73,3 @@ class FlatDisk:
     def _inside(self, offset: int, length: int) -> None:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ValueError(f"{self.storage.name}: {length} bytes at {offset} pass the disk's end")
-
-
-def _fixed_size(storage: Storage) -> int:
-    ends = read_ends(storage)
-    footer = ends.end
-    if footer is None or not footer.valid:
-        raise UncleanImage(f"{storage.name}: no valid footer at its end; see `vhdtool check`")
-    footer.validate(storage.name, "the footer")
-    if footer.current_size > ends.end_offset:
-        raise UncleanImage(
-            f"{storage.name}: the disk of {footer.current_size} bytes does not fit its file"
-        )
-    return footer.current_size

@@ -61,7 +61,7 @@ def _chain(name: str, storage: FileStorage, meta: Metadata) -> list[dict[str, An
     except VhdtoolError as error:
         return [{"image": None, "error": str(error)}]
     try:
-        with open_chain(nearest, raw=meta.header.parent_uuid == NO_UUID) as reader:
+        with open_chain(nearest, raw=meta.header.parent_uuid == NO_UUID, names_only=True) as reader:
             return [
                 {
                     "image": layer.name,

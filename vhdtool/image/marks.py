@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass, replace
 
 from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.admission import writable
 from vhdtool.image.journal import guarded, journal_beside, writable_image
-from vhdtool.image.metadata import Metadata, read_metadata
+from vhdtool.image.metadata import Metadata
 from vhdtool.image.undo import Change
 from vhdtool.vhd.units import UNUSED
 
@@ -50,7 +51,7 @@ def set_key(path: str | os.PathLike[str], digest: bytes, nonce: bytes = bytes(KE
 
 def _change(path: str | os.PathLike[str], **fields: int | bytes) -> None:
     with writable_image(path) as storage:
-        meta = read_metadata(storage)
+        meta = writable(storage, closed=False)
         if meta.batmap is None or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: has no batmap, which would keep this")
         if "key_set" in fields and any(entry != UNUSED for entry in meta.bat):

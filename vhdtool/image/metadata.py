@@ -56,6 +56,11 @@ def read_ends(storage: Storage) -> Ends:
         end = _footer(tail[-SHORT:])
         end_at = size - SHORT if end is not None else tail_at
     copy = _footer(start) if end_at > 0 else None
+    # A fixed disk starts with guest data, and a guest may keep a VHD there.
+    if end is not None and end.valid and end.disk_type == FIXED:
+        copy = None
+    if copy is not None and copy.valid and copy.disk_type == FIXED:
+        copy = None
     header_seen = start[HEADER_PLACE : HEADER_PLACE + 8] == HEADER_COOKIE
     if end is None and copy is None and not header_seen:
         # Few files need it: not loaded for images.
@@ -65,9 +70,6 @@ def read_ends(storage: Storage) -> Ends:
             f"{storage.name}: no VHD (neither a footer nor a dynamic disk header); "
             f"{description(storage)}"
         )
-    if copy is not None and end is not None and end.valid and end.disk_type == FIXED:
-        # A fixed disk starts with guest data, and a guest may keep a VHD there.
-        copy = None
     return Ends(size, end, copy, end_at, tail == KILLED, header_seen)
 
 
@@ -96,7 +98,7 @@ class Metadata:
 
 
 def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
-    """Reads footer, header, BAT and the batmap's header.
+    """Reads footer, header, BAT and the batmap's header (None where it leads out of the file).
 
     With `need_end_footer` the footer at the end must be whole, as in a closed image.
     Raises NotAVhd, or CorruptImage where the metadata cannot be used.
@@ -115,6 +117,9 @@ def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
     check_table(storage.name, header, footer, ends.file_size)
     bat = read_bat(storage, header)
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
+    if batmap is not None and not _batmap_fits(batmap, header, ends.file_size):
+        # Its numbers must not move anybody's idea of where the data ends.
+        batmap = None
     return Metadata(footer, ends, header, bat, batmap, BlockLayout(header.block_bytes))
 
 
@@ -159,9 +164,12 @@ def read_batmap_header(storage: Storage, header: Header) -> BatmapHeader | None:
 def read_batmap(storage: Storage, batmap: BatmapHeader, header: Header) -> bytes | None:
     """The map's bits, padded to sectors, or None where the map lies outside the file."""
     length = batmap_bytes(header.max_entries)
-    if batmap.sectors * SECTOR < -(-header.max_entries // 8):
-        return None
-    if batmap.offset + batmap.sectors * SECTOR > storage.size():
+    if not _batmap_fits(batmap, header, storage.size()):
         return None
     raw = storage.pread(batmap.offset, min(length, batmap.sectors * SECTOR))
     return raw if len(raw) >= -(-header.max_entries // 8) else None
+
+
+def _batmap_fits(batmap: BatmapHeader, header: Header, file_size: int) -> bool:
+    length = batmap.sectors * SECTOR
+    return length >= -(-header.max_entries // 8) and batmap.offset + length <= file_size

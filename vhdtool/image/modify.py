@@ -5,9 +5,10 @@ from dataclasses import replace
 from uuid import UUID
 
 from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.admission import writable
 from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
-from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
+from vhdtool.image.metadata import Metadata, read_batmap
 from vhdtool.image.parents import ParentMissing
 from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.image.undo import Change
@@ -42,7 +43,7 @@ def modify_footer(
     Raises CorruptImage when the image was not closed.
     """
     with writable_image(path) as storage:
-        meta = read_metadata(storage, need_end_footer=True)
+        meta = writable(storage)
         footer = meta.footer
         if hidden is not None:
             footer = replace(footer, hidden=int(hidden))
@@ -66,7 +67,7 @@ def modify_parent(
     if _leads_to(facts.path, lasting_path(path), raw):
         raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
     with writable_image(path) as storage:
-        meta = read_metadata(storage, need_end_footer=True)
+        meta = writable(storage)
         if meta.footer.disk_type != DIFFERENCING or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
         if facts.size > meta.size:
@@ -83,7 +84,7 @@ def throw_data_away(path: str | os.PathLike[str]) -> None:
     Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
     """
     with writable_image(path) as storage:
-        meta = read_metadata(storage, need_end_footer=True)
+        meta = writable(storage)
         header, batmap = meta.header, meta.batmap
         if header is None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk has no blocks to free")
@@ -116,7 +117,7 @@ def set_file_size(path: str | os.PathLike[str], size: int) -> None:
     Raises UsageError when data would be cut.
     """
     with writable_image(path) as storage:
-        meta = read_metadata(storage)
+        meta = writable(storage, closed=False)
         if meta.header is None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk ends where its data does")
         end = end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR
@@ -130,7 +131,7 @@ def _leads_to(parent: str, image: str, raw: bool) -> bool:
     from vhdtool.image.chain import open_chain
 
     try:
-        with open_chain(parent, raw) as reader:
+        with open_chain(parent, raw, names_only=True) as reader:
             return any(lasting_path(layer.name) == image for layer in reader.layers)
     except ParentMissing:
         # A storage manager may have the older images switched off meanwhile.

@@ -1,8 +1,8 @@
 """The metadata of an image that is opened for writing, checked before anything relies on it."""
 
 from array import array
-from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import compress
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.metadata import (
@@ -21,7 +21,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, pad
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 LARGEST_BAT = 64 << 20
 """Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
@@ -47,7 +47,7 @@ class Opened:
     """As it is in the file, padding included."""
     batmap: BatmapHeader | None
     batmap_believed: bool
-    """False where its checksum is wrong; then `full` is empty."""
+    """False where its checksum is wrong, or its bits cannot be; then `full` is empty."""
     full: bytearray
     """A byte for each block: 1 where the batmap says that every sector is present."""
     end_of_headers: int
@@ -97,20 +97,25 @@ def read_opened(storage: Storage) -> Opened:
     used, apart = in_order(
         used_places(raw, header.max_entries), layout.total_sectors, ends.file_size // SECTOR
     )
+    bat = unpack_bat(raw, header.max_entries)
+    full = bytearray(header.max_entries)
     believed = _believed(bits, footer, batmap)
+    if believed and bits is not None:
+        full = unpack_flags(bits, header.max_entries)
+        if UNUSED in compress(bat, full):
+            # What calls a block full that has no place says nothing about the others either.
+            believed, full = False, bytearray(header.max_entries)
     return Opened(
         footer,
         header,
         layout,
-        unpack_bat(raw, header.max_entries),
+        bat,
         used,
         apart,
         raw,
         batmap,
         believed,
-        unpack_flags(bits, header.max_entries)
-        if believed and bits is not None
-        else bytearray(header.max_entries),
+        full,
         _end_of_headers(footer, header, batmap, ends.file_size),
         ends.file_size,
         ends,
@@ -160,29 +165,3 @@ def _end_of_headers(
             parts.append(locator.offset + locator.room)
     # A number that leads out of the file is damage, and must not move our idea of its end.
     return pad(max(end for end in parts if end <= file_size or end == header.bat_end)) // SECTOR
-
-
-def check_places(opened: Opened, name: str) -> None:
-    """Raises CorruptImage when writing to this image would do more harm.
-
-    That is: two blocks overlap, a block lies over the header or the BAT, or the last block's
-    bitmap is not in the file.
-    """
-    used = opened.used
-    if not used:
-        return
-    total = opened.layout.total_sectors
-    if not opened.apart:
-        raise CorruptImage(f"{name}: two blocks overlap; `vhdtool check` says which")
-    header = opened.header
-    table = (header.bat_offset // SECTOR, header.bat_end // SECTOR)
-    head = (opened.footer.data_offset // SECTOR, opened.footer.data_offset // SECTOR + 2)
-    for first, end in (table, head, (0, 1)):
-        at = bisect_left(used, first - total + 1)
-        if at < len(used) and used[at] < end:
-            raise CorruptImage(f"{name}: a block lies over the image's own metadata")
-    if (used[-1] + opened.layout.bitmap_sectors) * SECTOR > opened.file_size:
-        raise CorruptImage(
-            f"{name}: the block at sector {used[-1]} lies behind the end of the file: its tail "
-            "was cut off"
-        )

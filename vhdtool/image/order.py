@@ -4,16 +4,18 @@ Python's own loops cost a tenth of a second for each look at the table of 2040 G
 of a chunk are the digits of one large number, in base 2**32, and one operation looks at all.
 """
 
-import ctypes
 import functools
 import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vhdtool.vhd.bat import empty_bat, pack_bat, unpack_bat
 from vhdtool.vhd.units import UNUSED
+
+if TYPE_CHECKING:
+    import ctypes
 
 _CHUNK = 1 << 16
 """Entries that are looked at together."""
@@ -73,6 +75,9 @@ def in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int
 @functools.cache
 def _library() -> Callable[..., Any] | None:
     """order.c, where it was built."""
+    # Few images need it, and importing it takes longer than all else here.
+    import ctypes
+
     for path in Path(__file__).parent.glob("_order*.so"):
         try:
             sort = ctypes.CDLL(str(path)).order_sort
@@ -85,7 +90,9 @@ def _library() -> Callable[..., Any] | None:
     return None
 
 
-def _address(memory: "array[int] | bytearray") -> ctypes.Array[ctypes.c_char]:
+def _address(memory: "array[int] | bytearray") -> "ctypes.Array[ctypes.c_char]":
+    import ctypes
+
     return (ctypes.c_char * (len(memoryview(memory).cast("B")))).from_buffer(memory)
 
 

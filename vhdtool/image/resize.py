@@ -4,11 +4,12 @@ import os
 from dataclasses import replace
 
 from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.admission import writable
 from vhdtool.image.chain import open_chain
 from vhdtool.image.create import check_size
 from vhdtool.image.export import pieces
 from vhdtool.image.journal import guarded, journal_beside, writable_image
-from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
+from vhdtool.image.metadata import Metadata, read_batmap
 from vhdtool.image.modify import footer_changes
 from vhdtool.image.moves import Mover
 from vhdtool.image.places import end_of_data, footer_place
@@ -39,7 +40,7 @@ def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = 
         elif len(reader.layers) > 1 and size < reader.layers[1].size:
             raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
     with writable_image(path) as storage:
-        meta = read_metadata(storage, need_end_footer=True)
+        meta = writable(storage)
         footer = replace(meta.footer, current_size=size, geometry=Geometry.for_size(size))
         journal = journal or journal_beside(path)
         if meta.footer.disk_type == FIXED:
@@ -96,8 +97,7 @@ def _dynamic(
         guarded(storage, journal, changes)
         return
     larger = replace(header, max_entries=need)
-    front = _front_end(meta, larger)
-    mover.clear_front(front // SECTOR)
+    mover.clear_front(_front_end(meta, larger) // SECTOR)
     meta = mover.finish()
     guarded(storage, journal, _larger_tables(storage, meta, header, larger, footer))
 
@@ -119,6 +119,15 @@ def _batmap(
         Change("write the batmap", meta.batmap.offset, bytes(kept)),
         Change("write its header", header.bat_end, replace(meta.batmap, checksum=value).pack()),
     ]
+
+
+def blocks_in_the_way(meta: Metadata, header: Header, size: int) -> list[int]:
+    """The blocks that the tables for a disk of `size` bytes need the place of."""
+    larger = replace(header, max_entries=-(-size // header.block_bytes))
+    if larger.max_entries <= header.max_entries:
+        return []
+    front = _front_end(meta, larger) // SECTOR
+    return [block for block, entry in enumerate(meta.bat) if entry < front]
 
 
 def _front_end(meta: Metadata, larger: Header) -> int:

@@ -15,6 +15,7 @@ class KeptOpen:
         self.truncate = inner.truncate
         self.flush = inner.flush
         self.size = inner.size
+        self.is_block_device = bool(getattr(inner, "is_block_device", False))
 
     def close(self) -> None:
         """The owner closes."""

@@ -85,7 +85,7 @@ def _parent(name: str, storage: FileStorage, meta: Metadata, resolved: bool) -> 
 
 def _depth(name: str) -> int:
     try:
-        with open_chain(name) as reader:
+        with open_chain(name, names_only=True) as reader:
             print(f"chain depth: {len(reader.layers)}")
     except VhdtoolError as error:
         say(error)
