@@ -321,7 +321,7 @@ def test_coalesce_refuses_what_does_not_fit(
         f_frsize = real.f_frsize
 
     monkeypatch.setattr("os.statvfs", lambda path: Full())
-    with pytest.raises(StorageError, match="new blocks.*No space left"):
+    with pytest.raises(StorageError, match=r"new blocks.*No space left"):
         coalesce(kid)
     assert parent.read_bytes() == before
 

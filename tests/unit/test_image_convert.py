@@ -114,9 +114,8 @@ def test_damaged_input_leaves_no_output(tmp_path: Path) -> None:
         with pytest.raises(CorruptImage), open_chain(tmp_path / "a.vhd") as reader:
             convert(reader, tmp_path / "out", target)  # type: ignore[arg-type]
         # Damage that appears only while the copy runs.
-        with open_chain(tmp_path / "a.vhd", names_only=True) as reader:
-            with pytest.raises(CorruptImage):
-                convert(reader, tmp_path / "out", target)  # type: ignore[arg-type]
+        with open_chain(tmp_path / "a.vhd", names_only=True) as reader, pytest.raises(CorruptImage):
+            convert(reader, tmp_path / "out", target)  # type: ignore[arg-type]
     assert os.listdir(tmp_path) == ["a.vhd"]
 
 
