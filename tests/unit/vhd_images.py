@@ -47,6 +47,7 @@ class Picture:
         self.blocks: dict[int, int] = {}
         self.bits: dict[int, bytearray] = {}
         self.data: dict[int, bytes] = {}
+        self.lost: dict[int, int] = {}
         fresh = batmap_header_for(self.header)
         self.end = (
             fresh.offset // SECTOR + fresh.sectors if batmap else self.header.bat_end // SECTOR
@@ -66,6 +67,11 @@ class Picture:
         self.end = self.layout.end_sector(sector)
         return sector
 
+    def lose(self, block: int) -> int:
+        """The BAT entry goes; bitmap and data stay where they are. Returns the entry."""
+        self.lost[block] = self.blocks.pop(block)
+        return self.lost[block]
+
     def draw(self, footer: bool = True) -> MemoryStorage:
         """The image; `footer` says whether it was closed."""
         disk = MemoryStorage(name="picture.vhd")
@@ -81,7 +87,7 @@ class Picture:
             bits = bytes(self.batmap_bits).ljust(fresh.sectors * SECTOR, b"\0")
             check = batmap_checksum(bits, self.footer.current_size)
             disk.pwrite(self.header.bat_end, replace(fresh, checksum=check).pack() + bits)
-        for block, sector in self.blocks.items():
+        for block, sector in {**self.blocks, **self.lost}.items():
             if block in self.bits:
                 disk.pwrite(self.layout.data_offset(sector), self.data[block])
                 disk.pwrite(sector * SECTOR, bytes(self.bits[block]))

@@ -10,7 +10,7 @@ from vhdtool.cli.options import image_argument, json_option, load_json, print_js
 from vhdtool.errors import UsageError
 from vhdtool.image.lenient import open_salvage
 from vhdtool.image.partitions import Partition, partitions
-from vhdtool.image.salvage import Lost, Salvage
+from vhdtool.image.salvage import Lost, Salvage, Stray
 from vhdtool.vhd.units import SECTOR
 
 
@@ -52,7 +52,8 @@ def damage(
 ) -> None:
     """Say what damage means: which guest sectors, in which partition, and in which files.
 
-    Knows ext, NTFS and FAT. Exit codes: 0 no damage; 1 failed; 2 there is damage.
+    Knows ext, NTFS and FAT. Blocks that no BAT entry names are a probable loss; where their place
+    in the disk can be told, they count. Exit codes: 0 no damage; 1 failed; 2 there is damage.
 
     \b
     Example: vhdtool damage disk.vhd
@@ -60,9 +61,10 @@ def damage(
     """
     with open_salvage(image) as salvage:
         lost = salvage.lost() if findings is None else _from_findings(findings, salvage.size)
-        hits = _hits(salvage, lost, files)
+        stray = salvage.stray if findings is None else []
+        hits = _hits(salvage, lost + _in_doubt(stray, salvage.size), files)
         notes = salvage.notes if findings is None else []
-    code = 2 if lost or notes else 0
+    code = 2 if lost or notes or stray else 0
     if as_json:
         print_json(
             {
@@ -70,11 +72,12 @@ def damage(
                 "exit_code": code,
                 "notes": notes,
                 "lost": [one.as_dict() for one in lost],
+                "orphans": [one.as_dict() for one in stray],
                 "partitions": [one.as_dict() for one in hits],
             }
         )
     else:
-        _show(image, notes, lost, hits)
+        _show(image, notes, lost, stray, hits)
     context.exit(code)
 
 
@@ -90,6 +93,17 @@ def _from_findings(path: str, size: int) -> list[Lost]:
                     found.append(Lost(start, end - start, f"{one['code']}: {one['message']}"))
     except (KeyError, TypeError, ValueError):
         raise UsageError(f"{path}: not the output of `check --json` or `diff --json`") from None
+    return found
+
+
+def _in_doubt(stray: list[Stray], size: int) -> list[Lost]:
+    """What the image's own orphans may have been, where their number is known."""
+    found = []
+    for one in stray:
+        if one.orphan.sectors is not None:
+            first, count = one.orphan.sectors
+            start, end = first * SECTOR, min((first + count) * SECTOR, size)
+            found.append(Lost(start, end - start, str(one)))
     return found
 
 
@@ -126,11 +140,15 @@ def _union(lost: list[Lost]) -> list[Range]:
     return result
 
 
-def _show(image: str, notes: list[str], lost: list[Lost], hits: list[Hit]) -> None:
+def _show(
+    image: str, notes: list[str], lost: list[Lost], stray: list[Stray], hits: list[Hit]
+) -> None:
     for note in notes:
         click.echo(f"note: {note}")
     for one in lost:
         click.echo(lost_line(one))
+    for orphan in stray:
+        click.echo(str(orphan))
     for hit in hits:
         part = hit.partition
         name = f"partition {part.number}" if part.number else "the disk"
@@ -148,7 +166,10 @@ def _show(image: str, notes: list[str], lost: list[Lost], hits: list[Hit]) -> No
         elif not hit.files:
             click.echo("  in no file that can be named: free space, or the file system's own")
     total = sum(stop - first for first, stop in _union(lost))
-    click.echo(f"{image}: {sectors(total)} guest sectors are lost or in doubt")
+    text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
+    if stray:
+        text += f", and {len(stray)} blocks probably: see `vhdtool read --salvage --orphans`"
+    click.echo(text)
 
 
 def lost_line(one: Lost) -> str:

@@ -8,6 +8,7 @@ import click
 
 from vhdtool.cli.options import Size, image_argument, json_option, print_json
 from vhdtool.cli.progress import progress_bar
+from vhdtool.errors import UsageError
 
 if TYPE_CHECKING:
     from vhdtool.image.reader import Extent, Reader
@@ -62,6 +63,11 @@ def _entry(reader: "Reader", one: "Extent") -> dict[str, Any]:
 @click.option("--length", type=Size(), help="Guest bytes from there.  [default: to the end]")
 @click.option("-o", "--output", type=click.Path(), help="A new file; ranges of zeros are holes.")
 @click.option("--salvage", is_flag=True, help="From a damaged image: what can be trusted.")
+@click.option(
+    "--orphans",
+    type=click.Path(file_okay=False),
+    help="With --salvage: put blocks that no BAT entry names there, a file each.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --salvage: the list as JSON.")
 @click.pass_context
 def read(
@@ -71,19 +77,24 @@ def read(
     length: int | None,
     output: str | None,
     salvage: bool,
+    orphans: str | None,
     as_json: bool,
 ) -> None:
     """Read guest data, through all parents, to standard output or a file.
 
     With --salvage ranges that cannot be trusted become zeros and are listed (on standard error
-    when the data goes to standard output); exit code 2 when there are any.
+    when the data goes to standard output); exit code 2 when there are any. Blocks that no BAT entry
+    names are listed too (a probable loss); --orphans DIR puts each of them into a file there,
+    sparse and as long as a block, and orphans.json says where it was and which sectors it has.
 
     \b
     Example: vhdtool read --offset 1m --length 4k disk.vhd | xxd
-             vhdtool read --salvage broken.vhd -o disk.raw
+             vhdtool read --salvage broken.vhd -o disk.raw --orphans lost+found
     """
     if salvage:
-        context.exit(_salvage(image, offset, length, output, as_json))
+        context.exit(_salvage(image, offset, length, output, orphans, as_json))
+    if orphans is not None:
+        raise UsageError("--orphans goes with --salvage only")
     from vhdtool.image.chain import open_chain
     from vhdtool.image.export import export_raw, stream
     from vhdtool.image.newfile import new_file
@@ -97,8 +108,16 @@ def read(
                 export_raw(reader, target, offset, end, show)
 
 
-def _salvage(image: str, offset: int, length: int | None, output: str | None, as_json: bool) -> int:
+def _salvage(
+    image: str,
+    offset: int,
+    length: int | None,
+    output: str | None,
+    orphans: str | None,
+    as_json: bool,
+) -> int:
     from vhdtool.cli.damage import lost_line
+    from vhdtool.cli.orphans import export_orphans
     from vhdtool.image.lenient import open_salvage
     from vhdtool.image.newfile import new_file
 
@@ -109,16 +128,25 @@ def _salvage(image: str, offset: int, length: int | None, output: str | None, as
         else:
             with new_file(output) as target, progress_bar(end - offset, output) as show:
                 copied, lost = source.copy(target, offset, end, show)
-    code = 2 if lost or source.notes else 0
+        if orphans is not None:
+            export_orphans(source.stray, orphans)
+    code = 2 if lost or source.notes or source.stray else 0
     if as_json:
         result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
-        text = json.dumps({**result, "lost": [one.as_dict() for one in lost]}, indent=2)
+        result["lost"] = [one.as_dict() for one in lost]
+        result["orphans"] = [one.as_dict() for one in source.stray]
+        text = json.dumps(result, indent=2)
         click.echo(text, err=output is None)
         return code
     for note in source.notes:
         click.echo(f"note: {note}", err=output is None)
     for one in lost:
         click.echo(lost_line(one), err=output is None)
+    for stray in source.stray:
+        click.echo(str(stray), err=output is None)
+    if source.stray:
+        hint = f"exported to {orphans}" if orphans is not None else "--orphans DIR exports them"
+        click.echo(f"{image}: {len(source.stray)} orphan blocks; {hint}", err=output is None)
     bad = sum(one.length for one in lost)
     click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=output is None)
     return code

@@ -13,8 +13,10 @@ from vhdtool.image.checks.layout import (
     check_leaks,
     check_overlaps,
     check_regions,
+    gaps,
 )
 from vhdtool.image.checks.locators import locator_regions
+from vhdtool.image.checks.orphans import check_orphans
 from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import Ends, read_bat, read_batmap_header, read_ends
 from vhdtool.storage import Storage
@@ -85,8 +87,14 @@ def _check_dynamic(
     regions = front_regions(ends, footer, header, header_at, batmap, found)
     end = _end_sector(ends)
     check_regions(place, [*regions, *end_region(ends)], found)
-    check_leaks(place, regions, end, _slack(storage, footer, found.mode), found)
     bits = check_batmap(storage, header, footer, batmap, found)
+    slack = _slack(storage, footer, found.mode)
+    free = gaps(place, regions, end)
+    # The end of a device has what was on it before, and that of a live image blocks to come.
+    behind = free if slack is not None else [gap for gap in free if gap[1] < end]
+    report.orphans = check_orphans(storage, place, behind, bits, need, found)
+    owned = [Region("an orphan", one.entry, one.end) for one in report.orphans]
+    check_leaks(place, gaps(place, [*regions, *owned], end), end, slack, found)
     check_bitmaps(storage, place, bits, bitmaps, found)
 
 

@@ -1,7 +1,10 @@
 """What a check or a comparison found, and what it means for an exit code."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vhdtool.image.checks.orphans import Orphan
 
 Severity = Literal["corrupt", "unclean", "info"]
 
@@ -47,6 +50,8 @@ class CheckReport:
     blocks: int = 0
     """Blocks that the disk has."""
     allocated: int = 0
+    orphans: "list[Orphan]" = field(default_factory=list)
+    """Blocks in the file that no BAT entry names."""
 
     @property
     def exit_code(self) -> int:

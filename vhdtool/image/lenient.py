@@ -2,15 +2,16 @@
 
 import os
 from array import array
+from dataclasses import replace
 
 from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check import check
 from vhdtool.image.checks.ends import MAX_ENTRIES
+from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.metadata import HEADER_PLACE, Ends, Metadata, read_ends
 from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Layer
-from vhdtool.image.repair import MENDED
-from vhdtool.image.salvage import Doubted, Salvage
+from vhdtool.image.salvage import Doubted, Salvage, Stray
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.blocks import BlockLayout
@@ -29,6 +30,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
     """
     layers: list[Doubted] = []
     notes: list[str] = []
+    stray: list[Stray] = []
     missing: str | None = None
     current, raw = os.fspath(path), False
     seen = set()
@@ -45,7 +47,8 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             if raw:
                 break
             metadata = _metadata(storage, notes)
-            layers[-1] = _doubted(storage, metadata, notes)
+            layers[-1], orphans = _doubted(storage, metadata, notes)
+            stray += [Stray(storage, one) for one in orphans]
             header = metadata.header
             if metadata.footer.disk_type != DIFFERENCING or header is None:
                 break
@@ -63,19 +66,23 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             raise
         layers.pop().layer.close()
         missing = str(error)
-    return Salvage(layers, missing, notes)
+    return Salvage(layers, missing, notes, stray)
 
 
 def _metadata(storage: Storage, notes: list[str]) -> Metadata:
     """As `read_metadata`, but content with less."""
     ends = read_ends(storage)
-    footer = ends.best
+    footer = ends.best or ends.agreed
+    if footer is None and ends.end is not None and ends.end.disk_type == FIXED:
+        # Nothing but the footer says where a fixed disk ends, and the file's end is near it.
+        notes.append(f"{storage.name}: its footer is damaged; all before it is taken for the disk")
+        footer = replace(ends.end, current_size=ends.end_offset)
     if footer is not None and footer.disk_type == FIXED:
         return Metadata(footer, ends)
-    if footer is None:
+    if footer is None or not footer.current_size:
         notes.append(f"{storage.name}: no footer is whole; the size is what the header allows")
     header = _header(storage, footer or ends.end or ends.copy, notes)
-    if footer is None:
+    if footer is None or not footer.current_size:
         footer = _footer(ends, header)
     raw = storage.pread(header.bat_offset, 4 * header.max_entries)
     # Entries that the file does not have are zero, which no block can be at.
@@ -112,11 +119,14 @@ def _footer(ends: Ends, header: Header) -> Footer:
     return Footer(size, DIFFERENCING if is_child else DYNAMIC)
 
 
-def _doubted(storage: Storage, metadata: Metadata, notes: list[str]) -> Doubted:
+def _doubted(
+    storage: Storage, metadata: Metadata, notes: list[str]
+) -> tuple[Doubted, list[Orphan]]:
     report = check(storage, "unclean", limit=_FINDINGS)
     doubts = []
     for one in report.findings:
-        if one.severity != "corrupt" or one.code in MENDED:
+        if one.severity != "corrupt" or one.code == "batmap-overstates":
+            # Where batmap and bitmap disagree the bitmap is believed.
             continue
         if one.sectors is None:
             notes.append(f"{storage.name}: {one.message}")
@@ -127,7 +137,7 @@ def _doubted(storage: Storage, metadata: Metadata, notes: list[str]) -> Doubted:
     if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
         reach = len(metadata.bat) * layout.block_bytes
         doubts.append((reach, metadata.size, "bat-too-small: the BAT does not reach so far"))
-    return Doubted(Layer(storage, metadata), _disjoint(doubts))
+    return Doubted(Layer(storage, metadata), _disjoint(doubts)), report.orphans
 
 
 def _disjoint(doubts: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

@@ -41,6 +41,19 @@ class Ends:
                 return footer
         return None
 
+    @property
+    def agreed(self) -> Footer | None:
+        """The footer that both ends have, equal to the last byte but both with a stale checksum.
+
+        Two copies of one mistake are evidence: some tool changed a field and forgot the checksum.
+        The footer that is returned has the right one.
+        """
+        end, copy = self.end, self.copy
+        if end is None or copy is None or end.valid or end.poisoned or end.disk_type == FIXED:
+            return None
+        same = end.pack() == copy.pack() and end.checksum == copy.checksum
+        return Footer.unpack(end.pack()) if same else None
+
 
 def read_ends(storage: Storage) -> Ends:
     """Looks at both ends. Raises NotAVhd when nothing there shows a VHD."""
@@ -109,6 +122,11 @@ def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
         footer = ends.end or ends.copy
         if footer is None or need_end_footer:
             raise CorruptImage(f"{storage.name}: no footer at its end; see `vhdtool check`")
+    return metadata_with(storage, ends, footer)
+
+
+def metadata_with(storage: Storage, ends: Ends, footer: Footer) -> Metadata:
+    """As `read_metadata`, with a footer that is known already. Raises CorruptImage."""
     footer.validate(storage.name, "the footer")
     if footer.disk_type == FIXED:
         return Metadata(footer, ends)

@@ -50,6 +50,8 @@ class Mover:
         self.storage.flush()
         self.set(block, entry)
         self.storage.flush()
+        # What is left there must not look like a block whose entry was lost.
+        self.storage.zero(source, self.layout.bitmap_sectors * SECTOR)
 
     def set(self, block: int, entry: int) -> None:
         """Writes one BAT entry. The caller flushes."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import CorruptImage
+from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.export import CHUNK, Progress
 from vhdtool.image.reader import Extent, Layer
-from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage import FileStorage, Storage, StorageError
 from vhdtool.storage.shapes import Closes
 from vhdtool.vhd.units import SECTOR
 
@@ -64,14 +65,49 @@ class Doubted:
             yield start, end, None
 
 
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """An orphan block, and the file that has it."""
+
+    storage: Storage
+    orphan: Orphan
+
+    def __str__(self) -> str:
+        return f"{self.storage.name}: {self.orphan}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields in JSON types."""
+        return {"image": self.storage.name, **self.orphan.as_dict()}
+
+    def copy(self, target: FileStorage) -> None:
+        """The block's present sectors, each at its place; the rest of the file is a hole."""
+        layout = self.orphan.layout
+        target.truncate(layout.block_bytes)
+        start = layout.data_offset(self.orphan.entry)
+        for first, count in self.orphan.runs():
+            for skip in range(first * SECTOR, (first + count) * SECTOR, CHUNK):
+                size = min(CHUNK, (first + count) * SECTOR - skip)
+                data = self.storage.pread(start + skip, size)
+                if any(data):
+                    target.pwrite(skip, data)
+
+
 class Salvage(Closes):
     """A damaged image and its parents, open for reading. Made by `lenient.open_salvage`."""
 
-    def __init__(self, layers: list[Doubted], missing: str | None, notes: list[str]) -> None:
+    def __init__(
+        self,
+        layers: list[Doubted],
+        missing: str | None,
+        notes: list[str],
+        stray: list[Stray] | None = None,
+    ) -> None:
         self._layers = layers
         self._missing = missing
         self.notes = notes
         """What is wrong with the image as a whole, in words."""
+        self.stray = stray or []
+        """Blocks of the image and its parents that no BAT entry names; they are never read."""
         self.size = layers[0].layer.size
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Extent | Lost]:

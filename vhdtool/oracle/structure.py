@@ -14,7 +14,9 @@ from vhdtool.image.check import check
 from vhdtool.oracle.finding import Finding, Outcome, Severity, doubt
 from vhdtool.oracle.view import View
 
-HARMLESS = frozenset({"leaked-tail", "leaked-block", "geometry", "size-disagrees", "size-odd"})
+HARMLESS = frozenset(
+    {"leaked-tail", "leaked-block", "orphan-block", "geometry", "size-disagrees", "size-odd"}
+)
 """Unclean by the way an image was made or grew; no footer, bitmap or block is touched."""
 
 

@@ -194,8 +194,7 @@ def modify(options: Options) -> int:
     if "p" in options:
         try:
             _close(name)
-            # SM relinks images to another ancestor with it: the uuid is not compared.
-            work.modify_parent(name, options["p"], "m" in options, other_disk=True)
+            work.modify_parent(name, options["p"], "m" in options)
         except VhdtoolError as error:
             say(error)
             text = f"failed to set parent to '{options['p']}': {-errno_of(error)}"

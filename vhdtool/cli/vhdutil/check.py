@@ -22,6 +22,7 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 _TOLERATED = {
     "leaked-block",
     "leaked-tail",
+    "orphan-block",
     "block-beyond-size",
     "block-short",
     "chain-too-deep",

@@ -3,6 +3,7 @@
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
+from heapq import merge
 
 from vhdtool.image.checks.collector import Collector
 from vhdtool.vhd.blocks import BlockLayout
@@ -187,30 +188,38 @@ def _touching(place: Placement, region: Region) -> list[tuple[int, int]]:
     return result
 
 
+def gaps(place: Placement, regions: list[Region], end: int) -> list[tuple[int, int]]:
+    """Sectors [first, end) that nothing owns, in order, up to sector `end` of the file."""
+    total = place.layout.total_sectors
+    owned = sorted((region.first, region.end) for region in regions)
+    entries = (key >> _BLOCK_BITS for key in place.keys)
+    result = []
+    cursor = 0
+    for first, stop in merge(owned, ((entry, entry + total) for entry in entries)):
+        if first >= end:
+            break
+        if first > cursor:
+            result.append((cursor, first))
+        cursor = max(cursor, stop)
+    if end > cursor:
+        result.append((cursor, end))
+    return result
+
+
 def check_leaks(
-    place: Placement, regions: list[Region], end: int, slack: int | None, found: Collector
+    place: Placement, free: list[tuple[int, int]], end: int, slack: int | None, found: Collector
 ) -> None:
     """Space that nothing owns, up to sector `end` (the footer, or the file's end).
 
-    A hole as large as a block is a lost block; smaller ones come from alignment. At the end up
+    A hole as large as a block is worth naming; smaller ones come from alignment. At the end up
     to `slack` sectors are no leak; None: the end says nothing (a live image, a block device).
     """
-    total = place.layout.total_sectors
-    cursor = max((r.end for r in regions if r.end <= _first(place, end)), default=0)
-    for key in place.keys:
-        entry = key >> _BLOCK_BITS
-        if entry - cursor >= total:
-            _leak("leaked-block", cursor, entry, found)
-        cursor = max(cursor, entry + total)
-    for region in regions:
-        if region.first < end:
-            cursor = max(cursor, region.end)
-    if slack is not None and end - cursor > slack:
-        _leak("leaked-tail", cursor, end, found)
-
-
-def _first(place: Placement, end: int) -> int:
-    return min(place.keys[0] >> _BLOCK_BITS, end) if place.keys else end
+    for first, stop in free:
+        if stop == end:
+            if slack is not None and stop - first > slack:
+                _leak("leaked-tail", first, end, found)
+        elif stop - first >= place.layout.total_sectors:
+            _leak("leaked-block", first, stop, found)
 
 
 def _leak(code: str, first: int, end: int, found: Collector) -> None:
