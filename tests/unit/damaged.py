@@ -289,6 +289,7 @@ CORPUS: dict[str, Build] = {
     # footers
     "resize-pending": _footers(cookie=b"v_poison"),
     "footer-lost": _patched(_flip(100, -400)),
+    "footers-stale": _patched(_flip(26, 26 - SECTOR)),
     "footer-checksum": _patched(_flip(-400)),
     "footer-killed": _patched(lambda raw: raw + KILLED, footer=False),
     "footer-missing": _patched(lambda raw: None, footer=False),
@@ -324,6 +325,7 @@ CORPUS: dict[str, Build] = {
     "metadata-overlap": _batmap_header(offset=SECTOR),
     "leaked-block": _gap(3 * BLOCK // SECTOR),
     "leaked-tail": _drawn(_tail),
+    "orphan-block": _drawn(lambda picture: picture.lose(0)),
     "fixed-too-short": _fixed(MIB // 2),
     # what is in the blocks
     "data-past-end": _last_block((0, 8), (100, 8)),

@@ -119,7 +119,7 @@ def test_both_footers_damaged_is_corrupt() -> None:
     picture = small()
     disk = picture.draw()
     disk.pwrite(100, b"!")
-    disk.pwrite(picture.end * SECTOR + 100, b"!")
+    disk.pwrite(picture.end * SECTOR + 100, b"?")
     report = check(disk)
     assert report.exit_code == 2
     assert "footer-lost" in [one.code for one in report.findings]

@@ -10,17 +10,18 @@ import pytest
 from crash import survives
 from vhd_images import Picture
 
+import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, UnsupportedImage, UsageError
 from vhdtool.image.check import check
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.metadata import metadata_with, read_ends
 from vhdtool.image.reader import Layer, Reader
 from vhdtool.image.repair import plan, require_repairable
 from vhdtool.image.undo import apply, undo, write_journal
 from vhdtool.storage import FileStorage, MemoryStorage, RecordingStorage
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import FIXED, Footer
-from vhdtool.vhd.geometry import Geometry
+from vhdtool.vhd.geometry import NO_GEOMETRY, Geometry
 from vhdtool.vhd.units import KILLED, SECTOR
 
 MIB = 1 << 20
@@ -34,7 +35,10 @@ def small() -> Picture:
 
 
 def content(disk: MemoryStorage) -> list[bytes]:
-    reader = Reader([Layer(disk, read_metadata(disk))])
+    ends = read_ends(disk)
+    footer = ends.best or ends.agreed
+    assert footer is not None
+    reader = Reader([Layer(disk, metadata_with(disk, ends, footer))])
     return [reader.read(0, 512 << 10), reader.read(3 * (512 << 10), 512 << 10)]
 
 
@@ -123,7 +127,31 @@ def short_block() -> MemoryStorage:
     return disk
 
 
+def no_geometry() -> MemoryStorage:
+    picture = small()
+    picture.footer = picture.copy = replace(picture.footer, geometry=NO_GEOMETRY)
+    return picture.draw()
+
+
+def stale_checksums() -> MemoryStorage:
+    """Some tool changed a field of both footers and forgot what guards it."""
+    picture = small()
+    disk = picture.draw()
+    for place in (0, picture.end * SECTOR):
+        disk.pwrite(place + 24, b"\x12\x34\x56\x78")
+    return disk
+
+
+def resized_without_qemu() -> MemoryStorage:
+    picture = small()
+    picture.footer = picture.copy = replace(picture.footer, creator=b"qemu")
+    return picture.draw()
+
+
 DAMAGE = [
+    no_geometry,
+    stale_checksums,
+    resized_without_qemu,
     no_footer,
     killed,
     damaged_end,
@@ -214,6 +242,63 @@ def test_fixed_disk_gets_its_footer_back_to_its_place() -> None:
 
 def test_a_healthy_image_has_nothing_to_repair() -> None:
     assert plan(small().draw()).changes == []
+
+
+def test_stale_checksums_are_no_evidence_where_the_footers_differ() -> None:
+    disk = stale_checksums()
+    disk.pwrite(30, b"?")
+    assert "footer-lost" in {one.code for one in plan(disk).hopeless}
+    picture = small()
+    picture.footer = picture.copy = replace(picture.footer, cookie=b"v_poison")
+    disk = picture.draw()
+    for place in (0, picture.end * SECTOR):
+        disk.pwrite(place + 24, b"\x12\x34\x56\x78")
+    assert plan(disk).changes == []
+
+
+def test_one_size_for_all_readers_is_not_made_over_data_behind_it() -> None:
+    picture = Picture(64 * MIB, 512 << 10)
+    picture.add(100)
+    fields = {"creator": b"qemu", "current_size": 32 * MIB}
+    picture.footer = picture.copy = replace(picture.footer, **fields)  # type: ignore[arg-type]
+    disk = picture.draw()
+    apply(disk, plan(disk).changes)
+    assert {one.code for one in check(disk).findings} == {"block-beyond-size", "size-disagrees"}
+
+
+def test_repair_exits_as_the_check_does_where_it_mends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = Picture(64 * MIB, 512 << 10)
+    picture.add(0)
+    picture.add(1, gap=2000)
+    path = tmp_path / "disk.vhd"
+    path.write_bytes(picture.draw().getvalue())
+    assert run(["repair", str(path), "--yes"]) == run(["check", "-q", str(path)]) == 3
+    out = capsys.readouterr().out
+    assert "left: leaked-block" in out
+    assert "vhdtool convert" in out
+    child = tmp_path / "child.vhd"
+    vhdtool.snapshot(path, child)
+    path.unlink()
+    assert run(["repair", str(child), "--yes", "--json"]) == run(["check", "-q", str(child)]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [one["code"] for one in told["left"]] == ["parent-missing"]
+    assert "modify" in told["advice"][0]
+
+
+def test_a_second_repair_does_not_lose_the_journal_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "disk.vhd"
+    path.write_bytes(no_footer().getvalue())
+    assert run(["repair", str(path), "--yes"]) == 0
+    kept = (tmp_path / "disk.vhd.undo").read_bytes()
+    path.write_bytes(killed().getvalue())
+    assert run(["repair", str(path), "--yes"]) == 1
+    assert "--journal" in capsys.readouterr().err
+    assert (tmp_path / "disk.vhd.undo").read_bytes() == kept
+    assert run(["repair", str(path), "--yes", "--journal", str(tmp_path / "j")]) == 0
 
 
 def test_journals_of_other_kinds_are_refused(tmp_path: Path) -> None:

@@ -113,8 +113,8 @@ def check(
 ) -> None:
     """Check an image, and say for each fault what it means. Writes nothing.
 
-    Exit codes: 0 consistent; 1 the check could not be done; 2 corrupt; 3 unclean or leaks, but
-    nothing lost.
+    Exit codes: 0 consistent; 1 the check could not be done; 2 corrupt; 3 unclean, leaks, or blocks
+    that no BAT entry names (a probable loss), but all that the BAT names is whole.
 
     \b
     Example: vhdtool check --unclean disk.vhd
@@ -142,4 +142,11 @@ def _print_report(report: "ChainReport") -> None:
                 first, count = finding.sectors
                 guest = f"; guest sectors {first} to {first + count - 1}"
             click.echo(f"{finding.severity}: {finding.code}: {finding.message}{place}{guest}")
-        click.echo(f"{one.name}: {one.verdict}, {one.allocated} of {one.blocks} blocks allocated")
+        text = f"{one.name}: {one.verdict}, {one.allocated} of {one.blocks} blocks allocated"
+        if one.orphans:
+            text += (
+                f"; {len(one.orphans)} more in the file that no BAT entry names: a probable loss"
+            )
+        click.echo(text)
+    for line in report.advice():
+        click.echo(f"help: {line}")

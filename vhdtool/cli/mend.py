@@ -1,17 +1,26 @@
 """`vhdtool repair`."""
 
 import os
+from typing import TYPE_CHECKING
 
 import click
 
 from vhdtool.cli.options import image_argument, json_option, print_json
-from vhdtool.errors import UsageError
+from vhdtool.errors import ImageExists, UsageError
+
+if TYPE_CHECKING:
+    from vhdtool.image.chain_check import ChainReport
+    from vhdtool.image.findings import Finding
+    from vhdtool.image.repair import Plan
 
 
 @click.command()
 @image_argument
 @click.option("--dry-run", is_flag=True, help="Only say what would be written (default).")
 @click.option("--yes", is_flag=True, help="Write. Without it nothing is changed.")
+@click.option(
+    "--drop-orphans", is_flag=True, help="Give up blocks that no BAT entry names, after a look."
+)
 @click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
 @click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
 @json_option
@@ -21,19 +30,23 @@ def repair(
     image: str,
     dry_run: bool,
     yes: bool,
+    drop_orphans: bool,
     undo_from: str | None,
     journal: str | None,
     as_json: bool,
 ) -> None:
-    """Mend footers, batmap and leaked tail; guest data is never touched.
+    """Mend footers, sizes, batmap and leaked tail; guest data is never touched.
 
-    Without --yes it only says what it would write. What it overwrites is kept in an undo
-    journal. No other program may have the image open. Exit codes: 0 nothing is left to repair;
-    1 failed; 2 damage that cannot be repaired, nothing written; 3 repairs are possible (--yes).
+    Without --yes it only says what it would write. What it overwrites or cuts is kept in an undo
+    journal. No other program may have the image open. Blocks that no BAT entry names stay, unless
+    --drop-orphans gives them up. Exit codes: 0 `check` finds nothing any more; 1 failed;
+    2 damage that cannot be repaired, nothing written; 3 repairs are possible (--yes), or what is
+    left needs another command, which is named.
 
     \b
     Example: vhdtool repair disk.vhd --yes
     """
+    from vhdtool.image.chain_check import check_chain
     from vhdtool.image.journal import journal_beside, recover
     from vhdtool.image.repair import plan
     from vhdtool.image.undo import apply, journal_path, undo, write_journal
@@ -52,13 +65,20 @@ def repair(
             context.exit(3)
         if pending and recover(storage, journal_beside(image)):
             click.echo(f"{image}: the interrupted change was taken back", err=as_json)
-        result = plan(storage)
+        result = plan(storage, drop_orphans)
         if yes and result.changes:
             journal = journal or journal_path(image)
+            if os.path.isfile(journal):
+                raise ImageExists(
+                    f"{journal}: is the undo journal of an earlier repair; "
+                    "move it away, or name another with --journal"
+                )
             write_journal(journal, storage, result.changes)
             apply(storage, result.changes)
     done = yes and bool(result.changes)
-    code = 2 if result.hopeless else 3 if result.changes and not done else 0
+    report = check_chain(image)
+    code = 2 if result.hopeless else 3 if result.changes and not done else report.exit_code
+    left = _left(report, result if not done else None)
     if as_json:
         print_json(
             {
@@ -67,20 +87,37 @@ def repair(
                 "written": done,
                 "journal": journal if done else None,
                 "changes": [{"what": one.what, "offset": one.offset} for one in result.changes],
-                "left": [one.as_dict() for one in result.hopeless],
+                "left": [one.as_dict() for one in left],
+                "advice": report.advice() if left else [],
             }
         )
         context.exit(code)
-    for one in result.hopeless:
-        click.echo(f"cannot be repaired: {one.code}: {one.message}")
+    for one in left:
+        word = "cannot be repaired" if one.severity == "corrupt" else "left"
+        click.echo(f"{word}: {one.code}: {one.message}")
     for change in result.changes:
         click.echo(f"{'done' if done else 'would'}: {change.what} (byte {change.offset})")
-    if result.hopeless:
-        click.echo(f"{image}: nothing was written; see `vhdtool read --salvage`")
-    elif not result.changes:
-        click.echo(f"{image}: nothing to repair")
+    if result.changes and not done:
+        click.echo(f"{image}: nothing was written; --yes does it")
     elif done:
         click.echo(f"{image}: repaired; take it back with --undo {journal}")
+    elif left:
+        click.echo(f"{image}: nothing was written: a repair does not help here")
     else:
-        click.echo(f"{image}: nothing was written; --yes does it")
+        click.echo(f"{image}: nothing to repair")
+    if left:
+        for line in report.advice():
+            click.echo(f"help: {line}")
     context.exit(code)
+
+
+def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:
+    """What is no information and stays; `before` is the plan of a repair that was not done."""
+    from vhdtool.image.repair import MENDS
+
+    found = [*report.links, *(one for each in report.reports for one in each.findings)]
+    left = [one for one in found if one.severity != "info"]
+    if before is None or before.hopeless:
+        return left
+    goes = MENDS | {"orphan-block"} if before.drop_orphans else MENDS
+    return [one for one in left if one.code not in goes]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import NotAVhd, UsageError, VhdtoolError
+from vhdtool.image.advice import advice
 from vhdtool.image.chain import MAX_DEPTH
 from vhdtool.image.check import Mode, check
 from vhdtool.image.findings import CheckReport, Finding, exit_code
@@ -28,12 +29,22 @@ class ChainReport:
     def exit_code(self) -> int:
         return exit_code([*self.links, *(f for r in self.reports for f in r.findings)])
 
+    def advice(self) -> list[str]:
+        """What to do about the findings, for each image; none while it is in use."""
+        lines = []
+        for index, report in enumerate(self.reports):
+            links = self.links if index == 0 else []
+            if report.mode != "live":
+                lines += advice(report.name, [*links, *report.findings])
+        return lines
+
     def as_dict(self) -> dict[str, Any]:
         """The image's own report; its findings include the links', `parents` has the others."""
         first = self.reports[0].as_dict()
         first["findings"] = [f.as_dict() for f in self.links] + first["findings"]
         first["exit_code"] = self.exit_code
         first["verdict"] = {0: "consistent", 2: "corrupt", 3: "unclean"}[self.exit_code]
+        first["advice"] = self.advice()
         first["parents"] = [report.as_dict() for report in self.reports[1:]]
         return first
 

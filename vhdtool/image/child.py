@@ -28,20 +28,13 @@ NAME_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class ParentFacts:
-    """What a child remembers of its parent. `size` in bytes, `timestamp` in VHD seconds.
-
-    `chain` has the real paths of the parent and all of its own that were looked at.
-    """
+    """What a child remembers of its parent. `size` in bytes, `timestamp` in VHD seconds."""
 
     path: str
     uuid: UUID
     size: int
     timestamp: int
-    chain: tuple[str, ...]
-
-    @property
-    def depth(self) -> int:
-        return len(self.chain)
+    depth: int
 
 
 def parent_facts(
@@ -58,8 +51,7 @@ def parent_facts(
         if meta is not None and uuid == NO_UUID:
             raise UnsupportedImage(f"{path}: has no uuid, so that no child can name it")
         stamp = vhd_time(os.stat(name).st_mtime)
-        chain = tuple(lasting_path(layer.name) for layer in reader.layers)
-        return ParentFacts(name, uuid, reader.size, stamp, chain)
+        return ParentFacts(name, uuid, reader.size, stamp, len(reader.layers))
 
 
 def create_child(
@@ -83,8 +75,8 @@ def create_child(
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if lasting_path(path) in parent.chain:
-        raise UsageError(f"{os.fspath(path)}: cannot be its own parent, nor replace one below it")
+    if lasting_path(path) == parent.path:
+        raise UsageError(f"{os.fspath(path)}: cannot be its own parent")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
     header = Header(entries, block_bytes)

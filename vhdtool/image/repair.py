@@ -1,13 +1,14 @@
-"""Mends what can be mended without touching guest data: footers, batmap, leaked tail."""
+"""Mends what can be mended without touching guest data: footers, sizes, batmap, leaked tail."""
 
 from array import array
 from dataclasses import dataclass, field, replace
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.check import check
+from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.create import WITHOUT_BATMAP
 from vhdtool.image.findings import CheckReport, Finding
-from vhdtool.image.metadata import Ends, Metadata, read_metadata
+from vhdtool.image.metadata import Ends, Metadata, metadata_with, read_ends
 from vhdtool.image.places import end_of_data
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
@@ -19,12 +20,40 @@ from vhdtool.vhd.batmap import (
 )
 from vhdtool.vhd.bits import all_set, set_bits
 from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.creators import QEMU, QEMU_BY_SIZE, readers_agree
+from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED
 
-MENDED = {"batmap-overstates", "batmap-unallocated"}
-"""Findings of severity "corrupt" that a rebuilt batmap takes away."""
-_BATMAP = {"batmap-missing", "batmap-place", "batmap-checksum", "batmap-overwritten", *MENDED}
+MENDED = {"batmap-overstates", "batmap-unallocated", "footers-stale"}
+"""Findings of severity "corrupt" that a repair takes away."""
+_BATMAP = {
+    "batmap-missing",
+    "batmap-place",
+    "batmap-checksum",
+    "batmap-overwritten",
+    "batmap-overstates",
+    "batmap-unallocated",
+}
+_SIZES = {"geometry", "size-disagrees"}
+MENDS = frozenset(
+    {
+        "footer-checksum",
+        "footer-killed",
+        "footer-missing",
+        "footer-copy-missing",
+        "footer-copy-checksum",
+        "footers-differ",
+        "leaked-tail",
+        "block-short",
+        "journal-pending",
+        *_BATMAP,
+        *_SIZES,
+        *MENDED,
+    }
+)
+"""All findings that a repair takes away, unless others stand in its way."""
 
 
 @dataclass(slots=True)
@@ -33,54 +62,98 @@ class Plan:
 
     report: CheckReport
     changes: list[Change] = field(default_factory=list)
+    drop_orphans: bool = False
 
     @property
     def hopeless(self) -> list[Finding]:
         """Damage that no repair can mend, because it is in guest data or in the only copy."""
+        mended = set(MENDED)
+        if self.report.orphans and not self.drop_orphans:
+            # The batmap is the proof that one of the orphans is a loss, and may tell its number.
+            mended.discard("batmap-unallocated")
         return [
             one
             for one in self.report.findings
-            if one.severity == "corrupt" and one.code not in MENDED
+            if one.severity == "corrupt" and one.code not in mended
         ]
 
 
-def plan(storage: Storage) -> Plan:
+def plan(storage: Storage, drop_orphans: bool = False) -> Plan:
     """Looks at an image and says what a repair would write; writes nothing itself.
 
     Where damage is found that it cannot mend, nothing is planned at all: the first thing to do
-    with such an image is to copy it. Raises NotAVhd, or StorageError.
+    with such an image is to copy it. Blocks that no BAT entry names stay where they are, unless
+    `drop_orphans` says that they were looked at. Raises NotAVhd, or StorageError.
     """
-    result = Plan(check(storage, "strict"))
+    result = Plan(check(storage, "strict"), drop_orphans=drop_orphans)
     if result.hopeless:
         return result
+    codes = {one.code for one in result.report.findings}
     try:
-        meta = read_metadata(storage)
+        ends = read_ends(storage)
+        footer = ends.agreed if "footers-stale" in codes else ends.best
+        if footer is None:
+            return result
+        meta = metadata_with(storage, ends, footer)
     except CorruptImage:
         return result
-    codes = {one.code for one in result.report.findings}
+    meta.footer = _with_sound_sizes(meta.footer, codes)
     if meta.header is None:
-        result.changes = _fixed(meta)
+        result.changes = _fixed(storage, meta)
     else:
-        result.changes = _Dynamic(storage, meta, meta.header, codes).changes()
+        orphans = result.report.orphans
+        dynamic = _Dynamic(storage, meta, meta.header, codes, [] if drop_orphans else orphans)
+        result.changes = (_emptied(orphans) if drop_orphans else []) + dynamic.changes()
     return result
 
 
-def _fixed(meta: Metadata) -> list[Change]:
+def _with_sound_sizes(footer: Footer, codes: set[str]) -> Footer:
+    """A geometry that belongs to the size, and one size for all readers of an image of QEMU's."""
+    if "geometry" in codes:
+        footer = replace(footer, geometry=Geometry.for_size(footer.current_size))
+    # Data behind the size means that the size field is the wrong one: that is for people to say.
+    if footer.creator == QEMU and not readers_agree(footer) and "block-beyond-size" not in codes:
+        footer = replace(footer, creator=QEMU_BY_SIZE)
+    return footer
+
+
+def _fixed(storage: Storage, meta: Metadata) -> list[Change]:
     size, ends = meta.size, meta.ends
     raw = meta.footer.pack()
-    end = ends.end
-    if ends.file_size == size + SECTOR and end is not None and end.valid:
-        return []
-    changes = [Change("write the footer behind the data", size, raw)]
+    if getattr(storage, "is_block_device", False):
+        # A device has its footer at its end, wherever the disk ends.
+        size = ends.file_size - SECTOR
+    changes = []
+    if storage.pread(size, SECTOR) != raw:
+        changes.append(Change("write the footer behind the data", size, raw))
     if ends.file_size > size + SECTOR:
         changes.append(Change("cut what is behind it", size + SECTOR))
     return changes
 
 
-class _Dynamic:
-    """The repair of one dynamic or differencing image."""
+def _emptied(orphans: list[Orphan]) -> list[Change]:
+    """Without a bit in its bitmap a block that no entry names is leaked space."""
+    return [
+        Change(
+            "empty the bitmap of a block that no BAT entry names",
+            one.entry * SECTOR,
+            bytes(one.layout.bitmap_sectors * SECTOR),
+        )
+        for one in orphans
+    ]
 
-    def __init__(self, storage: Storage, meta: Metadata, header: Header, codes: set[str]) -> None:
+
+class _Dynamic:
+    """The repair of one dynamic or differencing image; `orphans` are to be kept."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        meta: Metadata,
+        header: Header,
+        codes: set[str],
+        orphans: list[Orphan],
+    ) -> None:
         self.storage = storage
         self.header = header
         self.bat: array[int] = meta.bat
@@ -88,10 +161,12 @@ class _Dynamic:
         self.footer = meta.footer
         self.batmap = meta.batmap
         self.codes = codes
+        self.orphans = orphans
 
     def changes(self) -> list[Change]:
         result = self._batmap_changes()
-        end = end_of_data(self.footer, self.header, self.batmap, self.bat) * SECTOR
+        end = end_of_data(self.footer, self.header, self.batmap, self.bat)
+        end = max([end, *(one.end for one in self.orphans)]) * SECTOR
         size = self.ends.file_size
         if getattr(self.storage, "is_block_device", False):
             end = size - SECTOR
@@ -143,8 +218,10 @@ class _Dynamic:
         ]
 
     def _free(self, first: int, end: int) -> bool:
-        """Whether sectors [first, end) belong to no block and no locator."""
+        """Whether sectors [first, end) belong to no block, no orphan and no locator."""
         total = BlockLayout(self.header.block_bytes).total_sectors
+        if any(one.entry < end and one.end > first for one in self.orphans):
+            return False
         if any(e != UNUSED and e < end and e + total > first for e in self.bat):
             return False
         return all(

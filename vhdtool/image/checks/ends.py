@@ -16,7 +16,7 @@ MAX_ENTRIES = 1 << 23
 
 
 def check_footers(ends: Ends, found: Collector) -> Footer | None:
-    """Judges both footers; returns the one to believe, or None when neither is whole."""
+    """Judges both footers; returns the one to believe, or None when there is none."""
     best = ends.best
     for footer in (ends.end, ends.copy):
         if footer is not None and footer.poisoned:
@@ -25,6 +25,15 @@ def check_footers(ends: Ends, found: Collector) -> Footer | None:
                 "a resize was interrupted: its journal must be finished or reverted first",
                 offset=ends.end_offset if footer is ends.end else 0,
             )
+    if best is None and ends.agreed is not None:
+        found.corrupt(
+            "footers-stale",
+            "the footer and its copy are equal, but their checksum is wrong: another tool changed "
+            "a field and forgot it, and readers refuse the image",
+            offset=ends.end_offset,
+        )
+        _check_fields(ends.agreed, found)
+        return ends.agreed
     if best is None:
         found.corrupt("footer-lost", "no valid footer, neither at the end nor at the start")
         _damaged(ends, found)
