@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import oracle_cases
 import pytest
@@ -108,3 +109,23 @@ def test_a_case_that_was_judged_already_is_not_judged_again(folder: Path) -> Non
 def test_no_directory_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such directory"):
         judge_run(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("name", ["verdict.json", "junit.xml"])
+def test_a_case_is_missed_by_either_list_of_cases(name: str, folder: Path, tmp_path: Path) -> None:
+    oracle_cases.activate().save(tmp_path / "run" / "activate-on-s7")
+    text = '{"strategies": [{"case": "hold-on-s7"}]}'
+    if name == "junit.xml":
+        text = '<property name="hold-on-s7.seed" value="7" />'
+    (tmp_path / "run" / name).write_text(text)
+    verdict = judge_run(tmp_path / "run")
+    assert exit_code(verdict) == 125
+    entries: Any = verdict["strategies"]
+    assert [entry["case"] for entry in entries] == ["activate-on-s7", "hold-on-s7"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"strategies": 1, "strategies": []}'])
+def test_a_list_of_cases_that_cannot_be_read_hides_none(text: str, tmp_path: Path) -> None:
+    oracle_cases.activate().save(tmp_path / "run" / "activate-on-s7")
+    (tmp_path / "run" / "verdict.json").write_text(text)
+    assert exit_code(judge_run(tmp_path / "run")) == 125

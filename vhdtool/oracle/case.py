@@ -17,7 +17,8 @@ POINTS = (
 )
 """When metadata is sampled, in the order that breaks ties of `seq`."""
 EXPECTED = ("consistent", "corrupt", "refused")
-LARGEST_IMAGE = 2040 << 30
+LARGEST_DISK = 2040 << 30
+MOST_HOSTS = 16
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _TEXTS = ("strategy", "direction", "storage", "hypervisor", "accelerator")
 
@@ -44,6 +45,15 @@ class Case:
     error: str | None
     exclusive: bool = False
     """Whether the storage itself was to keep the destination out while the source had it."""
+    looked: bool = False
+    """Whether the lab error is no more than a failed look at the hosts: the case ran to its end."""
+
+    @property
+    def first_hosts(self) -> tuple[str, str] | None:
+        """Source and destination of the first leg, or None where `direction` names no two."""
+        source, arrow, destination = self.direction.partition("->")
+        pair = (source.strip(), destination.strip())
+        return pair if arrow and set(pair) <= set(self.hosts) and pair[0] != pair[1] else None
 
 
 def parse_case(source: strict.Object) -> Case:
@@ -54,7 +64,7 @@ def parse_case(source: strict.Object) -> Case:
     if expected not in EXPECTED:
         raise TornRecord(f"'expected' is {expected[:40]!r}, not one of {', '.join(EXPECTED)}")
     legs = strict.integer(source, "legs", 1, 100)
-    image_bytes = strict.integer(source, "image_bytes", 512, LARGEST_IMAGE)
+    image_bytes = strict.integer(source, "image_bytes", 512, LARGEST_DISK)
     block_bytes = strict.integer(source, "block_bytes", 4096, 1 << 30)
     if image_bytes % 512 or block_bytes & (block_bytes - 1):
         raise TornRecord("'image_bytes' is no multiple of 512 or 'block_bytes' no power of two")
@@ -76,13 +86,14 @@ def parse_case(source: strict.Object) -> Case:
         hosts=_hosts(source.get("hosts")),
         points=_points(source.get("points"), legs),
         error=_error(source),
+        looked=isinstance(source["error"], dict) and source["error"].get("look") is True,
         exclusive="exclusive" in source and strict.boolean(source, "exclusive"),
     )
 
 
 def _hosts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) < 2:
-        raise TornRecord("'hosts' is not a list of two names or more")
+    if not isinstance(value, list) or not 2 <= len(value) <= MOST_HOSTS:
+        raise TornRecord(f"'hosts' is not a list of 2 to {MOST_HOSTS} names")
     hosts = [host for host in value if isinstance(host, str) and HOST.fullmatch(host)]
     if len(hosts) != len(value) or len(set(hosts)) != len(hosts):
         raise TornRecord("'hosts' has a name that is none, or one twice")

@@ -5,15 +5,20 @@ needs the piece turns it into a doubt, and so into `inconclusive`, unless what i
 damage all the same.
 """
 
+import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vhdtool.oracle import strict
-from vhdtool.oracle.case import HOST, Case, parse_case
+from vhdtool.oracle.case import HOST, MOST_HOSTS, Case, parse_case
 from vhdtool.oracle.events import Events, parse_events
+from vhdtool.oracle.evidence.pieces import LARGEST_IMAGE, names_in, open_regular, read_piece
 from vhdtool.oracle.snapshots import Snapshot, load_snapshots
-from vhdtool.oracle.strict import TornRecord, read_piece
+from vhdtool.oracle.strict import TornRecord
+
+_CONSOLE = re.compile(r"console-(.+)\.log")
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,8 @@ class Chunk:
     host: str
     mono: float
     data: bytes
+    line: int = 0
+    """Which line of console.jsonl tells of them; 0 where none does."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,10 @@ class Record:
     image_problem: str | None
     checked: Mapping[str, object] | None = None
     """What `qemu-img check` said of a qcow2 image; None where there is nothing to be used."""
+    unnamed: Mapping[str, bytes] = field(default_factory=dict)
+    """Console logs with bytes in them of which console.jsonl tells nothing, by host."""
+    reproduce: str | None = None
+    """The command in reproduce.txt."""
 
 
 def load_record(path: Path) -> Record:
@@ -59,11 +70,12 @@ def load_record(path: Path) -> Record:
     if missing:
         events = Events((), (missing,))
     snapshots, snapshot_problems = load_snapshots(path / "metadata", case, events)
-    console, console_problems = _console(path)
+    console, console_problems, named = _console(path)
     image, image_problem = _image(path, case)
     return Record(
         path, case, case_problem, events, snapshots, snapshot_problems,
         console, console_problems, image, image_problem, _checked(path),
+        _unnamed(path, named), _reproduce(path),
     )  # fmt: skip
 
 
@@ -88,14 +100,25 @@ def unread(path: Path) -> Record:
 
 def _image(path: Path, case: Case | None) -> tuple[Path | None, str | None]:
     name = case.image if case else "image.vhd"
-    image = path / name
-    if not image.is_file():
-        return None, f"{name}: missing"
-    return image, None
+    try:
+        os.close(open_regular(path / name, LARGEST_IMAGE))
+    except TornRecord as error:
+        return None, f"{name}: {error}"
+    return path / name, None
 
 
-def _console(path: Path) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
-    """The chunks in order of arrival; a chunk ends where the next of its host begins."""
+def _reproduce(path: Path) -> str | None:
+    try:
+        return read_piece(path / "reproduce.txt", 1 << 16).decode("utf-8", "replace").strip()
+    except TornRecord:
+        return None
+
+
+def _console(path: Path) -> tuple[tuple[Chunk, ...], tuple[str, ...], frozenset[str]]:
+    """The chunks in the order of console.jsonl, problems, and the hosts that it names.
+
+    A chunk ends where the next of its host begins.
+    """
     entries, problems = [], []
     try:
         *lines, rest = read_piece(path / "console.jsonl").split(b"\n")
@@ -105,21 +128,26 @@ def _console(path: Path) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
             entries.append(_console_line(line, place))
     except TornRecord as error:
         problems.append(f"console.jsonl: {error}")
+    named = list(dict.fromkeys(host for host, _, _ in entries))
+    if len(named) > MOST_HOSTS:
+        return (), (f"console.jsonl names {len(named)} hosts",), frozenset(named)
     logs: dict[str, bytes] = {}
-    for host in dict.fromkeys(host for host, _, _ in entries):
+    for host in named:
         try:
             logs[host] = read_piece(path / f"console-{host}.log")
         except TornRecord as error:
             problems.append(f"console-{host}.log: {error}")
     chunks: list[Chunk] = []
     ends = {host: len(log) for host, log in logs.items()}
-    for host, offset, mono in reversed(entries):
+    for place, (host, offset, mono) in zip(
+        range(len(entries), 0, -1), reversed(entries), strict=True
+    ):
         end = ends.get(host)
         if end is None:
             continue
         if offset > end:
             problems.append(f"console-{host}.log: shorter than console.jsonl says, or disordered")
-        chunks.append(Chunk(host, mono, logs[host][offset:end]))
+        chunks.append(Chunk(host, mono, logs[host][offset:end], place))
         ends[host] = min(offset, end)
     problems += [
         f"console.jsonl: the first {end} bytes of console-{host}.log are in no chunk"
@@ -128,7 +156,23 @@ def _console(path: Path) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
     ]
     if not entries and not problems:
         problems.append("console.jsonl is empty")
-    return tuple(reversed(chunks)), tuple(problems)
+    return tuple(reversed(chunks)), tuple(problems), frozenset(named)
+
+
+def _unnamed(path: Path, named: frozenset[str]) -> dict[str, bytes]:
+    """A console log of a host of which console.jsonl tells nothing, unless it is empty."""
+    found: dict[str, bytes] = {}
+    for name in names_in(path):
+        match = _CONSOLE.fullmatch(name)
+        if match is None or match[1] in named or len(found) >= MOST_HOSTS:
+            continue
+        try:
+            data = read_piece(path / name)
+        except TornRecord as error:
+            data = f"({error})".encode()
+        if data:
+            found[match[1]] = data
+    return found
 
 
 def _console_line(line: bytes, place: int) -> tuple[str, int, float]:

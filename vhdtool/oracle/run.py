@@ -1,11 +1,14 @@
 """Judges a run: every case directory in it, and what the run as a whole is worth."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from vhdtool.errors import UsageError
+from vhdtool.oracle.evidence.pieces import names_in, read_piece
 from vhdtool.oracle.record import load_record
-from vhdtool.oracle.strict import TornRecord, parse_object, read_piece
+from vhdtool.oracle.strict import TornRecord, parse_object
 from vhdtool.oracle.verdict import Entry, judge_case, unproved
 from vhdtool.oracle.view import kind_of
 
@@ -15,10 +18,12 @@ _PIECES = (
     "case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd", "reproduce.txt",
 )  # fmt: skip
 
+_IN_JUNIT = re.compile(r'<property name="([A-Za-z0-9._-]+)\.seed"')
+
 
 def is_case(path: Path) -> bool:
     """Whether a directory looks like a case, even one that lost pieces."""
-    return any((path / piece).exists() for piece in _PIECES)
+    return path.is_dir() and any(os.path.lexists(path / piece) for piece in _PIECES)
 
 
 def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[str, object]:
@@ -35,7 +40,7 @@ def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[s
         cases, lost = [path], list[str]()
         run_name = path.parent.name
     else:
-        cases = sorted(entry for entry in path.iterdir() if entry.is_dir() and is_case(entry))
+        cases = [path / name for name in names_in(path) if is_case(path / name)]
         lost = sorted(_listed(path) - {case.name for case in cases})
         run_name = path.name
     if not cases and not lost:
@@ -44,6 +49,9 @@ def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[s
     entries = [known.get(case.name) or judge_case(case) for case in cases] + [
         unproved(path / name, f"{name} is missing") for name in lost
     ]
+    torn = _torn(path)
+    if torn is not None:
+        entries.append(unproved(path / "verdict.json", torn))
     return {
         "schema": 1,
         "run": run_name,
@@ -85,11 +93,27 @@ def _machines(cases: list[Path]) -> dict[str, object]:
 
 
 def _listed(path: Path) -> set[str]:
-    """Cases that the run's verdict.json names; none when it cannot be read."""
+    """Cases that the run's verdict.json or junit.xml names; none where it cannot be read."""
     try:
         strategies = parse_object(read_piece(path / "verdict.json")).get("strategies")
     except TornRecord:
-        return set()
+        strategies = None
     entries = strategies if isinstance(strategies, list) else []
     names = {entry.get("case") for entry in entries if isinstance(entry, dict)}
-    return {name for name in names if isinstance(name, str)}
+    found = {name for name in names if isinstance(name, str)}
+    try:
+        text = read_piece(path / "junit.xml").decode("utf-8", "replace")
+    except TornRecord:
+        return found
+    return found | set(_IN_JUNIT.findall(text))
+
+
+def _torn(path: Path) -> str | None:
+    """A verdict.json that is there and tells nothing: then which cases the run had is unknown."""
+    if not os.path.lexists(path / "verdict.json"):
+        return None
+    try:
+        listed = parse_object(read_piece(path / "verdict.json")).get("strategies")
+    except TornRecord as error:
+        return f"verdict.json: {error}; which cases the run had is not known"
+    return None if isinstance(listed, list) else "verdict.json: lists no cases"

@@ -9,9 +9,14 @@ from pathlib import Path
 from vhdtool.oracle import strict
 from vhdtool.oracle.case import POINTS, Case
 from vhdtool.oracle.events import Events
-from vhdtool.oracle.strict import TornRecord, read_piece
+from vhdtool.oracle.evidence.pieces import LARGEST_PIECE, names_in, read_piece
+from vhdtool.oracle.strict import TornRecord
 
 _SNAPSHOT = re.compile(r"([1-9]\d{0,2})-([a-z-]+)\.json")
+
+LARGEST_TOGETHER = 256 << 20
+"""Bytes of all snapshots of a case."""
+MOST_NAMES = 1024
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,12 @@ def load_snapshots(
     folder: Path, case: Case | None, events: Events
 ) -> tuple[tuple[Snapshot, ...], tuple[str, ...]]:
     snapshots, problems = [], []
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
-    for name in names:
+    room = LARGEST_TOGETHER
+    for name in names_in(folder, MOST_NAMES):
         try:
-            snapshots.append(_snapshot(folder / name))
+            snapshot, size = _snapshot(folder / name, room)
+            room -= size
+            snapshots.append(snapshot)
         except TornRecord as error:
             problems.append(f"metadata/{name}: {error}")
     torn = {problem.split(":")[0] for problem in problems}
@@ -79,11 +86,13 @@ def _disorder(snapshots: Sequence[Snapshot], events: Events) -> list[str]:
     return problems
 
 
-def _snapshot(path: Path) -> Snapshot:
+def _snapshot(path: Path, room: int) -> tuple[Snapshot, int]:
+    """With the size of its file in bytes."""
     match = _SNAPSHOT.fullmatch(path.name)
     if not match or match[2] not in POINTS:
         raise TornRecord("not the name of a metadata point")
-    meta = strict.parse_object(read_piece(path))
+    data = read_piece(path, min(room, LARGEST_PIECE))
+    meta = strict.parse_object(data)
     if meta.get("schema") != 1:
         raise TornRecord(f"schema {meta.get('schema')!r} is not known, only 1")
     if strict.text(meta, "point") != match[2]:
@@ -104,7 +113,7 @@ def _snapshot(path: Path) -> Snapshot:
         raise TornRecord("a block's number is no number")
     if not set(bitmaps) <= set(bat):
         raise TornRecord("a bitmap belongs to no block of the BAT")
-    return Snapshot(int(match[1]), match[2], strict.integer(meta, "seq"), meta)
+    return Snapshot(int(match[1]), match[2], strict.integer(meta, "seq"), meta), len(data)
 
 
 def _hex_or_null(source: strict.Object, key: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Never
 
 from vhdtool.errors import VhdtoolError
@@ -15,29 +14,28 @@ class TornRecord(VhdtoolError):
 
 Object = Mapping[str, object]
 MOST = 10**15
-LARGEST_PIECE = 256 << 20
-"""Bytes; no piece of a record but the image comes near."""
-
-
-def read_piece(path: Path) -> bytes:
-    """A file's bytes. Raises TornRecord, without the file's name, when it cannot be read."""
-    try:
-        if path.stat().st_size > LARGEST_PIECE:
-            raise TornRecord(f"larger than {LARGEST_PIECE >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        raise TornRecord("missing" if missing else f"cannot be read ({error.strerror})") from error
 
 
 def _no_constant(text: str) -> Never:
     raise ValueError(f"{text} is no number")
 
 
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object with a key given twice says two things, and readers differ in which they take."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} is given twice")
+    return value
+
+
 def parse_object(data: bytes) -> Object:
     """One JSON object in UTF-8. Raises TornRecord with the reason, without the file's name."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice
+        )
     except (ValueError, RecursionError) as error:
         raise TornRecord(f"not JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict):

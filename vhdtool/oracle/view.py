@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from vhdtool.oracle.evidence.pieces import LARGEST_IMAGE, open_regular
 from vhdtool.storage import Storage
 from vhdtool.storage.shapes import ReadOnly
 
@@ -35,12 +36,12 @@ class View(Storage, Protocol):
 class FileView(ReadOnly):
     """A file opened for reading; sparse areas are skipped where the file system tells them.
 
-    Raises OSError when it cannot be opened. A context manager.
+    Raises TornRecord when it is no regular file that can be opened. A context manager.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = open_regular(path, LARGEST_IMAGE)
         self._size = os.fstat(self._fd).st_size
         self._extents: list[Extent] | None = None
 
