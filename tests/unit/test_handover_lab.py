@@ -17,6 +17,7 @@ from vhdtool.errors import LabError, UsageError
 from vhdtool.handover import bundle, lab, tap
 from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest import build
+from vhdtool.handover.look import failed_checks
 from vhdtool.handover.record import Record
 from vhdtool.handover.strategies import STRATEGIES
 
@@ -197,3 +198,9 @@ def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:
         assert int(controller.stdout.readline()) != controller.pid
         controller.kill()
         assert controller.stdout.read() == b""
+
+
+def test_a_failed_look_names_its_checks_in_words() -> None:
+    output = "F.\nFAILED lab/test_live.py::test_one_host_is_active[ssh://alpha] - assert\n1 failed"
+    assert failed_checks(output) == "not true that one host is active"
+    assert failed_checks("collected 0 items\n\nno tests ran in 0.1s\n") == "no tests ran in 0.1s"

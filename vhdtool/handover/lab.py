@@ -16,7 +16,7 @@ from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
 from vhdtool.handover.config import MIB, LabConfig
 from vhdtool.handover.guest.snapshot import accelerator, ensure_snapshot
 from vhdtool.handover.hosts import Host
-from vhdtool.handover.look import look
+from vhdtool.handover.look import FailedLook, look
 from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
@@ -118,13 +118,17 @@ class Lab:
             if error is None:
                 return
             self.say(f"  lab error: {error}")
-            if isinstance(error, ImageTrouble):
+            if isinstance(error, ImageTrouble) or self._proved(error, folder):
                 return
             if attempt < ATTEMPTS:
                 failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
                 failed.parent.mkdir(exist_ok=True)
                 shutil.move(folder, failed)
                 self.say(f"  trying once more; the record is in failed/{failed.name}")
+
+    def _proved(self, error: VhdtoolError, folder: Path) -> bool:
+        """Whether the record shows why a look at the hosts failed: damage is not retried."""
+        return isinstance(error, FailedLook) and self.judge(folder)["verdict"] == "corrupt"
 
     def _attempt(
         self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
@@ -142,24 +146,31 @@ class Lab:
         except VhdtoolError as failure:
             error = LabError(f"unexpected refusal: {failure}")
         trouble = record.consoles.trouble
-        if error is not None and record.count(lambda event: event["event"] == "fenced"):
+        looked = isinstance(error, FailedLook)
+        if error and not looked and record.count(lambda event: event["event"] == "fenced"):
             # Another writer may have been there, and would not be the next time.
             error = ImageTrouble(str(error))
         if error is not None and trouble is not None and trouble != str(error):
             kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
             error = kind(f"{trouble}; then {error}")
-        what = None if error is None else str(error)
-        record.case(self._case_json(plan, hosts, attempt, what, record))
+        record.case(self._case_json(plan, hosts, attempt, error, record))
         (folder / "reproduce.txt").write_text(reproduce(plan) + "\n")
         return error
 
     def _case_json(
-        self, plan: CasePlan, hosts: list[Host], attempt: int, error: str | None, record: Record
+        self,
+        plan: CasePlan,
+        hosts: list[Host],
+        attempt: int,
+        error: VhdtoolError | None,
+        record: Record,
     ) -> dict[str, Any]:
         config, strategy = self.config, plan.strategy
-        failure = None
+        failure: dict[str, Any] | None = None
         if error is not None:
-            failure = {"what": error, "log": last_words(record)}
+            failure = {"what": str(error), "log": last_words(record)}
+            if isinstance(error, FailedLook):
+                failure["look"] = True
         return {
             "schema": 1,
             "strategy": strategy.name,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
@@ -15,8 +16,12 @@ LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
 TIMEOUT = 120
 
 
+class FailedLook(LabError):
+    """A check of the hosts failed. The case ran on: its record says whether the order is unsafe."""
+
+
 def look(config: LabConfig, run: CaseRun, phase: str) -> None:
-    """Runs tests/lab against the hosts. Raises LabError when they see what must not be."""
+    """Runs tests/lab against the hosts. Raises FailedLook when they see what must not be."""
     plan, tests = run.plan, config.live_tests
     if tests is None or (plan.strategy.name, plan.guard) not in LIVE_CASES:
         return
@@ -38,8 +43,15 @@ def look(config: LabConfig, run: CaseRun, phase: str) -> None:
         except subprocess.TimeoutExpired:
             raise LabError(f"testinfra, {phase}: no end within {TIMEOUT} s; see {log}") from None
     if done.returncode:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise LabError(f"testinfra, {phase}: {' '.join(last)}; see {log}")
+        raise FailedLook(f"testinfra, {phase}: {failed_checks(log.read_text(errors='replace'))}")
+
+
+def failed_checks(output: str) -> str:
+    """Which checks failed, in words, or pytest's last line."""
+    names = dict.fromkeys(re.findall(r"^(?:FAILED|ERROR) \S+::test_(\w+)", output, re.MULTILINE))
+    if names:
+        return "not true that " + ", ".join(name.replace("_", " ") for name in names)
+    return " ".join(output.strip().splitlines()[-1:])
 
 
 def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:

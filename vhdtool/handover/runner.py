@@ -46,6 +46,8 @@ class CaseRun:
     """How many events of the source's QEMU are older than this leg's migration."""
     consoles: dict[int, int] = field(default_factory=dict)
     """The console's stream of each QEMU, by pid."""
+    looked: LabError | None = None
+    """The first look at the hosts that failed. The case goes on: the oracles judge it first."""
     medium: Medium = field(init=False)
     """Where the image is; until it is made, where it will be."""
     points: Points = field(init=False)
@@ -71,6 +73,8 @@ class CaseRun:
                 if not self._leg(leg):
                     break
             self._finish()
+            if self.looked is not None:
+                raise self.looked
         finally:
             self._end_all()
 
@@ -122,6 +126,12 @@ class CaseRun:
 
     def _tell(self, side: Side, line: str) -> None:
         side.host.send(self.consoles[side.machine().pid], line.encode() + b"\n")
+
+    def _look(self, phase: str) -> None:
+        try:
+            self.live(self, phase)
+        except LabError as error:
+            self.looked = self.looked or error
 
     # one migration
 
@@ -195,7 +205,7 @@ class CaseRun:
         )
         self.record.consoles.wait_acked(acked + AFTER_SWITCH, TIMEOUT)
         self.points.take(self.medium, "destination-wrote", self.destination)
-        self.live(self, "live")
+        self._look("live")
 
     def _leave_source(self) -> None:
         """The migration is over: the source's QEMU goes, and its shim with it."""
@@ -240,7 +250,7 @@ class CaseRun:
         side.shim().leave()
         side.tap = None
         self.points.take(self.medium, "all-closed", side)
-        self.live(self, "after")
+        self._look("after")
         host = self.medium.host(side.host)
         host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
         if self.plan.kind == "qcow2":

@@ -11,6 +11,7 @@ from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged, gather, judge
 from vhdtool.oracle.planted import Planted, try_oracles
 from vhdtool.oracle.record import Record, load_record, unread
+from vhdtool.oracle.strict import TornRecord
 from vhdtool.oracle.timing import blackout, nothing
 from vhdtool.oracle.view import FileView
 
@@ -44,7 +45,7 @@ def _judge(case_dir: Path) -> Entry:
     if record.image is not None:
         try:
             view = FileView(record.image)
-        except OSError:
+        except (OSError, TornRecord):
             view = None
     try:
         evidence = gather(record, view)
@@ -100,13 +101,18 @@ def decide(
     record: Record, evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted
 ) -> tuple[str, str]:
     """(verdict, one sentence)."""
-    if record.case and record.case.error:
-        return "error", f"The lab failed: {record.case.error}"
+    failed = record.case.error if record.case else None
+    looked = record.case is not None and record.case.looked
+    if failed and not looked:
+        return "error", f"The lab failed: {failed}"
     if evidence.console.oops:
         return "error", f"The guest's kernel failed: {evidence.console.oops}"
     proof = [finding for outcome in judged.each().values() for finding in outcome.worst("corrupt")]
     if proof:
-        return "corrupt", _damage(judged, proof)
+        also = f"; a look at the hosts failed too: {failed}" if failed else ""
+        return "corrupt", _damage(judged, proof) + also
+    if failed:
+        return "error", f"A look at the hosts failed, and no oracle proves why: {failed}"
     reasons = [
         finding.message
         for outcome in judged.each().values()
