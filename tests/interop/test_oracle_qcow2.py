@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle_cases import activate
+from oracle_cases import BLOCK, Lab, activate
 from shim_process import run
 
 from vhdtool.handover.agent import Agent
 from vhdtool.image.qcow2 import snapshot
 from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import SECTOR, open_reader
+from vhdtool.oracle.readers.qcow2 import PLACE, Tables
 from vhdtool.oracle.verdict import judge_case
 from vhdtool.oracle.view import FileView
 
@@ -39,7 +40,9 @@ def record(clean: Path, tmp_path: Path) -> Path:
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A safe hand-over's record, with its disk in a qcow2 image that QEMU wrote."""
     place = tmp_path_factory.mktemp("clean")
-    folder = activate().save(place / "case")
+    lab = activate()
+    told_of = tables_told(lab)
+    folder = lab.save(place / "case")
     raw, image = place / "disk.raw", folder / "image.qcow2"
     raw.write_bytes(disk_of(folder / "image.vhd"))
     (folder / "image.vhd").unlink()
@@ -51,10 +54,24 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         taken = snapshot(view)
     for path in (folder / "metadata").iterdir():
         told = json.loads(path.read_text())
-        path.write_text(json.dumps({**taken, "seq": told["seq"], "point": told["point"]}))
+        bat = {k: v for k, v in taken["bat"].items() if told_of[int(k) // 512] <= told["seq"]}
+        then = {**taken, "bat": bat, "bitmaps": dict.fromkeys(bat)}
+        path.write_text(json.dumps({**then, "seq": told["seq"], "point": told["point"]}))
     report = run("qemu-img", "check", "--output=json", str(image))
     (folder / "check.json").write_text(report)
     return folder
+
+
+def tables_told(lab: Lab) -> dict[int, int]:
+    """What an L2 table maps is allocated once. The seq at which each one was."""
+    told: dict[int, int] = {}
+    for event in list(lab.events):
+        if event["event"] == "allocated":
+            event["block"] = event["block"] * BLOCK // (512 * 4096)
+            if event["block"] in told:
+                lab.drop(lab.events.index(event))
+            told.setdefault(event["block"], event["seq"])
+    return told
 
 
 def change(path: Path, **values: Any) -> None:
@@ -110,7 +127,7 @@ def header_gone(record: Path) -> None:
         (lambda r: snapshot_entry(r, None), "corrupt", "bat-vanished"),
         (lambda r: snapshot_entry(r, 8), "corrupt", "bat-moved"),
         (lambda r: change(r / "check.json", corruptions=3), "corrupt", "qemu-img-corruptions"),
-        (header_gone, "corrupt", "image-header"),
+        (header_gone, "corrupt", "image-unreadable"),
         (lambda r: (r / "check.json").unlink(), "inconclusive", "missing"),
         (lambda r: (r / "check.json").write_text("{}"), "inconclusive", "missing"),
         (lambda r: change(r / "check.json", **{"check-errors": 1}), "inconclusive",
@@ -129,6 +146,57 @@ def test_damage_is_seen_and_what_is_missing_passes_for_nothing(
     assert judged["verdict"] == verdict, judged["why"]
     codes = {f["code"] for one in judged["oracles"].values() for f in one["findings"]}
     assert code in codes
+
+
+def poke(record: Path, at: Callable[[Tables], int], data: Callable[[bytes], bytes]) -> None:
+    """Eight bytes of the image become others."""
+    image = record / "image.qcow2"
+    with FileView(image) as view:
+        place = at(Tables(view))
+    with open(image, "r+b") as stream:
+        stream.seek(place)
+        old = stream.read(8)
+        stream.seek(place)
+        stream.write(data(old))
+
+
+def without_copied(entry: bytes) -> bytes:
+    return bytes([entry[0] & 0x7F]) + entry[1:]
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "code"),
+    [
+        (lambda t: t.header.refcounts, lambda _: bytes(8), "refcount-low"),
+        (lambda t: refcount_of(t, max(t.blocks.values())), lambda old: b"\0\0" + old[2:],
+         "refcount-low"),
+        (lambda t: refcount_of(t, max(t.blocks.values())), lambda old: b"\0\2" + old[2:],
+         "copied-flag"),
+        (lambda t: t.header.l1_offset + 8 * min(t.l1), without_copied, "copied-flag"),
+        (lambda t: entry_at(t, min(t.blocks)), without_copied, "copied-flag"),
+    ],
+)  # fmt: skip
+def test_refcounts_are_read_and_not_believed(
+    record: Path, at: Callable[[Tables], int], data: Callable[[bytes], bytes], code: str
+) -> None:
+    """check.json still says that all is well."""
+    poke(record, at, data)
+    judged = judge_case(record)
+    assert judged["verdict"] == "corrupt", judged["why"]
+    assert code in {f["code"] for f in judged["oracles"]["structure"]["findings"]}
+
+
+def entry_at(tables: Tables, cluster: int) -> int:
+    index, at = divmod(cluster, tables.header.table_entries)
+    return (tables.l1[index] & PLACE) + 8 * at
+
+
+def refcount_of(tables: Tables, place: int) -> int:
+    """Where the refcount of a cluster lies, when one refcount block has them all."""
+    raw = tables.view.pread(tables.header.refcounts, 8)
+    at = place // tables.header.cluster
+    assert at < tables.header.cluster // 2 - 4
+    return int.from_bytes(raw) + 2 * at
 
 
 def test_leaked_clusters_hurt_nobody(record: Path) -> None:

@@ -36,6 +36,9 @@ class NaiveShim:
     def event(self, name: str, epoch: int | None = None, **extra: Any) -> None:
         self.lab.event(name, self.host, self.pid, epoch, **extra)
 
+    def attach(self) -> None:
+        self.event("attached", path="/srv/image.vhd", size=DISK)
+
     def read(self, name: str = "activated", **extra: Any) -> None:
         """Reads footer, header and BAT: `opened`, `activated` or `unpaused`."""
         disk = self.lab.disk
@@ -45,7 +48,9 @@ class NaiveShim:
         self.read_epoch = self.lab.next_epoch()
         self.served = self.wrote = False
         self.last_write = None
-        more: dict[str, Any] = {"mode": self.mode} if name == "opened" else {"lease": True}
+        more: dict[str, Any] = {"lease": self.lab.guard}
+        if name == "opened":
+            more = {"mode": self.mode}
         self.event(name, self.read_epoch, read_mono=self.lab.now(), **{**more, **extra})
 
     def _end(self) -> int:
@@ -99,6 +104,12 @@ class NaiveShim:
             wrote_footer=True, truncated_to=end + SECTOR,
         )  # fmt: skip
 
+    def close(self) -> None:
+        """Ends a read on which nothing was written, and detaches."""
+        ended, self.read_epoch = self.read_epoch, None
+        self.event("closed", self.lab.next_epoch(), ended=ended, wrote_footer=False)
+        self.event("detached")
+
 
 class Lab:
     """Collects what the lab's controller would, and writes the case directory."""
@@ -140,6 +151,18 @@ class Lab:
              "side": side, "pid": pid, "epoch": epoch, "mono": self.now(), "wall": self.clock,
              **extra}
         )  # fmt: skip
+
+    def drop(self, place: int) -> None:
+        """One event gone without a gap, as a forger would do it."""
+        del self.events[place]
+        for seq, event in enumerate(self.events, 1):
+            event["seq"] = seq
+        for taken in self.metadata.values():
+            taken["seq"] -= taken["seq"] > place
+
+    def place(self, name: str) -> int:
+        """Where the first event of that name stands."""
+        return next(n for n, event in enumerate(self.events) if event["event"] == name)
 
     def point(self, name: str) -> None:
         meta = json.loads(json.dumps(snapshot(self.disk)))
@@ -231,15 +254,18 @@ def write_sparse(path: Path, disk: MemoryStorage) -> None:
         out.truncate(disk.size())
 
 
-def _leg(lab: Lab, source: NaiveShim, destination: NaiveShim, early: bool = False) -> None:
+def _leg(
+    lab: Lab, source: NaiveShim, destination: NaiveShim, early: bool = False,
+    during: int = 40, after: int = 40,
+) -> None:  # fmt: skip
     """One migration; `early`: the destination opens before and the source closes after."""
     lab.source, lab.destination = source.host, destination.host
     lab.event("migrate-started")
-    destination.event("attached", path="/srv/image.vhd", size=DISK)
+    destination.attach()
     if early:
         destination.read("opened")
         lab.point("destination-opened")
-    lab.write(source, 40)
+    lab.write(source, during)
     lab.event("suspended", stop_mono=lab.now())
     lab.point("source-quiesced")
     if not early:
@@ -248,32 +274,36 @@ def _leg(lab: Lab, source: NaiveShim, destination: NaiveShim, early: bool = Fals
         destination.read("activated")
         lab.point("destination-opened")
     lab.event("resumed", completed_mono=lab.now())
-    lab.write(destination, 40)
+    lab.write(destination, after)
     lab.point("destination-wrote")
     if early:
         source.release()
         lab.point("source-closed")
+    source.event("detached")
     lab.event("migrated")
 
 
-def _finish(lab: Lab, shim: NaiveShim) -> Lab:
-    lab.write(shim, 20)
+def _finish(lab: Lab, shim: NaiveShim, last: int = 20) -> Lab:
+    lab.write(shim, last)
     lab.stop(shim)
     shim.release()
-    lab.point("all-closed")
     shim.event("detached")
+    lab.point("all-closed")
     return lab
 
 
-def activate(seed: int = 7) -> Lab:
-    """Order A: safe."""
+def activate(
+    seed: int = 7, first: int = 60, during: int = 40, after: int = 40, last: int = 20
+) -> Lab:
+    """Order A: safe. The numbers are the writes of each part."""
     lab = Lab("activate", seed=seed)
     source, destination = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    source.attach()
     source.read()
     lab.begin()
-    lab.write(source, 60)
-    _leg(lab, source, destination)
-    return _finish(lab, destination)
+    lab.write(source, first)
+    _leg(lab, source, destination, during=during, after=after)
+    return _finish(lab, destination, last)
 
 
 def overlap(seed: int = 7) -> Lab:
@@ -281,6 +311,7 @@ def overlap(seed: int = 7) -> Lab:
     lab = Lab("overlap", seed=seed)
     lab.expected = "corrupt"
     source, destination = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    source.attach()
     source.read()
     lab.begin()
     lab.write(source, 60)
@@ -293,6 +324,7 @@ def back(seed: int = 7) -> Lab:
     lab = Lab("activate-back", seed=seed)
     lab.legs = 2
     first, second = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    first.attach()
     first.read()
     lab.begin()
     lab.write(first, 40)
@@ -309,11 +341,12 @@ def refused(seed: int = 7) -> Lab:
     lab.expected = "refused"
     lab.points = {"1": ["destination-opened", "source-quiesced", "all-closed"]}
     source, destination = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    source.attach()
     source.read()
     lab.begin()
     lab.write(source, 60)
     lab.event("migrate-started")
-    destination.event("attached", path="/srv/image.vhd", size=DISK)
+    destination.attach()
     destination.read("opened")
     lab.point("destination-opened")
     lab.write(source, 40)
@@ -321,7 +354,7 @@ def refused(seed: int = 7) -> Lab:
     lab.point("source-quiesced")
     destination.event("refused", op="may-serve", reason="the lease is held by alpha (pid 11)")
     lab.event("cancelled", reason="refused")
-    destination.event("detached")
+    destination.close()
     return _finish_refused(lab, source)
 
 
@@ -336,16 +369,18 @@ def retry(seed: int = 7) -> Lab:
     lab.legs = 2
     lab.points = {"1": ["source-quiesced", "source-closed"], "2": list(POINTS)}
     source, lost = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    source.attach()
     source.read()
     lab.begin()
     lab.write(source, 60)
     lab.event("migrate-started")
-    lost.event("attached", path="/srv/image.vhd", size=DISK)
+    lost.attach()
     lab.event("suspended", stop_mono=lab.now())
     lab.point("source-quiesced")
     source.release()
     lab.point("source-closed")
     lost.read("activated")
+    lab.point("destination-opened")
     lab.event("fault-injected", fault="destination-qemu-killed")
     lost.release()
     source.read()

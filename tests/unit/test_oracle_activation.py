@@ -105,7 +105,7 @@ def test_an_activation_without_an_end_lasts_only_while_no_event_is_missing() -> 
 
 def test_a_proved_overlap_stands_although_events_are_missing() -> None:
     lab = oracle_cases.overlap()
-    del lab.events[1:3]
+    del lab.events[4:6]
     outcome = judged(lab)
     assert outcome.result == "fail"
     assert outcome.overlap_epochs == 1
@@ -208,7 +208,7 @@ def test_the_margin_is_the_least_of_all_legs() -> None:
 
 
 def test_every_line_that_makes_no_sense_is_named() -> None:
-    good = json.dumps(oracle_cases.activate().events[0])
+    good = json.dumps(oracle_cases.activate().events[1])
     for bad in ('{"seq": 2}', "{", "[]", good.replace("activated", "activatee"), "nul\0"):
         events = parse_events(f"{good}\n{bad}\n".encode(), None)
         assert not events.complete
@@ -240,6 +240,6 @@ def test_a_last_line_that_does_not_end_is_torn() -> None:
 def test_a_time_that_is_no_number_is_torn_wherever_it_stands() -> None:
     for key in ("mono", "wall", "read_mono", "began_mono"):
         for value in ("1.0", 10**400, True, [1]):
-            event = {**oracle_cases.activate().events[0], key: value}
+            event = {**oracle_cases.activate().events[1], key: value}
             events = parse_events((json.dumps(event) + "\n").encode(), None)
             assert "line 1" in events.problems[0], (key, value)

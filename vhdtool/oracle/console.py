@@ -22,6 +22,8 @@ _LINE = re.compile(
 )
 _GARBLED = re.compile(rb"acked|readback |^stopped|^error \d|^start \d")
 _OOPS = re.compile(rb"Oops\b|BUG:|Kernel panic|general protection")
+_DISK = re.compile(rb"I/O error|blk_update_request|end_request:|lost async page write|medium error")
+"""What the guest's kernel says when its disk fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,10 @@ def read_console(chunks: Sequence[Chunk], problems: Sequence[str]) -> Console:
         match = _LINE.fullmatch(line)
         if match:
             state.take(match, chunk)
+        elif _DISK.search(line):
+            text = line.decode("ascii", "replace").strip()[:160]
+            where = f"{chunk.host}'s console (console.jsonl, line {chunk.line})"
+            console.problems.append(f"the guest's kernel reports I/O errors on {where}: {text}")
         elif _GARBLED.search(line):
             state.torn(f"a line of the guest is garbled: {line[:60]!r}")
     if console.seed is None:
@@ -109,6 +115,8 @@ class _Turn:
         console = self.console
         kind = match.lastgroup
         numbers = [int(word) for word in match[0].split() if word.isdigit()]
+        if console.checked is not None and kind != "ready":
+            self.torn(f"the guest says {match[0][:40]!r} after its read-back was done")
         if kind == "start":
             if console.started:
                 self.torn("the guest started its load twice")
@@ -120,11 +128,18 @@ class _Turn:
         elif kind == "bad":
             console.bad.append((numbers[0], numbers[1]))
         elif kind == "done":
-            console.checked, console.bad_total = numbers
+            if console.issued is None:
+                self.torn("the guest read back before it had stopped")
+            checked, bad = numbers
+            # Of two read-backs the worse one counts.
+            console.checked = max(checked, console.checked or 0)
+            console.bad_total = max(bad, console.bad_total or 0)
         elif kind == "error" and console.issued is not None:
             # After `stopped` nothing is written: the read-back itself failed.
             console.errors.append((numbers[0], numbers[1]))
         elif kind in ("acked", "error"):
+            if console.issued is not None:
+                self.torn(f"write {numbers[0]} is acknowledged after the guest said `stopped`")
             self._write(kind, numbers, chunk)
 
     def _write(self, kind: str, numbers: list[int], chunk: Chunk) -> None:

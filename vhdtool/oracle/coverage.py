@@ -3,9 +3,12 @@
 Also decides whether a run was refused: that is a claim about events, and it needs all of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vhdtool.oracle.console import Ack
 from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.evidence.grammar import line
 from vhdtool.oracle.judge import Evidence
 from vhdtool.oracle.legs import Attempt, gaps_in
 
@@ -39,7 +42,7 @@ def cover(evidence: Evidence) -> Coverage:
         coverage.allocated_before = _new_blocks(events, 0, first.seq)
     if again is not None:
         coverage.allocated_after = _new_blocks(events, again.seq)
-        coverage.acked_after = sum(ack.mono > again.mono for ack in evidence.console.acks)
+        coverage.acked_after = _acked_after(evidence.console.acks, last, again)
     case = evidence.record.case
     if not events.complete or case is None:
         return coverage
@@ -52,6 +55,15 @@ def cover(evidence: Evidence) -> Coverage:
         _refused(events, last, again, coverage)
     _enough(events, attempts, coverage)
     return coverage
+
+
+def _acked_after(acks: Sequence[Ack], last: Attempt | None, again: Event) -> int:
+    """Acknowledged after the last switch, on the console of the host on which the guest runs.
+
+    Both times are the controller's.
+    """
+    here = None if last is None else last.destination if last.moved else last.source
+    return sum(ack.mono > again.mono and ack.host == here for ack in acks)
 
 
 def _untried(events: Events, attempts: list[Attempt]) -> list[str]:
@@ -116,7 +128,7 @@ def _enough(events: Events, attempts: list[Attempt], coverage: Coverage) -> None
 
 def _refused(events: Events, last: Attempt, again: Event, coverage: Coverage) -> None:
     """A refusal that kept the guest whole: refused, cancelled, went on at the source alone."""
-    refusals = [event for event in events.named("refused") if event.leg == last.leg]
+    refusals = [event for event in events.named("refused") if _counts(event, last, again)]
     if not refusals:
         reason = str(again.extra.get("reason", "no reason given"))[:200]
         coverage.doubts.append(f"the migration was cancelled without a refusal: {reason}")
@@ -129,10 +141,15 @@ def _refused(events: Events, last: Attempt, again: Event, coverage: Coverage) ->
         coverage.doubts.append("the source allocated no new block after the cancel")
     wrote = [
         event
-        for event in events.named("first-write", "allocated")
+        for event in events.named("first-request", "first-write", "allocated")
         if event.host == last.destination and event.leg == last.leg
     ]
     if wrote:
-        coverage.doubts.append(
-            f"{last.destination} refused, but it wrote (seq {wrote[0].seq}: {wrote[0].name})"
-        )
+        coverage.doubts.append(f"{last.destination} refused, but it served: {line(wrote[0])}")
+
+
+def _counts(refusal: Event, last: Attempt, again: Event) -> bool:
+    """The destination refused, after the leg began and before it was cancelled or resumed."""
+    end = min(again.seq, last.resumed.seq if last.resumed else again.seq)
+    in_time = last.started.seq < refusal.seq < end
+    return in_time and refusal.host == last.destination and refusal.side == "destination"

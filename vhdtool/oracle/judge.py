@@ -3,9 +3,14 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vhdtool.oracle.activation import ActivationOutcome, judge_activation
+from vhdtool.oracle.checks.blocks import Told, told_by
+from vhdtool.oracle.checks.claims import claims
+from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.life import life
+from vhdtool.oracle.checks.talk import talk
 from vhdtool.oracle.console import Console, read_console
 from vhdtool.oracle.content import ContentOutcome, judge_content
 from vhdtool.oracle.events import Events
@@ -13,7 +18,6 @@ from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.legs import Attempt, attempts_of
 from vhdtool.oracle.metadata import image_metadata, judge_metadata
 from vhdtool.oracle.record import Record
-from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.oracle.snapshots import Snapshot
 from vhdtool.oracle.structure import judge_structure
 from vhdtool.oracle.view import FileView, View, kind_of
@@ -34,9 +38,10 @@ class Evidence:
     attempts: list[Attempt]
     view: View | None
     image_meta: Mapping[str, object] | None
-    acked_blocks: frozenset[int]
     missing: tuple[str, ...]
     """Problems that concern the image or the case as a whole."""
+    told: Told
+    """The blocks that the events say were allocated."""
 
     @property
     def kind(self) -> str:
@@ -50,7 +55,8 @@ class Evidence:
 
     def with_events(self, events: Events) -> "Evidence":
         record = replace(self.record, events=events)
-        return replace(self, record=record, attempts=attempts_of(events))
+        told = told_by(events, self.told.unit, self.told.placed, self.told.load)
+        return replace(self, record=record, attempts=attempts_of(events), told=told)
 
     def with_snapshots(self, snapshots: tuple[Snapshot, ...]) -> "Evidence":
         return replace(self, record=replace(self.record, snapshots=snapshots))
@@ -59,27 +65,40 @@ class Evidence:
 def gather(record: Record, view: FileView | None) -> Evidence:
     """Derives what several oracles need; `view` None when the image cannot be opened."""
     console = read_console(record.console, record.console_problems)
-    acked: set[int] = set()
-    if record.case and console.seed == record.case.seed:
-        case = record.case
-        load = Schedule(case.seed, case.image_bytes // SECTOR, case.block_bytes // SECTOR)
-        acked = {load.extent(ack.n)[0] // load.block_sectors for ack in console.acks}
     meta = image_metadata(view)[0] if view is not None else None
     problems = [problem for problem in (record.case_problem, record.image_problem) if problem]
     if view is None and not record.image_problem:
         problems.append(f"{os.path.basename(str(record.image))}: cannot be opened")
-    return Evidence(
-        record, console, attempts_of(record.events), view, meta, frozenset(acked), tuple(problems)
-    )
+    told = told_by(record.events, *_unit(record))
+    return Evidence(record, console, attempts_of(record.events), view, meta, tuple(problems), told)
+
+
+def _unit(record: Record) -> tuple[int, bool, bool]:
+    """Entries of a snapshot's BAT in a block of the events, whether these tell of places, and
+    whether they are blocks of the load.
+
+    QEMU places what it allocates for a qcow2 image, and no event says where.
+    """
+    case = record.case
+    if case is None or kind_of(case.image) != "qcow2":
+        return 1, True, True
+    metas: list[Mapping[str, Any]] = [snapshot.meta for snapshot in record.snapshots]
+    sizes = (meta["header"].get("block_bytes") for meta in metas if meta["header"])
+    cluster = next((size for size in sizes if isinstance(size, int) and size > 0), 1 << 16)
+    unit = max(cluster // 8, 1)
+    return unit, False, unit * cluster == case.block_bytes
 
 
 def content(evidence: Evidence) -> ContentOutcome:
-    case = evidence.record.case
+    record = evidence.record
+    case = record.case
     missing = tuple(doubt("missing", problem) for problem in evidence.missing)
     if case is None:
         return ContentOutcome(missing)
     outcome = judge_content(case, evidence.console, evidence.view)
-    return replace(outcome, findings=(*outcome.findings, *missing))
+    told = evidence.told.first if evidence.told.load else {}
+    said = talk(record, evidence.console, evidence.attempts, told)
+    return replace(outcome, findings=(*outcome.findings, *said, *missing))
 
 
 def metadata(evidence: Evidence) -> Outcome:
@@ -89,8 +108,8 @@ def metadata(evidence: Evidence) -> Outcome:
         record.snapshot_problems,
         evidence.image_meta,
         record.events,
-        # What QEMU allocated for a qcow2 image, and where, no event says.
-        evidence.acked_blocks if evidence.kind == "vhd" else frozenset(),
+        evidence.attempts,
+        evidence.told,
     )
     missing = [doubt("missing", problem) for problem in evidence.missing]
     if evidence.view is not None and evidence.image_meta is None and evidence.kind != "raw":
@@ -121,14 +140,15 @@ def structure(evidence: Evidence) -> Outcome:
 
 
 def activation(evidence: Evidence) -> ActivationOutcome:
-    case = evidence.record.case
-    outcome = judge_activation(
-        evidence.record.events, evidence.attempts, case.guard if case else False
-    )
+    record, case = evidence.record, evidence.record.case
+    outcome = judge_activation(record.events, evidence.attempts, case.guard if case else False)
     if case is None:
-        missing = doubt("missing", evidence.record.case_problem or "case.json")
-        outcome = replace(outcome, findings=(*outcome.findings, missing))
-    return outcome
+        more = [doubt("missing", record.case_problem or "case.json")]
+    else:
+        more = life(record.events, case)
+        more += claims(case, record.events, record.reproduce)
+    more += epochs(record.events)
+    return replace(outcome, findings=(*outcome.findings, *more))
 
 
 def guarded(name: str, oracle: Callable[[Evidence], _O], evidence: Evidence, empty: _O) -> _O:

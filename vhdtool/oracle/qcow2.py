@@ -1,30 +1,26 @@
-"""A plain reader of qcow2 images, for the oracles.
-
-QEMU writes these images, and no code of ours does, so the reading of the tables is shared with the
-snapshots of them. tests/interop compares it with qemu-img.
-"""
+"""The disk inside a qcow2 image, for the oracles. tests/interop compares it with qemu-img."""
 
 import struct
 from collections.abc import Iterator
 
-from vhdtool.image.qcow2 import mapping, read_header, tables
 from vhdtool.oracle.reader import SECTOR, pieces
+from vhdtool.oracle.readers.qcow2 import COPIED, PLACE, Tables
 from vhdtool.oracle.view import View
 
 
 class Qcow2Reader:
-    """The disk inside a qcow2 image. Raises CorruptImage, UnsupportedImage.
+    """The disk inside a qcow2 image. Raises CorruptImage.
 
     `blocks`: guest cluster -> where it lies in the file, in bytes.
     """
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self.header = read_header(view)
+        self.tables = Tables(view)
+        self.header = self.tables.header
         self.disk_sectors = self.header.size // SECTOR
         self.block_sectors = self.header.cluster // SECTOR
-        self.blocks = mapping(view, self.header)
-        self._tables = dict(tables(view, self.header))
+        self.blocks = self.tables.blocks
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
         """(first sector, bytes) of all data in rising order; what is left out reads as zeros."""
@@ -43,10 +39,10 @@ class Qcow2Reader:
     def entry(self, cluster: int) -> int | None:
         """Where the L2 entry of a cluster lies in the file; None where there is no table."""
         index, at = divmod(cluster, self.header.table_entries)
-        table = self._tables.get(index)
-        return None if table is None else table + 8 * at
+        table = self.tables.l1.get(index)
+        return None if table is None else (table & PLACE) + 8 * at
 
 
 def entry_bytes(place: int) -> bytes:
     """An L2 entry for a cluster that nobody shares; 0: none."""
-    return struct.pack(">Q", place | 1 << 63 if place else 0)
+    return struct.pack(">Q", place | COPIED if place else 0)

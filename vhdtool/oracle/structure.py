@@ -1,5 +1,5 @@
 """The structure oracle: the strict check of the image layer on the closed image; of a qcow2 image
-also what `qemu-img check` said.
+also its refcounts, and what `qemu-img check` said of them.
 
 It proves nothing about data (the real vhd-util's check passed every image that a bad hand-over
 had damaged); but an image that contradicts itself is corrupt whatever else was found.
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image import qcow2
 from vhdtool.image.check import check
 from vhdtool.oracle.finding import Finding, Outcome, Severity, doubt
+from vhdtool.oracle.readers import qcow2
 from vhdtool.oracle.view import View
 
 HARMLESS = frozenset(
@@ -50,16 +50,11 @@ def judge_structure(view: View | None, kind: str, told: Mapping[str, Any] | None
 
 
 def _qcow2(view: View, told: Mapping[str, Any] | None) -> Outcome:
-    """Our own look at the tables, and QEMU's at the refcounts. Leaked clusters hurt nobody."""
-    findings = []
+    """Our own look at tables and refcounts, and what QEMU said. Leaked clusters hurt nobody."""
+    findings: list[Finding] = []
     allocated = None
     try:
-        report = qcow2.check(view)
-        allocated = report.allocated
-        findings += [
-            Finding(item.code, item.message, "corrupt", item.block, offset=item.offset)
-            for item in report.findings
-        ]
+        findings, allocated = qcow2.examine(view)
     except (VhdtoolError, OSError) as error:
         findings.append(doubt("unchecked", str(error)))
     if told is None:

@@ -1,0 +1,144 @@
+"""Allocations that the shims told of, against each snapshot and the closed image.
+
+A shim tells of a block after its entry is in the file. So a snapshot shows every block that was
+told before it, at the place that was told, and none of a metadata read that had not begun. What a
+shim tells late, while a snapshot is taken, is allowed for; what it tells after the next operation
+but one of the controller was not there yet.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vhdtool.oracle.events import READS, RELEASES, Event, Events
+from vhdtool.oracle.evidence.grammar import is_step, line
+from vhdtool.oracle.finding import Finding, doubt
+from vhdtool.oracle.snapshots import Snapshot
+
+SECTOR = 512
+ON_THE_WAY = 32
+"""Events that may still be on their way when the controller goes on."""
+Meta = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Blocks by the event that told of them first; `unit` entries of a BAT make one block.
+
+    A block of qcow2 is what one L2 table maps, and its place is not told.
+    """
+
+    first: dict[int, Event]
+    twice: tuple[tuple[Event, Event], ...]
+    unit: int
+    placed: bool
+    load: bool = True
+    """Whether these blocks are the blocks of the write load."""
+
+    def blocks_of(self, meta: Meta) -> dict[int, int]:
+        """Blocks that a snapshot shows, and where."""
+        return {int(key) // self.unit: at for key, at in meta["bat"].items()}
+
+
+def told_by(events: Events, unit: int, placed: bool, load: bool = True) -> Told:
+    first: dict[int, Event] = {}
+    twice = []
+    for event in events.named("allocated"):
+        block = event.integer("block")
+        assert block is not None
+        if block in first:
+            twice.append((first[block], event))
+        first.setdefault(block, event)
+    return Told(first, tuple(twice), unit, placed, load)
+
+
+def blocks(
+    told: Told, events: Events, snapshots: Sequence[Snapshot], image: Meta | None
+) -> Iterator[Finding]:
+    """Doubts: of what is told and what is shown, it is not known which is wrong."""
+    if not events.complete:
+        return
+    for one, other in told.twice:
+        block = one.integer("block")
+        text = f"block {block} was allocated by {line(one)}, and again by {line(other)}"
+        yield Finding("allocated-twice", text, "doubt", block)
+    for snapshot in snapshots:
+        if snapshot.meta["header"] is not None:
+            yield from _shown(told, events, snapshot)
+            yield from _size(told, events, snapshot)
+    if image is not None and image.get("header"):
+        name, end = "the image", events.last_seq
+        yield from _compared(told, told.blocks_of(image), name, end, end)
+
+
+def _shown(told: Told, events: Events, snapshot: Snapshot) -> Iterator[Finding]:
+    # QEMU writes a table when it flushes or closes, so a live qcow2 image may lag behind.
+    lags = not told.placed and bool(_open_at(events, snapshot.seq))
+    due = -1 if lags else snapshot.seq
+    steps = [event.seq for event in events.items if event.seq > snapshot.seq and is_step(event)]
+    latest = (steps[0] if steps else events.last_seq) + ON_THE_WAY
+    shown = told.blocks_of(snapshot.meta)
+    name = f"metadata/{snapshot.name}.json"
+    yield from _compared(told, shown, name, due, latest)
+    begun = {e.epoch for e in events.items if e.name in READS and e.seq <= snapshot.seq}
+    for block in shown:
+        event = told.first.get(block)
+        if event is not None and snapshot.seq < event.seq <= latest and event.epoch not in begun:
+            text = f"{name} (seq {snapshot.seq}) shows block {block}, which {line(event)} "
+            text += f"allocated on the read at epoch {event.epoch}, begun later"
+            yield Finding("block-early", text, "doubt", block)
+
+
+def _compared(
+    told: Told, shown: dict[int, int], name: str, due: int, latest: int
+) -> Iterator[Finding]:
+    """Blocks told up to `due` must be there; none may be there that was told after `latest`."""
+    for block, event in told.first.items():
+        at = shown.get(block)
+        if at is None:
+            if event.seq <= due:
+                text = f"{line(event)}: block {block} was allocated, and {name} does not show it"
+                yield Finding("block-missing", text, "doubt", block)
+        elif event.seq > latest:
+            text = f"{name} shows block {block}, which was allocated later, by {line(event)}"
+            yield Finding("block-early", text, "doubt", block)
+        elif told.placed and at != event.integer("sector"):
+            text = f"{name} has block {block} at sector {at}, {line(event)} told of sector "
+            yield Finding("block-place", f"{text}{event.integer('sector')}", "doubt", block)
+    for block in shown.keys() - told.first.keys():
+        text = f"{name} shows block {block}, of which no event tells"
+        yield Finding("block-untold", text, "doubt", block)
+
+
+def _size(told: Told, events: Events, snapshot: Snapshot) -> Iterator[Finding]:
+    """The file holds what its table points at; who truncated it last said where it ends."""
+    meta: Meta = snapshot.meta
+    size, highest = meta["file_size"], max(meta["bat"].values(), default=0)
+    name = f"metadata/{snapshot.name}.json"
+    is_open = bool(_open_at(events, snapshot.seq))
+    # QEMU maps a cluster of a live image before it has written there.
+    if highest * SECTOR >= size and (told.placed or not is_open):
+        text = f"{name}: `file_size` is {size}, and a block lies at sector {highest} behind it"
+        yield doubt("size-short", text)
+    last = next(
+        (e for e in reversed(events.items) if e.seq <= snapshot.seq and e.name in RELEASES), None
+    )
+    if last is None or is_open or not told.placed:
+        return
+    end = last.integer("truncated_to")
+    if end is not None and end != size:
+        text = f"{name}: `file_size` is {size}, {line(last)} truncated the file to {end}"
+        yield doubt("size-other", text)
+
+
+def _open_at(events: Events, seq: int) -> set[str]:
+    """The processes that had the image open after event `seq`, and could write to it."""
+    held: set[str] = set()
+    for event in events.items:
+        if event.seq > seq:
+            break
+        if event.name in READS:
+            held.add(event.who)
+        elif event.name in RELEASES:
+            held.discard(event.who)
+    return held
