@@ -87,6 +87,48 @@ def test_long_path_gets_room_behind_the_data(tmp_path: Path) -> None:
     clean(kid)
 
 
+@pytest.mark.parametrize("was_raw", [False, True])
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_another_disk_becomes_the_parent_only_on_purpose(
+    tmp_path: Path, was_raw: bool, is_raw: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its data would show through wherever the child has none."""
+    parents = []
+    for name, raw in (("mine", was_raw), ("else", is_raw)):
+        path = tmp_path / f"{name}.vhd"
+        if raw:
+            path.write_bytes(name.encode() * (2 * MIB))
+        else:
+            create_dynamic(path, 8 * MIB)
+            write(path, (0, name.encode() * 128))
+        parents.append(path)
+    kid = tmp_path / "kid.vhd"
+    snapshot(parents[0], kid, raw=was_raw)
+    before = kid.read_bytes()
+    words = ["modify", str(kid), "--parent", str(parents[1])] + ["--raw-parent"] * is_raw
+    # Raw disks have no identity to compare.
+    if not (was_raw and is_raw):
+        assert run(words) == 1
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert "--other-disk" in said
+        assert kid.read_bytes() == before
+        words.append("--other-disk")
+    assert run(words) == 0
+    clean(kid)
+    assert content(kid)[:4] == b"else"
+
+
+def test_a_snapshot_replaces_no_image_that_it_needs(tmp_path: Path) -> None:
+    parent = base(tmp_path)
+    kid = child(parent, "kid.vhd", (0, b"x"))
+    before = content(kid)
+    for path in (parent, kid):
+        with pytest.raises(UsageError, match="own parent"):
+            snapshot(kid, path, overwrite=True)
+    assert content(kid) == before
+
+
 def test_impossible_parents_are_refused(tmp_path: Path) -> None:
     parent = base(tmp_path)
     kid = child(parent, "kid.vhd", (0, b"x"))
@@ -97,7 +139,10 @@ def test_impossible_parents_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has it as a parent"):
         modify_parent(kid, grandkid)
     with pytest.raises(UsageError, match="larger"):
-        modify_parent(kid, large)
+        modify_parent(kid, large, other_disk=True)
+    os.link(grandkid, tmp_path / "link.vhd")
+    with pytest.raises(UsageError, match="itself"):
+        modify_parent(grandkid, tmp_path / "link.vhd", other_disk=True)
     with pytest.raises(UnsupportedImage, match="no differencing"):
         modify_parent(parent, large)
     clean(grandkid)

@@ -217,6 +217,11 @@ def test_a_new_parent(tool: Call, base: Path, child: Path) -> None:
     assert tool("modify", "--debug", "-p", moved, "-n", child) == b""
     assert tool("query", "-p", "-n", child).decode().strip() == str(moved)
     clean(child)
+    # SM relinks to another ancestor so, which has another uuid.
+    other = base.with_name("other.vhd")
+    tool("create", "--debug", "-n", other, "-s", "20")
+    assert tool("modify", "--debug", "-p", other, "-n", child) == b""
+    clean(child)
     moved.write_bytes(b"q" * 20 * MIB)
     assert tool("modify", "--debug", "-p", moved, "-n", child, "-m") == b""
     assert content(child)[:3] == b"qqq"

@@ -82,6 +82,7 @@ def _virtual_size(image: str) -> int:
 @image_argument
 @click.option("--parent", type=click.Path(), help="Where the parent is now.")
 @click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
+@click.option("--other-disk", is_flag=True, help="Take a parent of another uuid, on purpose.")
 @click.option("--hidden/--visible", default=None, help="blktap's flag for storage managers.")
 @click.option("--uuid", type=click.UUID, help="Another uuid. Children of the image lose it.")
 @click.option("--timestamp", type=int, help="Unix seconds.")
@@ -90,12 +91,16 @@ def modify(
     image: str,
     parent: str | None,
     raw_parent: bool,
+    other_disk: bool,
     hidden: bool | None,
     uuid: UUID | None,
     timestamp: int | None,
     quiet: bool,
 ) -> None:
     """Change what a closed image says about itself; guest data stays as it is.
+
+    --parent says where the parent is now. A file that is another disk, by its uuid, is refused:
+    the image would show that disk wherever it has no data of its own.
 
     \b
     Example: vhdtool modify child.vhd --parent ../base.vhd
@@ -106,7 +111,7 @@ def modify(
     if parent is None and hidden is None and uuid is None and timestamp is None:
         raise UsageError("nothing to change: see `vhdtool modify --help`")
     if parent is not None:
-        modify_parent(image, parent, raw_parent)
+        modify_parent(image, parent, raw_parent, other_disk)
     if hidden is not None or uuid is not None or timestamp is not None:
         stamp = None if timestamp is None else vhd_time(timestamp)
         modify_footer(image, hidden, uuid, stamp)

@@ -28,13 +28,20 @@ NAME_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class ParentFacts:
-    """What a child remembers of its parent. `size` in bytes, `timestamp` in VHD seconds."""
+    """What a child remembers of its parent. `size` in bytes, `timestamp` in VHD seconds.
+
+    `chain` has the real paths of the parent and all of its own that were looked at.
+    """
 
     path: str
     uuid: UUID
     size: int
     timestamp: int
-    depth: int
+    chain: tuple[str, ...]
+
+    @property
+    def depth(self) -> int:
+        return len(self.chain)
 
 
 def parent_facts(
@@ -51,7 +58,8 @@ def parent_facts(
         if meta is not None and uuid == NO_UUID:
             raise UnsupportedImage(f"{path}: has no uuid, so that no child can name it")
         stamp = vhd_time(os.stat(name).st_mtime)
-        return ParentFacts(name, uuid, reader.size, stamp, len(reader.layers))
+        chain = tuple(lasting_path(layer.name) for layer in reader.layers)
+        return ParentFacts(name, uuid, reader.size, stamp, chain)
 
 
 def create_child(
@@ -75,8 +83,8 @@ def create_child(
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if lasting_path(path) == parent.path:
-        raise UsageError(f"{os.fspath(path)}: cannot be its own parent")
+    if lasting_path(path) in parent.chain:
+        raise UsageError(f"{os.fspath(path)}: cannot be its own parent, nor replace one below it")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
     header = Header(entries, block_bytes)

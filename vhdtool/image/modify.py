@@ -17,7 +17,7 @@ from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
-from vhdtool.vhd.header import LOCATORS, Header, Locator
+from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import encode_locator
 from vhdtool.vhd.units import SECTOR, pad
 
@@ -56,12 +56,17 @@ def modify_footer(
 
 
 def modify_parent(
-    path: str | os.PathLike[str], parent: str | os.PathLike[str], raw: bool = False
+    path: str | os.PathLike[str],
+    parent: str | os.PathLike[str],
+    raw: bool = False,
+    other_disk: bool = False,
 ) -> None:
     """Makes a differencing image name `parent`. Its data stays as it is.
 
-    Raises UsageError when the parent cannot be one (it is the image itself, or over it, or
-    larger than the image), UnsupportedImage when the image is no child.
+    The parent must have the uuid that the image names already, or be raw as before, unless
+    `other_disk`: the image then shows another disk wherever it has no data of its own.
+    Raises UsageError when the parent cannot be one (it is another disk, the image itself, over it,
+    or larger than the image), UnsupportedImage when the image is no child.
     """
     facts = parent_facts(parent, raw, alone=True)
     if _leads_to(facts.path, lasting_path(path), raw):
@@ -70,12 +75,22 @@ def modify_parent(
         meta = writable(storage)
         if meta.footer.disk_type != DIFFERENCING or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
+        if facts.uuid != meta.header.parent_uuid and not other_disk:
+            raise UsageError(
+                f"{facts.path}: is not the disk that {storage.name} is a child of: its uuid is "
+                f"{_identity(facts.uuid)}, that of the parent is "
+                f"{_identity(meta.header.parent_uuid)}; --other-disk takes it all the same"
+            )
         if facts.size > meta.size:
             raise UsageError(f"{facts.path}: is larger than its child would be ({meta.size} bytes)")
         table, changes = _locators(storage, meta, meta.header, facts.path)
         header = with_parent(meta.header, facts, table)
         changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
         guarded(storage, journal_beside(path), changes)
+
+
+def _identity(uuid: UUID) -> str:
+    return "none (raw)" if uuid == NO_UUID else str(uuid)
 
 
 def throw_data_away(path: str | os.PathLike[str]) -> None:
@@ -132,7 +147,7 @@ def _leads_to(parent: str, image: str, raw: bool) -> bool:
 
     try:
         with open_chain(parent, raw, names_only=True) as reader:
-            return any(lasting_path(layer.name) == image for layer in reader.layers)
+            return any(os.path.samefile(layer.name, image) for layer in reader.layers)
     except ParentMissing:
         # A storage manager may have the older images switched off meanwhile.
         return parent == image

@@ -194,7 +194,8 @@ def modify(options: Options) -> int:
     if "p" in options:
         try:
             _close(name)
-            work.modify_parent(name, options["p"], "m" in options)
+            # SM relinks images to another ancestor with it: the uuid is not compared.
+            work.modify_parent(name, options["p"], "m" in options, other_disk=True)
         except VhdtoolError as error:
             say(error)
             text = f"failed to set parent to '{options['p']}': {-errno_of(error)}"
