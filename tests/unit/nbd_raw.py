@@ -88,14 +88,20 @@ class Client:
             magic, error, cookie = wire.REPLY.unpack(self.take(16))
             assert (magic, cookie) == (wire.REPLY_MAGIC, self._answered)
             return error, self.take(length) if command == wire.CMD_READ and not error else b""
-        magic, flags, kind, cookie, size = wire.CHUNK.unpack(self.take(20))
-        assert (magic, flags, cookie) == (wire.CHUNK_MAGIC, wire.CHUNK_DONE, self._answered)
-        body = self.take(size)
-        if kind == wire.CHUNK_ERROR:
-            error, words = struct.unpack_from(">IH", body)
-            self.message = body[6 : 6 + words].decode()
-            return error, b""
-        return 0, body[8:] if kind == wire.CHUNK_OFFSET_DATA else body
+        data = b""
+        while True:
+            magic, flags, kind, cookie, size = wire.CHUNK.unpack(self.take(20))
+            assert (magic, cookie) == (wire.CHUNK_MAGIC, self._answered)
+            body = self.take(size)
+            if kind == wire.CHUNK_ERROR:
+                assert flags == wire.CHUNK_DONE
+                error, words = struct.unpack_from(">IH", body)
+                self.message = body[6 : 6 + words].decode()
+                return error, b""
+            # A read may come in several chunks, which the server sends in their order.
+            data += body[8:] if kind == wire.CHUNK_OFFSET_DATA else body
+            if flags == wire.CHUNK_DONE:
+                return 0, data
 
     def ask(
         self, command: int, offset: int = 0, length: int = 0, flags: int = 0

@@ -91,11 +91,15 @@ class Pipe:
         if not self.client.structured:
             _, error, cookie = wire.REPLY.unpack(take(16))
             return cookie, error, take(0 if error else self._lengths[cookie])
-        _, _, kind, cookie, size = wire.CHUNK.unpack(take(20))
-        body = take(size)
-        if kind == wire.CHUNK_ERROR:
-            return cookie, int.from_bytes(body[:4], "big"), body[6:]
-        return cookie, 0, body[8:]
+        data = b""
+        while True:
+            _, flags, kind, cookie, size = wire.CHUNK.unpack(take(20))
+            body = take(size)
+            if kind == wire.CHUNK_ERROR:
+                return cookie, int.from_bytes(body[:4], "big"), body[6:]
+            data += body[8:]
+            if flags == wire.CHUNK_DONE:
+                return cookie, 0, data
 
     def ask(self, command: int, offset: int = 0, length: int = 0, data: bytes = b"") -> int:
         self._cookie += 1

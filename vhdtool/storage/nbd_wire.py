@@ -107,9 +107,10 @@ def done_chunk(cookie: int) -> bytes:
     return CHUNK.pack(CHUNK_MAGIC, CHUNK_DONE, CHUNK_NONE, cookie, 0)
 
 
-def data_chunk(cookie: int, offset: int, length: int) -> bytes:
-    """The header of a read's one and only chunk; `length` bytes of data follow it."""
-    head = CHUNK.pack(CHUNK_MAGIC, CHUNK_DONE, CHUNK_OFFSET_DATA, cookie, 8 + length)
+def data_chunk(cookie: int, offset: int, length: int, last: bool = True) -> bytes:
+    """The header of a chunk of a read; `length` bytes of data follow it."""
+    done = CHUNK_DONE if last else 0
+    head = CHUNK.pack(CHUNK_MAGIC, done, CHUNK_OFFSET_DATA, cookie, 8 + length)
     return head + offset.to_bytes(8, "big")
 
 

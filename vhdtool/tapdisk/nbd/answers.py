@@ -7,10 +7,12 @@ understands structured replies.
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import nbd_wire as wire
+from vhdtool.tapdisk.nbd.memory import LARGE_PIECE, SMALL_PIECE, WRITE_PIECE, shares
 from vhdtool.tapdisk.nbd.stream import Inbox, Outlet
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ MOST_EXTENTS = 1 << 14
 """Ranges in one answer about block status; a client asks again for what is behind them."""
 _CHANGES = (wire.CMD_WRITE, wire.CMD_WRITE_ZEROES, wire.CMD_TRIM)
 _ZEROS = memoryview(bytes(1 << 20))
+LONGEST_STEP = 64 << 20
+"""Bytes that one step of a trim, of zeroing or of a prefetch covers, so that a pause need not wait
+for gigabytes; steps end at multiples of it."""
 
 
 class Backend(Protocol):
@@ -49,6 +54,7 @@ class Answers:
         self.block_status = False
         self._in = Inbox(client)
         self._out = Outlet(client)
+        self._share = False
         self._extents = getattr(backend, "extents", None)
         can_trim = getattr(backend, "can_trim", True)
         self._trim = getattr(backend, "trim", None) if can_trim else None
@@ -116,12 +122,88 @@ class Answers:
             self._zero(offset, length, flags)
         # Advice: where nothing can be done about it, nothing is.
         elif command == wire.CMD_TRIM and self._trim is not None:
-            self._trim(offset, length)
+            _in_steps(self._trim, offset, length)
         elif command == wire.CMD_CACHE and self._prefetch is not None:
-            self._prefetch(offset, length)
+            _in_steps(self._prefetch, offset, length)
         if flags & wire.FLAG_FUA and command in _CHANGES:
             self.backend.flush()
         return (wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0),)
+
+    # data that is not in memory all at once
+
+    def _has_share(self) -> bool:
+        """Whether more than a small piece may be in memory now; `_give_share_back` ends it."""
+        if not self._share:
+            self._share = shares.take()
+        return self._share
+
+    def _give_share_back(self) -> None:
+        if self._share:
+            self._share = False
+            shares.give_back()
+
+    def _write_in_pieces(self, request: wire.Request) -> None:
+        """Writes data piece by piece, as it arrives, and answers.
+
+        A client that goes before the end leaves a part of its write, as a power cut does.
+        """
+        _, flags, cookie, offset, length = request
+        failure: Exception | None = None
+        end = offset + length
+        while offset < end:
+            piece = self._in.take(min(WRITE_PIECE, end - offset))
+            if failure is None:
+                failure = self._failure_of_write(request, offset, piece)
+            offset += len(piece)
+        if failure is None and flags & wire.FLAG_FUA:
+            failure = self._failure_of_write(request, offset, None)
+        if failure is not None:
+            self._told(request, failure)
+        else:
+            self._out.add(wire.done_chunk(cookie) if self.structured else wire.reply(cookie, 0))
+
+    def _failure_of_write(
+        self, request: wire.Request, offset: int, piece: memoryview | None
+    ) -> Exception | None:
+        """Writes a piece, or flushes. What the write of it failed with; the others still arrive."""
+        try:
+            self._check(request)
+            if piece is None:
+                self.backend.flush()
+            else:
+                self.backend.write(offset, piece)
+        except Exception as error:  # noqa: BLE001 - told to the client, and logged
+            return error
+        return None
+
+    def _read_in_pieces(self, request: wire.Request) -> None:
+        """Sends data piece by piece. Raises what reading the first one raises.
+
+        Raises WireError when a later one fails and the answer cannot say so any more.
+        """
+        self._check(request)
+        _, flags, cookie, offset, length = request
+        size = LARGE_PIECE if self._has_share() else SMALL_PIECE
+        chunks = self.structured and not flags & wire.FLAG_DF
+        end, at = offset + length, offset
+        while at < end:
+            part = min(size, end - at)
+            try:
+                data = self.backend.read(at, part)
+            except Exception as error:
+                if chunks or at == offset:
+                    raise
+                raise wire.WireError(
+                    f"a read failed after its answer had begun: {error}"
+                ) from error
+            if chunks:
+                self._out.add(wire.data_chunk(cookie, at, part, last=at + part == end))
+            elif at == offset:
+                whole = wire.data_chunk(cookie, offset, length)
+                self._out.add(whole if self.structured else wire.reply(cookie, 0))
+            self._out.add(data)
+            at += part
+            self._out.send()
 
     def _check(self, request: wire.Request) -> None:
         """Raises OSError for a request that no backend has to see."""
@@ -147,7 +229,7 @@ class Answers:
         if flags & wire.FLAG_FAST_ZERO and not getattr(self.backend, "fast_zero", False):
             raise OSError(errno.ENOTSUP, "zeroing is no faster than writing here")
         if not flags & wire.FLAG_NO_HOLE:
-            self.backend.write_zeroes(offset, length)
+            _in_steps(self.backend.write_zeroes, offset, length)
             return
         if flags & wire.FLAG_FAST_ZERO:
             raise OSError(errno.ENOTSUP, "zeros without holes have to be written")
@@ -164,3 +246,12 @@ class Answers:
             (length, 0 if holds else wire.STATE_HOLE | wire.STATE_ZERO)
             for length, holds in self._extents(request.offset, request.length, most)
         ]
+
+
+def _in_steps(work: Callable[[int, int], None], offset: int, length: int) -> None:
+    """Does `work(offset, length)` for parts of a long range."""
+    end = offset + length
+    while offset < end:
+        part = min(end, (offset // LONGEST_STEP + 1) * LONGEST_STEP) - offset
+        work(offset, part)
+        offset += part

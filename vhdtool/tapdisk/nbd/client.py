@@ -6,15 +6,17 @@ Requests that are here together are let in together, and with direct I/O served 
 import socket
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING
 
-from vhdtool.image.many import Located, ManyOpener, ManyRequests, Piece
+from vhdtool.image.many import ManyOpener, ManyRequests, Piece
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd.answers import Answers, Backend
+from vhdtool.tapdisk.nbd.burst import Burst, Served, is_located
 from vhdtool.tapdisk.nbd.halves import StraightHalf
+from vhdtool.tapdisk.nbd.memory import LARGE_PIECE, SMALL_PIECE
 from vhdtool.tapdisk.nbd.options import Negotiation
 from vhdtool.tapdisk.nbd.straight import Tally
-from vhdtool.tapdisk.nbd.stream import widen
+from vhdtool.tapdisk.nbd.stream import BUFFER, widen
 
 if TYPE_CHECKING:
     from vhdtool.tapdisk.nbd.tls import Tls
@@ -30,34 +32,11 @@ MOST_TOGETHER = 1 << 20
 LARGE = 64 << 10
 PAYLOAD_PATIENCE = 0.002
 """Seconds that requests wait for the data of the next one, which is on its way."""
+IDLE = 0.5
+"""Seconds after which a client that asks for nothing gives its memory back."""
 _HEAD = wire.REQUEST.size
 _unpack = wire.REQUEST.unpack
 _ODD = wire.MIN_BLOCK - 1
-
-
-class Served(Protocol):
-    """What reads and writes of a burst go to."""
-
-    def read(self, offset: int, length: int) -> bytes: ...
-    def write(self, offset: int, data: memoryview) -> None: ...
-
-
-@runtime_checkable
-class Burst(Protocol):
-    """A backend that lets several requests in at once: it is asked once, not for each of them."""
-
-    def begin(self, writing: bool) -> Served | None:
-        """Lets requests in until `end`; None where each has to be asked for."""
-
-    def end(self) -> None:
-        """No request of the burst is under way any more."""
-
-    def failed(self, error: Exception) -> None:
-        """A request of the burst failed so."""
-
-
-def _located(served: object) -> TypeGuard[Located]:
-    return hasattr(served, "locate")
 
 
 class Connection(Answers):
@@ -75,6 +54,8 @@ class Connection(Answers):
         self._many: ManyRequests | None = None
         self._many_of: Served | None = None
         self._size = 0
+        self._idle = 0.0
+        self._straight: StraightHalf | None = None
         self._tally: Tally = [0] * 5
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
@@ -107,28 +88,35 @@ class Connection(Answers):
         count = getattr(self.backend, "tally", None)
         if count is not None:
             self._tally = count()
-        straight = None
         try:
-            straight = StraightHalf.of(self, self.client, self._in, self._tally)
-            if straight is not None:
-                straight.serve()
+            self._straight = StraightHalf.of(self, self.client, self._in, self._tally)
+            if self._straight is not None:
+                self._straight.serve()
             else:
                 while self.step():
                     pass
         finally:
             self._leave()
-            if straight is not None:
-                straight.close()
+            self._give_share_back()
+            if self._straight is not None:
+                self._straight.close()
             self._many = self._many_of = None
             self._opener.close()
             if count is not None:
                 self.backend.counted(self._tally)  # type: ignore[attr-defined]
+
+    def idle_since(self) -> float:
+        """time.monotonic() since when the client asks for nothing; 0 while it does."""
+        straight = self._straight
+        return self._idle or (straight.idle_since if straight is not None else 0.0)
 
     def step(self) -> bool:
         """Serves one request; False after the last one."""
         inbox, out = self._in, self._out
         if not inbox.has(_HEAD) or out.waiting > MOST_WAITING:
             self.send()
+        if not inbox.has(1):
+            self._wait()
         magic, flags, command, cookie, offset, length = _unpack(inbox.take(_HEAD))
         if magic != wire.REQUEST_MAGIC:
             raise wire.WireError(f"NBD request with magic {magic:#x}")
@@ -146,6 +134,11 @@ class Connection(Answers):
                 raise wire.WireError(f"a write of {length} bytes")
             if not inbox.has(length):
                 self.send()
+            if length > BUFFER:
+                began = monotonic()
+                self._write_in_pieces(wire.Request(command, flags, cookie, offset, length))
+                self._latency(monotonic() - began)
+                return True
             payload = inbox.take(length)
         if (
             command > wire.CMD_WRITE
@@ -155,6 +148,7 @@ class Connection(Answers):
             or offset + length > self._size
             or length > MOST_TOGETHER
             or self._burst is None
+            or (length > SMALL_PIECE and payload is None and not self._has_share())
             or (payload is not None and self._read_only)
         ):
             return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
@@ -169,7 +163,8 @@ class Connection(Answers):
                 served = self._enter(payload is not None)
                 if served is None:
                     return self.alone(wire.Request(command, flags, cookie, offset, length), payload)
-            if self._many is not None and (length >= LARGE or inbox.has(_HEAD)):
+            together = self._many is not None and (length >= LARGE or inbox.has(_HEAD))
+            if together and self._has_share():
                 return self._together(command, cookie, offset, length, payload)
             if payload is None:
                 data = served.read(offset, length)
@@ -188,6 +183,15 @@ class Connection(Answers):
             self._told(wire.Request(command, flags, cookie, offset, length), error)
         return True
 
+    def _wait(self) -> None:
+        """Until the client asks for something; one that does not soon gives its memory back."""
+        self._idle = monotonic()
+        if self._in.grown and not self._in.soon(1, IDLE):
+            self._in.let_go()
+            self._many = self._many_of = None
+        self._in.wait()
+        self._idle = 0.0
+
     def _enter(self, writing: bool) -> Served | None:
         """Begins a burst. Raises OSError when no request is let in."""
         assert self._burst is not None
@@ -198,7 +202,7 @@ class Connection(Answers):
         served = self._burst.begin(writing)
         if served is not self._many_of:
             self._many_of = served
-            self._many = self._opener.open(served) if _located(served) else None
+            self._many = self._opener.open(served) if is_located(served) else None
         self._served, self._writing, self._entered = served, writing, monotonic()
         return served
 
@@ -274,6 +278,7 @@ class Connection(Answers):
         self._leave()
         if self._out.waiting:
             self._out.send()
+        self._give_share_back()
 
     def alone(self, request: wire.Request, payload: memoryview | None) -> bool:
         """Serves a request on its own; False when it was the last."""
@@ -285,11 +290,21 @@ class Connection(Answers):
             self._out.send()
         began = monotonic()
         try:
-            self._out.add(*self._do(request, payload))
+            if request.command == wire.CMD_READ and self._is_long(request.length):
+                self.send()
+                self._read_in_pieces(request)
+            else:
+                self._out.add(*self._do(request, payload))
+        except wire.WireError:
+            raise
         except Exception as error:  # noqa: BLE001 - told to the client, and logged
             self._told(request, error)
         self._latency(monotonic() - began)
         return True
+
+    def _is_long(self, length: int) -> bool:
+        """Whether a read of that length has to be sent piece by piece."""
+        return length > LARGE_PIECE or (length > SMALL_PIECE and not self._has_share())
 
     def _may_take_long(self, request: wire.Request) -> bool:
         return request.command > wire.CMD_WRITE or bool(request.flags & wire.FLAG_FUA)

@@ -111,6 +111,11 @@ class StraightHalf:
         straight.answered()
         return straight.drain()
 
+    @property
+    def idle_since(self) -> float:
+        """As of `Straight`."""
+        return self._straight.idle_since
+
     def close(self) -> None:
         """What is under way ends first."""
         self._straight.close()

@@ -53,6 +53,8 @@ enum { DIRECT = 1, WRITABLE = 2, ZEROS = 4, WHOLE = 8, STRUCTURED = 16 };
 #define LONELY 16                /* then a request is worth no queue */
 #define MOST_SPIN 60000         /* ns */
 #define IDLE 500                 /* ms, after which a client's memory is given back */
+#define KEPT (256u << 10)       /* bytes of its inbox, and of its slots, that an idle client keeps */
+#define HUGE_AFTER (32ull << 20) /* bytes that a client has moved before it gets huge pages */
 #define BUCKETS 13
 
 struct gate {
@@ -77,6 +79,7 @@ struct places {
 
 struct slot {
     uint8_t *data;
+    uint32_t touched[2]; /* bytes of its memory that count as used: small, large */
     uint8_t head[DATA_CHUNK];
     uint16_t command;
     uint32_t length;
@@ -108,7 +111,11 @@ struct engine {
     int again[SLOTS], agains;
     int queued[SLOTS], queue; /* iocbs to be submitted */
     uint32_t under_way;       /* bytes in slots */
-    int touched;              /* slots have held large requests */
+    int starved;              /* no memory for the next request before one under way has ended */
+    int huge;                 /* large requests are in huge pages */
+    int64_t counted;          /* our part of `shared` */
+    uint32_t deep;            /* bytes of the inbox that have been used */
+    _Atomic int64_t *idle_since; /* ns of CLOCK_MONOTONIC while the client asks for nothing, or 0 */
     struct slot *filling;     /* a write whose payload is still coming */
     uint32_t filled;
     int large;                /* the last write was a large one: the next may be too */
@@ -123,6 +130,8 @@ struct engine {
 };
 
 static _Atomic int spinners;
+static _Atomic int64_t shared;      /* bytes of memory that the slots of all clients use */
+static _Atomic int64_t most_shared; /* how many there may be */
 
 static int64_t clock_ns(void)
 {
@@ -198,7 +207,69 @@ static enum where locate(const struct places *p, uint64_t offset, uint32_t lengt
 
 static int can_take(const struct engine *e)
 {
-    return e->spares && e->under_way + LARGEST <= MOST;
+    return e->spares && !e->starved && e->under_way + LARGEST <= MOST;
+}
+
+void straight_memory(int64_t most) { atomic_store(&most_shared, most); }
+
+/* Whether all clients together may use so much more. */
+static int is_left(uint32_t more)
+{
+    return atomic_load_explicit(&shared, memory_order_relaxed) + more <=
+           atomic_load_explicit(&most_shared, memory_order_relaxed);
+}
+
+/* Counts the first `bytes` of a slot's memory as used. */
+static void touch(struct engine *e, struct slot *s, int large, uint32_t bytes)
+{
+    uint32_t now = large && e->huge ? LARGEST : bytes;
+    if (now <= s->touched[large])
+        return;
+    atomic_fetch_add(&shared, now - s->touched[large]);
+    e->counted += now - s->touched[large];
+    s->touched[large] = now;
+}
+
+/* Gives the memory of all slots back; none of them is in use. */
+static void let_go_of_slots(struct engine *e)
+{
+    madvise(e->memory, ALL_MEMORY, MADV_DONTNEED);
+    for (int n = 0; n < SLOTS; n++)
+        e->slots[n].touched[0] = e->slots[n].touched[1] = 0;
+    atomic_fetch_sub(&shared, e->counted);
+    e->counted = 0;
+}
+
+/*
+ * Whether the next slot may hold so many bytes, of which `here` are there. Where all clients
+ * together use too much memory, one small request at a time is served here: 1 yes, 0 not before
+ * others of this client have ended, -1 not here.
+ */
+static int afford(struct engine *e, uint32_t length, uint32_t here)
+{
+    struct slot *s = &e->slots[e->spare[e->spares - 1]];
+    int large = length > LARGE;
+    if (large && !e->huge && e->moved[0] + e->moved[1] > HUGE_AFTER) {
+        /* Memory that has been touched already stays in small pages: it begins anew. */
+        if (e->under_way) {
+            e->starved = 1;
+            return 0;
+        }
+        let_go_of_slots(e);
+        madvise(e->memory, LARGE_MEMORY, MADV_HUGEPAGE);
+        e->huge = 1;
+    }
+    if (length > s->touched[large] && !is_left(length - s->touched[large])) {
+        if (e->under_way) {
+            e->starved = 1;
+            return 0;
+        }
+        let_go_of_slots(e);
+        if (large && !is_left(length))
+            return -1;
+    }
+    touch(e, s, large, here);
+    return 1;
 }
 
 static struct slot *take(struct engine *e, uint16_t command, uint64_t cookie, uint64_t offset,
@@ -213,13 +284,13 @@ static struct slot *take(struct engine *e, uint16_t command, uint64_t cookie, ui
     size_t n = (size_t)(s - e->slots);
     s->data = length > LARGE ? e->memory + n * STRIDE : e->memory + LARGE_MEMORY + n * SMALL_STRIDE;
     e->under_way += length;
-    e->touched |= length > LARGE;
     return s;
 }
 
 static void give_back(struct engine *e, struct slot *s)
 {
     e->under_way -= s->length;
+    e->starved = 0;
     e->spare[e->spares++] = (int)(s - e->slots);
 }
 
@@ -338,8 +409,10 @@ static ssize_t receive(struct engine *e, int flags)
             struct slot *s = e->filling;
             got = recv(e->sock, s->data + e->filled, s->length - e->filled,
                        flags ? flags : MSG_WAITALL);
-            if (got > 0)
+            if (got > 0) {
                 e->filled += (uint32_t)got;
+                touch(e, s, s->length > LARGE, e->filled);
+            }
         } else {
             if (e->in_at == e->in_end)
                 e->in_at = e->in_end = 0;
@@ -354,8 +427,10 @@ static ssize_t receive(struct engine *e, int flags)
             if (e->large && e->in_end - e->in_at < HEAD)
                 want = HEAD - (e->in_end - e->in_at);
             got = recv(e->sock, e->inbox + e->in_end, want, flags);
-            if (got > 0)
+            if (got > 0) {
                 e->in_end += (uint32_t)got;
+                e->deep = e->deep > e->in_end ? e->deep : e->in_end;
+            }
         }
     } while (got < 0 && errno == EINTR);
     if (got < 0)
@@ -440,6 +515,10 @@ static int next(struct engine *e, struct gate *g, const struct places *p)
     if (atomic_load_explicit(&g->mode, memory_order_relaxed) != SERVE ||
         e->now > atomic_load_explicit(&g->deadline, memory_order_relaxed))
         return -1; /* while its data may still be on its way */
+    uint32_t data = command == CMD_READ || here - HEAD > length ? length : here - HEAD;
+    int fits = afford(e, length, data);
+    if (fits <= 0)
+        return fits;
     memcpy(&cookie, head + 8, 8);
     struct slot *s = take(e, (uint16_t)command, be64toh(cookie), offset, length);
     e->in_at += HEAD;
@@ -519,10 +598,15 @@ static int send_all(struct engine *e, struct gate *g, const struct places *p)
 static void let_go_of_memory(struct engine *e)
 {
     struct pollfd one = {e->sock, POLLIN, 0};
-    if (!e->touched || e->spares < SLOTS || poll(&one, 1, IDLE))
+    int inbox = e->deep > KEPT && e->in_at == e->in_end, slots = e->counted > KEPT;
+    if (!(slots || inbox) || e->spares < SLOTS || poll(&one, 1, IDLE))
         return;
-    madvise(e->memory, LARGE_MEMORY, MADV_DONTNEED);
-    e->touched = 0;
+    if (slots)
+        let_go_of_slots(e);
+    if (inbox) {
+        madvise(e->inbox, e->in_size, MADV_DONTNEED);
+        e->deep = 0;
+    }
 }
 
 /*
@@ -545,8 +629,11 @@ static ssize_t wait_for_client(struct engine *e)
             return got;
     } else if (e->spin)
         atomic_fetch_sub(&spinners, 1);
+    if (e->spares == SLOTS && e->in_at == e->in_end)
+        atomic_store_explicit(e->idle_since, now, memory_order_relaxed);
     let_go_of_memory(e);
     got = receive(e, 0);
+    atomic_store_explicit(e->idle_since, 0, memory_order_relaxed);
     int64_t took = clock_ns() - from;
     if (took > MOST_SPIN)
         e->spin = e->spin > 2000 ? e->spin / 2 : 0;
@@ -618,6 +705,7 @@ int straight_serve(struct engine *e, struct gate *g, const struct places *p)
         int room = 1;
         while (!e->filling && !e->agains && (room = can_take(e)) && (got = next(e, g, p)) > 0)
             ;
+        room = room && !e->starved;
         if (e->queue)
             submit(e, g, p);
         if (e->agains && !e->filling)
@@ -650,7 +738,7 @@ int straight_serve(struct engine *e, struct gate *g, const struct places *p)
 }
 
 struct engine *straight_open(int sock, uint8_t *inbox, uint32_t in_size, uint64_t *moved,
-                             const uint64_t *bounds)
+                             const uint64_t *bounds, _Atomic int64_t *idle_since)
 {
     struct engine *e = calloc(1, sizeof *e);
     cpu_set_t cpus;
@@ -662,11 +750,13 @@ struct engine *straight_open(int sock, uint8_t *inbox, uint32_t in_size, uint64_
         free(e);
         return NULL;
     }
-    madvise(e->memory, LARGE_MEMORY, MADV_HUGEPAGE);
+    /* With huge pages one byte would take megabytes. */
+    madvise(e->memory, ALL_MEMORY, MADV_NOHUGEPAGE);
     e->sock = sock;
     e->inbox = inbox;
     e->in_size = in_size;
     e->moved = moved;
+    e->idle_since = idle_since;
     e->event = -1;
     memcpy(e->bounds, bounds, sizeof e->bounds);
     for (int n = 0; n < SLOTS; n++)
@@ -682,5 +772,6 @@ void straight_close(struct engine *e)
     if (e->event >= 0)
         close(e->event);
     munmap(e->memory, ALL_MEMORY);
+    atomic_fetch_sub(&shared, e->counted);
     free(e);
 }

@@ -18,6 +18,7 @@ from typing import Any
 
 from vhdtool.image.straight import StraightMap
 from vhdtool.tapdisk.metrics import BUCKETS
+from vhdtool.tapdisk.nbd.memory import SHARED
 
 log = logging.getLogger("nbd")
 GONE, SLOW, AGAIN, PLACE = range(4)
@@ -85,12 +86,16 @@ def _load() -> ctypes.CDLL | None:
             library.straight_open.restype = engine
             library.straight_open.argtypes = [
                 ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p,
+                ctypes.c_void_p,
             ]  # fmt: skip
             for name in ("straight_serve", "straight_drain"):
                 getattr(library, name).argtypes = [engine, gate, places]
             for name in ("straight_answered", "straight_close"):
                 getattr(library, name).argtypes = [engine]
                 getattr(library, name).restype = None
+            library.straight_memory.argtypes = [ctypes.c_int64]
+            library.straight_memory.restype = None
+            library.straight_memory(SHARED)
             library.straight_gate_set.argtypes = [gate, ctypes.c_int32]
             library.straight_gate_set.restype = None
             library.straight_gate_inside.argtypes = [gate]
@@ -162,10 +167,13 @@ class Straight:
         self._library = _library
         self._gate = gate
         self._keep = inbox, moved
+        # Outside the engine: others look at it, also after the end.
+        self._idle = ctypes.c_int64()
         start = (ctypes.c_char * len(inbox)).from_buffer(inbox)
         engine = _library.straight_open(
-            sock, ctypes.addressof(start), len(inbox), ctypes.addressof(moved), _BOUNDS
-        )
+            sock, ctypes.addressof(start), len(inbox), ctypes.addressof(moved), _BOUNDS,
+            ctypes.addressof(self._idle),
+        )  # fmt: skip
         if not engine:
             raise MemoryError
         self._engine = engine
@@ -198,6 +206,11 @@ class Straight:
             # As long as the library may look there, nobody can shrink them.
             self._held = table, full
         self._grant = grant
+
+    @property
+    def idle_since(self) -> float:
+        """time.monotonic() since when the client asks for nothing, and 0 while it does."""
+        return self._idle.value / 1e9
 
     @property
     def under_way(self) -> bool:

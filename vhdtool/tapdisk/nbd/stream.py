@@ -1,5 +1,6 @@
 """Bytes of one client: requests are read many at a time, replies leave many at a time."""
 
+import contextlib
 import mmap
 import select
 import socket
@@ -10,9 +11,12 @@ if TYPE_CHECKING:
 
 Stream: TypeAlias = "socket.socket | TlsStream"
 
-_BUFFER = 2 << 20
+BUFFER = 2 << 20
+"""Bytes of an inbox; memory only as far as a client has sent them."""
 _AT_ONCE = 512 << 10
 """Bytes that are received with one call: what fits a processor's cache is not read twice."""
+_KEPT = 256 << 10
+"""Bytes of its buffer that an idle client keeps."""
 _SNDBUFFORCE = 32
 """SO_SNDBUFFORCE of Linux, which Python does not name."""
 _SOCKET_BUFFER = 2 << 20
@@ -31,10 +35,14 @@ class Inbox:
         if self._socket is not None:
             self._coming.register(self._socket, select.POLLIN)
         # A client takes as much memory as it uses of that, which a bytearray would touch at once.
-        self.buffer = mmap.mmap(-1, _BUFFER)
+        self.buffer = mmap.mmap(-1, BUFFER)
+        with contextlib.suppress(OSError):
+            # Where all memory is in huge pages one byte would take all of it.
+            self.buffer.madvise(mmap.MADV_NOHUGEPAGE)
         self._view = memoryview(self.buffer)
         self._at = 0
         self._end = 0
+        self._used = 0
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -50,18 +58,31 @@ class Inbox:
         return self._end - self._at >= length
 
     def take(self, length: int) -> memoryview:
-        """The next bytes, valid until the next `take`; waits for them."""
-        if length > _BUFFER:
-            return self._take_large(length)
+        """The next bytes, at most BUFFER, valid until the next `take`; waits for them."""
         if self._end - self._at < length:
             self._fill(length)
         start = self._at
         self._at = end = start + length
         return self._view[start:end]
 
+    def wait(self) -> None:
+        """Until a byte is here."""
+        if not self.has(1):
+            self._fill(1)
+
+    @property
+    def grown(self) -> bool:
+        """Whether `let_go` would free memory."""
+        return self._used > _KEPT
+
+    def let_go(self) -> None:
+        """Gives the buffer's memory back; nothing may be in it."""
+        self.buffer.madvise(mmap.MADV_DONTNEED)
+        self._used = 0
+
     def _fill(self, length: int) -> None:
         left = self._end - self._at
-        if self._at + length > _BUFFER or not left:
+        if self._at + length > BUFFER or not left:
             self._view[:left] = bytes(self._view[self._at : self._end])
             self._at, self._end = 0, left
         while self._end - self._at < length:
@@ -72,6 +93,7 @@ class Inbox:
         if not got:
             raise EOFError
         self._end += got
+        self._used = max(self._used, self._end)
 
     def peek(self, length: int) -> memoryview:
         """Bytes that `has` says are here; they stay."""
@@ -79,7 +101,7 @@ class Inbox:
 
     def soon(self, length: int, patience: float = 0) -> bool:
         """Whether so many bytes are here, or come within `patience` seconds."""
-        if length > _BUFFER or self._at + length > _BUFFER or self._socket is None:
+        if length > BUFFER or self._at + length > BUFFER or self._socket is None:
             # Behind TLS the descriptor does not tell whether a whole record has come.
             return self.has(length)
         try:
@@ -91,18 +113,6 @@ class Inbox:
             # What the client asked before it went is still served; `take` tells that it has gone.
             return False
         return True
-
-    def _take_large(self, length: int) -> memoryview:
-        data = memoryview(bytearray(length))
-        here = min(self._end - self._at, length)
-        data[:here] = self._view[self._at : self._at + here]
-        self._at += here
-        while here < length:
-            got = self._client.recv_into(data[here:])
-            if not got:
-                raise EOFError
-            here += got
-        return data
 
 
 class Outlet:
