@@ -14,7 +14,9 @@ from nbd_raw import Client
 from straight_rig import BLOCK, Model, Pipe, Rig, play
 
 from vhdtool.storage import nbd_wire as wire
+from vhdtool.tapdisk import accept
 from vhdtool.tapdisk.nbd import answers, memory, straight
+from vhdtool.tapdisk.nbd import server as nbd_server
 from vhdtool.tapdisk.nbd.server import NbdServer
 
 MIB = 1 << 20
@@ -274,3 +276,31 @@ def test_zeroing_gigabytes_goes_step_by_step(place: Path, pattern: Pattern) -> N
         (MIB, 63 * MIB), (64 * MIB, 64 * MIB), (128 * MIB, 64 * MIB), (192 * MIB, 9 * MIB),
     ]  # fmt: skip
     client.close()
+
+
+# who is idle, as the fast path sees it
+
+
+def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 3)
+    monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
+    place = rig.server.place
+    assert isinstance(place, Path)
+    rig.server.stop()
+    rig.server = NbdServer(rig.disk, place)
+    idle, slow, reading = (rig.client() for _ in range(3))
+    for one in (idle, slow, reading):
+        assert one.read(0, 512) == b"w" * 512
+    slow.socket.sendall(head(wire.CMD_WRITE, 65536) + b"x")
+    reading.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
+    time.sleep(0.1)
+    late = rig.client()
+    assert late.read(0, 512) == b"w" * 512
+    assert idle.socket.recv(1) == b""
+    slow.socket.sendall(bytes(65535))
+    assert slow.take(16)
+    for _ in range(30):
+        reading.take(16)
+        assert len(reading.take(BLOCK)) == BLOCK
+    for one in (idle, slow, reading, late):
+        one.socket.close()

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from nbd_raw import Client
+from shims import in_thread
 
 from vhdtool.errors import StateError, VhdtoolError
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd import client as nbd_client
+from vhdtool.tapdisk.listen import nbd_uri
+from vhdtool.tapdisk.nbd import server as nbd_server
 from vhdtool.tapdisk.nbd.server import NbdServer, TcpPlace, listen_unix
 
 SIZE = 4 << 20
@@ -302,6 +304,9 @@ def ended(one: socket.socket) -> bool:
     return True
 
 
+HAGGLING = wire.OPTION.pack(wire.OPTION_MAGIC, wire.OPT_LIST, 0)
+
+
 @pytest.mark.parametrize(
     "sent",
     [
@@ -324,12 +329,43 @@ def test_bad_handshakes_end_and_others_are_served(server: NbdServer, sent: bytes
     good.close()
 
 
-def test_a_client_that_says_nothing_is_dropped(
-    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("more", [b"", b"\0", HAGGLING])
+def test_a_client_that_chooses_nothing_is_dropped_however_much_it_says(
+    backend: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
-    monkeypatch.setattr(nbd_client, "HANDSHAKE_PATIENCE", 0.1)
+    monkeypatch.setattr(nbd_server, "HANDSHAKE_PATIENCE", 0.2)
+    server = NbdServer(backend, tmp_path / "s")
+    settled = Client(tmp_path / "s")
     one = raw(server)
+    thread, said = in_thread(lambda: say_again_and_again(one, more))
     assert ended(one)
+    thread.join(10)
+    assert said
+    one.close()
+    # The patience was for the handshake: who has chosen may be silent.
+    time.sleep(0.1)
+    assert settled.read(0, 512) == bytes(512)
+    settled.close()
+    server.stop()
+
+
+def say_again_and_again(one: socket.socket, more: bytes) -> int:
+    """Sends until the server ends the connection; how often."""
+    for number in range(10_000):
+        try:
+            one.sendall(more)
+        except OSError:
+            return number
+        time.sleep(0.01)
+    raise AssertionError("nobody ended it")
+
+
+def test_options_without_end_end_the_client(server: NbdServer) -> None:
+    one = raw(server)
+    one.sendall(b"\0\0\0\3")
+    thread, _ = in_thread(lambda: one.sendall(HAGGLING * 5000))
+    assert ended(one)
+    thread.join(10)
     one.close()
 
 
@@ -404,7 +440,7 @@ def test_a_thousand_connects_leave_nothing_behind(server: NbdServer) -> None:
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert threading.active_count() <= before
-    assert not server._clients
+    assert not server.clients
 
 
 def test_many_clients_at_once_see_one_disk(server: NbdServer) -> None:
@@ -432,6 +468,20 @@ def test_the_socket_is_private(server: NbdServer) -> None:
     assert server.uri == f"nbd+unix:///?socket={server.place}"
 
 
+@pytest.mark.parametrize(
+    ("place", "uri"),
+    [
+        (Path("/a b/s"), "nbds+unix://al%40ice@/?socket=/a%20b/s"),
+        (Path(os.fsdecode(b"\xff%&#")), "nbds+unix://al%40ice@/?socket=%FF%25%26%23"),
+        (TcpPlace("::1", 10809), "nbds://al%40ice@[::1]:10809"),
+        (TcpPlace("fe80::1%eth0", 1), "nbds://al%40ice@[fe80::1%25eth0]:1"),
+        (TcpPlace("127.0.0.1", 1), "nbds://al%40ice@127.0.0.1:1"),
+    ],
+)
+def test_uris_are_percent_encoded(place: Path | TcpPlace, uri: str) -> None:
+    assert nbd_uri(place, "nbds", "al%40ice@") == uri
+
+
 def test_a_socket_in_use_a_file_and_a_bad_path_are_told(server: NbdServer, tmp_path: Path) -> None:
     assert isinstance(server.place, Path)
     with pytest.raises(VhdtoolError, match="in use"):
@@ -454,7 +504,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_tcp_listens_where_it_is_told(backend: Memory) -> None:
     server = NbdServer(backend, TcpPlace("127.0.0.1", 0))
-    host, port = server._socket.getsockname()
+    host, port = server._address
     assert server.uri == f"nbd://127.0.0.1:{port}"
     client = Client((host, port))
     assert client.write(0, b"t" * 512) == 0

@@ -9,10 +9,9 @@ unpause deactivate(queue) stop-queueing detach may-serve probe status events exi
 all connections run one after the other; status waits for none.
 """
 
-import contextlib
 import json
 import logging
-import socket
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.tapdisk.accept import Acceptor, Peer
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events, Outbox
 from vhdtool.tapdisk.listen import listen_unix
@@ -27,6 +27,7 @@ from vhdtool.tapdisk.nbd.server import NbdServer
 
 log = logging.getLogger("control")
 MAX_LINE = 64 << 10
+MOST_CLIENTS = 64
 
 
 class Control:
@@ -39,51 +40,51 @@ class Control:
         self.ended = threading.Event()
         self._op = threading.Lock()
         self._server: NbdServer | None = None
-        self._listener = listen_unix(control)
         self._path = control
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        self._acceptor = Acceptor(
+            listen_unix(control), self._serve, name="control", most=MOST_CLIENTS, reserve=True
+        )
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        outbox = Outbox(client)
-        with client, client.makefile("rb") as lines:
+    def _serve(self, peer: Peer) -> None:
+        outbox = Outbox(peer.socket)
+        since = 0.0
+        listens = False
+        peer.idle_since = lambda: 0.0 if listens else since
+        with peer.socket.makefile("rb") as lines:
             try:
                 while (raw := lines.readline(MAX_LINE)).endswith(b"\n"):
-                    outbox.send(json.dumps(self._answer(raw, outbox.send)))
-            except OSError:
-                # The client is gone; its operation, if any, has been done.
-                pass
+                    since, peer.settled = 0.0, True
+                    answer, subscribed = self._answer(raw, outbox.send)
+                    listens = listens or subscribed
+                    outbox.send(json.dumps(answer))
+                    since = time.monotonic()
             finally:
                 outbox.close()
 
-    def _answer(self, raw: bytes, send: Callable[[str], None]) -> dict[str, Any]:
+    def _answer(self, raw: bytes, send: Callable[[str], None]) -> tuple[dict[str, Any], bool]:
+        """(the answer, whether `send` gets the events from now on)."""
         number = None
         try:
-            request = json.loads(raw)
+            # Paths are bytes: those that are not UTF-8 pass through as they are.
+            request = json.loads(raw.decode("utf-8", "surrogateescape"))
             if not isinstance(request, dict) or not isinstance(request.get("op"), str):
                 raise UsageError('a request is an object with an "op"')
             number = request.get("id")
             if request["op"] == "events":
                 self.events.listen(send)
-                return {"id": number, "ok": {}}
+                return {"id": number, "ok": {}}, True
             started = time.monotonic()
             result = self.do(request)
             took = time.monotonic() - started
-            return {"id": number, "ok": result, "took_ms": round(took * 1000, 3)}
+            return {"id": number, "ok": result, "took_ms": round(took * 1000, 3)}, False
         except (VhdtoolError, OSError) as error:
-            return {"id": number, "error": _told(error)}
+            told = _told(error)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            return {"id": number, "error": {"type": "UsageError", "message": repr(error)}}
+            told = {"type": "UsageError", "message": repr(error)}
         except Exception as error:
             log.exception("defect in a control operation")
-            return {"id": number, "error": _told(error)}
+            told = _told(error)
+        return {"id": number, "error": told}, False
 
     def do(self, request: dict[str, Any]) -> dict[str, Any]:
         """Runs one operation. Raises what the disk raises, UsageError for an unknown one."""
@@ -97,8 +98,8 @@ class Control:
                 self._listen_or_detach()
             elif op == "attach":
                 kind = str(request.get("format", "vhd"))
-                record = Path(request["record"]) if "record" in request else None
-                disk.attach(Path(request["path"]), int(request["size"]), kind, record)
+                record = _path(request, "record") if "record" in request else None
+                disk.attach(_path(request, "path"), int(request["size"]), kind, record)
                 self._listen_or_detach()
             elif op == "open":
                 disk.open(request.get("mode", "plain"))
@@ -140,11 +141,20 @@ class Control:
             try:
                 self._detach()
             finally:
-                with contextlib.suppress(OSError):
-                    self._listener.shutdown(socket.SHUT_RDWR)
-                self._listener.close()
+                self._acceptor.stop()
                 self._path.unlink(missing_ok=True)
 
 
 def _told(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error)}
+
+
+def _path(request: dict[str, Any], name: str) -> Path:
+    """The path in a request. Raises UsageError for what no file can be called."""
+    text = request[name]
+    try:
+        if not isinstance(text, str) or b"\0" in os.fsencode(text):
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"{name} {text!r}: is no path: no file can have that name") from None
+    return Path(text)

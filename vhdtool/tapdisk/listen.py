@@ -5,6 +5,7 @@ import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 from vhdtool.errors import VhdtoolError
 
@@ -18,6 +19,28 @@ class TcpPlace:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+def nbd_uri(place: Path | TcpPlace, scheme: str = "nbd", user: str = "") -> str:
+    """The URI of an NBD server, percent-encoded, whatever bytes the socket's path is made of.
+
+    `user` is encoded already, with its "@".
+    """
+    if isinstance(place, Path):
+        return f"{scheme}+unix://{user}/?socket={quote_from_bytes(os.fsencode(place))}"
+    host = place.host
+    if ":" in host:
+        # RFC 6874: the "%" before a zone is encoded too.
+        host = f"[{host.replace('%', '%25')}]"
+    return f"{scheme}://{user}{host}:{place.port}"
+
+
+def keep_alive(client: socket.socket) -> None:
+    """A TCP peer that has vanished is noticed two minutes after its last sign of life."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 6)
 
 
 def listen_unix(path: Path) -> socket.socket:

@@ -1,11 +1,14 @@
 """The figures of metrics.py where Prometheus fetches them. Loaded only when they are asked for."""
 
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk.listen import TcpPlace
+from vhdtool.tapdisk.accept import Acceptor, Peer
+from vhdtool.tapdisk.listen import TcpPlace, keep_alive, listen_tcp
+
+MOST_CLIENTS = 16
+PATIENCE = 10.0
+"""Seconds that a client has to ask, and to take what it asked for."""
 
 
 class MetricsServer:
@@ -13,8 +16,6 @@ class MetricsServer:
 
     def __init__(self, place: TcpPlace, text: Callable[[], str]) -> None:
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10
-
             def do_GET(self) -> None:
                 if self.path.partition("?")[0] not in ("/", "/metrics"):
                     self.send_error(404)
@@ -29,16 +30,14 @@ class MetricsServer:
             def log_message(self, format: str, *args: object) -> None:
                 """A scrape is no event."""
 
-        try:
-            self._server = ThreadingHTTPServer((place.host, place.port), Handler)
-        except (OSError, OverflowError) as error:
-            raise VhdtoolError(f"{place}: cannot listen: {error}") from None
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(3600,), name="metrics", daemon=True
-        )
-        self._thread.start()
+        def serve(peer: Peer) -> None:
+            keep_alive(peer.socket)
+            # It answers one request and ends, so it is never settled: the whole has a deadline.
+            Handler(peer.socket, peer.socket.getpeername(), self)  # type: ignore[arg-type]
+
+        listener = listen_tcp(place)
+        self.port: int = listener.getsockname()[1]
+        self._acceptor = Acceptor(listener, serve, "metrics", MOST_CLIENTS, PATIENCE)
 
     def stop(self) -> None:
-        self._server.socket.close()
+        self._acceptor.stop()

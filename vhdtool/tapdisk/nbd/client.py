@@ -21,8 +21,8 @@ from vhdtool.tapdisk.nbd.stream import BUFFER, widen
 if TYPE_CHECKING:
     from vhdtool.tapdisk.nbd.tls import Tls
 
-HANDSHAKE_PATIENCE = 30.0
-"""Seconds that a client has for each step until it has said which export it wants."""
+MOST_OPTIONS = 1000
+"""Options of one client before it chooses the export."""
 MOST_WAITING = 1 << 20
 """Bytes of replies that wait for the requests behind them to be served too."""
 BURST = 0.1
@@ -61,24 +61,28 @@ class Connection(Answers):
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
 
     def handshake(self) -> bool:
-        """Negotiates; True when the client wants the export."""
-        self.client.settimeout(HANDSHAKE_PATIENCE)
+        """Negotiates; True when the client wants the export.
+
+        Waits as long as it takes: whoever accepted the client ends the connection when it is late.
+        """
         self.client.sendall(wire.HELLO)
         flags = int.from_bytes(self._in.take(4), "big")
         agreed = Negotiation(flags, self.export, "none" if self._tls is None else "required")
         outcome = None
+        options = 0
         while outcome is None:
+            options += 1
+            if options > MOST_OPTIONS:
+                raise wire.WireError(f"more than {MOST_OPTIONS} options")
             option, length = wire.parse_option(bytes(self._in.take(wire.OPTION.size)))
             answer, outcome = agreed.answer(option, bytes(self._in.take(length)))
             self.client.sendall(answer)
             if outcome == "tls":
                 assert self._tls is not None
                 self._begin_tls(self._tls)
-                self.client.settimeout(HANDSHAKE_PATIENCE)
                 # Of what was said in clear nothing counts.
                 agreed, outcome = Negotiation(flags, self.export, "on"), None
         self.structured, self.block_status = agreed.structured, agreed.block_status
-        self.client.settimeout(None)
         widen(self.client)
         return outcome == "go"
 

@@ -10,6 +10,8 @@ from vhdtool.storage.nbd_wire import Export
 Outcome = Literal["go", "abort", "tls"] | None
 TlsState = Literal["none", "required", "on"]
 """The server has none; it has, and the client has to begin it; it is on."""
+LONGEST_NAME = 4096
+"""Bytes of a string, by the protocol."""
 
 
 class Negotiation:
@@ -116,15 +118,20 @@ class Negotiation:
         return told + wire.option_reply(option, wire.REP_ACK)
 
 
-def _queries(data: bytes) -> list[bytes]:
+def _queries(data: bytes) -> set[bytes]:
+    """Raises ValueError or struct.error for data of another length than it says."""
     _, rest = _name(data)
     (count,) = struct.unpack_from(">I", rest)
-    rest = rest[4:]
-    queries = []
+    at = 4
+    queries = set()
     for _ in range(count):
-        query, rest = _name(rest)
-        queries.append(query)
-    if rest:
+        (length,) = struct.unpack_from(">I", rest, at)
+        end = at + 4 + length
+        if length > LONGEST_NAME or end > len(rest):
+            raise ValueError
+        queries.add(rest[at + 4 : end])
+        at = end
+    if at != len(rest):
         raise ValueError
     return queries
 
@@ -132,7 +139,7 @@ def _queries(data: bytes) -> list[bytes]:
 def _name(data: bytes) -> tuple[bytes, bytes]:
     """(a string with its length before it, the rest)."""
     (length,) = struct.unpack_from(">I", data)
-    if length > 4096 or 4 + length > len(data):
+    if length > LONGEST_NAME or 4 + length > len(data):
         raise ValueError
     return data[4 : 4 + length], data[4 + length :]
 

@@ -1,20 +1,19 @@
-"""The NBD server: it accepts clients, and ends them.
+"""The NBD server: where it listens, and how many clients it serves at once.
 
 Each client has a thread of its own; a guest's disk must never hang on another client, nor on a
 defect, which is answered with EIO and logged.
 """
 
 import contextlib
-import errno
 import logging
+import resource
 import socket
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.listen import TcpPlace, listen_tcp, listen_unix
+from vhdtool.tapdisk.accept import Acceptor, Peer
+from vhdtool.tapdisk.listen import TcpPlace, keep_alive, listen_tcp, listen_unix, nbd_uri
 from vhdtool.tapdisk.nbd.answers import Backend
 from vhdtool.tapdisk.nbd.client import Connection
 
@@ -25,6 +24,10 @@ __all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
 
 log = logging.getLogger("nbd")
 MOST_CLIENTS = 1024
+HANDSHAKE_PATIENCE = 30.0
+"""Seconds that a client has from its connect until it has chosen the export, TLS included."""
+_OTHER_DESCRIPTORS = 64
+"""Descriptors that are left to images, the control socket and the rest of the process."""
 
 
 class NbdServer:
@@ -35,79 +38,60 @@ class NbdServer:
         self.backend = backend
         self.tls = tls
         self.place = place
-        self._clients: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._socket = listen_unix(place) if isinstance(place, Path) else listen_tcp(place)
-        threading.Thread(target=self._accept, name="nbd-accept", daemon=True).start()
+        unix = isinstance(place, Path)
+        listener = listen_unix(place) if isinstance(place, Path) else listen_tcp(place)
+        self._address = listener.getsockname()
+        self._acceptor = Acceptor(
+            listener,
+            self._serve,
+            name="nbd",
+            most=most_clients(),
+            patience=HANDSHAKE_PATIENCE,
+            # Anybody may connect over TCP, so nobody there can end another's connection.
+            end_idle=unix,
+        )
 
     @property
     def uri(self) -> str:
         """What a client connects to."""
-        scheme, user = ("nbd", "") if self.tls is None else ("nbds", self.tls.in_uri)
         if isinstance(self.place, Path):
-            return f"{scheme}+unix://{user}/?socket={self.place}"
-        host, port = self._socket.getsockname()[:2]
-        return f"{scheme}://{user}{f'[{host}]' if ':' in host else host}:{port}"
+            place: Path | TcpPlace = self.place
+        else:
+            place = TcpPlace(*self._address[:2])
+        return nbd_uri(place) if self.tls is None else nbd_uri(place, "nbds", self.tls.in_uri)
 
-    def _accept(self) -> None:
-        while not self._stopped:
-            try:
-                client, _ = self._socket.accept()
-            except OSError as error:
-                if self._stopped or error.errno in (errno.EBADF, errno.EINVAL):
-                    return
-                # No descriptors left, or a client that went at once: others may come.
-                log.warning("cannot accept a client: %s", error)
-                time.sleep(0.05)
-                continue
-            self._start(client)
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return self._acceptor.clients
 
-    def _start(self, client: socket.socket) -> None:
-        with self._lock:
-            if self._stopped or len(self._clients) >= MOST_CLIENTS:
-                client.close()
-                return
-            self._clients.add(client)
+    def _serve(self, peer: Peer) -> None:
+        client = peer.socket
+        if not isinstance(self.place, Path):
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(client)
+        connection = Connection(client, self.backend, self.tls)
         try:
-            if not isinstance(self.place, Path):
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._serve, args=(client,), name="nbd", daemon=True).start()
-        except (OSError, RuntimeError) as error:
-            log.warning("cannot serve a client: %s", error)
-            self._end(client)
-
-    def _serve(self, client: socket.socket) -> None:
-        try:
-            connection = Connection(client, self.backend, self.tls)
             if connection.handshake():
+                peer.idle_since = connection.idle_since
+                peer.settled = True
                 connection.transmission()
             connection.bye()
-        except (OSError, EOFError):
-            # The client has gone, or did not say what it wants.
-            pass
         except wire.WireError as error:
-            log.warning("client dropped: %s", error)
-        except Exception:
-            log.exception("defect; client dropped")
-        finally:
-            self._end(client)
-
-    def _end(self, client: socket.socket) -> None:
-        with self._lock:
-            self._clients.discard(client)
-        client.close()
+            if not peer.ended:
+                log.warning("client dropped: %s", error)
 
     def stop(self) -> None:
         """Ends all connections and removes the socket."""
-        with self._lock:
-            self._stopped = True
-            clients = list(self._clients)
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        for client in clients:
-            with contextlib.suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+        self._acceptor.stop()
         if isinstance(self.place, Path):
-            self.place.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.place.unlink()
+
+
+def most_clients() -> int:
+    """Connections at once: each takes two descriptors, its socket and an event of its I/O queue."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_CLIENTS
+    return max(1, min(MOST_CLIENTS, (soft - _OTHER_DESCRIPTORS) // 2))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.owner import Owner
+from vhdtool.tapdisk.accept import Acceptor, Peer
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.listen import listen_unix
 from vhdtool.tapdisk.metrics import dump
@@ -26,6 +27,8 @@ from vhdtool.tapdisk.tapctl.wire import Message
 
 log = logging.getLogger("tap-ctl")
 REQUEST_PATIENCE = 30.0
+"""Seconds that a client has for its request, and for taking each answer."""
+MOST_CLIENTS = 64
 OF_A_DISK = (wire.OPEN, wire.PAUSE, wire.RESUME, wire.CLOSE, wire.FORCE_SHUTDOWN, wire.DISK_INFO)
 
 
@@ -38,31 +41,29 @@ class TapdiskServer:
         self.path = run_dir / f"ctl{os.getpid()}"
         self._vbds: dict[int, Vbd] = {}
         self._lock = threading.Lock()
-        self._listener = listen_unix(self.path)
-        threading.Thread(target=self._accept, name="control", daemon=True).start()
+        self._acceptor = Acceptor(
+            listen_unix(self.path),
+            self._serve,
+            name="control",
+            most=MOST_CLIENTS,
+            patience=REQUEST_PATIENCE,
+            reserve=True,
+        )
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+    def _serve(self, peer: Peer) -> None:
+        client = peer.socket
+        message = Message.unpack(_received(client, wire.SIZE))
+        behind = _received(client, wire.behind_of(message))
+        peer.settled = True
+        # Not without end: an answer may be longer than what a socket holds.
+        client.settimeout(REQUEST_PATIENCE)
+        for answer in self._answers(message, behind):
+            client.sendall(answer)
 
-    def _serve(self, client: socket.socket) -> None:
-        with client:
-            client.settimeout(REQUEST_PATIENCE)
-            try:
-                message = Message.unpack(_received(client, wire.SIZE))
-                for answer in self._answers(message, client):
-                    client.sendall(answer)
-            except (OSError, EOFError):
-                return
-
-    def _answers(self, message: Message, client: socket.socket) -> Iterator[bytes]:
+    def _answers(self, message: Message, behind: bytes) -> Iterator[bytes]:
         number, why = 0, ""
         try:
-            yield from self._do(message, client)
+            yield from self._do(message, behind)
         except VhdtoolError as error:
             log.error("%s", error)
             number, why = errno_of(error), str(error)
@@ -76,7 +77,7 @@ class TapdiskServer:
         if number:
             yield wire.response(wire.ERROR, message.cookie, number, why).pack()
 
-    def _do(self, message: Message, client: socket.socket) -> Iterator[bytes]:
+    def _do(self, message: Message, behind: bytes) -> Iterator[bytes]:
         kind, minor = message.kind, message.cookie
         params = wire.params_of(message)
         if kind == wire.PID:
@@ -90,19 +91,21 @@ class TapdiskServer:
             yield wire.response(wire.ATTACH_RSP, minor).pack()
         elif kind == wire.DETACH:
             last = self._detach(minor)
-            yield wire.response(wire.DETACH_RSP, minor).pack()
-            if last:
-                self.ended.set()
+            try:
+                yield wire.response(wire.DETACH_RSP, minor).pack()
+            finally:
+                # Also when the client has gone and takes no answer.
+                if last:
+                    self.ended.set()
         else:
             if kind not in OF_A_DISK:
                 raise Refused(errno.EINVAL, f"no operation {kind}")
             # tapdisk says so of an `open`, and ENODEV of everything else.
             vbd = self._vbd(minor, errno.EINVAL if kind == wire.OPEN else errno.ENODEV)
-            path = ""
-            if kind in (wire.OPEN, wire.RESUME) and params.flags & wire.ADD_LOG:
-                path = wire.log_path_of(_received(client, wire.LOG_PATH))
+            path = wire.log_path_of(behind) if behind else ""
             with vbd.lock:
-                yield self._on(vbd, kind, params, path).pack()
+                answer = self._on(vbd, kind, params, path)
+            yield answer.pack()
 
     def _on(self, vbd: Vbd, kind: int, params: wire.Params, log_path: str) -> Message:
         minor = vbd.minor
@@ -158,7 +161,7 @@ class TapdiskServer:
                 told = [stats_of(vbd) for vbd in self._vbds.values()]
         else:
             told = stats_of(self._vbd(minor))
-        text = spelled(told).encode()
+        text = wire.encoded(spelled(told))
         yield wire.stats(minor, len(text)).pack()
         yield text
 
@@ -170,7 +173,7 @@ class TapdiskServer:
 
     def stop(self) -> None:
         """Closes every disk and removes the sockets. Raises the first thing that went wrong."""
-        self._listener.close()
+        self._acceptor.stop()
         failure: VhdtoolError | None = None
         for vbd in list(self._vbds.values()):
             with vbd.lock:

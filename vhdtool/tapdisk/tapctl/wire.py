@@ -80,7 +80,7 @@ def params_of(message: Message) -> Params:
 
 def response(kind: int, cookie: int, error: int = 0, text: str = "") -> Message:
     """`error` is 0 or a positive errno; then `kind` should be ERROR."""
-    return Message(kind, cookie, _RESPONSE.pack(error, text.encode()[:255]))
+    return Message(kind, cookie, _RESPONSE.pack(error, encoded(text)[:255]))
 
 
 def response_of(message: Message) -> tuple[int, str]:
@@ -129,6 +129,12 @@ def behind(flags: int, log: str, key: bytes) -> bytes:
     return logged + (bytes([len(key)]) + key if flags & ENCRYPTED else b"")
 
 
+def behind_of(message: Message) -> int:
+    """How many bytes follow a request that are read: the path of a log."""
+    flags = _PARAMS.unpack_from(message.body)[0]
+    return LOG_PATH if message.kind in (OPEN, RESUME) and flags & ADD_LOG else 0
+
+
 def log_path_of(raw: bytes) -> str:
     return _string(raw[:LOG_PATH].ljust(LOG_PATH + 1, b"\0"))
 
@@ -137,8 +143,13 @@ def stats_of(message: Message) -> int:
     return int(_STAT.unpack_from(message.body)[2])
 
 
+def encoded(text: str) -> bytes:
+    """Text as it goes over the wire; bytes of a path that are not UTF-8 are those bytes again."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _text(text: str) -> bytes:
-    data = text.encode()
+    data = encoded(text)
     if len(data) > 255:
         raise MessageError(f"{text[:40]}…: longer than the 255 bytes that a message has for it")
     return data

@@ -1,0 +1,241 @@
+"""The accept loop of every listening socket: NBD, control, tap-ctl and metrics.
+
+Each client is served in a thread of its own. The loop bounds how many there are, ends those that do
+not say in time what they want, and goes on after a moment without free descriptors or memory.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+log = logging.getLogger("accept")
+FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
+"""Seconds to wait after a failed accept; doubled while it goes on failing."""
+SPARE = 8
+"""Descriptors that a reserve holds: one for a connection, the others for what is asked there."""
+LEAST_IDLE = 1.0
+"""Seconds without a request after which a connection counts as idle."""
+LOG_EVERY = 10.0
+"""Seconds between two warnings of one loop, so that a flood of clients does not fill the log."""
+
+
+class Peer:
+    """One connected client, and what decides whether it gives way to a new one."""
+
+    def __init__(self, client: socket.socket, patience: float | None) -> None:
+        self.socket = client
+        self.settled = False
+        """Whether the client has said what it wants; until then it has a deadline."""
+        self.ended = False
+        """Whether the loop has ended the connection."""
+        self.deadline = None if patience is None else monotonic() + patience
+        self.idle_since: Callable[[], float] = lambda: 0.0
+        """time.monotonic() since when nothing is asked or answered; 0 while something is."""
+
+    def end(self) -> None:
+        """Ends the connection; its thread notices."""
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has arrived that nobody has looked at yet."""
+        look = select.poll()
+        try:
+            look.register(self.socket, select.POLLIN)
+        except ValueError:
+            # It has just been closed.
+            return True
+        return not look.poll(0)
+
+
+class Acceptor:
+    """Accepts the clients of one listening socket until `stop`."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        serve: Callable[[Peer], None],
+        name: str,
+        most: int,
+        patience: float | None = None,
+        reserve: bool = False,
+        end_idle: bool = True,
+    ) -> None:
+        """`serve(peer)` serves one client; OSError and EOFError mean that it has gone.
+
+        `most`: clients at once. `patience`: seconds until a client has to be settled. `reserve`:
+        hold descriptors back for a client that comes when the process has no others. `end_idle`:
+        whether a settled client that is idle gives way when there are `most`.
+        """
+        self._listener, self._serve, self._name = listener, serve, name
+        self._most, self._patience, self._end_idle = most, patience, end_idle
+        self._peers: list[Peer] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._warned = -LOG_EVERY
+        self._spare: list[int] = []
+        self._reserve = reserve
+        self._hold_back()
+        listener.setblocking(False)
+        self._coming = select.poll()
+        self._coming.register(listener, select.POLLIN)
+        self._thread = threading.Thread(target=self._loop, name=f"{name}-accept", daemon=True)
+        self._thread.start()
+
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        with self._lock:
+            return len(self._peers)
+
+    def stop(self) -> None:
+        """Accepts no more, and ends all connections."""
+        self._stopped.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        with self._lock:
+            peers = list(self._peers)
+            self._give_back()
+        for peer in peers:
+            peer.end()
+
+    # the loop
+
+    def _loop(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._stopped.is_set():
+            try:
+                self._coming.poll(self._end_late())
+                client, _ = self._listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                if self._stopped.is_set():
+                    return
+                if error.errno == errno.ECONNABORTED or self._find_descriptor(error):
+                    continue
+                self._warn("cannot accept a client: %s", error)
+                self._stopped.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            self._admit(client)
+
+    def _end_late(self) -> float | None:
+        """Ends clients that are not settled in time; milliseconds until the next one is due."""
+        now = monotonic()
+        due = [one for one in self._unsettled() if one.deadline is not None]
+        for peer in due:
+            assert peer.deadline is not None
+            if peer.deadline > now:
+                # They are in the order in which they came.
+                return (peer.deadline - now) * 1000 + 1
+            self._warn(
+                "%s: a client did not say what it wants in %.0f s", self._name, self._patience
+            )
+            self._dismiss(peer)
+        return None
+
+    def _admit(self, client: socket.socket) -> None:
+        peer = Peer(client, self._patience)
+        if self.clients >= self._most and not self._make_room():
+            self._warn("%s: all %d connections are in use", self._name, self._most)
+            client.close()
+            return
+        with self._lock:
+            if self._stopped.is_set():
+                client.close()
+                return
+            self._peers.append(peer)
+        try:
+            threading.Thread(target=self._run, args=(peer,), name=self._name, daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            self._warn("cannot serve a client: %s", error)
+            self._forget(peer)
+
+    def _run(self, peer: Peer) -> None:
+        try:
+            self._serve(peer)
+        except (OSError, EOFError):
+            # The client has gone; what it asked for has been done.
+            pass
+        except Exception:
+            log.exception("defect; a client of %s was dropped", self._name)
+        finally:
+            self._forget(peer)
+
+    def _forget(self, peer: Peer) -> None:
+        with self._lock:
+            if peer in self._peers:
+                self._peers.remove(peer)
+        peer.socket.close()
+        self._hold_back()
+
+    def _warn(self, message: str, *words: object) -> None:
+        if (now := monotonic()) - self._warned >= LOG_EVERY:
+            self._warned = now
+            log.warning(message, *words)
+
+    # who gives way
+
+    def _unsettled(self) -> list[Peer]:
+        with self._lock:
+            return [one for one in self._peers if not one.settled]
+
+    def _make_room(self) -> bool:
+        """Ends the connection that misses it least; False where each is in use."""
+        peer = next(iter(self._unsettled()), None) or self._idlest()
+        if peer is not None:
+            self._dismiss(peer)
+        return peer is not None
+
+    def _idlest(self) -> Peer | None:
+        if not self._end_idle:
+            return None
+        with self._lock:
+            since = [(one.idle_since(), one) for one in self._peers]
+        latest = monotonic() - LEAST_IDLE
+        idle = sorted((pair for pair in since if 0 < pair[0] <= latest), key=lambda pair: pair[0])
+        # A request that nobody has read yet is one in flight.
+        return next((peer for _, peer in idle if peer.is_quiet()), None)
+
+    def _dismiss(self, peer: Peer) -> None:
+        with self._lock:
+            if peer in self._peers:
+                self._peers.remove(peer)
+        peer.end()
+
+    # descriptors
+
+    def _find_descriptor(self, error: OSError) -> bool:
+        """Whether it is worth while to accept again at once, after `error`."""
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            return False
+        with self._lock:
+            if self._spare:
+                self._give_back()
+                return True
+        if unsettled := self._unsettled():
+            # Its thread closes it in a moment. An idle client would not be worth it: whoever has
+            # the descriptors may take this one as well.
+            self._dismiss(unsettled[0])
+        return False
+
+    def _hold_back(self) -> None:
+        """Fills the reserve as far as there are descriptors."""
+        with self._lock, contextlib.suppress(OSError):
+            while self._reserve and len(self._spare) < SPARE and not self._stopped.is_set():
+                self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _give_back(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
