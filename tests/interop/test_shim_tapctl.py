@@ -32,7 +32,8 @@ class Taps:
     def __call__(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "vhdtool.cli.tapctl", "--run-dir", str(self.run_dir), *words],
-            capture_output=True, text=True, env=ENV, timeout=60, check=False,
+            capture_output=True, text=True, errors="surrogateescape",
+            env=ENV, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -102,6 +103,25 @@ def test_each_step_by_itself(taps: Taps, image: Path) -> None:
     taps("pause", *who, code=2)
     assert verdict(image) == 0
     assert "Traceback" not in taps.log()
+
+
+def test_paths_are_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"run \xff")
+    folder.mkdir()
+    taps, image = Taps(folder), folder / os.fsdecode(b"d \xfe\xc3\xa9.vhd")
+    create_dynamic(image, 32 * MIB)
+    assert taps("create", "-a", f"vhd:{image}") == str(taps.run_dir / "tapdisk" / "tapdisk-0")
+    (line,) = taps.lines()
+    pid = line.split()[0].partition("=")[2]
+    assert line == f"pid={pid} minor=0 state=0 args=vhd:{image}"
+    who = ("-p", pid, "-m", "0")
+    assert json.loads(taps("stats", *who))["name"] == f"vhd:{image}"
+    taps("pause", *who)
+    taps("unpause", *who, "-a", f"vhd:{image}.missing", code=2)
+    taps("unpause", *who)
+    taps("destroy", *who)
+    assert verdict(image) == 0
+    assert "defect" not in taps.log()
 
 
 def test_create_and_destroy(taps: Taps, image: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -132,6 +133,27 @@ def test_bad_requests_get_one_sentence(
     assert answer["error"]["message"]
     assert rig.do("status")["ok"]["state"] == "detached"
     assert "defect" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", [b"d\xff.vhd", b"d\\udcff.vhd"], ids=["as bytes", "as Python says it"]
+)
+def test_a_path_need_not_be_utf_8(rig: Rig, tmp_path: Path, name: bytes) -> None:
+    path = os.fsencode(tmp_path) + b"/" + name
+    answer = rig.raw(b'{"id": 1, "op": "attach", "path": "%s", "size": %d}' % (path, SIZE))
+    assert answer["ok"]["path"] == f"{tmp_path}/d\udcff.vhd"
+    assert rig.do("activate")["ok"]["state"] == "active"
+    assert rig.do("detach")["ok"]["state"] == "detached"
+
+
+@pytest.mark.parametrize("path", [b'"\\ud800"', b'"a\\u0000b"', b"7", b"null", b'["a"]'])
+@pytest.mark.parametrize("name", [b"path", b"record"])
+def test_what_no_file_is_called_is_refused(rig: Rig, name: bytes, path: bytes) -> None:
+    line = b'{"op": "attach", "path": "/no", "size": 512, %s: %s}' % (b'"%s"' % name, path)
+    error = rig.raw(line)["error"]
+    assert error["type"] == "UsageError"
+    assert "is no path" in error["message"]
+    assert rig.do("status")["ok"]["state"] == "detached"
 
 
 @given(st.binary(max_size=200).filter(lambda raw: b"\n" not in raw))

@@ -1,15 +1,23 @@
 """tap-ctl's messages byte by byte, and its command line, without any process."""
 
+import contextlib
+import io
+import logging
+import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhdtool.cli import tapctl
+from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError
+from vhdtool.tapdisk.tapctl.minors import Minors
+from vhdtool.tapdisk.tapctl.server import TapdiskServer
 from vhdtool.tapdisk.tapctl.wire import Message, MessageError, Params
 
 
@@ -118,3 +126,55 @@ def test_why_it_failed_stands_before_the_name_of_the_errno(
     why, name = capsys.readouterr().err.splitlines()
     assert "longer than the 255 bytes" in why
     assert name == "File name too long"
+
+
+@pytest.fixture(scope="module")
+def tapdisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TapdiskServer]:
+    folder = tmp_path_factory.mktemp("run")
+    for _ in range(3):
+        Minors(folder / "tapdisk").allocate()
+    server = TapdiskServer(folder, True, "a", Events("a", io.StringIO()))
+    yield server
+    server.stop()
+
+
+@given(
+    kind=st.sampled_from(range(32)),
+    minor=st.sampled_from([0, 1, wire.ALL]),
+    flags=st.sampled_from([0, wire.RDONLY, wire.ADD_LOG, wire.SECONDARY]),
+    path=st.binary(max_size=255) | st.just(b"vhd:/no/\xff\xfe.vhd"),
+)
+@settings(max_examples=200, deadline=None)
+def test_any_path_gets_an_answer(
+    tapdisk: TapdiskServer, kind: int, minor: int, flags: int, path: bytes
+) -> None:
+    body = struct.pack("=III256sIH256s", flags, minor, 0, path, 0, 0, path)
+    with socket.socket(socket.AF_UNIX) as client, capture_errors() as errors:
+        client.settimeout(10)
+        client.connect(str(tapdisk.path))
+        client.sendall(Message(kind, minor, body).pack() + path.ljust(wire.LOG_PATH, b"\0"))
+        assert len(client.recv(wire.SIZE, socket.MSG_WAITALL)) == wire.SIZE
+    assert not errors
+
+
+@contextlib.contextmanager
+def capture_errors() -> Iterator[list[logging.LogRecord]]:
+    """Defects that are logged meanwhile."""
+    told: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record) if record.exc_info else None  # type: ignore
+    logging.getLogger().addHandler(handler)
+    try:
+        yield told
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def test_who_does_not_read_the_answer_holds_up_no_other_request(tapdisk: TapdiskServer) -> None:
+    """The answer to a request for a minor leaves after the minor is free for the next one."""
+    minor = 2
+    for kind in (wire.ATTACH, wire.PAUSE):
+        answers = tapdisk._answers(Message(kind, minor, bytes(536)), b"")
+        assert Message.unpack(next(answers)).kind == kind + 1
+        if kind == wire.PAUSE:
+            assert not tapdisk._vbds[minor].lock.locked()

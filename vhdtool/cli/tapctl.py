@@ -6,6 +6,7 @@ Same commands, flags, output and exit codes (an errno). Before the command: `--r
 
 import errno
 import getopt
+import io
 import os
 import re
 import sys
@@ -245,6 +246,9 @@ def _failed(number: int, why: str = "") -> int:
 
 def main() -> None:
     """Entry point of the package."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Paths are bytes, and leave as those they came as.
+        sys.stdout.reconfigure(errors="surrogateescape")
     sys.exit(call(sys.argv[1:]))
 
 

@@ -128,7 +128,7 @@ class TapCtl:
         )
         assert child.stdout is not None
         with child.stdout:
-            line = child.stdout.readline().decode()
+            line = os.fsdecode(child.stdout.readline())
         if (code := child.wait()) != 0:
             raise TapctlError(code if code > 0 else errno.EINTR, "spawn")
         match = re.search(r"ctl(\d+)$", line.strip())
@@ -193,7 +193,7 @@ class TapCtl:
         with self._asked(pid, Message(wire.STATS, minor), LOOK_PATIENCE) as client:
             answer = Message.unpack(self._receive(client))
             length = wire.stats_of(self._checked(pid, answer, wire.STATS_RSP))
-            return self._receive(client, length).decode()
+            return self._receive(client, length).decode("utf-8", "surrogateescape")
 
     # looking
 
