@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from vhdtool.image.create import create_dynamic  # noqa: E402
+from vhdtool.tapdisk.listen import nbd_uri  # noqa: E402
 
 MIB = 1 << 20
 ABOUT = """# The shim beside qemu-nbd, nbdkit, the real tapdisk, and no server at all
@@ -130,7 +131,7 @@ class Servers:
             target = [f"--ioengine={engine}", f"--filename={self.image(name)}"]
             return fio(*target, f"--direct={int(self.direct)}", f"--size={self.size}", *options)
         with self.running(name):
-            target = ["--ioengine=nbd", f"--uri=nbd+unix:///?socket={self.socket}"]
+            target = ["--ioengine=nbd", f"--uri={nbd_uri(self.socket)}"]
             return fio(*target, f"--size={self.size}", *options)
 
     @contextmanager

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -70,6 +71,37 @@ def refused(*words: str) -> str:
 def verdict(image: Path) -> int:
     with FileStorage(image) as storage:
         return check(storage).exit_code
+
+
+NAMES = ["s p", "a&b #1/s%41", "q?=+;:@'\"\\", "é 漢", os.fsdecode(b"\xff\xc3"), "new\nline", "-x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_it_prints_is_a_uri_whatever_the_socket_is_called(tmp_path: Path, name: str) -> None:
+    image, where = tmp_path / "d.vhd", tmp_path / name
+    where.parent.mkdir(exist_ok=True)
+    create_dynamic(image, 8 * MIB)
+    with served(image, "--socket", str(where)) as (uri, _):
+        assert re.fullmatch(r"nbd\+unix:///\?socket=[A-Za-z0-9/._~%-]+", uri)
+        assert run("nbdinfo", "--size", uri).strip() == str(8 * MIB)
+        if os.fsencode(name).isascii():
+            qemu_io(uri, "read 0 1M")
+
+
+def test_a_socket_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_dynamic("d.vhd", 8 * MIB)
+    with served(Path("d.vhd"), "--socket", "s p.sock") as (uri, _):
+        assert uri == "nbd+unix:///?socket=s%20p.sock"
+        assert run("nbdinfo", "--size", uri).strip() == str(8 * MIB)
+
+
+def test_a_literal_ipv6_address(tmp_path: Path) -> None:
+    create_dynamic(tmp_path / "d.vhd", 8 * MIB)
+    with served(tmp_path / "d.vhd", "--tcp", "[::1]:0") as (uri, _):
+        assert uri.startswith("nbd://[::1]:")
+        assert run("nbdinfo", "--size", uri).strip() == str(8 * MIB)
+        qemu_io(uri, "read 0 1M")
 
 
 def test_a_dynamic_image_is_served_and_closed(tmp_path: Path) -> None:

@@ -101,10 +101,9 @@ def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, q
         progress_bar(reader.size, path, quiet) as show,
     ):
         backend = ReadOnly(reader, show)
-        socket = Path(folder) / "nbd"
-        server = NbdServer(backend, socket)
+        server = NbdServer(backend, Path(folder) / "nbd")
         try:
-            qemu_img("convert", "-f", "raw", "-O", kind, f"nbd+unix:///?socket={socket}", part)
+            qemu_img("convert", "-f", "raw", "-O", kind, server.uri, part)
         finally:
             server.stop()
     return backend.export_size()
@@ -132,13 +131,10 @@ def import_through_qemu(
             tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
             progress_bar(size, path, quiet) as show,
         ):
-            socket = Path(folder) / "nbd"
-            server = NbdServer(Fill(disk, show), socket)
+            server = NbdServer(Fill(disk, show), Path(folder) / "nbd")
             try:
-                target = f"nbd+unix:///?socket={socket}"
-                qemu_img(
-                    "convert", "-n", "--target-is-zero", "-f", kind, "-O", "raw", source, target
-                )
+                same = ("-n", "--target-is-zero")
+                qemu_img("convert", *same, "-f", kind, "-O", "raw", source, server.uri)
             finally:
                 server.stop()
         disk.close()
