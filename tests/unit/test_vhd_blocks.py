@@ -1,5 +1,6 @@
 """Arithmetic of blocks, tables, bitmaps and locator paths."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 from vhdtool.vhd import bits
 from vhdtool.vhd.bat import empty_bat, pack_bat, pack_bat_sector, unpack_bat
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.creators import creator_name, readers_agree, size_for_qemu
+from vhdtool.vhd.creators import CREATORS, creator_name, readers_agree, size_for_qemu, with_size
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, decode_locator, encode_locator
+from vhdtool.vhd.units import MAX_SIZE
 
 
 def test_blktap_places_data_on_4_kib() -> None:
@@ -114,3 +116,18 @@ def test_creators_say_what_their_size_means() -> None:
     assert size_for_qemu(replace(qemu, creator=b"qem2", current_size=1025)) == 1024
     assert creator_name(qemu).startswith("QEMU")
     assert "unknown" in creator_name(Footer(1, creator=b"abcd"))
+
+
+@pytest.mark.parametrize("creator", [*CREATORS, b"wa\0\0", bytes(4)])
+def test_a_footer_with_another_size_has_one_size(creator: bytes) -> None:
+    """Whoever reads it; the creator changes only where it has to."""
+    dice = random.Random(3)
+    sizes = [dice.randrange(1, 1 << dice.randrange(12, 32)) * 512 for _ in range(200)]
+    whole = [Geometry.for_size(size).size for size in sizes]
+    for size in [size for size in sizes + whole if 0 < size <= MAX_SIZE]:
+        footer = with_size(Footer(64 << 20, creator=creator), size)
+        assert footer.current_size == size
+        assert size_for_qemu(footer) == size
+        assert readers_agree(footer)
+        if footer.creator != creator:
+            assert footer.geometry.size != size

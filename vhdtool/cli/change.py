@@ -1,5 +1,6 @@
 """`vhdtool resize`, `coalesce`, `fill` and `modify`: they write to images that nobody has open."""
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
@@ -7,6 +8,9 @@ import click
 from vhdtool.cli.options import Size, image_argument, quiet_option
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from vhdtool.vhd.footer import Footer
 
 
 @click.command()
@@ -17,16 +21,26 @@ def resize(image: str, size: int, quiet: bool) -> None:
     """Give a closed image another virtual SIZE.
 
     Shrinking reads what would be cut, and refuses when any of it is not zero. After a crash
-    `vhdtool repair` brings the old size back.
+    `vhdtool repair` brings the old size back. Where QEMU would take the new size from the geometry,
+    and the geometry has another one, the image's creator becomes "QEMU with force_size".
 
     \b
     Example: vhdtool resize disk.vhd 40g
     """
     from vhdtool.image.resize import resize as work
+    from vhdtool.vhd.creators import creator_name
 
+    before = _footer(image)
     footer = work(image, size)
-    if not quiet:
-        click.echo(f"{image}: {footer.current_size} bytes")
+    if quiet:
+        return
+    click.echo(f"{image}: {footer.current_size} bytes")
+    if footer.creator != before.creator:
+        click.echo(
+            f"{image}: the creator is {creator_name(footer)} from now on, was "
+            f"{creator_name(before)}: QEMU would take the size from the geometry, and show "
+            f"{footer.geometry.size} bytes"
+        )
 
 
 @click.command()
@@ -71,11 +85,15 @@ def fill(image: str, quiet: bool) -> None:
 
 
 def _virtual_size(image: str) -> int:
+    return _footer(image).current_size
+
+
+def _footer(image: str) -> "Footer":
     from vhdtool.image.metadata import read_metadata
     from vhdtool.storage import FileStorage
 
     with FileStorage(image) as storage:
-        return read_metadata(storage).size
+        return read_metadata(storage).footer
 
 
 @click.command()

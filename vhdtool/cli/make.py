@@ -2,7 +2,7 @@
 
 import click
 
-from vhdtool.cli.options import Size, quiet_option
+from vhdtool.cli.options import Size, note_two_sizes, quiet_option
 from vhdtool.errors import UsageError
 
 REAL_BLOCK = 2 << 20
@@ -61,6 +61,8 @@ def create(
             image, size or 0, block_size, batmap, overwrite=force, reserve_bytes=reserve
         )
     if not quiet:
+        if parent is not None and not raw_parent:
+            note_two_sizes(parent)
         click.echo(f"{image}: {footer.type_name}, {footer.current_size} bytes, {footer.uuid}")
 
 
@@ -99,4 +101,6 @@ def snapshot(
         parent, child, raw_parent, limit, not keep_empty, force, batmap=batmap
     )
     if not quiet:
+        if not raw_parent:
+            note_two_sizes(parent)
         click.echo(f"{child}: differencing, {footer.current_size} bytes, over {real}")

@@ -34,6 +34,22 @@ class Size(click.ParamType[int]):
         return int(float(number) * factor) if "." in number else int(number) * factor
 
 
+def note_two_sizes(image: str) -> None:
+    """Says on standard error when QEMU shows another size of an image than everybody else."""
+    from vhdtool.image.metadata import read_metadata
+    from vhdtool.storage import FileStorage
+    from vhdtool.vhd.creators import readers_agree, size_for_qemu
+
+    with FileStorage(image) as storage:
+        footer = read_metadata(storage).footer
+    if not readers_agree(footer):
+        click.echo(
+            f"vhdtool: note: {image}: the size field says {footer.current_size} bytes, which "
+            f"counts here; QEMU takes the geometry and shows {size_for_qemu(footer)}",
+            err=True,
+        )
+
+
 def print_json(value: Any) -> None:
     """Compact enough for a pipe, readable enough for a person."""
     click.echo(json.dumps(value, indent=2))

@@ -2,7 +2,7 @@
 
 import click
 
-from vhdtool.cli.options import Size, quiet_option
+from vhdtool.cli.options import Size, note_two_sizes, quiet_option
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
@@ -45,6 +45,8 @@ def convert(
     from vhdtool.image.formats import NAMES, guess_input, guess_output
 
     kind = NAMES[source_format] if source_format else guess_input(source)
+    if kind == "vpc" and not quiet:
+        note_two_sizes(source)
     wanted = NAMES[target_format] if target_format else guess_output(target)
     if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
         size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)

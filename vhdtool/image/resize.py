@@ -19,8 +19,8 @@ from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import clear_bits
+from vhdtool.vhd.creators import with_size
 from vhdtool.vhd.footer import FIXED, Footer
-from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
@@ -28,6 +28,7 @@ from vhdtool.vhd.units import SECTOR, UNUSED, pad
 def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = None) -> Footer:
     """Gives a closed image another virtual size (rounded up to 512); returns its footer.
 
+    Every reader finds that size in it, for which the creator may have to change (`with_size`).
     Shrinking reads all that would be cut and refuses when any of it is not zero. Moves of data
     are ordered, changes of metadata journalled (beside the image unless `journal` says where):
     after a crash `vhdtool repair` brings the old size back. Raises UsageError,
@@ -41,7 +42,7 @@ def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = 
             raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
     with writable_image(path) as storage:
         meta = writable(storage)
-        footer = replace(meta.footer, current_size=size, geometry=Geometry.for_size(size))
+        footer = with_size(meta.footer, size)
         journal = journal or journal_beside(path)
         if meta.footer.disk_type == FIXED:
             guarded(storage, journal, _fixed(storage, meta, footer))
@@ -68,16 +69,14 @@ def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]
     if storage.is_block_device:
         raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device has its size")
     size, raw = footer.current_size, footer.pack()
-    if size >= meta.size:
+    if size == meta.size:
+        return footer_changes(meta, footer)
+    if size > meta.size:
         # The old footer's place belongs to the guest from now on.
-        return (
-            [
-                Change("write the footer", size, raw),
-                Change("clear the old one", meta.size, bytes(min(SECTOR, size - meta.size))),
-            ]
-            if size > meta.size
-            else []
-        )
+        return [
+            Change("write the footer", size, raw),
+            Change("clear the old one", meta.size, bytes(min(SECTOR, size - meta.size))),
+        ]
     return [Change("write the footer", size, raw), Change("cut the rest", size + SECTOR)]
 
 

@@ -3,7 +3,10 @@
 Source: Microsoft's specification ("vpc ", "win "), and the sources of QEMU, VirtualBox and blktap.
 """
 
+from dataclasses import replace
+
 from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.units import SECTOR
 
 CREATORS = {
@@ -47,6 +50,17 @@ def size_for_qemu(footer: Footer) -> int:
     if size_is_geometry(footer):
         return footer.geometry.size
     return footer.current_size // SECTOR * SECTOR
+
+
+def with_size(footer: Footer, size: int) -> Footer:
+    """The footer for a disk of `size` bytes, in which every reader finds that size.
+
+    The creator stays where its readers find the size in the geometry, or look at the size field.
+    Elsewhere it becomes QEMU's own code for an image whose size is that of the size field: few
+    sizes are those of a geometry, and only QEMU reads the creator to tell which one counts.
+    """
+    sized = replace(footer, current_size=size, geometry=Geometry.for_size(size))
+    return sized if readers_agree(sized) else replace(sized, creator=QEMU_BY_SIZE)
 
 
 def readers_agree(footer: Footer) -> bool:
