@@ -101,6 +101,55 @@ def test_name_in_the_header_is_enough(tmp_path: Path) -> None:
     assert check_chain(child).exit_code == 0
 
 
+@pytest.mark.parametrize("name", ["0.vhd", "..\\x\\0.vhd", "C:\\vm\\0.vhd", "\ufeff0.vhd"])
+def test_a_name_in_little_endian_is_read_as_such(tmp_path: Path, name: str) -> None:
+    """As writers have it that took their machine's order, blktap 0.1 among them."""
+    (tmp_path / "x").mkdir()
+    child = chain(tmp_path / "x", 2)[-1]
+    raw = name.encode("utf-16-le").ljust(512, b"\0")
+    change_header(child, locators=Header(1).locators, parent_name=raw)
+    assert check_chain(child).exit_code == 0
+    assert Header(1, parent_name=raw).parent_name_text == name.removeprefix("\ufeff")
+
+
+def test_a_name_without_ascii_is_tried_in_both_orders(tmp_path: Path) -> None:
+    base, child = chain(tmp_path, 2)
+    base.rename(tmp_path / "\u57fa\u790e")
+    for order in ("utf-16-le", "utf-16-be"):
+        raw = "\u57fa\u790e".encode(order).ljust(512, b"\0")
+        change_header(child, locators=Header(1).locators, parent_name=raw)
+        assert check_chain(child).exit_code == 0
+    assert Header(1, parent_name=raw).parent_name_text == "\u57fa\u790e"
+    assert Header(1).parent_names == []
+
+
+def test_a_parent_in_another_case_is_found_by_its_uuid(tmp_path: Path) -> None:
+    (tmp_path / "Folder").mkdir()
+    base, child = chain(tmp_path / "Folder", 2)
+    base.rename(tmp_path / "Folder" / "BASE.VHD")
+    raw = "base.vhd".encode("utf-16-be").ljust(512, b"\0")
+    change_header(child, locators=Header(1).locators, parent_name=raw)
+    assert check_chain(child).exit_code == 0
+    raw = "..\\FOLDER\\Base.vhd".encode("utf-16-be").ljust(512, b"\0")
+    change_header(child, parent_name=raw)
+    assert check_chain(child).exit_code == 0
+    # The file with the very name is another disk; of two that are alike the uuid takes the right.
+    create_dynamic(tmp_path / "Folder" / "base.vhd", 8 * MIB)
+    create_dynamic(tmp_path / "Folder" / "Base.vhd", 8 * MIB)
+    with open_chain(child) as reader:
+        assert reader.layers[1].name == str(tmp_path / "Folder" / "BASE.VHD")
+    (tmp_path / "Folder" / "BASE.VHD").unlink()
+    assert codes(child) == ["parent-mismatch"]
+
+
+def test_a_raw_parent_in_another_case_is_not_guessed(tmp_path: Path) -> None:
+    raw, child = tmp_path / "base.raw", tmp_path / "child.vhd"
+    raw.write_bytes(bytes(8 * MIB))
+    snapshot(raw, child, raw=True)
+    raw.rename(tmp_path / "BASE.RAW")
+    assert codes(child) == ["parent-missing"]
+
+
 def test_missing_parent_is_corrupt(tmp_path: Path) -> None:
     paths = chain(tmp_path)
     paths[0].unlink()

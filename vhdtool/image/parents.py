@@ -13,6 +13,7 @@ from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.locators import decode_locator, url_decoded
 
+_MOST_ALIKE = 16
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -44,9 +45,7 @@ def candidates(child: str, storage: Storage, header: Header) -> Iterator[str]:
     base name is of use here.
     """
     paths = [path for _, path in locator_paths(storage, header)]
-    name = header.parent_name_text.replace("\\", "/")
-    if name and "\0" not in name:
-        paths.append(name)
+    paths += [name.replace("\\", "/") for name in header.parent_names]
     tried = [*paths, *(url_decoded(path) for path in paths)]
     tried += [os.path.basename(path) for path in tried]
     # A symbolic link to the child lives elsewhere than the child that its paths start from.
@@ -72,6 +71,11 @@ def find_parent(child: str, storage: Storage, header: Header) -> str:
         if header.parent_uuid == NO_UUID or _uuid(path) == header.parent_uuid:
             return path
         wrong = wrong or path
+    if header.parent_uuid != NO_UUID:
+        # Names of Windows keep their case but do not go by it. Only the uuid makes that safe.
+        for path in (other for one in tried for other in _in_another_case(one)):
+            if _uuid(path) == header.parent_uuid:
+                return path
     if wrong is not None:
         raise ParentMismatch(
             f"{child}: {wrong} is not its parent: that has the uuid {header.parent_uuid}, "
@@ -83,10 +87,31 @@ def find_parent(child: str, storage: Storage, header: Header) -> str:
     )
 
 
+def _in_another_case(path: str) -> list[str]:
+    """The files that a system without regard to case would find at an absolute path."""
+    found = ["/"]
+    for part in path.split("/"):
+        if part:
+            found = [os.path.join(one, name) for one in found for name in _alike(one, part)]
+            del found[_MOST_ALIKE:]
+    return [one for one in found if not os.path.isdir(one)]
+
+
+def _alike(directory: str, name: str) -> list[str]:
+    """Names in a directory that are `name` but for their case; a directory of that name alone."""
+    if os.path.isdir(os.path.join(directory, name)):
+        return [name]
+    try:
+        return [one for one in os.listdir(directory) if one.casefold() == name.casefold()]
+    except OSError:
+        return []
+
+
 def _uuid(path: str) -> UUID | None:
     try:
         with FileStorage(path) as storage:
-            best = read_ends(storage).best
+            ends = read_ends(storage)
+            best = ends.best or ends.agreed
             return best.uuid if best is not None else None
     except VhdtoolError:
         return None

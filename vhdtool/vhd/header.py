@@ -178,9 +178,23 @@ class Header:
         return self.bat_offset + self.bat_bytes
 
     @property
+    def parent_names(self) -> list[str]:
+        """What the name may be, the likelier first; blktap writes the base name, Windows the path.
+
+        The specification wants big-endian UTF-16. Some writers (blktap 0.1 among them) used their
+        machine's order instead, which the zero bytes of ASCII characters give away.
+        """
+        raw = self.parent_name
+        orders = ["utf-16-be", "utf-16-le"]
+        if raw[1::2].count(0) > raw[0::2].count(0):
+            orders.reverse()
+        names = [raw.decode(order, "replace").split("\0", 1)[0] for order in orders]
+        return [name.removeprefix("\ufeff") for name in names if name]
+
+    @property
     def parent_name_text(self) -> str:
-        """The name in the header: blktap writes the base name, Windows the full path."""
-        return self.parent_name.decode("utf-16-be", "replace").split("\0", 1)[0]
+        """The likeliest name; empty where there is none."""
+        return next(iter(self.parent_names), "")
 
     def as_dict(self) -> dict[str, Any]:
         """All fields in JSON types; unused locators are left out."""
