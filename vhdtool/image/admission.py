@@ -25,7 +25,7 @@ from vhdtool.image.order import in_order, used_places
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_possible
-from vhdtool.vhd.bits import last_set
+from vhdtool.vhd.bits import last_set, reversed_bits
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Header
@@ -125,7 +125,9 @@ def _plainly_sound(
     if not footer.current_size or footer.data_offset % SECTOR or header.max_entries > MAX_ENTRIES:
         return False
     layout = BlockLayout(header.block_bytes)
-    if used and not (apart and used[0] and _all_in_file(storage, layout, used[-1])):
+    if used and not (
+        apart and used[0] and _all_in_file(storage, layout, used[-1], footer.bitmaps_reversed)
+    ):
         return False
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
     found = Collector("live")
@@ -135,9 +137,11 @@ def _plainly_sound(
     return _free_of_blocks([*regions, *end_region(ends)], used, layout.total_sectors)
 
 
-def _all_in_file(storage: Storage, layout: BlockLayout, entry: int) -> bool:
+def _all_in_file(storage: Storage, layout: BlockLayout, entry: int, backwards: bool) -> bool:
     """Whether the file has the bitmap and every present sector of its last block."""
     bitmap = storage.pread(entry * SECTOR, layout.bitmap_bytes)
+    if backwards:
+        bitmap = reversed_bits(bitmap)
     # The size after the bitmap: a writer lets the file grow first.
     there = storage.size() // SECTOR - layout.data_sector(entry)
     return there >= layout.sectors or (there >= 0 and last_set(bitmap) < there)

@@ -78,7 +78,7 @@ def _check_dynamic(
     if found.mode == "live":
         # The end moved on while the table was read; a footer that is there now was there then.
         ends = read_ends(storage)
-    place = Placement(bat, layout, header.bat_offset, ends.file_size)
+    place = Placement(bat, layout, header.bat_offset, ends.file_size, footer.bitmaps_reversed)
     report.blocks = need
     report.allocated = len(place.keys) + len(place.zeroed) + len(place.outside)
     check_entries(place, need, found)

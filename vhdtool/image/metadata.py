@@ -1,7 +1,7 @@
 """Reading the metadata of one image, with every number checked against the file's size."""
 
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.storage import Storage
@@ -36,10 +36,13 @@ class Ends:
     @property
     def best(self) -> Footer | None:
         """The valid footer to believe: the one at the end, else the copy."""
-        for footer in (self.end, self.copy):
-            if footer is not None and footer.valid:
-                return footer
-        return None
+        end, copy = self.end, self.copy
+        if end is None or not end.valid:
+            return copy if copy is not None and copy.valid else None
+        if end.is_early_tapdisk and copy is not None and copy.valid and copy.hidden != end.hidden:
+            # Only the copy says whether such an image is hidden.
+            return Footer.unpack(replace(end, hidden=copy.hidden).pack())
+        return end
 
     @property
     def agreed(self) -> Footer | None:

@@ -80,6 +80,11 @@ def read_opened(storage: Storage) -> Opened:
     footer.validate(name, "the footer")
     if footer.disk_type == FIXED:
         raise FixedImage(f"{name}: a fixed disk has no blocks to allocate")
+    if footer.bitmaps_reversed:
+        raise UnsupportedImage(
+            f"{name}: blktap 0.1 wrote it, whose bitmaps no other tool writes; "
+            "`vhdtool convert` makes an image of today from it"
+        )
     header = read_header(storage, footer.data_offset)
     header.validate(name)
     check_table(name, header, footer, ends.file_size)

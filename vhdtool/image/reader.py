@@ -11,7 +11,7 @@ from vhdtool.leases.claim import share
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.holes import Contents, DataMap, Held
 from vhdtool.storage.shapes import Closes
-from vhdtool.vhd.bits import runs
+from vhdtool.vhd.bits import reversed_bits, runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size
 
@@ -127,6 +127,8 @@ class Layer:
                 f"{self.name}: block {block} at sector {entry} is outside the file; "
                 "see `vhdtool check`"
             )
+        if self.metadata is not None and self.metadata.footer.bitmaps_reversed:
+            bits = reversed_bits(bits)
         if len(self._bitmaps) >= _CACHED_BITMAPS:
             self._bitmaps.clear()
         self._bitmaps[block] = bits

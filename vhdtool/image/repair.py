@@ -86,7 +86,7 @@ def plan(storage: Storage, drop_orphans: bool = False) -> Plan:
     `drop_orphans` says that they were looked at. Raises NotAVhd, or StorageError.
     """
     result = Plan(check(storage, "strict"), drop_orphans=drop_orphans)
-    if result.hopeless:
+    if result.hopeless or (result.report.exit_code == 0 and not drop_orphans):
         return result
     codes = {one.code for one in result.report.findings}
     try:

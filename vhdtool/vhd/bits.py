@@ -5,6 +5,15 @@ from collections.abc import Iterator
 _REVERSED = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 
 
+def reversed_bits(raw: bytes) -> bytes:
+    """A bitmap of blktap 0.1, whose bits count from the least significant one, in our order.
+
+    >>> reversed_bits(bytes([0b00000111])) == bytes([0b11100000])
+    True
+    """
+    return raw.translate(_REVERSED)
+
+
 def test_bit(bits: bytes | bytearray, index: int) -> bool:
     """Whether bit `index` is set; bits behind the end are clear."""
     byte = index >> 3

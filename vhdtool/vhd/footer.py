@@ -22,7 +22,8 @@ SHORT = 511
 _LAYOUT = struct.Struct(">8sIIQI4sI4sQQHBBII16sBB426s")
 _CHECKSUM_AT = 64
 _HIDDEN_AT = 85
-_OLD_TAP_VERSIONS = (0x00000001, 0x00010001)
+_FIRST_TAP = 0x00000001
+_OLD_TAP_VERSIONS = (_FIRST_TAP, 0x00010001)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,7 @@ class Footer:
         raw = self._raw(0)
         if checksum(raw) == self.checksum:
             return True
-        old_tap = self.creator[:3] == b"tap" and self.creator_version in _OLD_TAP_VERSIONS
-        if self.hidden and old_tap:
+        if self.hidden and self.is_early_tapdisk:
             return checksum(raw, None) + raw[_HIDDEN_AT] == self.checksum
         return False
 
@@ -140,7 +140,9 @@ class Footer:
         if not self.has_cookie:
             raise CorruptImage(f"{name}: {place} is no VHD footer (cookie {self.cookie!r})")
         if not self.checksum_valid:
-            raise CorruptImage(f"{name}: the checksum of {place} is wrong; see `vhdtool repair`")
+            raise CorruptImage(
+                f"{name}: the checksum of {place} is wrong; `vhdtool check` says what helps"
+            )
         if self.poisoned:
             raise CorruptImage(
                 f"{name}: a resize was interrupted; finish or revert it with the tool that began it"
@@ -153,6 +155,19 @@ class Footer:
     @property
     def is_tapdisk(self) -> bool:
         return self.creator[:3] == b"tap"
+
+    @property
+    def is_early_tapdisk(self) -> bool:
+        """blktap 0.1 and 1.1 wrote `hidden` into the footer's copy only, and no new checksum.
+
+        Source: vhd_hidden and vhd_validate_footer in blktap's libvhd.c.
+        """
+        return self.is_tapdisk and self.creator_version in _OLD_TAP_VERSIONS
+
+    @property
+    def bitmaps_reversed(self) -> bool:
+        """blktap 0.1 counted a bitmap's bits from the least significant one (old_test_bit)."""
+        return self.is_tapdisk and self.creator_version == _FIRST_TAP
 
     @property
     def type_name(self) -> str:

@@ -79,7 +79,6 @@ def check_bitmaps(
     full = b"\xff" * length if sectors % 8 == 0 else b""
     last = place.file_sectors - layout.total_sectors
     behind = []
-    pread = storage.pread
     for key in place.keys:
         entry, block = key >> 32, key & 0xFFFFFFFF
         said_full = batmap is not None and bit(batmap, block)
@@ -87,7 +86,7 @@ def check_bitmaps(
             if entry > last:
                 _short(place, block, entry, sectors - 1 if said_full else -1, found)
             continue
-        bits = pread(entry * SECTOR, length)
+        bits = place.read_bitmap(storage, entry)
         is_full = bits == full or (not full and all_set(bits, sectors))
         if said_full and not is_full:
             _overstated(place, block, entry, found)

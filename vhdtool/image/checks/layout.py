@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from heapq import merge
 
 from vhdtool.image.checks.collector import Collector
+from vhdtool.storage import Storage
+from vhdtool.vhd.bits import reversed_bits
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED
 
@@ -30,9 +32,15 @@ class Placement:
     """
 
     def __init__(
-        self, bat: "array[int]", layout: BlockLayout, bat_offset: int, file_size: int
+        self,
+        bat: "array[int]",
+        layout: BlockLayout,
+        bat_offset: int,
+        file_size: int,
+        bitmaps_reversed: bool = False,
     ) -> None:
         self.layout = layout
+        self._reversed = bitmaps_reversed
         self.bat_offset = bat_offset
         self.file_sectors = file_size // SECTOR
         last = self.file_sectors - layout.bitmap_sectors
@@ -55,6 +63,11 @@ class Placement:
         # Eight bytes a block; only a table that is out of order costs a sort in objects.
         self.keys = keys if ordered else array("Q", sorted(keys))
         self.bat = bat
+
+    def read_bitmap(self, storage: Storage, entry: int) -> bytes:
+        """The bits of the block at sector `entry`; fewer where the file ends before."""
+        raw = storage.pread(entry * SECTOR, self.layout.bitmap_bytes)
+        return reversed_bits(raw) if self._reversed else raw
 
     def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
         """Guest sectors (first, count) of a block that lie in file sectors [first, end)."""

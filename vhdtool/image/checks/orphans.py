@@ -115,7 +115,7 @@ def _within(storage: Storage, place: Placement, first: int, end: int) -> Iterato
             # A bitmap that is a hole has no bit set. Whole strides keep the alignment.
             first += max((begin - first) // layout.stride - 1, 0) * layout.stride
         for entry in _places(layout, first, end):
-            bitmap = _bitmap(storage, layout, entry) if end - entry >= shortest else None
+            bitmap = _bitmap(storage, place, entry) if end - entry >= shortest else None
             if bitmap is not None and _has_data(storage, layout, entry, bitmap, end):
                 yield Orphan(entry, bitmap, layout)
                 first = entry + total
@@ -141,11 +141,13 @@ def _places(layout: BlockLayout, first: int, end: int) -> list[int]:
     return [one for one in dict.fromkeys(places) if one >= first]
 
 
-def _bitmap(storage: Storage, layout: BlockLayout, entry: int) -> bytes | None:
+def _bitmap(storage: Storage, place: Placement, entry: int) -> bytes | None:
     """The bitmap there, or None for what cannot be one, or has no bit set."""
-    raw = storage.pread(entry * SECTOR, layout.bitmap_sectors * SECTOR)
-    bitmap, padding = raw[: layout.bitmap_bytes], raw[layout.bitmap_bytes :]
-    if len(raw) < layout.bitmap_sectors * SECTOR or not any(bitmap):
+    layout = place.layout
+    bitmap = place.read_bitmap(storage, entry)
+    length = layout.bitmap_sectors * SECTOR - layout.bitmap_bytes
+    padding = storage.pread(entry * SECTOR + layout.bitmap_bytes, length) if length else b""
+    if len(bitmap) < layout.bitmap_bytes or len(padding) < length or not any(bitmap):
         return None
     if any(padding) and not (all_set(bitmap, layout.sectors) and not padding.strip(b"\xff")):
         # QEMU sets the padding of a full bitmap too; anything else is some other data.
