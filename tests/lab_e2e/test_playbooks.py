@@ -128,6 +128,12 @@ def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tm
         ({"migration_image_size": "-5"}, "migration_image_size: -5 is not a size"),
         ({"migration_block_size": "big"}, "migration_block_size: big is not a size"),
         ({"migration_seed": -1}, "migration_seed: -1 is too small"),
+        ({"migration_seed": 1 << 64}, "migration_seed: 18446744073709551616 is too large"),
+        (
+            {"migration_strategies": "hold,hold"},
+            "migration_strategies: ['hold', 'hold'] names hold",
+        ),
+        ({"migration_load_pace_us": 1}, "migration_load_pace_us: 1 is too small"),
         ({"migration_seed": "seven"}, "cannot be converted to an int"),
         ({"migration_repeats": 0}, "migration_repeats: 0 is too small"),
         ({"migration_guard": "maybe"}, "must be one of: default, on, off"),

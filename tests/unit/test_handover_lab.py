@@ -18,6 +18,7 @@ from vhdtool.handover import bundle, lab, tap
 from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest import build
 from vhdtool.handover.look import failed_checks
+from vhdtool.handover.options import RunOptions
 from vhdtool.handover.record import Record
 from vhdtool.handover.strategies import STRATEGIES
 
@@ -64,18 +65,31 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image": "vmdk"}, "image: 'vmdk' is none of vhd, qcow2"),
+        ({"image": "vmdk"}, "image: vmdk is none of vhd, qcow2"),
         ({"image": "qcow2", "strategies": ["implicit"]}, "implicit: does not run on qcow2"),
         ({"strategies": ["overlep"]}, "'overlep' does not exist"),
         ({"seed": -1}, "seed: -1 is too small"),
-        ({"image_bytes": -5}, "image size: -5 is too small"),
-        ({"image_bytes": "2g"}, "image size: 2g"),
+        ({"seed": 1 << 64}, "seed: 18446744073709551616 is too large"),
+        ({"seed": (1 << 64) - 1, "repeats": 2}, "2 repeats count up from"),
+        ({"seed": True}, "seed: True is not a whole number"),
+        ({"image_bytes": -5}, "image_bytes: -5 is not a size"),
+        ({"image_bytes": 1 << 20}, "image_bytes: 1048576 is too small"),
+        ({"image_bytes": (1 << 30) + 1}, "no whole number of 512-byte sectors"),
+        ({"image_bytes": 2041 << 30}, "too large"),
         ({"block_bytes": 3 << 20}, "no power of two"),
+        ({"block_bytes": 32 << 20}, "has 64 blocks"),
+        ({"pace_us": 100}, "pace_us: 100 is too small"),
+        ({"pace_us": 10**6}, "pace_us: 1000000 is too large"),
+        ({"strategies": ["activate", "activate"]}, "names activate twice"),
+        ({"strategies": ["all", "activate"]}, "has all beside other names"),
+        ({"strategies": []}, "names no strategy"),
+        ({"migration_port": 80}, "migration_port: 80 is too small"),
+        ({"hosts": [{"name": "kvm 1", **HOST}, {"name": "b", **HOST}]}, "host 'kvm 1'"),
+        ({"hosts": [{"name": "b", **HOST}] * 2}, "host b: named twice"),
         ({"repeats": 0}, "repeats: 0"),
-        ({"guard": "maybe"}, "guard: 'maybe'"),
-        ({"hypervisor": "vmware"}, "hypervisor: 'vmware'"),
-        ({"load": {"profile": "wild"}}, "load profile: 'wild'"),
-        ({"load": {"tempo": 3}}, "bad configuration"),
+        ({"guard": "maybe"}, "guard: maybe is none of"),
+        ({"hypervisor": "vmware"}, "hypervisor: vmware is none of"),
+        ({"profile": "wild"}, "profile: wild is none of"),
         ({"hosts": [{"name": "alpha", **HOST}]}, "two hosts, not 1"),
         ({"colour": "red"}, "bad configuration"),
         ({"guest": {}}, "bad configuration"),
@@ -88,6 +102,36 @@ def test_bad_values_are_one_line_before_anything_is_touched(
         LabConfig.load(config(tmp_path, **changes))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_may_be_words(tmp_path: Path) -> None:
+    loaded = LabConfig.load(config(tmp_path, image_bytes="1g", block_bytes="512K"))
+    assert (loaded.image_bytes, loaded.block_bytes) == (1 << 30, 512 << 10)
+
+
+def test_the_options_are_asked_for_by_the_names_that_the_user_gave(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(UsageError, match=r"^SEED=x is not a whole number$"):
+        RunOptions.of_make({"SEED": "x", "PATH": "/bin"})
+    assert RunOptions.of_make({"SEED": ""}) == RunOptions()
+    assert cli.run(["lab", "validate", '{"migration_seed": 7}']) == 0
+    for words in ('{"migration_seed": -1}', '{"migration_sead": 1}', "[]", "{"):
+        assert cli.run(["lab", "validate", words]) == 125
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == "vhdtool: migration_seed: -1 is too small, the least is 0"
+    assert len(lines) == 4
+
+
+def test_the_command_that_repeats_a_case_names_all_that_is_not_usual() -> None:
+    asked = RunOptions(strategies=("activate",), seed=7, guard="on", image="qcow2")
+    assert asked.command(None) == "make lab STRATEGY=activate SEED=7 GUARD=on IMAGE=qcow2"
+    asked = RunOptions(strategies=("activate",), block_bytes=1 << 20, accelerator="kvm")
+    assert asked.command("inventory/my lab") == (
+        ".venv/bin/ansible-playbook -i 'inventory/my lab' playbooks/lab.yml "
+        "-e migration_strategies=activate -e migration_seed=1 -e migration_guard=default "
+        "-e migration_block_size=1048576 -e migration_accelerator=kvm"
+    )
 
 
 def test_wrong_usage_of_lab_exits_with_125(

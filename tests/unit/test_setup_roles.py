@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vhdtool.handover.options import OPTIONS, RunOptions
 from vhdtool.handover.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,6 +27,27 @@ def test_the_strategies_that_may_be_asked_for_are_those_that_exist():
     (migration,) = [role for role in ROLES if role.name == "migration"]
     choices = options(migration)["migration_strategies"]["choices"]
     assert sorted(choices) == sorted(["all", *STRATEGIES])
+
+
+def test_the_role_has_the_options_of_a_run_with_the_same_defaults_and_choices():
+    (migration,) = [role for role in ROLES if role.name == "migration"]
+    described, usual = options(migration), RunOptions()
+    defaults = yaml.safe_load((migration / "defaults" / "main.yml").read_text())
+    asked = yaml.safe_load((migration / "vars" / "main.yml").read_text())["migration_words"]
+    assert set(asked) == {f"migration_{option.variable}" for option in OPTIONS}
+    for option in OPTIONS:
+        name = f"migration_{option.variable}"
+        assert option.read(defaults[name]) == getattr(usual, option.field)
+        for choice in described[name].get("choices", []):
+            option.read(choice)
+
+
+def test_the_tables_in_the_docs_name_every_option():
+    for page, prefix in (("README.md", ""), ("docs/hardware.md", "migration_")):
+        text = (ROOT / page).read_text()
+        for option in OPTIONS:
+            name = f"migration_{option.variable}" if prefix else f"{option.make}="
+            assert f"`{name}`" in text or option.make is None, f"{page} lacks {name}"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)

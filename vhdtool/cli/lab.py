@@ -44,6 +44,28 @@ def run(ctx: click.Context, config: Path) -> None:
 
 
 @lab.command()
+@click.argument("words", metavar="JSON")
+def validate(words: str) -> None:
+    """Check the options of a run, given as an object of the role's variables.
+
+    Says nothing when they make sense; one line and exit 125 for the first that does not. The
+    playbooks ask this before they make anything.
+
+    Example: vhdtool lab validate '{"migration_seed": 7, "migration_strategies": "activate"}'
+    """
+    from vhdtool.errors import UsageError
+    from vhdtool.handover.options import RunOptions
+
+    try:
+        given = json.loads(words)
+    except ValueError as error:
+        raise UsageError(f"not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError("not an object of options")
+    RunOptions.of_playbook(given)
+
+
+@lab.command()
 def strategies() -> None:
     """List the strategies: their steps, and what they are expected to do to the disk."""
     from vhdtool.handover.strategies import STRATEGIES

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
-from vhdtool.handover.config import MIB, LabConfig
+from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest.snapshot import accelerator, ensure_snapshot
 from vhdtool.handover.hosts import Host
 from vhdtool.handover.look import FailedLook, look
+from vhdtool.handover.options import MIB, OPTIONS, RunOptions
 from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
@@ -154,8 +155,15 @@ class Lab:
             kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
             error = kind(f"{trouble}; then {error}")
         record.case(self._case_json(plan, hosts, attempt, error, record))
-        (folder / "reproduce.txt").write_text(reproduce(plan) + "\n")
+        (folder / "reproduce.txt").write_text(self.reproduce(plan) + "\n")
         return error
+
+    def reproduce(self, plan: CasePlan) -> str:
+        """The one command that repeats a case."""
+        options = {option.field: getattr(self.config, option.field) for option in OPTIONS}
+        options.update(strategies=(plan.strategy.name,), seed=plan.seed, repeats=1)
+        options.update(guard="on" if plan.guard else "off")
+        return RunOptions(**options).command(self.config.inventory)
 
     def _case_json(
         self,
@@ -209,13 +217,6 @@ def last_words(record: Record) -> list[str]:
         text = path.read_text(errors="replace").strip().splitlines()
         lines += [f"{path.name}: {line}" for line in text[-3:]]
     return lines
-
-
-def reproduce(plan: CasePlan) -> str:
-    """The one command that repeats a case."""
-    guard = "on" if plan.guard else "off"
-    image = f" IMAGE={plan.kind}" if plan.kind != "vhd" else ""
-    return f"make lab STRATEGY={plan.strategy.name} SEED={plan.seed} GUARD={guard}{image}"
 
 
 def told(verdict: dict[str, Any]) -> str:
