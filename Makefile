@@ -1,4 +1,5 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
+# -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
 .PHONY: help setup lab soak clean-lab test fuzz interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
@@ -8,13 +9,13 @@ setup: ## install Debian packages and .venv
 	@scripts/setup
 
 lab: setup ## migrate once for each case and report; STRATEGY= SEED= GUARD= REPEATS= ... KEEP=1
-	@.venv/bin/python scripts/lab run
+	@.venv/bin/python -I scripts/lab run
 
 soak: setup ## N=10 seeds for each case: medians, and what N runs allow to state
-	@.venv/bin/python scripts/lab soak
+	@.venv/bin/python -I scripts/lab soak
 
 clean-lab: setup ## end the hosts of `make lab`; leaves nothing behind
-	@.venv/bin/python scripts/lab clean
+	@.venv/bin/python -I scripts/lab clean
 
 lint: setup ## ruff, mypy, import-linter, ansible-lint
 	@scripts/lint

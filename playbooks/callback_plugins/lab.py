@@ -6,8 +6,13 @@ Ansible's default output.
 
 from __future__ import annotations
 
+import logging
+
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
+
+# The log repeats what is shown here. Where its disk is full, the lab says so itself, in one line.
+logging.raiseExceptions = False
 
 DOCUMENTATION = """
 name: lab

@@ -160,18 +160,66 @@ def script() -> ModuleType:
     return module
 
 
-def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script, tmp_path):
-    given = script.variables({"STRATEGY": "activate", "SEED": "7", "REPEATS": ""}, tmp_path)
+def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script):
+    given = script.variables({"STRATEGY": "activate", "SEED": "7", "REPEATS": ""})
     assert given["migration_strategies"] == "activate"
     assert given["migration_seed"] == "7"
     assert given["migration_guard"] == "on"
     assert "migration_repeats" not in given
-    assert "migration_guard" not in script.variables({"SEED": "7"}, tmp_path)
-    off = script.variables({"STRATEGY": "overlap", "GUARD": "off"}, tmp_path)
+    assert "migration_guard" not in script.variables({"SEED": "7"})
+    off = script.variables({"STRATEGY": "overlap", "GUARD": "off"})
     assert off["migration_guard"] == "off"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"SEED": str(1 << 64)}, "SEED=18446744073709551616 is too large"),
+        ({"STRATEGY": "activate,activate"}, "names activate twice"),
+        ({"IMAGE_SIZE": "1m"}, "IMAGE_SIZE=1m is too small"),
+        ({"BLOCK_SIZE": "3m"}, "BLOCK_SIZE=3m is no power of two"),
+        ({"PACE": "100"}, "PACE=100 is too small"),
+        ({"SHARED_SIZE": "much"}, "give a positive number"),
+        ({"SHARED": "/no/such"}, "/no/such: the shared directory does not exist"),
+        ({"MAKEFLAGS": "s -- STRATGY=activate SEED=1"}, "STRATGY=: no such option; there are"),
+        ({"RUN_DIR": "/proc/run"}, "/proc/run: "),
+    ],
+)
+def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, words):
+    done = make_lab(**given)
+    output, _ = done.communicate(timeout=30)
+    assert done.returncode == 1
+    assert output.startswith("lab: ")
+    assert words in output
+    assert len(output.splitlines()) == 1, output
+    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "lab").glob("*")} <= {"holder.json"}
+
+
+def test_names_on_the_command_line_of_make_are_found_beside_quoted_values(script):
+    assert script.given_to_make(r"ks -- D= SEED=7 Q=x\ y=1 A=b\ C=d") == ["D", "SEED", "Q", "A"]
+    assert script.given_to_make("k -j2") == []
+
+
+def test_the_lab_has_an_environment_of_its_own(script, monkeypatch):
+    for name, value in {
+        "LANG": "de_DE.UTF-8",
+        "LC_ALL": "xx_YY",
+        "PYTHONHOME": "/nowhere",
+        "ANSIBLE_STDOUT_CALLBACK": "no.such",
+        "HOME": "/nowhere",
+        "XDG_CACHE_HOME": "relative",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = script.environment()
+    assert found["LC_ALL"] == "C.UTF-8"
+    assert Path(found["HOME"]).is_dir()
+    assert not {"LANG", "PYTHONHOME", "ANSIBLE_STDOUT_CALLBACK", "XDG_CACHE_HOME"} & set(found)
+    monkeypatch.delenv("HOME")
+    assert Path(script.environment()["HOME"]).is_dir()
 
 
 def test_a_normal_user_is_told_that_root_is_needed(script, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(VhdtoolError, match="needs root"):
-        script.run("lab", {})
+        script.run(soak=False)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -63,7 +64,8 @@ def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, c
     lab = LocalHosts(state, click.echo)
     made = lab.up(options, _process(holder), os.environ.get(MARK, ""))
     config = lab.state.path("ssh_config")
-    click.echo(f"hosts {'started' if made else 'already running'}: ssh -F {config} alpha")
+    command = shlex.join(["ssh", "-F", str(config), "alpha"])
+    click.echo(f"hosts {'started' if made else 'already running'}: {command}")
 
 
 @hosts.command()

@@ -42,7 +42,7 @@ class LocalHosts:
     def __init__(self, state_directory: Path, say: Say) -> None:
         self.state = State(state_directory)
         self.say = say
-        digest = hashlib.sha256(str(self.state.directory).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(self.state.directory)).hexdigest()[:8]
         self.control = Path("/run") / f"vhdlab-{digest}"
 
     def up(self, options: HostOptions, holder: Process | None = None, mark: str = "") -> bool:
@@ -56,7 +56,7 @@ class LocalHosts:
                 process, record = self.state.supervisor()
                 assert process is not None
                 if record.get("options") == options.as_dict():
-                    sshfiles.make_control_directory(self.control)
+                    sshfiles.make_control_directory(self.state.directory, self.control)
                     sshfiles.write_client_config(self.state.directory, process.pid, self.control)
                     return False
                 self.say("other options than those of the running hosts: making them anew")
@@ -135,7 +135,7 @@ class LocalHosts:
         directory = self.state.directory
         options.cache_source.mkdir(mode=0o700, parents=True, exist_ok=True)
         sshfiles.make_keys(directory)
-        sshfiles.make_control_directory(self.control)
+        sshfiles.make_control_directory(directory, self.control)
         ready, ready_end = os.pipe()
         child = os.fork()
         if child == 0:

@@ -243,6 +243,8 @@ def _watch(lifeline: int) -> None:
 
 
 def main() -> None:
+    # sshd refuses to run in what others may write, whatever mask the lab was started with.
+    os.umask(0o022)
     config = json.loads(sys.argv[1])
     lifeline, lifeline_end, ready = (int(text) for text in sys.argv[2:5])
     os.close(lifeline_end)

@@ -90,7 +90,7 @@ def ancestors(pid: int) -> set[int]:
 
 def marked(mark: str) -> list[Process]:
     """Processes started with the string `mark` ("NAME=value") in their environment."""
-    wanted = mark.encode()
+    wanted = os.fsencode(mark)
     found: list[Process] = []
     for pid in pids():
         try:

@@ -39,9 +39,9 @@ Host {name}
 _CLIENT_DEFAULTS = """\
 Host *
     User root
-    IdentityFile {directory}/{key}
+    IdentityFile {control}/state/{key}
     IdentitiesOnly yes
-    UserKnownHostsFile {directory}/known_hosts
+    UserKnownHostsFile {control}/state/known_hosts
     GlobalKnownHostsFile /dev/null
     StrictHostKeyChecking yes
     PreferredAuthentications publickey
@@ -86,7 +86,7 @@ def write_client_config(directory: Path, pid: int, control: Path) -> None:
         _CLIENT_CONFIG.format(name=name, address=address, pid=pid)
         for name, address in HOSTS.items()
     ]
-    parts.append(_CLIENT_DEFAULTS.format(directory=directory, key=CLIENT_KEY, control=control))
+    parts.append(_CLIENT_DEFAULTS.format(key=CLIENT_KEY, control=control))
     text = "\n".join(parts)
     target = directory / "ssh_config"
     if not target.exists() or target.read_text() != text:
@@ -95,12 +95,19 @@ def write_client_config(directory: Path, pid: int, control: Path) -> None:
         fresh.replace(target)
 
 
-def make_control_directory(control: Path) -> None:
-    """A short directory for control sockets: their path may have about 90 characters only."""
+def make_control_directory(directory: Path, control: Path) -> None:
+    """A short directory for control sockets: their path may have about 90 characters only.
+
+    Its link `state` is how ssh_config names the files in `directory`, whose name may have what
+    ssh_config cannot quote.
+    """
     control.mkdir(mode=0o700, exist_ok=True)
     found = control.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise LabError(f"{control}: not a directory of ours with mode 0700; remove it")
+    link = control / "state"
+    link.unlink(missing_ok=True)
+    link.symlink_to(directory)
 
 
 def close_masters(directory: Path, control: Path) -> None:
