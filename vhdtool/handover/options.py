@@ -89,7 +89,7 @@ def _strategies(given: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Option:
-    """A field of RunOptions; its variable in playbooks, after `migration_`; its name in `make lab`."""
+    """A field of RunOptions, its variable in playbooks (after `migration_`), its name for make."""
 
     field: str
     variable: str
