@@ -13,7 +13,7 @@ import pytest
 from vhdtool.cli.main import run
 from vhdtool.cli.signals import clean_up_on_signals
 from vhdtool.handover.guest.build import replace
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create import create_dynamic, create_fixed
 from vhdtool.image.newfile import new_path
 from vhdtool.storage import FileStorage
 
@@ -127,6 +127,50 @@ def test_only_a_regular_file_is_replaced(tmp_path: Path, make: Callable[[Path], 
         assert run(["convert", "--force", str(tmp_path / "a.vhd"), str(tmp_path / name)]) == 1
     assert os.stat(place).st_mode == before
     assert set(os.listdir(tmp_path)) == {"there", "a.vhd", "b.vhd", "b.qcow2"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["modify", "a.vhd", "--hidden"],
+        ["modify", "c.vhd", "--parent", "a.vhd"],
+        ["resize", "a.vhd", "16m"],
+        ["resize", "f.vhd", "16m"],
+    ],
+)
+def test_a_signal_between_the_writes_of_a_change_takes_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Whichever write it meets, the image is as before or as asked for, and no journal is left."""
+    monkeypatch.chdir(tmp_path)
+    create_dynamic("a.vhd", 4 * MIB)
+    create_fixed("f.vhd", 4 * MIB)
+    assert run(["snapshot", "-q", "a.vhd", "c.vhd"]) == 0
+    before = {name: Path(name).read_bytes() for name in os.listdir()}
+    pwrite = FileStorage.pwrite
+    left = 0
+
+    def writes(self: FileStorage, offset: int, data: bytes) -> None:
+        nonlocal left
+        pwrite(self, offset, data)
+        if self.path == words[1]:
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(FileStorage, "pwrite", writes)
+    interrupted = 0
+    while left <= 0:
+        clean_up_on_signals()
+        left = interrupted + 1
+        try:
+            assert run([*words, "-q"]) == 0
+        except SystemExit:
+            interrupted += 1
+            assert {name: Path(name).read_bytes() for name in os.listdir()} == before
+    assert interrupted > 0
+    assert set(os.listdir()) == set(before)
+    assert run(["check", "-q", words[1]]) == 0
 
 
 SLOW_QEMU_IMG = """#!/bin/sh

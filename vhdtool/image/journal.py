@@ -23,8 +23,8 @@ def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
     write_journal(journal, storage, changes)
     try:
         apply(storage, changes)
-    except VhdtoolError:
-        # The disk may be full: what is there already is put back while it still can be.
+    except (VhdtoolError, KeyboardInterrupt, SystemExit):
+        # A full disk, or Ctrl-C: what is there already is put back while it still can be.
         undo(storage, journal)
         drop_journal(journal)
         raise
