@@ -233,7 +233,7 @@ def child_of(image: Path, name: str = "kid.vhd") -> Path:
     """A child with data over an image that may be too damaged to be a parent."""
     kid = image.with_name(name)
     stamp = vhd_time(os.stat(image).st_mtime)
-    create_child(kid, ParentFacts(str(image), UUID_ONE, SIZE, stamp, 1), SIZE, BLOCK)
+    create_child(kid, ParentFacts(str(image), UUID_ONE, SIZE, stamp, (str(image),)), SIZE, BLOCK)
     write_block(kid, 1, b"kid" * 1000)
     return kid
 
@@ -261,7 +261,12 @@ def _loop(folder: Path) -> None:
     uuid = Footer.unpack(base.read_bytes()[:SECTOR]).uuid
     own = Footer.unpack(image.read_bytes()[:SECTOR]).uuid
     create_child(
-        base, ParentFacts(str(image), own, SIZE, 0, 1), SIZE, BLOCK, uuid=uuid, overwrite=True
+        base,
+        ParentFacts(str(image), own, SIZE, 0, (str(image),)),
+        SIZE,
+        BLOCK,
+        uuid=uuid,
+        overwrite=True,
     )
 
 

@@ -279,7 +279,10 @@ def test_creation_leaves_no_vhd_or_a_whole_one(child: bool) -> None:
 
     Only a cut between the first footer and the header leaves a VHD without its header there.
     """
-    size, parent = 8 * MIB, ParentFacts("/images/base.vhd", UUID(int=7), 8 * MIB, 5, 1)
+    size, parent = (
+        8 * MIB,
+        ParentFacts("/images/base.vhd", UUID(int=7), 8 * MIB, 5, ("/images/base.vhd",)),
+    )
     header = Header(size // BLOCK, BLOCK)
     raw = b""
     if child:
