@@ -229,7 +229,7 @@ def test_damage_in_guest_data_stays_and_nothing_is_written() -> None:
     result = plan(disk)
     assert result.changes == []
     assert {one.code for one in result.hopeless} == {"block-overlap"}
-    with pytest.raises(UnsupportedImage, match="salvage"):
+    with pytest.raises(UnsupportedImage, match="vhdtool check"):
         require_repairable(result)
 
 

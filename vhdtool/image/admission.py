@@ -22,6 +22,7 @@ from vhdtool.image.findings import Finding
 from vhdtool.image.metadata import Ends, Metadata, read_batmap_header, read_ends, read_metadata
 from vhdtool.image.opened import Opened
 from vhdtool.image.order import in_order, used_places
+from vhdtool.image.repair import MENDED
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_possible
@@ -98,7 +99,7 @@ def _refuse(storage: Storage, harmless: frozenset[str]) -> None:
 
 
 def _reason(one: Finding) -> str:
-    if one.code in BATMAP_LIES:
+    if one.code in MENDED:
         return f"{one.message} ({one.code}); `vhdtool repair` mends it"
     if one.code == "resize-pending":
         return f"{one.message} ({one.code})"

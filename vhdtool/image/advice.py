@@ -14,6 +14,10 @@ ORPHANS = (
     "vhdtool read --salvage {image} --orphans DIR -o NEW.raw: copies these blocks out; "
     "then vhdtool repair {image} --drop-orphans --yes gives them up"
 )
+SALVAGE_ALL = (
+    "vhdtool read --salvage {image} -o NEW.raw --orphans DIR: copies what can be trusted, and the "
+    "blocks whose entry is lost; `vhdtool damage` names the files"
+)
 COMPACT = "vhdtool convert {image} NEW.vhd: a copy without the gap"
 RELINK = "vhdtool modify {image} --parent PARENT: says where the parent is"
 COALESCE = "vhdtool coalesce {image}: shortens the chain by writing a child into its parent"
@@ -27,7 +31,6 @@ _BY_CODE = {
     "size-odd": RESIZE,
     "block-beyond-size": RESIZE,
     "chain-too-deep": COALESCE,
-    "locator": RELINK,
     "parent-missing": RELINK,
     "parent-mismatch": RELINK,
     "parent-loop": RELINK,
@@ -35,8 +38,9 @@ _BY_CODE = {
     "header-cookie": BACKUP,
     "block-size": BACKUP,
     "bat-too-large": BACKUP,
+    "bat-place": BACKUP,
 }
-_ORDER = (BACKUP, SALVAGE, ORPHANS, RELINK, REPAIR, RESIZE, COALESCE, COMPACT)
+_ORDER = (BACKUP, SALVAGE, SALVAGE_ALL, ORPHANS, RELINK, REPAIR, RESIZE, COALESCE, COMPACT)
 
 
 def advice_for(code: str) -> str:
@@ -57,7 +61,7 @@ def advice(image: str, findings: Iterable[Finding]) -> list[str]:
     if damaged or doubtful:
         wanted.discard(REPAIR)
     if damaged and orphans:
-        wanted -= {SALVAGE}
+        wanted = wanted - {SALVAGE, ORPHANS} | {SALVAGE_ALL}
     if BACKUP in wanted:
         wanted = {BACKUP}
     return [text.format(image=image) for text in _ORDER if text in wanted]

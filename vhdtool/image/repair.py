@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.check import check
+from vhdtool.image.checks.locators import locator_fault
 from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.create import WITHOUT_BATMAP
 from vhdtool.image.findings import CheckReport, Finding
@@ -23,10 +24,10 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.creators import QEMU, QEMU_BY_SIZE, readers_agree
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.geometry import Geometry
-from vhdtool.vhd.header import Header
+from vhdtool.vhd.header import Header, Locator
 from vhdtool.vhd.units import SECTOR, UNUSED
 
-MENDED = {"batmap-overstates", "batmap-unallocated", "footers-stale"}
+MENDED = {"batmap-overstates", "batmap-unallocated", "footers-stale", "locator"}
 """Findings of severity "corrupt" that a repair takes away."""
 _BATMAP = {
     "batmap-missing",
@@ -164,7 +165,7 @@ class _Dynamic:
         self.orphans = orphans
 
     def changes(self) -> list[Change]:
-        result = self._batmap_changes()
+        result = self._locator_changes() + self._batmap_changes()
         end = end_of_data(self.footer, self.header, self.batmap, self.bat)
         end = max([end, *(one.end for one in self.orphans)]) * SECTOR
         size = self.ends.file_size
@@ -182,6 +183,18 @@ class _Dynamic:
         if size > end + SECTOR:
             result.append(Change("cut the leaked space behind the footer", end + SECTOR))
         return result
+
+    def _locator_changes(self) -> list[Change]:
+        """Gives up paths to the parent that stand nowhere; its name in the header is left."""
+        if "locator" not in self.codes:
+            return []
+        table = tuple(
+            Locator() if one.used and locator_fault(one, self.ends.file_size) is not None else one
+            for one in self.header.locators
+        )
+        self.header = replace(self.header, locators=table)
+        text = "give up a parent locator that points nowhere"
+        return [Change(text, self.footer.data_offset, self.header.pack())]
 
     def _batmap_changes(self) -> list[Change]:
         """Rebuilds the batmap from the bitmaps, or gives it up where a block took its place."""
@@ -239,5 +252,5 @@ def require_repairable(result: Plan) -> None:
         first = result.hopeless[0]
         raise UnsupportedImage(
             f"{result.report.name}: cannot be repaired ({first.code}: {first.message}); nothing "
-            "was written; copy what can be trusted with `vhdtool read --salvage`"
+            "was written; `vhdtool check` says what helps"
         )

@@ -19,7 +19,7 @@ def locator_regions(header: Header, file_size: int, found: Collector) -> list[Re
         name = f"parent locator {index + 1}"
         if locator.code not in KNOWN_CODES:
             found.info("locator-code", f"{name} has the unknown code {locator.code!r}")
-        fault = _fault(locator, file_size)
+        fault = locator_fault(locator, file_size)
         if fault is not None:
             found.corrupt("locator", f"{name} {fault}", offset=locator.offset)
             continue
@@ -29,7 +29,8 @@ def locator_regions(header: Header, file_size: int, found: Collector) -> list[Re
     return regions
 
 
-def _fault(locator: Locator, file_size: int) -> str | None:
+def locator_fault(locator: Locator, file_size: int) -> str | None:
+    """What cannot be right about a locator's place, in words, or None."""
     room = locator.room
     if room is None:
         return f"has room for {locator.space}: neither sectors nor whole sectors in bytes"

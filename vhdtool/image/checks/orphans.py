@@ -197,7 +197,12 @@ def _numbered(
     """The orphans, with the guest block that each may be where something tells."""
     if not found:
         return []
-    free = [block for block in range(min(need, len(place.bat))) if place.bat[block] == UNUSED]
+    nowhere = {*place.zeroed, *place.outside}
+    free = [
+        block
+        for block in range(min(need, len(place.bat)))
+        if place.bat[block] == UNUSED or block in nowhere
+    ]
     guesses: dict[int, tuple[int, str]] = {}
     said = [block for block in free if batmap is not None and bit(batmap, block)]
     full = [one for one in found if count_set(one.bitmap) >= one.layout.sectors]
@@ -206,7 +211,7 @@ def _numbered(
     for entry, guess in order_blocks(place.keys, [one.entry for one in found], free).items():
         guesses.setdefault(entry, guess)
     if len(free) == 1 and len(found) == 1:
-        guesses.setdefault(found[0].entry, (free[0], "no other block is free"))
+        guesses.setdefault(found[0].entry, (free[0], "no other block lacks a place"))
     for one in found:
         if one.entry not in guesses:
             block_there = content_block(storage, one.layout, one.entry, one.bitmap)
