@@ -263,3 +263,34 @@ def test_a_lost_table_leaves_every_block_to_be_exported() -> None:
     picture.bits[3] = bits
     picture.data[3] = bytes(BLOCK)
     assert len(orphans(picture.draw())) == 7
+
+
+def test_each_command_says_what_it_would_drop(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = filled(0, 1, 2, 3)
+    picture.lose(2)
+    base, child = tmp_path / "base.vhd", tmp_path / "child.vhd"
+
+    def said(*words: str, quiet: bool = False) -> bool:
+        base.write_bytes(picture.draw().getvalue())
+        child.unlink(missing_ok=True)
+        assert run(["snapshot", "-q", str(base), str(child)]) == 0
+        capsys.readouterr()
+        assert run([*words, *(["-q"] if quiet else [])]) == 0
+        err = capsys.readouterr().err
+        assert "1 block of data that no BAT entry names" in err or not err
+        return bool(err)
+
+    copies = (tmp_path / "out").with_suffix
+    assert said("convert", str(base), str(copies(".vhd")))
+    assert said("convert", str(child), str(copies(".raw")))
+    assert said("convert", str(base), str(copies(".qcow2")))
+    assert said("resize", str(base), "8m")
+    assert said("fill", str(base))
+    assert said("coalesce", str(child))
+    assert said("coalesce", str(child), "--all")
+    assert not said("convert", "--force", str(base), str(copies(".vhd")), quiet=True)
+    picture.blocks.update(picture.lost)
+    assert not said("resize", str(base), "8m")
+    assert not said("coalesce", str(child))

@@ -6,6 +6,7 @@ from uuid import UUID
 import click
 
 from vhdtool.cli.options import Size, image_argument, quiet_option
+from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
@@ -31,6 +32,8 @@ def resize(image: str, size: int, quiet: bool) -> None:
     from vhdtool.vhd.creators import creator_name
 
     before = _footer(image)
+    if not quiet:
+        note_orphans(image, IN_THE_WAY)
     footer = work(image, size)
     if quiet:
         return
@@ -61,6 +64,8 @@ def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
 
     if into is not None and whole:
         raise UsageError("--into and --all exclude each other")
+    if not quiet:
+        note_coalesced(image, into, whole)
     with progress_bar(_virtual_size(image), image, quiet) as show:
         done = work(image, into, whole, show)
     if not quiet:
@@ -78,6 +83,8 @@ def fill(image: str, quiet: bool) -> None:
     """
     from vhdtool.image.coalesce import fill as work
 
+    if not quiet:
+        note_orphans(image, IN_THE_WAY)
     with progress_bar(_virtual_size(image), image, quiet) as show:
         new = work(image, show)
     if not quiet:

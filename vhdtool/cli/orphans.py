@@ -3,20 +3,27 @@
 import json
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from vhdtool.image.newfile import new_file
-from vhdtool.image.salvage import Stray
-from vhdtool.storage import StorageError
+import click
+
+from vhdtool.errors import VhdtoolError
+
+if TYPE_CHECKING:
+    from vhdtool.image.salvage import Stray
 
 INDEX = "orphans.json"
 
 
-def export_orphans(stray: list[Stray], folder: str) -> None:
+def export_orphans(stray: "list[Stray]", folder: str) -> None:
     """A file for each orphan, and one that says where each was. Without orphans nothing is made.
 
     Raises StorageError, or ImageExists when the directory has such files already: nothing is left
     of what was written then.
     """
+    from vhdtool.image.newfile import new_file
+    from vhdtool.storage import StorageError
+
     if not stray:
         return
     known = os.path.isdir(folder)
@@ -44,7 +51,52 @@ def export_orphans(stray: list[Stray], folder: str) -> None:
         raise
 
 
-def _name(one: Stray) -> str:
+LEFT_OUT = "not in the copy"
+IN_THE_WAY = "may be overwritten or cut off by this"
+GO_WITH_IT = "go with the file when it is removed"
+
+
+def note_orphans(image: str, what: str) -> None:
+    """Says on standard error what a command does to blocks that no BAT entry names, if any.
+
+    What is no VHD, or is damaged otherwise, is for the command itself to name.
+    """
+    from vhdtool.image.check import check
+    from vhdtool.storage import FileStorage
+
+    try:
+        with FileStorage(image) as storage:
+            count = len(check(storage, "unclean", bitmaps=False).orphans)
+    except VhdtoolError:
+        return
+    if count:
+        blocks = "1 block" if count == 1 else f"{count} blocks"
+        click.echo(
+            f"vhdtool: note: {image}: {blocks} of data that no BAT entry names, a probable loss: "
+            f"{what}; `vhdtool check` says more, `vhdtool read --salvage --orphans DIR` exports it",
+            err=True,
+        )
+
+
+def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> None:
+    """Orphans of the layers that may be removed after a coalesce, and of the one it writes to."""
+    from vhdtool.image.chain import open_chain
+
+    with open_chain(image) as reader:
+        below = [layer.name for layer in reader.layers[1:]]
+    note_orphans(image, GO_WITH_IT)
+    for name in below:
+        last = name == below[-1] if whole else into is None or _same(name, into)
+        note_orphans(name, IN_THE_WAY if last else GO_WITH_IT)
+        if last:
+            break
+
+
+def _same(one: str, other: str) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _name(one: "Stray") -> str:
     """Where it was found, and which block it may be. Parents may have orphans at one place."""
     image = os.path.basename(one.storage.name)
     guess = f"-maybe-block-{one.orphan.guest}" if one.orphan.guest is not None else ""

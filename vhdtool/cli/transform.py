@@ -1,10 +1,16 @@
 """`vhdtool convert`."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from vhdtool.cli.options import Size, note_two_sizes, quiet_option
+from vhdtool.cli.orphans import LEFT_OUT, note_orphans
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from vhdtool.image.reader import Reader
 
 FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 
@@ -58,9 +64,18 @@ def convert(
         open_chain(source, raw=kind == "raw") as reader,
         progress_bar(reader.size, target, quiet) as show,
     ):
+        if not quiet:
+            _note_layers(reader)
         size = work(reader, target, form, block_size, batmap, force, show)  # type: ignore[arg-type]
     if not quiet:
         click.echo(f"{target}: {form}, {size} bytes")
+
+
+def _note_layers(reader: "Reader") -> None:
+    """What no layer's BAT names cannot be in a copy."""
+    for layer in reader.layers:
+        if layer.layout is not None:
+            note_orphans(layer.name, LEFT_OUT)
 
 
 def _through_qemu(
@@ -78,6 +93,8 @@ def _through_qemu(
 
     if kind in ("vpc", "raw"):
         with open_chain(source, raw=kind == "raw") as reader:
+            if not quiet:
+                _note_layers(reader)
             return export_through_qemu(reader, target, wanted, force, quiet)
     if wanted != "vpc":
         raise UsageError(f"{source}: from {kind} to {wanted} is qemu-img's own work: use that")

@@ -4,6 +4,7 @@ import errno
 import os
 from uuid import uuid4
 
+from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Failed, Options, Wrong, errno_of, needed, number, say
 from vhdtool.errors import VhdtoolError
@@ -132,6 +133,7 @@ def resize(options: Options) -> int:
             return errno.EINVAL
     from vhdtool.image.resize import resize as work
 
+    note_orphans(name, IN_THE_WAY)
     try:
         work(name, size, journal)
     except VhdtoolError as error:
@@ -147,6 +149,7 @@ def fill(options: Options) -> int:
     open_image(options["n"])[0].close()
     from vhdtool.image.coalesce import fill as work
 
+    note_orphans(options["n"], IN_THE_WAY)
     work(options["n"])
     return 0
 
@@ -162,6 +165,7 @@ def coalesce(options: Options) -> int:
         print("coalescing of non-differencing disks is not supported")
         raise Failed(f"error coalescing: {-errno.EINVAL}", errno.EINVAL)
     try:
+        note_coalesced(options["n"])
         done = work(options["n"])
     except VhdtoolError as error:
         say(error)
