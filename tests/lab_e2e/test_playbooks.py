@@ -131,7 +131,7 @@ def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tm
         ({"migration_seed": 1 << 64}, "migration_seed: 18446744073709551616 is too large"),
         (
             {"migration_strategies": "hold,hold"},
-            "migration_strategies: ['hold', 'hold'] names hold",
+            "migration_strategies: hold,hold names hold twice",
         ),
         ({"migration_load_pace_us": 1}, "migration_load_pace_us: 1 is too small"),
         ({"migration_seed": "seven"}, "cannot be converted to an int"),
@@ -174,6 +174,25 @@ def test_a_migration_port_in_use_is_said_before_the_run(play, machines):
     assert done.returncode != 0
     (line,) = failures(done)
     assert line.startswith("beta: failed: the migration port 49777 is in use")
+
+
+def test_two_machines_of_one_host_name_are_refused(play, machines):
+    """alpha gets beta's name, and another boot id in place of another kernel."""
+    config = str(machines.state.path("ssh_config"))
+    boot_id = "/proc/sys/kernel/random/boot_id"
+    ssh = ["ssh", "-F", config, "alpha"]
+    change = f"hostname beta; echo another >/run/boot_id; mount --bind /run/boot_id {boot_id}"
+    subprocess.run([*ssh, change], check=True)
+    try:
+        done = play("migrate")
+    finally:
+        subprocess.run([*ssh, f"hostname alpha; umount {boot_id}"], check=True)
+    assert done.returncode != 0
+    lines = failures(done)
+    assert {line.partition(":")[0] for line in lines} == {"alpha", "beta"}
+    assert all(
+        "another machine of the inventory has this host's name, beta" in line for line in lines
+    )
 
 
 def test_a_directory_that_is_not_shared_is_found_out(play):

@@ -16,7 +16,7 @@ from vhdtool.handover.strategies import IMAGES, STRATEGIES, Strategy, named
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LARGEST_SEED = (1 << 64) - 1
 """The load's records have 64 bits for it."""
-LEAST_BLOCKS = 128
+LEAST_BLOCKS = 64
 """Fewer are all allocated before the switch, and then nothing is there to be lost."""
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
 _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
@@ -81,7 +81,7 @@ def _strategies(given: Any) -> tuple[str, ...]:
             raise ValueError("has all beside other names; give it alone")
         named(name)
         if names.count(name) > 1:
-            raise ValueError(f"names {name} twice; REPEATS= runs a case more than once")
+            raise ValueError(f"names {name} twice; repeats run a case more than once")
     if not names:
         raise ValueError("names no strategy")
     return names

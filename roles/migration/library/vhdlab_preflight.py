@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import socket
+import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -57,6 +58,14 @@ free:
   description: Free bytes in the shared directory.
   type: int
   returned: success
+node:
+  description: The host's own name, as uname(2) has it.
+  type: str
+  returned: success
+boot_id:
+  description: The running kernel's identity; namespaces of one machine have the same.
+  type: str
+  returned: success
 """
 
 
@@ -85,8 +94,9 @@ def troubles(arguments: dict) -> list[str]:
     """Everything that stands in the way, a line each."""
     found: list[str] = []
     shared, private = arguments["shared_dir"], arguments["private_dir"]
-    if not os.path.isdir(shared) or not os.access(shared, os.W_OK):
-        found.append(f"{shared}: no directory that can be written; is the storage mounted?")
+    refused = write_trouble(shared)
+    if refused:
+        found.append(f"{shared}: cannot be written ({refused}); is the storage mounted?")
     else:
         free, needed = free_bytes(shared), arguments["bytes_needed"]
         if free < needed:
@@ -103,6 +113,21 @@ def troubles(arguments: dict) -> list[str]:
     ]
     trouble = port_trouble(arguments["address"], arguments["port"])
     return found + ([trouble] if trouble else [])
+
+
+def write_trouble(directory: str) -> str | None:
+    """Why no file can be made there. Tried: an NFS client answers access(2) from its cache."""
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def machine() -> dict:
+    """Which machine this is to its peers: an NFS server tells clients apart by the node name."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return {"node": os.uname().nodename, "boot_id": file.read().strip()}
 
 
 def free_bytes(directory: str) -> int:
@@ -125,7 +150,7 @@ def main() -> None:
     found = troubles(module.params)
     if found:
         module.fail_json(msg="; ".join(found))
-    module.exit_json(changed=False, free=free_bytes(module.params["shared_dir"]))
+    module.exit_json(changed=False, free=free_bytes(module.params["shared_dir"]), **machine())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from vhdtool.handover.hosts import Host
 from vhdtool.handover.qemu import Loop, Machine, Qemu, blank_disk
 
 BOOT_TIMEOUT = 90.0
-PROBE_TIMEOUT = 4.0
+PROBE_TIMEOUT = 20.0
+"""A guest in a nested guest takes 10 s to its first words. A KVM that hangs costs this once."""
 STATES = 4
 """Snapshots that a host keeps, of some 110 MB each: one for each disk size in use."""
 

@@ -1,0 +1,57 @@
+"""The modules that the roles bring along, as functions on this machine."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def module(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "roles" / path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+shared = module("shared_storage/library/vhdlab_shared.py")
+preflight = module("migration/library/vhdlab_preflight.py")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[str]:
+    path = shared.hold(str(tmp_path))
+    yield path
+    Path(path).unlink(missing_ok=True)
+    os.wait()  # the holder ends with its file
+
+
+def test_a_lock_that_another_process_holds_keeps_out(held: str) -> None:
+    assert shared.trouble(held, "kvm1") == ""
+
+
+def test_a_lock_that_does_not_keep_out_is_told_with_file_system_and_options(tmp_path: Path) -> None:
+    unlocked = tmp_path / "probe"
+    unlocked.touch()
+    told = shared.trouble(str(unlocked), "kvm1")
+    kind, options = shared.mount_of(str(tmp_path))
+    assert told.startswith(f"{tmp_path} does not share locks: kvm1 holds one")
+    assert f"(file system {kind}, options {options})" in told
+    assert kind != "unknown"
+
+
+def test_a_file_that_is_not_there_is_told_as_a_directory_that_is_not_shared(tmp_path: Path) -> None:
+    assert f"{tmp_path} is not shared" in shared.trouble(str(tmp_path / "none"), "kvm1")
+
+
+def test_a_directory_is_written_to_and_not_asked(tmp_path: Path) -> None:
+    assert preflight.write_trouble(str(tmp_path)) is None
+    assert list(tmp_path.iterdir()) == []
+    assert preflight.write_trouble(str(tmp_path / "none")) == "No such file or directory"
+    assert preflight.write_trouble("/proc") is not None
