@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vhdtool.cli.main import run
-from vhdtool.cli.signals import clean_up_on_signals
+from vhdtool.cli.signals import clean_up_on_signals, uninterrupted
 from vhdtool.handover.guest.build import replace
 from vhdtool.image.create import create_dynamic, create_fixed
 from vhdtool.image.newfile import new_path
@@ -91,6 +91,20 @@ def test_a_second_signal_does_not_interrupt_the_clean_up(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_signal_waits_for_what_must_not_be_interrupted() -> None:
+    done = []
+
+    def interrupted() -> None:
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("all of it")
+        done.append("more")
+
+    with pytest.raises(SystemExit):
+        interrupted()
+    assert done == ["all of it"]
 
 
 def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:

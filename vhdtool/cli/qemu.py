@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.cli.progress import progress_bar
+from vhdtool.cli.signals import uninterrupted
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.newfile import new_file, new_path
@@ -75,16 +76,28 @@ class Fill:
 
 def qemu_img(*words: str) -> str:
     """Standard output of qemu-img. Raises VhdtoolError with its last line when it fails."""
+    child: subprocess.Popen[str] | None = None
     try:
-        done = subprocess.run(
-            ["qemu-img", *words], capture_output=True, text=True, errors="replace", check=False
-        )
+        with uninterrupted():
+            child = subprocess.Popen(
+                ["qemu-img", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+        out, err = child.communicate()
     except FileNotFoundError:
         raise VhdtoolError("qemu-img is not installed; qcow2 and VHDX need it") from None
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    finally:
+        # It must not go on writing to a file that the caller removes.
+        if child is not None:
+            with child:
+                child.kill()
+    if child.returncode:
+        lines = err.strip().splitlines() or [f"exit code {child.returncode}"]
         raise VhdtoolError(lines[-1])
-    return done.stdout
+    return out
 
 
 def virtual_size(path: str, kind: str) -> int:

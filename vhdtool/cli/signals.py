@@ -1,10 +1,13 @@
 """Ctrl-C, TERM and a hang-up end a command as an error does, so that its clean-up runs."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import Never
 
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_waiting: list[list[int]] = []
+"""For each block of `uninterrupted` that is entered, the signals that have come since."""
 
 
 def clean_up_on_signals() -> None:
@@ -19,7 +22,25 @@ def clean_up_on_signals() -> None:
             signal.signal(number, _end)
 
 
-def _end(number: int, frame: FrameType | None) -> Never:
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What is done within the block is done wholly: signals take effect at its end.
+
+    For what has no name yet by which it could be cleaned up, such as a child being started.
+    """
+    _waiting.append([])
+    try:
+        yield
+    finally:
+        came = _waiting.pop()
+        if came:
+            _end(came[0], None)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if _waiting:
+        _waiting[-1].append(number)
+        return
     # A second signal must not interrupt the clean-up that the first one starts.
     for each in _ENDING:
         signal.signal(each, _already_ending)
