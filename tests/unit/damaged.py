@@ -32,6 +32,8 @@ from vhdtool.vhd.units import KILLED, SECTOR, vhd_time
 MIB = 1 << 20
 BLOCK = 512 << 10
 SIZE = 4 * MIB
+KID = b"kid!" * 768
+"""What `child_of` writes into block 1: whole sectors."""
 Build = Callable[[Path], None]
 Bytes = bytearray
 
@@ -190,7 +192,7 @@ def _last_block(*runs: tuple[int, int]) -> Build:
     return build
 
 
-def _fixed(data: int, *, gap: int = 0, size: int = MIB) -> Build:
+def _fixed(data: int, *, gap: int = 0, size: int = SIZE) -> Build:
     def build(folder: Path) -> None:
         footer = Footer(
             size, FIXED, Geometry.for_size(size), UUID_ONE, 1, original_size=size
@@ -234,7 +236,7 @@ def child_of(image: Path, name: str = "kid.vhd") -> Path:
     kid = image.with_name(name)
     stamp = vhd_time(os.stat(image).st_mtime)
     create_child(kid, ParentFacts(str(image), UUID_ONE, SIZE, stamp, (str(image),)), SIZE, BLOCK)
-    write_block(kid, 1, b"kid" * 1000)
+    write_block(kid, 1, KID)
     return kid
 
 
@@ -260,14 +262,9 @@ def _loop(folder: Path) -> None:
     image, base = folder / "image.vhd", folder / "base.vhd"
     uuid = Footer.unpack(base.read_bytes()[:SECTOR]).uuid
     own = Footer.unpack(image.read_bytes()[:SECTOR]).uuid
-    create_child(
-        base,
-        ParentFacts(str(image), own, SIZE, 0, (str(image),)),
-        SIZE,
-        BLOCK,
-        uuid=uuid,
-        overwrite=True,
-    )
+    facts = ParentFacts(str(image), own, SIZE, 0, (str(image),))
+    create_child(folder / "new.vhd", facts, SIZE, BLOCK, uuid=uuid)
+    (folder / "new.vhd").replace(base)
 
 
 def _deep(folder: Path) -> None:
@@ -331,7 +328,7 @@ CORPUS: dict[str, Build] = {
     "leaked-block": _gap(3 * BLOCK // SECTOR),
     "leaked-tail": _drawn(_tail),
     "orphan-block": _drawn(lambda picture: picture.lose(0)),
-    "fixed-too-short": _fixed(MIB // 2),
+    "fixed-too-short": _fixed(SIZE // 2),
     # what is in the blocks
     "data-past-end": _last_block((0, 8), (100, 8)),
     "block-short": _last_block((0, 8)),
@@ -358,8 +355,8 @@ CORPUS: dict[str, Build] = {
 MORE: dict[str, Build] = {
     "cut-but-closed": _patched(_cut(1000, footer=True)),
     "cut-within-the-bitmap": _patched(_cut(1025, footer=False)),
-    "fixed-with-a-tail": _fixed(MIB, gap=4096),
-    "fixed-without-footer": _patched(lambda raw: Bytes(b"F" * MIB)),
+    "fixed-with-a-tail": _fixed(SIZE, gap=4096),
+    "fixed-without-footer": _patched(lambda raw: Bytes(b"F" * SIZE)),
     "damaged-parent": _child(
         lambda folder: shutil.copy(_made(folder, "block-overlap"), folder / "base.vhd")
     ),

@@ -1,15 +1,22 @@
 """What each command does to each damaged image: it refuses and changes nothing, or is right."""
 
+import errno
+import re
 from pathlib import Path
 
 import pytest
-from damaged import CORPUS, MORE, found_codes
+from damaged import CORPUS, MORE, child_of, found_codes
+from image_tools import content
 
+from vhdtool.cli.main import run
+from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
 from vhdtool.image import admission
 from vhdtool.image.admission import BATMAP_LIES, readable
 from vhdtool.image.chain_check import check_chain
 from vhdtool.image.check import check
+from vhdtool.image.journal import journal_beside
+from vhdtool.image.lenient import open_salvage
 from vhdtool.image.metadata import read_metadata
 from vhdtool.storage import FileStorage
 
@@ -62,3 +69,135 @@ def test_a_sound_image_needs_no_look_at_its_blocks(
     monkeypatch.setattr(admission, "check", looked)
     with FileStorage(tmp_path / "image.vhd") as storage:
         assert readable(storage).size
+
+
+@pytest.mark.parametrize(
+    "code", ["block-overlap", "fixed-too-short", "data-past-end", "bat-zeroed"]
+)
+def test_what_can_be_trusted_of_a_damaged_image_is_converted_and_the_rest_listed(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CORPUS[code](tmp_path)
+    image, new = tmp_path / "image.vhd", tmp_path / "new.vhd"
+    assert run(["convert", str(image), str(new)]) == 1
+    assert not new.exists()
+    with open_salvage(image) as salvage:
+        expected = salvage.read(0, salvage.size)
+    for words in ([], ["--fixed"], ["-O", "raw"]):
+        capsys.readouterr()
+        assert run(["convert", "--salvage", "--force", *words, str(image), str(new)]) == 2
+        assert "lost: guest sectors " in (out := capsys.readouterr().out)
+        assert code in out
+        if "raw" in words:
+            assert new.read_bytes() == expected
+        else:
+            assert check_chain(new).exit_code == 0
+            assert content(new) == expected
+
+
+def test_a_sound_image_loses_nothing_by_a_salvage(tmp_path: Path) -> None:
+    CORPUS["leaked-tail"](tmp_path)
+    image, new = tmp_path / "image.vhd", tmp_path / "new.vhd"
+    assert run(["convert", "--salvage", str(image), str(new)]) == 0
+    assert content(new) == content(image)
+    assert run(["convert", "--salvage", str(image), str(tmp_path / "new.qcow2")]) == 1
+
+
+def test_nothing_is_written_over_an_image_that_others_stand_on(tmp_path: Path) -> None:
+    CORPUS["parent-time"](tmp_path)
+    image, base = tmp_path / "image.vhd", tmp_path / "base.vhd"
+    before = base.read_bytes()
+    for words in (
+        ["convert", "--force", str(image), str(base)],
+        ["convert", "--force", "--salvage", str(image), str(base)],
+        ["snapshot", "--force", str(image), str(base)],
+        ["create", "--force", "--parent", str(image), str(base)],
+    ):
+        assert run(words) == 1
+    assert vhd_util(["snapshot", "-n", str(base), "-p", str(image)]) == errno.EINVAL
+    assert base.read_bytes() == before
+
+
+def test_a_journal_of_the_image_before_keeps_a_new_one_out(tmp_path: Path) -> None:
+    """A repair would play it back into the new image."""
+    CORPUS["journal-pending"](tmp_path)
+    image = tmp_path / "image.vhd"
+    image.unlink()
+    assert run(["create", str(image), "4m"]) == 1
+    assert not image.exists()
+    Path(journal_beside(image)).unlink()
+    assert run(["create", str(image), "4m"]) == 0
+
+
+def test_revert_takes_only_a_journal(tmp_path: Path) -> None:
+    CORPUS["parent-time"](tmp_path)
+    image, other = tmp_path / "image.vhd", tmp_path / "notes.txt"
+    other.write_text("precious")
+    before = image.read_bytes()
+    assert vhd_util(["revert", "-n", str(image), "-j", str(other)]) == errno.EINVAL
+    assert (image.read_bytes(), other.read_text()) == (before, "precious")
+
+
+@pytest.mark.parametrize("letter", "drR")
+def test_vhd_util_shows_no_data_of_a_damaged_image(
+    letter: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    CORPUS["block-overlap"](tmp_path)
+    image = str(tmp_path / "image.vhd")
+    assert vhd_util(["read", "-n", image, f"-{letter}", "3"]) == errno.EINVAL
+    assert capfdbinary.readouterr().out == b""
+    assert vhd_util(["read", "-n", image, "-p", "-b", "3"]) == 0
+    assert vhd_util(["query", "-n", image, "-vsfd"]) == 0
+
+
+def test_looking_at_a_damaged_image_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CORPUS["block-overlap"](tmp_path)
+    image = str(tmp_path / "image.vhd")
+    child_of(Path(image))
+    codes = {"info": 0, "check": 2, "damage": 2, "meta": 0, "repair": 2, "scan": 0}
+    assert {name: run([name, image]) for name in codes} == codes
+    assert run(["read", "--salvage", image, "-o", str(tmp_path / "raw")]) == 2
+    assert run(["info", str(tmp_path / "kid.vhd")]) == 0
+    assert image in capsys.readouterr().out
+    assert run(["map", image]) == 1
+
+
+GATE = {
+    "cli/change.py": "the size, for a progress bar",
+    "cli/vhdutil/check.py": "it tells about damage",
+    "cli/vhdutil/fields.py": "it tells about damage",
+    "cli/vhdutil/query.py": "fields, and no data",
+    "cli/vhdutil/change.py": "whether there is a footer to be mended",
+    "cli/vhdutil/read.py": "it asks the gate before it shows data",
+    "cli/vhdutil/scan.py": "fields, and no data",
+    "image/blockreader.py": "DynamicDisk asks the gate; FaithfulDisk is tapdisk2, which does not",
+    "image/chain.py": "names only, or through the gate",
+    "image/chain_check.py": "it tells about damage",
+    "image/check.py": "it tells about damage",
+    "image/child.py": "after parent_facts has been through the gate",
+    "image/formats.py": "whether it is a VHD at all",
+    "image/info.py": "fields, and no data",
+    "image/lenient.py": "for salvage",
+    "image/meta.py": "fields, and no data",
+    "image/metadata.py": "its home",
+    "image/opened.py": "its home",
+    "image/openimage.py": "the kind and the size",
+    "image/parents.py": "uuids",
+    "image/repair.py": "it mends damage",
+    "image/scan.py": "fields, and no data",
+    "tapdisk/tapctl/disks.py": "the key, before the image is opened",
+}
+"""Who reads metadata without asking the gate, and why that is right."""
+
+
+def test_no_other_module_reads_metadata_past_the_gate() -> None:
+    package = Path(admission.__file__).parents[1]
+    reads = re.compile(r"\b(read_metadata|read_opened|read_ends)\(")
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if reads.search(path.read_text()) and path.name != "admission.py"
+    }
+    assert found <= set(GATE)

@@ -116,7 +116,6 @@ def _salvage(
     orphans: str | None,
     as_json: bool,
 ) -> int:
-    from vhdtool.cli.damage import lost_line
     from vhdtool.cli.orphans import export_orphans
     from vhdtool.image.lenient import open_salvage
     from vhdtool.image.newfile import new_file
@@ -130,26 +129,44 @@ def _salvage(
                 copied, lost = source.copy(target, offset, end, show)
         if orphans is not None:
             export_orphans(source.stray, orphans)
+    if not as_json:
+        return report_salvage(image, source, copied, lost, orphans, err=output is None)
     code = 2 if lost or source.notes or source.stray else 0
-    if as_json:
-        result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
-        result["lost"] = [one.as_dict() for one in lost]
-        result["orphans"] = [one.as_dict() for one in source.stray]
-        text = json.dumps(result, indent=2)
-        click.echo(text, err=output is None)
-        return code
-    for note in source.notes:
-        click.echo(f"note: {note}", err=output is None)
-    for one in lost:
-        click.echo(lost_line(one), err=output is None)
-    for stray in source.stray:
-        click.echo(str(stray), err=output is None)
-    if source.stray:
-        hint = f"exported to {orphans}" if orphans is not None else "--orphans DIR exports them"
-        click.echo(f"{image}: {len(source.stray)} orphan blocks; {hint}", err=output is None)
-    bad = sum(one.length for one in lost)
-    click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=output is None)
+    result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
+    result["lost"] = [one.as_dict() for one in lost]
+    result["orphans"] = [one.as_dict() for one in source.stray]
+    text = json.dumps(result, indent=2)
+    click.echo(text, err=output is None)
     return code
+
+
+def report_salvage(
+    image: str,
+    source: "Salvage",
+    copied: int,
+    lost: "list[Lost]",
+    orphans: str | None = None,
+    err: bool = False,
+) -> int:
+    """Says what a salvage copied and what it had to give up; returns the exit code."""
+    from vhdtool.cli.damage import lost_line
+
+    for note in source.notes:
+        click.echo(f"note: {note}", err=err)
+    for one in lost:
+        click.echo(lost_line(one), err=err)
+    for stray in source.stray:
+        click.echo(str(stray), err=err)
+    if source.stray:
+        hint = (
+            f"exported to {orphans}"
+            if orphans is not None
+            else "read --salvage --orphans DIR exports them"
+        )
+        click.echo(f"{image}: {len(source.stray)} orphan blocks; {hint}", err=err)
+    bad = sum(one.length for one in lost)
+    click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=err)
+    return 2 if lost or source.notes or source.stray else 0
 
 
 def _pipe(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":

@@ -11,7 +11,9 @@ from typing import Any
 from vhdtool.cli.progress import progress_bar
 from vhdtool.cli.signals import uninterrupted
 from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.image.convert import require_not_over_layers
 from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.journal import require_replaceable
 from vhdtool.image.newfile import new_file, new_path
 from vhdtool.image.reader import Reader
 from vhdtool.storage.holes import Held, joined
@@ -108,6 +110,8 @@ def virtual_size(path: str, kind: str) -> int:
 
 def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
     """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
+    require_replaceable(path)
+    require_not_over_layers([layer.name for layer in reader.layers], path)
     with (
         new_path(path, overwrite) as part,
         tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
@@ -137,6 +141,7 @@ def import_through_qemu(
     size = virtual_size(source, kind)
     if not size:
         raise UsageError(f"{source}: is empty")
+    require_replaceable(path)
     with new_file(path, overwrite) as storage:
         create_dynamic(storage, size, block_bytes, batmap)
         disk = DynamicDisk(KeptOpen(storage))

@@ -10,6 +10,7 @@ from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
 if TYPE_CHECKING:
+    from vhdtool.image.convert import Format
     from vhdtool.image.reader import Reader
 
 FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
@@ -26,8 +27,11 @@ FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 @click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block. [2m]")
 @click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--salvage", is_flag=True, help="From a damaged VHD: what can be trusted.")
 @quiet_option
+@click.pass_context
 def convert(
+    context: click.Context,
     source: str,
     target: str,
     source_format: str | None,
@@ -36,6 +40,7 @@ def convert(
     block_size: int,
     batmap: bool,
     force: bool,
+    salvage: bool,
     quiet: bool,
 ) -> None:
     """Convert between VHD, raw, qcow2 and VHDX; from VHD to VHD it compacts and flattens.
@@ -43,8 +48,12 @@ def convert(
     Holes stay holes and blocks of zeros are left out. The virtual size is the input's.
     qcow2 and VHDX need qemu-img.
 
+    A damaged VHD is refused. With --salvage ranges that cannot be trusted become zeros and are
+    listed; exit code 2 when there are any.
+
     \b
     Example: vhdtool convert disk.raw disk.vhd
+             vhdtool convert --salvage broken.vhd mended.vhd
     """
     from vhdtool.image.chain import open_chain
     from vhdtool.image.convert import convert as work
@@ -54,19 +63,23 @@ def convert(
     if kind == "vpc" and not quiet:
         note_two_sizes(source)
     wanted = NAMES[target_format] if target_format else guess_output(target)
+    if salvage:
+        if kind != "vpc" or wanted not in ("vpc", "raw"):
+            raise UsageError("--salvage reads a VHD, and writes a VHD or a raw disk")
+        context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
     if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
         size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)
         if not quiet:
             click.echo(f"{target}: {wanted}, {size} bytes")
         return
-    form = "raw" if wanted == "raw" else "fixed" if fixed else "dynamic"
+    form = _form(wanted, fixed)
     with (
         open_chain(source, raw=kind == "raw") as reader,
         progress_bar(reader.size, target, quiet) as show,
     ):
         if not quiet:
             _note_layers(reader)
-        size = work(reader, target, form, block_size, batmap, force, show)  # type: ignore[arg-type]
+        size = work(reader, target, form, block_size, batmap, force, show)
     if not quiet:
         click.echo(f"{target}: {form}, {size} bytes")
 
@@ -76,6 +89,22 @@ def _note_layers(reader: "Reader") -> None:
     for layer in reader.layers:
         if layer.layout is not None:
             note_orphans(layer.name, LEFT_OUT)
+
+
+def _form(wanted: str, fixed: bool) -> "Format":
+    return "raw" if wanted == "raw" else "fixed" if fixed else "dynamic"
+
+
+def _salvage(
+    source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
+) -> int:
+    from vhdtool.cli.data import report_salvage
+    from vhdtool.image.lenient import open_salvage
+    from vhdtool.image.rescue import rescue
+
+    with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
+        copied, lost = rescue(salvage, target, form, block_size, batmap, force, show)
+    return report_salvage(source, salvage, copied, lost)
 
 
 def _through_qemu(

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.errors import UnsupportedImage, UsageError, VhdtoolError
 from vhdtool.image.chain import MAX_DEPTH, open_chain
 from vhdtool.image.create import (
     check_block_bytes,
@@ -62,6 +62,19 @@ def parent_facts(
         return ParentFacts(name, uuid, reader.size, stamp, chain)
 
 
+def _is_below(path: str | os.PathLike[str], parent: ParentFacts) -> bool:
+    """Whether `path` is a file that the parent's chain has, by whatever name."""
+    if not os.path.exists(path):
+        return False
+    try:
+        with open_chain(parent.path, parent.uuid == NO_UUID, names_only=True) as reader:
+            names = [layer.name for layer in reader.layers]
+    except VhdtoolError:
+        # A storage manager may have the older images switched off meanwhile.
+        names = [parent.path]
+    return any(os.path.samefile(path, name) for name in names)
+
+
 def create_child(
     path: str | os.PathLike[str],
     parent: ParentFacts,
@@ -83,7 +96,7 @@ def create_child(
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if lasting_path(path) in parent.chain:
+    if lasting_path(path) in parent.chain or _is_below(path, parent):
         raise UsageError(f"{os.fspath(path)}: cannot be its own parent, nor replace one below it")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)

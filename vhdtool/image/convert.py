@@ -9,6 +9,7 @@ from typing import Literal
 from vhdtool.errors import UsageError
 from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
 from vhdtool.image.export import Progress, copiers, copy_range, export_raw
+from vhdtool.image.journal import require_replaceable
 from vhdtool.image.newfile import new_file
 from vhdtool.image.places import footer_place
 from vhdtool.image.reader import Reader
@@ -41,15 +42,13 @@ def convert(
     The size is the input's, rounded up to a sector and never to a geometry. Blocks of zeros are
     left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
     """
+    require_not_over_layers([layer.name for layer in reader.layers], path)
+    require_replaceable(path)
     size = pad(reader.size)
     if target != "raw":
         size = check_size(size)
     with new_file(path, overwrite) as storage:
-        if storage.is_block_device:
-            # What is left out below must read as zeros, whatever the device held before.
-            if target == "fixed" and storage.size() != size + SECTOR:
-                raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
-            storage.zero(0, storage.size())
+        cleared(storage, target, size)
         if target == "dynamic":
             check_block_bytes(block_bytes)
             write_dynamic(reader, storage, size, block_bytes, batmap, progress)
@@ -62,6 +61,23 @@ def convert(
         else:
             raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
     return size
+
+
+def cleared(storage: FileStorage, target: Format, size: int) -> None:
+    """Makes a device read as zeros, whatever it held before: zeros are left out later."""
+    if storage.is_block_device:
+        if target == "fixed" and storage.size() != size + SECTOR:
+            raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
+        storage.zero(0, storage.size())
+
+
+def require_not_over_layers(layers: list[str], path: str | os.PathLike[str]) -> None:
+    """Raises UsageError when `path` is a parent of the image that is read (the first of `layers`).
+
+    The image itself may be replaced by its copy; its parents have other children, perhaps.
+    """
+    if os.path.exists(path) and any(os.path.samefile(path, one) for one in layers[1:]):
+        raise UsageError(f"{os.fspath(path)}: is a parent of {layers[0]}; it is left as it is")
 
 
 def write_dynamic(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from uuid import UUID, uuid4
 
 from vhdtool.errors import UsageError
+from vhdtool.image.journal import require_replaceable
 from vhdtool.image.newfile import new_file
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
@@ -124,6 +125,7 @@ def opened(target: Target, overwrite: bool) -> Iterator[Storage]:
     Raises ImageExists, or UsageError when a storage holds something that would be lost.
     """
     if isinstance(target, (str, os.PathLike)):
+        require_replaceable(target)
         with new_file(target, overwrite) as storage:
             yield storage
         return

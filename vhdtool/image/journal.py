@@ -66,6 +66,16 @@ def require_no_journal(path: str | os.PathLike[str]) -> None:
         )
 
 
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raises UncleanImage where an old journal would be played back into a new image."""
+    journal = journal_beside(path)
+    if os.path.exists(journal):
+        raise UncleanImage(
+            f"{journal}: a change of an image of this name was interrupted; take it back with "
+            "`vhdtool repair`, or remove the journal"
+        )
+
+
 class Restored(ReadOnly):
     """What an image will be once its journal is played back; nothing is written."""
 

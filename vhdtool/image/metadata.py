@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
-from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_possible
+from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_checksum, batmap_possible
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, SHORT, Footer
 from vhdtool.vhd.header import COOKIE as HEADER_COOKIE
@@ -189,6 +189,21 @@ def read_batmap(storage: Storage, batmap: BatmapHeader, header: Header) -> bytes
         return None
     raw = storage.pread(batmap.offset, min(length, batmap.sectors * SECTOR))
     return raw if len(raw) >= -(-header.max_entries // 8) else None
+
+
+def believed_batmap(storage: Storage, metadata: Metadata) -> bytes:
+    """The map's bits; none set where its checksum is wrong: it may always say less."""
+    header = metadata.header
+    if metadata.batmap is None or header is None:
+        return b""
+    # As it is now, with the checksum that goes with it.
+    batmap = read_batmap_header(storage, header)
+    bits = read_batmap(storage, batmap, header) if batmap is not None else None
+    if batmap is None or bits is None:
+        return b""
+    if batmap_checksum(bits, metadata.size, batmap.version) != batmap.checksum:
+        return bytes(len(bits))
+    return bits
 
 
 def _batmap_fits(batmap: BatmapHeader, header: Header, file_size: int) -> bool:

@@ -83,12 +83,13 @@ class Mover:
 
     def finish(self) -> Metadata:
         """Writes the footer behind the data and cuts what is left; returns the new metadata."""
+        if not self.moved:
+            return self.meta
         end = footer_place(self.storage, self.end * SECTOR)
-        if self.moved:
-            self.storage.pwrite(end, self.meta.footer.pack())
-            self.storage.flush()
-            self.storage.truncate(end + SECTOR)
-            self.storage.flush()
+        self.storage.pwrite(end, self.meta.footer.pack())
+        self.storage.flush()
+        self.storage.truncate(end + SECTOR)
+        self.storage.flush()
         ends = replace(self.meta.ends, end=self.meta.footer, end_offset=end, file_size=end + SECTOR)
         return Metadata(
             self.meta.footer, ends, self.header, self.bat, self.meta.batmap, self.meta.layout

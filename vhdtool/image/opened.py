@@ -16,7 +16,13 @@ from vhdtool.image.metadata import (
 from vhdtool.image.order import in_order, used_places
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
-from vhdtool.vhd.batmap import BatmapHeader, batmap_checksum, batmap_possible
+from vhdtool.vhd.batmap import (
+    BatmapHeader,
+    batmap_bytes,
+    batmap_checksum,
+    batmap_expected,
+    batmap_possible,
+)
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
@@ -165,6 +171,9 @@ def _end_of_headers(
     parts = [footer.data_offset + HEADER_SIZE, header.bat_end]
     if batmap is not None:
         parts += [header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR]
+    elif batmap_expected(footer):
+        # It is lost, and its place is kept for a repair.
+        parts.append(header.bat_end + SECTOR + batmap_bytes(header.max_entries))
     for locator in header.locators:
         if locator.used and locator.room is not None:
             parts.append(locator.offset + locator.room)

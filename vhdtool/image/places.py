@@ -4,7 +4,7 @@ import errno
 from array import array
 
 from vhdtool.storage import Storage, StorageError
-from vhdtool.vhd.batmap import BatmapHeader
+from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_expected
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import SIZE, Header
@@ -12,10 +12,13 @@ from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 
 def end_of_headers(footer: Footer, header: Header, batmap: BatmapHeader | None) -> int:
-    """The sector behind header, BAT, batmap and locators."""
+    """The sector behind header, BAT, batmap (or its place) and locators."""
     end = max(footer.data_offset + SIZE, header.bat_end)
     if batmap is not None:
         end = max(end, header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR)
+    elif batmap_expected(footer):
+        # It is lost, and its place is kept for a repair.
+        end = max(end, header.bat_end + SECTOR + batmap_bytes(header.max_entries))
     for locator in header.locators:
         if locator.used and locator.room is not None:
             end = max(end, locator.offset + locator.room)

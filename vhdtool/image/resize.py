@@ -3,13 +3,13 @@
 import os
 from dataclasses import replace
 
-from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
 from vhdtool.image.admission import writable
 from vhdtool.image.chain import open_chain
 from vhdtool.image.create import check_size
 from vhdtool.image.export import pieces
 from vhdtool.image.journal import guarded, journal_beside, writable_image
-from vhdtool.image.metadata import Metadata, read_batmap
+from vhdtool.image.metadata import Metadata, believed_batmap
 from vhdtool.image.modify import footer_changes
 from vhdtool.image.moves import Mover
 from vhdtool.image.places import end_of_data, footer_place
@@ -19,6 +19,7 @@ from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import clear_bits
+from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.creators import with_size
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import Header
@@ -68,14 +69,21 @@ def require_zeros(reader: Reader, start: int) -> None:
 def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]:
     if storage.is_block_device:
         raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device has its size")
+    tail = meta.ends.end_offset - meta.size
+    if tail >= SECTOR:
+        raise UncleanImage(
+            f"{storage.name}: {tail} bytes lie between the disk's end and the footer; "
+            "`vhdtool repair` removes them"
+        )
     size, raw = footer.current_size, footer.pack()
     if size == meta.size:
         return footer_changes(meta, footer)
     if size > meta.size:
         # The old footer's place belongs to the guest from now on.
+        clear = bytes(min(tail + SECTOR, size - meta.size))
         return [
             Change("write the footer", size, raw),
-            Change("clear the old one", meta.size, bytes(min(SECTOR, size - meta.size))),
+            Change("clear the old one", meta.size, clear),
         ]
     return [Change("write the footer", size, raw), Change("cut the rest", size + SECTOR)]
 
@@ -85,7 +93,11 @@ def _dynamic(
 ) -> None:
     need = -(-footer.current_size // header.block_bytes)
     mover = Mover(storage, meta, header)
-    beyond = [b for b in range(need, len(mover.bat)) if mover.bat[b] != UNUSED]
+    # Blocks behind the old end are nobody's, and must not come to light when the disk grows.
+    first = min(need, -(-meta.size // header.block_bytes))
+    beyond = [b for b in range(first, len(mover.bat)) if mover.bat[b] != UNUSED]
+    if footer.current_size > meta.size:
+        _clear_tail(storage, meta, header)
     if beyond:
         # The batmap first: it must never call a block full that the BAT has given up.
         apply(storage, _batmap(storage, meta, header, meta.footer, beyond))
@@ -101,16 +113,26 @@ def _dynamic(
     guarded(storage, journal, _larger_tables(storage, meta, header, larger, footer))
 
 
+def _clear_tail(storage: FileStorage, meta: Metadata, header: Header) -> None:
+    """Zeros behind the disk's end in its last block; no guest can have written there."""
+    layout = BlockLayout(header.block_bytes)
+    block, within = divmod(meta.size, header.block_bytes)
+    if not within or meta.bat[block] == UNUSED:
+        return
+    place = layout.data_offset(meta.bat[block]) + within
+    data = storage.pread(place, header.block_bytes - within)
+    if any(data):
+        storage.pwrite(place, bytes(len(data)))
+        storage.flush()
+
+
 def _batmap(
     storage: FileStorage, meta: Metadata, header: Header, footer: Footer, without: list[int]
 ) -> list[Change]:
     """The batmap without some blocks; its checksum covers as many bits as the size has blocks."""
     if meta.batmap is None:
         return []
-    bits = read_batmap(storage, meta.batmap, header)
-    if bits is None:
-        return []
-    kept = bytearray(bits)
+    kept = bytearray(believed_batmap(storage, meta))
     for block in without:
         clear_bits(kept, block, 1)
     value = batmap_checksum(bytes(kept), footer.current_size, meta.batmap.version)
@@ -148,7 +170,7 @@ def _larger_tables(
     batmap = None
     if meta.batmap is not None:
         fresh = batmap_header_for(larger)
-        bits = read_batmap(storage, meta.batmap, old) or b""
+        bits = believed_batmap(storage, meta)
         bits = bits[: -(-old.max_entries // 8)].ljust(fresh.sectors * SECTOR, b"\0")
         value = batmap_checksum(bits, footer.current_size)
         batmap = replace(

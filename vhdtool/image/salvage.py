@@ -109,6 +109,8 @@ class Salvage(Closes):
         self.stray = stray or []
         """Blocks of the image and its parents that no BAT entry names; they are never read."""
         self.size = layers[0].layer.size
+        self.names = [one.layer.name for one in layers]
+        """Paths of the image and the parents that were found."""
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Extent | Lost]:
         """Guest bytes [start, end) in order: where each range is, or that it is lost."""

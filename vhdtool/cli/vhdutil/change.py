@@ -7,7 +7,7 @@ from uuid import uuid4
 from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Failed, Options, Wrong, errno_of, needed, number, say
-from vhdtool.errors import VhdtoolError
+from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
@@ -177,9 +177,11 @@ def coalesce(options: Options) -> int:
 def modify(options: Options) -> int:
     needed(options, "n")
     from vhdtool.image import modify as work
+    from vhdtool.vhd.footer import DIFFERENCING
 
     name = options["n"]
-    open_image(name)[0].close()
+    storage, meta = open_image(name)
+    storage.close()
     if "z" in options:
         try:
             _close(name)
@@ -197,7 +199,8 @@ def modify(options: Options) -> int:
             raise Failed(text, errno_of(error)) from None
     if "p" in options:
         try:
-            _close(name)
+            if meta.footer.disk_type == DIFFERENCING:
+                _close(name)
             # SM relinks images to another ancestor with it: the uuid is not compared.
             work.modify_parent(name, options["p"], "m" in options, other_disk=True)
         except VhdtoolError as error:
@@ -209,11 +212,17 @@ def modify(options: Options) -> int:
 
 def revert(options: Options) -> int:
     needed(options, "nj")
-    from vhdtool.image.journal import recover
+    from vhdtool.image.undo import drop_journal, undo
 
     journal = options["j"]
     if not os.path.exists(journal):
         raise Failed(f"opening journal failed: {-errno.ENOENT}", errno.ENOENT)
     with FileStorage(options["n"], writable=True) as storage:
-        recover(storage, journal)
+        try:
+            undo(storage, journal)
+        except UsageError as error:
+            # No journal of ours, or a torn one: it is left alone, and so is the image.
+            say(error)
+            raise Failed(f"opening journal failed: {-errno.EINVAL}", errno.EINVAL) from None
+        drop_journal(journal)
     return 0

@@ -7,6 +7,7 @@ from array import array
 from vhdtool.cli.vhdutil.fields import Number, decimal, dump, hexadecimal, print_headers
 from vhdtool.cli.vhdutil.words import Failed, Options, Quiet, errno_of, needed, number, say
 from vhdtool.errors import VhdtoolError
+from vhdtool.image.admission import readable
 from vhdtool.image.chain import open_chain
 from vhdtool.image.export import stream
 from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
@@ -36,6 +37,9 @@ def read(options: Options) -> int:
         if "p" in options:
             print_headers(storage, meta, show)
         asked = set(options) & set("tbBmieajdrR")
+        if asked & set("edrR"):
+            # The rest is there to look at damage; data is only shown when it can be believed.
+            readable(storage)
         if asked:
             view = _View(name, storage, meta, meta.layout, show, number(options.get("c", "1")))
             for letter in "tbBmieajdrR":
