@@ -12,6 +12,7 @@ They read metadata without asking here.
 import itertools
 from array import array
 from bisect import bisect_left
+from itertools import compress
 
 from vhdtool.errors import CorruptImage, UncleanImage
 from vhdtool.image.check import check, end_region, front_regions
@@ -19,10 +20,16 @@ from vhdtool.image.checks.collector import Collector
 from vhdtool.image.checks.ends import MAX_ENTRIES
 from vhdtool.image.checks.layout import Region
 from vhdtool.image.findings import Finding
-from vhdtool.image.metadata import Ends, Metadata, read_batmap_header, read_ends, read_metadata
-from vhdtool.image.opened import Opened
+from vhdtool.image.metadata import (
+    Ends,
+    Metadata,
+    believed_batmap,
+    read_batmap_header,
+    read_ends,
+    read_metadata,
+)
+from vhdtool.image.opened import Opened, unpack_flags
 from vhdtool.image.order import in_order, used_places
-from vhdtool.image.repair import MENDED
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_possible
@@ -30,30 +37,32 @@ from vhdtool.vhd.bits import last_set, reversed_bits
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.units import SECTOR, UNUSED
 
-BATMAP_LIES = frozenset({"batmap-overstates", "batmap-unallocated"})
-"""Damage that loses no data: the bitmaps know better, and `repair` mends it."""
+BITMAPS_KNOW = frozenset({"batmap-overstates"})
+"""Damage that no reader sees, since readers go by the bitmaps."""
 
 
 def readable(storage: Storage) -> Metadata:
     """The metadata of an image whose data can be believed, closed or not.
 
-    A batmap that says too much is no obstacle: who reads an image goes by the bitmaps.
     Raises NotAVhd, or CorruptImage.
     """
     metadata = read_metadata(storage)
     header, layout = metadata.header, metadata.layout
     if header is None or layout is None:
-        _refuse(storage, BATMAP_LIES)
+        _refuse(storage, BITMAPS_KNOW)
         return metadata
     used, apart = in_order(
         used_places(pack_bat(metadata.bat), len(metadata.bat)),
         layout.total_sectors,
         metadata.ends.file_size // SECTOR,
     )
-    if not _plainly_sound(storage, metadata.ends, metadata.footer, header, used, apart):
-        _refuse(storage, BATMAP_LIES)
+    full = unpack_flags(believed_batmap(storage, metadata), len(metadata.bat))
+    if UNUSED in compress(metadata.bat, full) or not _plainly_sound(
+        storage, metadata.ends, metadata.footer, header, used, apart
+    ):
+        _refuse(storage, BITMAPS_KNOW)
     return metadata
 
 
@@ -71,12 +80,12 @@ def writable(storage: Storage, closed: bool = True) -> Metadata:
 def require_servable(storage: Storage, opened: Opened) -> None:
     """Raises CorruptImage unless an image may be read and written by a server.
 
-    The batmap's bits are not compared with the bitmaps: no server can wait for a million reads.
+    Batmap and bitmaps are not compared: no server can wait for a million reads.
     """
-    if not _plainly_sound(
+    if UNUSED in compress(opened.bat, opened.full) or not _plainly_sound(
         storage, opened.ends, opened.footer, opened.header, opened.used, opened.apart
     ):
-        _refuse(storage, BATMAP_LIES)
+        _refuse(storage, BITMAPS_KNOW)
 
 
 def require_closed_fixed(storage: Storage) -> Metadata:
@@ -95,18 +104,16 @@ def _refuse(storage: Storage, harmless: frozenset[str]) -> None:
     # same in all modes.
     for one in check(storage, "live").findings:
         if one.severity == "corrupt" and one.code not in harmless:
-            raise CorruptImage(f"{storage.name}: {_reason(one)}")
+            raise CorruptImage(_reason(storage.name, one))
 
 
-def _reason(one: Finding) -> str:
-    if one.code in MENDED:
-        return f"{one.message} ({one.code}); `vhdtool repair` mends it"
-    if one.code == "resize-pending":
-        return f"{one.message} ({one.code})"
-    return (
-        f"{one.message} ({one.code}); `vhdtool check` lists all damage, "
-        "`vhdtool convert --salvage` copies what can be trusted"
-    )
+def _reason(name: str, one: Finding) -> str:
+    from vhdtool.image.advice import SALVAGE, advice_for
+
+    advice = advice_for(one.code)
+    if advice == SALVAGE:
+        advice = "`vhdtool check` lists all damage, `vhdtool convert --salvage` copies the rest"
+    return f"{name}: {one.message} ({one.code}); {advice.format(image=name)}"
 
 
 def _plainly_sound(
@@ -117,7 +124,7 @@ def _plainly_sound(
     used: "array[int]",
     apart: bool,
 ) -> bool:
-    """Whether the tables prove that the check finds nothing corrupt, but for the batmap's bits.
+    """Whether the tables prove that the check finds nothing corrupt, but for the batmap.
 
     `used`: the places that the BAT names, rising; `apart`: whether the blocks there do not overlap.
     """

@@ -2,7 +2,6 @@
 
 from array import array
 from dataclasses import dataclass
-from itertools import compress
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.metadata import (
@@ -27,7 +26,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED, pad
+from vhdtool.vhd.units import SECTOR, pad
 
 LARGEST_BAT = 64 << 20
 """Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
@@ -53,7 +52,7 @@ class Opened:
     """As it is in the file, padding included."""
     batmap: BatmapHeader | None
     batmap_believed: bool
-    """False where its checksum is wrong, or its bits cannot be; then `full` is empty."""
+    """False where its checksum is wrong; then `full` is empty."""
     full: bytearray
     """A byte for each block: 1 where the batmap says that every sector is present."""
     end_of_headers: int
@@ -113,9 +112,6 @@ def read_opened(storage: Storage) -> Opened:
     believed = _believed(bits, footer, batmap)
     if believed and bits is not None:
         full = unpack_flags(bits, header.max_entries)
-        if UNUSED in compress(bat, full):
-            # What calls a block full that has no place says nothing about the others either.
-            believed, full = False, bytearray(header.max_entries)
     return Opened(
         footer,
         header,
