@@ -132,6 +132,16 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
     assert (tmp_path / "run" / "hosts.log").exists()
 
 
+def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, tmp_path):
+    lab = LocalHosts(tmp_path / "lab", print)
+    running = make_lab(STRATEGY="activate")
+    wait_for(running, "hosts started")
+    networks = networks_of(lab)
+    running.stdout.close()
+    assert running.wait(40) == 130
+    assert remains(lab, networks) == []
+
+
 def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path):
     lab = LocalHosts(tmp_path / "lab", print)
     first = make_lab(STRATEGY="activate")
@@ -209,12 +219,15 @@ def test_the_lab_has_an_environment_of_its_own(script, monkeypatch):
         "ANSIBLE_STDOUT_CALLBACK": "no.such",
         "HOME": "/nowhere",
         "XDG_CACHE_HOME": "relative",
+        "TMPDIR": "/nowhere",
+        "PYTEST_ADDOPTS": "--no-such",
     }.items():
         monkeypatch.setenv(name, value)
     found = script.environment()
     assert found["LC_ALL"] == "C.UTF-8"
     assert Path(found["HOME"]).is_dir()
-    assert not {"LANG", "PYTHONHOME", "ANSIBLE_STDOUT_CALLBACK", "XDG_CACHE_HOME"} & set(found)
+    gone = {"LANG", "PYTHONHOME", "ANSIBLE_STDOUT_CALLBACK", "XDG_CACHE_HOME", "TMPDIR"}
+    assert not (gone | {"PYTEST_ADDOPTS"}) & set(found)
     monkeypatch.delenv("HOME")
     assert Path(script.environment()["HOME"]).is_dir()
 

@@ -42,7 +42,7 @@ Play = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
     """Two hosts that are there already. They have the user's cache, with the guest image."""
-    hosts = LocalHosts(tmp_path_factory.mktemp("machines") / "lab", print)
+    hosts = LocalHosts(tmp_path_factory.mktemp("machines") / "my lab (1)" / "lab", print)
     hosts.up(HostOptions("700m"))
     yield hosts
     hosts.down(force=True)
