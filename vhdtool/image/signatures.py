@@ -74,10 +74,11 @@ def description(storage: Storage) -> str:
         return f"it looks like {found.text}"
     start = storage.pread(0, _START)
     shown = (text for at, magic, text in _ON_RAW_DISKS if start.startswith(magic, at))
-    text = f"it looks like {next(shown, 'no known format')}"
+    known = next(shown, None)
+    text = "its content shows no known format" if known is None else f"it looks like {known}"
     # The footer was all by which such a file could be known.
     lost = promised(storage.name) == "vpc"
-    return f"{text}, as a fixed VHD does that lost its end" if lost else text
+    return f"{text} (so does a fixed VHD that lost its end)" if lost else text
 
 
 def _displaced_vhd(storage: Storage) -> Likeness | None:
