@@ -167,7 +167,7 @@ def test_a_tcp_peer_that_vanishes_is_looked_for() -> None:
     assert idle + every * times == 120
 
 
-@pytest.mark.parametrize(("soft", "most"), [(1024, 480), (20000, 1024), (65, 1)])
+@pytest.mark.parametrize(("soft", "most"), [(1024, 480), (20000, 1024), (65, 8)])
 def test_the_bound_leaves_descriptors_for_the_rest(
     monkeypatch: pytest.MonkeyPatch, soft: int, most: int
 ) -> None:

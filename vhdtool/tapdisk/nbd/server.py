@@ -94,4 +94,4 @@ def most_clients() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CLIENTS
-    return max(1, min(MOST_CLIENTS, (soft - _OTHER_DESCRIPTORS) // 2))
+    return max(8, min(MOST_CLIENTS, (soft - _OTHER_DESCRIPTORS) // 2))
