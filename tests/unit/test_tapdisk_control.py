@@ -257,6 +257,34 @@ def test_a_full_log_fails_no_request(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in heard] == ["attached", "detached"]
 
 
+def test_a_log_that_nobody_reads_holds_up_no_disk() -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as out:
+        events = Events("a", out)
+        for number in range(2000):
+            events.emit("allocated", block=number)
+        # Later it is read: all is there, in order.
+        seen = []
+        with open(reader) as lines:
+            for line in lines:
+                seen.append(json.loads(line)["block"])
+                if len(seen) == 2000:
+                    break
+        assert seen == list(range(2000))
+
+
+def test_a_reader_of_the_log_that_goes_ends_the_log_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as out:
+        events = Events("a", out)
+        os.close(reader)
+        for _ in range(3):
+            events.emit("flushed")
+    assert caplog.text.count("events are no longer logged") == 1
+
+
 def test_status_answers_while_an_operation_waits(rig: Rig) -> None:
     rig.attach()
     with rig.control._op:

@@ -7,22 +7,55 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
+import stat
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 log = logging.getLogger("events")
 MOST_BACKLOG = 4 << 20
 """Bytes that wait for a reader; who lets more gather is dropped."""
 
 
+class Reader(Protocol):
+    """Who reads lines: a socket, or what behaves like one."""
+
+    def send(self, data: bytes, flags: int, /) -> int: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def shutdown(self, how: int, /) -> None: ...
+
+
+class Pipe:
+    """A pipe or a terminal as a Reader."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._free = select.poll()
+        self._free.register(fd, select.POLLOUT)
+
+    def send(self, data: bytes, flags: int) -> int:
+        """Writes what fits. Raises BlockingIOError when nothing does."""
+        if not self._free.poll(0):
+            raise BlockingIOError
+        # A pipe that can be written takes so many bytes without waiting.
+        return os.write(self._fd, data[: select.PIPE_BUF])
+
+    def sendall(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def shutdown(self, how: int) -> None:
+        """Others may have the pipe open."""
+
+
 class Outbox:
     """Lines to one client, in order. `send` returns at once, whatever the client does."""
 
-    def __init__(self, client: socket.socket) -> None:
+    def __init__(self, client: Reader) -> None:
         self.client = client
         self._lock = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -99,6 +132,10 @@ class Events:
         self._out: TextIO | None = out
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str], None]] = []
+        if (fd := _waits_for_a_reader(out)) is not None:
+            self._to_pipe = Outbox(Pipe(fd))
+            self._out = None
+            self._listeners.append(self._tell_pipe)
 
     def emit(self, event: str, **fields: Any) -> None:
         """Stamps and tells an event. Never raises: what happened to the disk has happened."""
@@ -111,6 +148,13 @@ class Events:
                 except OSError:
                     self._listeners.remove(listener)
             self._write(line)
+
+    def _tell_pipe(self, line: str) -> None:
+        try:
+            self._to_pipe.send(line)
+        except OSError as error:
+            log.error("events are no longer logged: %s", error)
+            raise
 
     def _write(self, line: str) -> None:
         if self._out is None:
@@ -127,3 +171,13 @@ class Events:
         """Calls `listener(line)` for each event from now on, until it raises OSError."""
         with self._lock:
             self._listeners.append(listener)
+
+
+def _waits_for_a_reader(out: TextIO) -> int | None:
+    """The descriptor of a log that is a pipe or a terminal, whose reader may stop reading."""
+    try:
+        fd = out.fileno()
+        mode = os.fstat(fd).st_mode
+    except (OSError, ValueError):
+        return None
+    return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd) else None
