@@ -141,6 +141,27 @@ def test_nor_who_is_in_the_middle_of_a_request(place: Path) -> None:
         one.socket.close()
 
 
+def test_but_who_stays_there_gives_way_in_the_end(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, *writers = clients = [Client(place) for _ in range(MOST)]
+    # More than a socket holds, and nobody takes it.
+    reader.send_together(*[(wire.CMD_READ, 0, 1 << 20)] * 8)
+    time.sleep(0.1)
+    head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 4096)
+    for one, so_far in zip(writers, (head[:5], head, head + b"x"), strict=True):
+        one.socket.sendall(so_far)
+        time.sleep(0.05)
+    monkeypatch.setattr(accept, "LEAST_STALLED", 0.01)
+    late = Client(place)
+    assert late.read(0, 512) == bytes(512)
+    assert [is_ended(one.socket) for one in writers] == [False, False, False]
+    with pytest.raises((EOFError, ConnectionError)):
+        reader.take(8 << 20)
+    for one in (*clients, late):
+        one.socket.close()
+
+
 def test_over_tcp_no_stranger_ends_a_connection_that_is_served(
     backend: Zeros, monkeypatch: pytest.MonkeyPatch
 ) -> None:

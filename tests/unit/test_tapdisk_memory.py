@@ -304,3 +304,29 @@ def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPat
         assert len(reading.take(BLOCK)) == BLOCK
     for one in (idle, slow, reading, late):
         one.socket.close()
+
+
+def test_and_who_is_stalled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 2)
+    place = rig.server.place
+    assert isinstance(place, Path)
+    rig.server.stop()
+    rig.server = NbdServer(rig.disk, place)
+    reading, slow = rig.client(), rig.client()
+    for one in (reading, slow):
+        assert one.read(0, 512) == b"w" * 512
+    reading.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
+    time.sleep(0.1)
+    slow.socket.sendall(head(wire.CMD_WRITE, 65536) + b"x")
+    time.sleep(0.1)
+    with pytest.raises((EOFError, ConnectionError)):
+        rig.client()
+    monkeypatch.setattr(accept, "LEAST_STALLED", 0.01)
+    late = rig.client()
+    assert late.read(0, 512) == b"w" * 512
+    slow.socket.sendall(bytes(65535))
+    assert slow.take(16)
+    with pytest.raises((EOFError, ConnectionError)):
+        reading.take(30 * (16 + BLOCK))
+    for one in (reading, slow, late):
+        one.socket.close()

@@ -21,6 +21,8 @@ SPARE = 8
 """Descriptors that a reserve holds: one for a connection, the others for what is asked there."""
 LEAST_IDLE = 1.0
 """Seconds without a request after which a connection counts as idle."""
+LEAST_STALLED = 60.0
+"""Seconds in the middle of a request or of a reply after which a client counts as stalled."""
 LOG_EVERY = 10.0
 """Seconds between two warnings of one loop, so that a flood of clients does not fill the log."""
 
@@ -37,6 +39,8 @@ class Peer:
         self.deadline = None if patience is None else monotonic() + patience
         self.idle_since: Callable[[], float] = lambda: 0.0
         """time.monotonic() since when nothing is asked or answered; 0 while something is."""
+        self.stalled_since: Callable[[], float] = lambda: 0.0
+        """Since when the client sends no more of a request, or takes no more of a reply; or 0."""
 
     def end(self) -> None:
         """Ends the connection; its thread notices."""
@@ -193,7 +197,7 @@ class Acceptor:
 
     def _make_room(self) -> bool:
         """Ends the connection that misses it least; False where each is in use."""
-        peer = next(iter(self._unsettled()), None) or self._idlest()
+        peer = next(iter(self._unsettled()), None) or self._idlest() or self._longest_stalled()
         if peer is not None:
             self._dismiss(peer)
         return peer is not None
@@ -207,6 +211,13 @@ class Acceptor:
         idle = sorted((pair for pair in since if 0 < pair[0] <= latest), key=lambda pair: pair[0])
         # A request that nobody has read yet is one in flight.
         return next((peer for _, peer in idle if peer.is_quiet()), None)
+
+    def _longest_stalled(self) -> Peer | None:
+        with self._lock:
+            since = [(one.stalled_since(), one) for one in self._peers]
+        latest = monotonic() - LEAST_STALLED
+        stalled = [pair for pair in since if 0 < pair[0] <= latest]
+        return min(stalled, key=lambda pair: pair[0])[1] if stalled else None
 
     def _dismiss(self, peer: Peer) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd.memory import LARGE_PIECE, SMALL_PIECE, WRITE_PIECE, shares
+from vhdtool.tapdisk.nbd.memory import PIECE, SMALL_PIECE, shares
 from vhdtool.tapdisk.nbd.stream import Inbox, Outlet
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Answers:
         failure: Exception | None = None
         end = offset + length
         while offset < end:
-            piece = self._in.take(min(WRITE_PIECE, end - offset))
+            piece = self._in.take(min(PIECE, end - offset))
             if failure is None:
                 failure = self._failure_of_write(request, offset, piece)
             offset += len(piece)
@@ -183,7 +183,7 @@ class Answers:
         """
         self._check(request)
         _, flags, cookie, offset, length = request
-        size = LARGE_PIECE if self._has_share() else SMALL_PIECE
+        size = PIECE if self._has_share() else SMALL_PIECE
         chunks = self.structured and not flags & wire.FLAG_DF
         end, at = offset + length, offset
         while at < end:

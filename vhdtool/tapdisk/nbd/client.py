@@ -13,7 +13,7 @@ from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd.answers import Answers, Backend
 from vhdtool.tapdisk.nbd.burst import Burst, Served, is_located
 from vhdtool.tapdisk.nbd.halves import StraightHalf
-from vhdtool.tapdisk.nbd.memory import LARGE_PIECE, SMALL_PIECE
+from vhdtool.tapdisk.nbd.memory import LONGEST_WHOLE, SMALL_PIECE
 from vhdtool.tapdisk.nbd.options import Negotiation
 from vhdtool.tapdisk.nbd.straight import Tally
 from vhdtool.tapdisk.nbd.stream import BUFFER, widen
@@ -113,6 +113,14 @@ class Connection(Answers):
         """time.monotonic() since when the client asks for nothing; 0 while it does."""
         straight = self._straight
         return self._idle or (straight.idle_since if straight is not None else 0.0)
+
+    def stalled_since(self) -> float:
+        """Since when it sends no more of a request, or takes no more of a reply; or 0."""
+        straight = self._straight
+        if self.idle_since():
+            return 0.0
+        theirs = straight.stalled_since if straight is not None else 0.0
+        return self._in.waits_since or self._out.waits_since or theirs
 
     def step(self) -> bool:
         """Serves one request; False after the last one."""
@@ -308,7 +316,7 @@ class Connection(Answers):
 
     def _is_long(self, length: int) -> bool:
         """Whether a read of that length has to be sent piece by piece."""
-        return length > LARGE_PIECE or (length > SMALL_PIECE and not self._has_share())
+        return length > LONGEST_WHOLE or (length > SMALL_PIECE and not self._has_share())
 
     def _may_take_long(self, request: wire.Request) -> bool:
         return request.command > wire.CMD_WRITE or bool(request.flags & wire.FLAG_FUA)

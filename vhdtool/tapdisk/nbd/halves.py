@@ -116,6 +116,11 @@ class StraightHalf:
         """As of `Straight`."""
         return self._straight.idle_since
 
+    @property
+    def stalled_since(self) -> float:
+        """As of `Straight`."""
+        return self._straight.stalled_since
+
     def close(self) -> None:
         """What is under way ends first."""
         self._straight.close()

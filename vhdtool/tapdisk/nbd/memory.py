@@ -10,12 +10,13 @@ SHARED = 256 << 20
 """Bytes of all shares. The fast path has as much again for itself."""
 SHARE = 6 << 20
 """Bytes of a share: what one read asks for, and the replies that gather before it."""
-LARGE_PIECE = 4 << 20
-"""Bytes of a read that are in memory at once, with a share."""
+LONGEST_WHOLE = 4 << 20
+"""Bytes of a read that is in memory as a whole, with a share. A longer one goes in pieces."""
+PIECE = 1 << 20
+"""Bytes of a large read or write that are in memory at once. Half of what a socket holds, so that
+the next piece is read while the client takes this one; a write comes through the inbox."""
 SMALL_PIECE = 64 << 10
 """The same without a share."""
-WRITE_PIECE = 1 << 20
-"""Bytes of a large write that are written at once; they come through the inbox of the client."""
 
 
 class Shares:

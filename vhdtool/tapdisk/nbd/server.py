@@ -74,6 +74,7 @@ class NbdServer:
         try:
             if connection.handshake():
                 peer.idle_since = connection.idle_since
+                peer.stalled_since = connection.stalled_since
                 peer.settled = True
                 connection.transmission()
             connection.bye()
@@ -94,4 +95,4 @@ def most_clients() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CLIENTS
-    return max(8, min(MOST_CLIENTS, (soft - _OTHER_DESCRIPTORS) // 2))
+    return min(MOST_CLIENTS, max(8, (soft - _OTHER_DESCRIPTORS) // 2))

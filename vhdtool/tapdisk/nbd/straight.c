@@ -35,6 +35,9 @@ enum { GONE = 0, SLOW = 1, AGAIN = 2, PLACE = 3 };
 /* Flags of `struct places`. */
 enum { DIRECT = 1, WRITABLE = 2, ZEROS = 4, WHOLE = 8, STRUCTURED = 16 };
 
+/* What a client is waited for with: the next request, or the rest of one or room for a reply. */
+enum { IDLE_SINCE = 0, STALLED_SINCE = 1 };
+
 #define REQUEST_MAGIC 0x25609513u
 #define REPLY_MAGIC 0x67446698u
 #define CHUNK_MAGIC 0x668e33efu
@@ -115,7 +118,7 @@ struct engine {
     int huge;                 /* large requests are in huge pages */
     int64_t counted;          /* our part of `shared` */
     uint32_t deep;            /* bytes of the inbox that have been used */
-    _Atomic int64_t *idle_since; /* ns of CLOCK_MONOTONIC while the client asks for nothing, or 0 */
+    _Atomic int64_t *since;   /* ns of CLOCK_MONOTONIC while we wait for the client, or 0; IDLE_SINCE */
     struct slot *filling;     /* a write whose payload is still coming */
     uint32_t filled;
     int large;                /* the last write was a large one: the next may be too */
@@ -562,6 +565,11 @@ static void measured(struct engine *e)
     e->began = 0;
 }
 
+static void waits(struct engine *e, int how, int64_t since)
+{
+    atomic_store_explicit(&e->since[how], since, memory_order_relaxed);
+}
+
 /* Sends all answers; 0 when the client has gone. Before it waits for the client nobody is inside. */
 static int send_all(struct engine *e, struct gate *g, const struct places *p)
 {
@@ -580,6 +588,7 @@ static int send_all(struct engine *e, struct gate *g, const struct places *p)
             }
             drain(e, g, p);
             flags &= ~MSG_DONTWAIT;
+            waits(e, STALLED_SINCE, clock_ns());
             continue;
         }
         while (from < e->outs && (size_t)count >= e->out[from].iov_len)
@@ -589,6 +598,8 @@ static int send_all(struct engine *e, struct gate *g, const struct places *p)
             e->out[from].iov_len -= (size_t)count;
         }
     }
+    if (!(flags & MSG_DONTWAIT))
+        waits(e, STALLED_SINCE, 0);
     sent(e);
     measured(e);
     return 1;
@@ -629,11 +640,11 @@ static ssize_t wait_for_client(struct engine *e)
             return got;
     } else if (e->spin)
         atomic_fetch_sub(&spinners, 1);
-    if (e->spares == SLOTS && e->in_at == e->in_end)
-        atomic_store_explicit(e->idle_since, now, memory_order_relaxed);
+    int idle = e->spares == SLOTS && e->in_at == e->in_end;
+    waits(e, idle ? IDLE_SINCE : STALLED_SINCE, now);
     let_go_of_memory(e);
     got = receive(e, 0);
-    atomic_store_explicit(e->idle_since, 0, memory_order_relaxed);
+    waits(e, idle ? IDLE_SINCE : STALLED_SINCE, 0);
     int64_t took = clock_ns() - from;
     if (took > MOST_SPIN)
         e->spin = e->spin > 2000 ? e->spin / 2 : 0;
@@ -738,7 +749,7 @@ int straight_serve(struct engine *e, struct gate *g, const struct places *p)
 }
 
 struct engine *straight_open(int sock, uint8_t *inbox, uint32_t in_size, uint64_t *moved,
-                             const uint64_t *bounds, _Atomic int64_t *idle_since)
+                             const uint64_t *bounds, _Atomic int64_t *since)
 {
     struct engine *e = calloc(1, sizeof *e);
     cpu_set_t cpus;
@@ -756,7 +767,7 @@ struct engine *straight_open(int sock, uint8_t *inbox, uint32_t in_size, uint64_
     e->inbox = inbox;
     e->in_size = in_size;
     e->moved = moved;
-    e->idle_since = idle_since;
+    e->since = since;
     e->event = -1;
     memcpy(e->bounds, bounds, sizeof e->bounds);
     for (int n = 0; n < SLOTS; n++)

@@ -168,11 +168,11 @@ class Straight:
         self._gate = gate
         self._keep = inbox, moved
         # Outside the engine: others look at it, also after the end.
-        self._idle = ctypes.c_int64()
+        self._since = (ctypes.c_int64 * 2)()
         start = (ctypes.c_char * len(inbox)).from_buffer(inbox)
         engine = _library.straight_open(
             sock, ctypes.addressof(start), len(inbox), ctypes.addressof(moved), _BOUNDS,
-            ctypes.addressof(self._idle),
+            ctypes.addressof(self._since),
         )  # fmt: skip
         if not engine:
             raise MemoryError
@@ -210,7 +210,12 @@ class Straight:
     @property
     def idle_since(self) -> float:
         """time.monotonic() since when the client asks for nothing, and 0 while it does."""
-        return self._idle.value / 1e9
+        return self._since[0] / 1e9
+
+    @property
+    def stalled_since(self) -> float:
+        """Since when it sends no more of a request, or takes no more of a reply; or 0."""
+        return self._since[1] / 1e9
 
     @property
     def under_way(self) -> bool:

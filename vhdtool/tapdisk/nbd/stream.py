@@ -4,6 +4,7 @@ import contextlib
 import mmap
 import select
 import socket
+from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Inbox:
         self._at = 0
         self._end = 0
         self._used = 0
+        self.waits_since = 0.0
+        """time.monotonic() since when `take` or `wait` waits; 0 while they do not."""
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -85,8 +88,10 @@ class Inbox:
         if self._at + length > BUFFER or not left:
             self._view[:left] = bytes(self._view[self._at : self._end])
             self._at, self._end = 0, left
+        self.waits_since = monotonic()
         while self._end - self._at < length:
             self._receive(0)
+        self.waits_since = 0.0
 
     def _receive(self, flags: int) -> None:
         got = self._client.recv_into(self._view[self._end : self._end + _AT_ONCE], 0, flags)
@@ -123,6 +128,8 @@ class Outlet:
         self._parts: list[bytes | memoryview] = []
         self.waiting = 0
         """Bytes that are not sent yet."""
+        self.waits_since = 0.0
+        """time.monotonic() since when `send` runs; 0 while it does not."""
 
     def add(self, *parts: bytes | memoryview) -> None:
         self._parts += parts
@@ -132,6 +139,7 @@ class Outlet:
     def send(self) -> None:
         """Sends all that waits; returns when the socket has taken it."""
         parts, self._parts, self.waiting = self._parts, [], 0
+        self.waits_since = monotonic()
         while parts:
             now = parts[:_MOST_PARTS]
             sent = self._client.sendmsg(now)
@@ -141,6 +149,7 @@ class Outlet:
                     parts = [memoryview(part)[sent:], *now[number + 1 :], *parts]
                     break
                 sent -= len(part)
+        self.waits_since = 0.0
 
 
 def widen(client: Stream) -> None:
