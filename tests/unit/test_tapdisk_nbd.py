@@ -436,7 +436,7 @@ def test_a_thousand_connects_leave_nothing_behind(server: NbdServer) -> None:
         if n % 2:
             one.sendall(b"\0\0\0\3")
         one.close()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert threading.active_count() <= before

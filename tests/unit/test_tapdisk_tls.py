@@ -1,7 +1,9 @@
 """What TLS is made from: files of keys, directories of certificates, and the Pythons that can."""
 
+import contextlib
 import ctypes
 import platform
+import socket
 import ssl
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import UsageError
+from vhdtool.storage import nbd_wire as wire
+from vhdtool.tapdisk.nbd import server as nbd_server
 from vhdtool.tapdisk.nbd import tls, tls_psk
 
 KEY = "0f" * 32
@@ -92,3 +96,43 @@ def test_nothing_older_than_tls_1_2_and_no_resumed_sessions(tmp_path: Path) -> N
     names = [one["name"] for one in context.get_ciphers() if one["protocol"] == "TLSv1.2"]
     assert names
     assert all(name.startswith("ECDHE-PSK") for name in names)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03", b"\x16\x03\x01\x40\x00" + bytes(100)])
+def test_a_client_that_stalls_in_the_tls_handshake_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    monkeypatch.setattr(nbd_server, "HANDSHAKE_PATIENCE", 0.3)
+    (tmp_path / "keys").write_text("alice:" + "ab" * 32)
+    server = nbd_server.NbdServer(Nothing(), tmp_path / "s", tls.by_keys(tmp_path / "keys"))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(tmp_path / "s"))
+        start = wire.OPTION.pack(wire.OPTION_MAGIC, wire.OPT_STARTTLS, 0)
+        client.sendall(b"\0\0\0\3" + start + said)
+        left = 18 + wire.OPTION_REPLY.size
+        while left:
+            left -= len(client.recv(left))
+        with contextlib.suppress(ConnectionError):
+            while client.recv(1000):
+                pass
+    server.stop()
+
+
+class Nothing:
+    """A backend that nobody asks."""
+
+    def export_size(self) -> int:
+        return 512
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise AssertionError
+
+    def write(self, offset: int, data: memoryview) -> None:
+        raise AssertionError
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        raise AssertionError
+
+    def flush(self) -> None:
+        raise AssertionError
