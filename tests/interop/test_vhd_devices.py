@@ -1,5 +1,6 @@
 """Images on block devices, as storage managers keep them in volumes: the footer is at the end."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,3 +105,30 @@ def test_conversion_to_a_device_that_held_other_data(device: Device, tmp_path: P
         else:
             with open(target, "rb") as file:
                 assert file.read(8 * MIB) == raw.read_bytes()
+
+
+def test_a_volume_without_room_for_the_childs_data_stays_as_it_is(device: Device) -> None:
+    base, child = device("base", 6 * MIB), device("child", 32 * MIB)
+    assert run(["create", "--force", base, "20m"]) == 0
+    assert vhd_util(["snapshot", "-n", child, "-p", base]) == 0
+    with vhdtool.open(child, writable=True) as image:
+        image.write(0, b"c" * 8 * MIB)
+    with open(base, "rb") as file:
+        before = file.read()
+    assert vhd_util(["coalesce", "-n", child]) == errno.ENOSPC
+    with open(base, "rb") as file:
+        assert file.read() == before
+    assert vhd_util(["fill", "-n", base]) != 0
+    sound(base, 20 * MIB)
+
+
+def test_a_volume_that_is_filled_has_its_footer_at_its_end(device: Device) -> None:
+    base = device("base", 32 * MIB)
+    assert run(["create", "--force", base, "20m"]) == 0
+    with vhdtool.open(base, writable=True) as image:
+        image.write(MIB, b"x" * 1000)
+    assert vhd_util(["fill", "-n", base]) == 0
+    sound(base, 20 * MIB)
+    with open(base, "rb") as file:
+        footers = file.read().count(b"conectix")
+    assert footers == 2, "one at the start, one at the end of the device"
