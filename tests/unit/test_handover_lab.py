@@ -77,7 +77,10 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
         ({"image_bytes": (1 << 30) + 1}, "no whole number of 512-byte sectors"),
         ({"image_bytes": 2041 << 30}, "too large"),
         ({"block_bytes": 3 << 20}, "no power of two"),
-        ({"block_bytes": 64 << 20}, "has 32 blocks"),
+        (
+            {"block_bytes": 4 << 20, "image_bytes": 1 << 30},
+            "256 blocks of 4194304 bytes are all in use",
+        ),
         ({"pace_us": 100}, "pace_us: 100 is too small"),
         ({"pace_us": 10**6}, "pace_us: 1000000 is too large"),
         ({"strategies": ["activate", "activate"]}, "names activate twice"),

@@ -16,8 +16,9 @@ from vhdtool.handover.strategies import IMAGES, STRATEGIES, Strategy, named
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LARGEST_SEED = (1 << 64) - 1
 """The load's records have 64 bits for it."""
-LEAST_BLOCKS = 64
-"""Fewer are all allocated before the switch, and then nothing is there to be lost."""
+LEAST_SECONDS = 4
+"""The load must go on allocating for as long. With all blocks in use before the switch there is
+nothing left to lose: of runs with 1 s of blocks none was judged, with 2 s some, with 4 s all."""
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
 _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,30}", re.ASCII)
@@ -150,10 +151,12 @@ class RunOptions:
                 f"seed: {self.repeats} repeats count up from {self.seed} past {LARGEST_SEED}"
             )
         blocks = self.image_bytes // self.block_bytes
-        if blocks < LEAST_BLOCKS:
+        seconds = 2 * blocks * self.pace_us / 1e6  # every other write allocates
+        if seconds < LEAST_SECONDS:
             raise UsageError(
-                f"block size: an image of {self.image_bytes} bytes has {blocks} blocks of "
-                f"{self.block_bytes}; a run needs {LEAST_BLOCKS}, or all are in use at the switch"
+                f"image size: {blocks} blocks of {self.block_bytes} bytes are all in use after "
+                f"{seconds:.1f} s at a write each {self.pace_us} µs, before the switch; a run "
+                f"needs {LEAST_SECONDS} s: a larger image, smaller blocks or a slower pace"
             )
         if blocks > 1 << 20:
             raise UsageError(
