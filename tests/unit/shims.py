@@ -13,6 +13,8 @@ from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
 from vhdtool.leases.owner import Owner
 from vhdtool.oracle.reader import open_reader
 from vhdtool.storage import MemoryStorage, Storage
+from vhdtool.storage.locked_memory import LockServer
+from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.disk import Settings, TapDisk
 
 BLOCK = 8192
@@ -65,7 +67,13 @@ class Shim(TapDisk):
         who: Owner | None = None,
         size: int = SIZE,
         lease: Callable[[Path], Lease] | None = None,
+        server: LockServer | None = None,
     ) -> None:
+        """`server` keeps the lock of the image, instead of nobody."""
+
+        def open_storage(path: Path, access: Access, kind: str) -> Storage:
+            return wrap(image if server is None else server.open(access is Access.ACTIVE))
+
         self.events: list[dict[str, Any]] = []
         self.image_path = folder / "disk.vhd"
         self.disk_size = size
@@ -73,7 +81,7 @@ class Shim(TapDisk):
         super().__init__(
             Settings(
                 guard=guard,
-                open_storage=lambda path, access, kind: wrap(image),
+                open_storage=open_storage,
                 open_lease=lease or (lambda path: kind(EpochRecord(path), who or owner(name))),
                 emit=self._emit,
             )

@@ -89,7 +89,7 @@ def record(
     recorded = Recorded(inner, tmp_path / "a.vhd.journal")
 
     @contextmanager
-    def writable(name: object) -> Iterator[Recorded]:
+    def writable(name: object, *_: object) -> Iterator[Recorded]:
         yield recorded
         # Who reads it back looks at the file.
         path.write_bytes(inner.getvalue())

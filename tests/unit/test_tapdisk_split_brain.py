@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shims import BLOCK, SIZE, Shim, empty_image, plain_bytes, verdict
+from shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 
-from vhdtool.errors import VhdtoolError
+from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
+from vhdtool.storage.locked_memory import LockServer
 from vhdtool.tapdisk.reading import LEASE_CHECK
 from vhdtool.vhd.units import SECTOR
 
@@ -25,11 +26,12 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 class Pair:
     """A source and a destination; what each was told is written must be there at the end."""
 
-    def __init__(self, folder: Path, guard: bool, seed: int) -> None:
+    def __init__(self, folder: Path, guard: bool, seed: int, locks: bool = False) -> None:
         self.image: MemoryStorage = empty_image()
         self.dice = random.Random(seed)
-        self.source = Shim("alpha", self.image, folder, guard)
-        self.destination = Shim("beta", self.image, folder, guard)
+        self.server = LockServer(self.image) if locks else None
+        self.source = Shim("alpha", self.image, folder, guard, server=self.server)
+        self.destination = Shim("beta", self.image, folder, guard, server=self.server)
         self.model = bytearray(SIZE)
         self.refused = 0
         self.source.attached().activate()
@@ -121,11 +123,13 @@ ORDERS = [overlap, late_close, late_close_activate, reopen_early, implicit_first
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("seed", range(50))
+@pytest.mark.parametrize(
+    ("seed", "locks"), [*((n, False) for n in range(50)), *((n, True) for n in range(12))]
+)
 def test_guarded_no_unsafe_order_corrupts(
-    order: Callable[[Pair], None], seed: int, tmp_path: Path
+    order: Callable[[Pair], None], seed: int, locks: bool, tmp_path: Path
 ) -> None:
-    pair = Pair(tmp_path, guard=True, seed=seed)
+    pair = Pair(tmp_path, guard=True, seed=seed, locks=locks)
     pair.writes(pair.source)
     order(pair)
     if order is not implicit_first:
@@ -206,6 +210,50 @@ def test_a_holder_that_was_stopped_and_forced_away_does_no_harm_when_it_wakes(
     pair.try_(pair.source.deactivate)
     assert pair.image.getvalue() == before
     pair.writes(pair.destination, 4)
+    pair.end()
+
+
+def test_a_living_holder_cannot_be_forced_away(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, guard=True, seed=1, locks=True)
+    pair.writes(pair.source)
+    before = pair.image.getvalue()
+    with pytest.raises(ActivationRefused, match=r"--force 1 takes only what is free: its host"):
+        pair.destination.attached().activate(force_epoch=1)
+    assert pair.image.getvalue() == before
+    pair.writes(pair.source)
+    pair.end()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("mode", ["plain", "each"])
+def test_a_lost_lock_fences_requests_in_flight_too(seed: int, mode: str, tmp_path: Path) -> None:
+    """The holder's network is cut, its lock goes to another host, and the network comes back."""
+    pair = Pair(tmp_path, guard=True, seed=seed, locks=True)
+    source, server = pair.source, pair.server
+    assert server is not None
+    pair.writes(source)
+    if mode == "each":
+        source.deactivate()
+        source.open("each")
+        pair.writes(source)
+    server.cut()
+    # It is in the kernel of the old host, and will be sent once the network is back.
+    thread, outcome = in_thread(lambda: source.write(0, memoryview(b"?" * BLOCK)))
+    while not source._gate._inside:
+        time.sleep(0.001)
+    server.expire()
+    pair.destination.attached().activate(force_epoch=source.status()["epoch"])
+    pair.writes(pair.destination)
+    before = pair.image.getvalue()
+    server.mend()
+    thread.join(10)
+    assert isinstance(outcome[0], OSError | VhdtoolError), outcome
+    with pytest.raises(OSError):  # noqa: PT011 - fenced, whatever is found first
+        source.read(0, SECTOR)
+    assert source.state == "fenced"
+    pair.try_(source.deactivate)
+    assert pair.image.getvalue() == before
+    pair.writes(pair.destination)
     pair.end()
 
 

@@ -5,7 +5,13 @@ from uuid import UUID
 
 import click
 
-from vhdtool.cli.options import Size, image_argument, quiet_option
+from vhdtool.cli.options import (
+    Size,
+    force_option,
+    image_argument,
+    quiet_option,
+    take_dead_lease,
+)
 from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
@@ -17,8 +23,9 @@ if TYPE_CHECKING:
 @click.command()
 @image_argument
 @click.argument("size", type=Size())
+@force_option()
 @quiet_option
-def resize(image: str, size: int, quiet: bool) -> None:
+def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     """Give a closed image another virtual SIZE.
 
     Shrinking reads what would be cut, and refuses when any of it is not zero. After a crash
@@ -31,6 +38,7 @@ def resize(image: str, size: int, quiet: bool) -> None:
     from vhdtool.image.resize import resize as work
     from vhdtool.vhd.creators import creator_name
 
+    take_dead_lease(image, force_epoch)
     before = _footer(image)
     if not quiet:
         note_orphans(image, IN_THE_WAY)
@@ -50,8 +58,11 @@ def resize(image: str, size: int, quiet: bool) -> None:
 @image_argument
 @click.option("--into", type=click.Path(), help="An ancestor.  [default: the parent]")
 @click.option("--all", "whole", is_flag=True, help="The whole chain into its oldest image.")
+@force_option()
 @quiet_option
-def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
+def coalesce(
+    image: str, into: str | None, whole: bool, force_epoch: int | None, quiet: bool
+) -> None:
     """Write what a child has into its parent. The child stays as it is.
 
     It can be interrupted and run again at any time: what the child shows never changes. Other
@@ -60,10 +71,13 @@ def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
     \b
     Example: vhdtool coalesce child.vhd
     """
+    from vhdtool.image.coalesce import ancestor_of
     from vhdtool.image.coalesce import coalesce as work
 
     if into is not None and whole:
         raise UsageError("--into and --all exclude each other")
+    if force_epoch is not None:
+        take_dead_lease(ancestor_of(image, into, whole), force_epoch)
     if not quiet:
         note_coalesced(image, into, whole)
     with progress_bar(_virtual_size(image), image, quiet) as show:
@@ -74,8 +88,9 @@ def coalesce(image: str, into: str | None, whole: bool, quiet: bool) -> None:
 
 @click.command()
 @image_argument
+@force_option()
 @quiet_option
-def fill(image: str, quiet: bool) -> None:
+def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
     """Allocate every block, with the data that the image shows.
 
     \b
@@ -83,6 +98,7 @@ def fill(image: str, quiet: bool) -> None:
     """
     from vhdtool.image.coalesce import fill as work
 
+    take_dead_lease(image, force_epoch)
     if not quiet:
         note_orphans(image, IN_THE_WAY)
     with progress_bar(_virtual_size(image), image, quiet) as show:
@@ -111,6 +127,7 @@ def _footer(image: str) -> "Footer":
 @click.option("--hidden/--visible", default=None, help="blktap's flag for storage managers.")
 @click.option("--uuid", type=click.UUID, help="Another uuid. Children of the image lose it.")
 @click.option("--timestamp", type=int, help="Unix seconds.")
+@force_option()
 @quiet_option
 def modify(
     image: str,
@@ -120,6 +137,7 @@ def modify(
     hidden: bool | None,
     uuid: UUID | None,
     timestamp: int | None,
+    force_epoch: int | None,
     quiet: bool,
 ) -> None:
     """Change what a closed image says about itself; guest data stays as it is.
@@ -135,6 +153,7 @@ def modify(
 
     if parent is None and hidden is None and uuid is None and timestamp is None:
         raise UsageError("nothing to change: see `vhdtool modify --help`")
+    take_dead_lease(image, force_epoch)
     if parent is not None:
         modify_parent(image, parent, raw_parent, other_disk)
     if hidden is not None or uuid is not None or timestamp is not None:

@@ -2,7 +2,13 @@
 
 import click
 
-from vhdtool.cli.options import Size, note_two_sizes, quiet_option
+from vhdtool.cli.options import (
+    Size,
+    force_option,
+    note_two_sizes,
+    quiet_option,
+    take_dead_lease,
+)
 from vhdtool.errors import UsageError
 
 REAL_BLOCK = 2 << 20
@@ -18,6 +24,7 @@ REAL_BLOCK = 2 << 20
 @click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
 @click.option("--reserve", type=Size(), default=0, help="Room in the BAT for a later size.")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@force_option("--force-epoch")
 @quiet_option
 def create(
     image: str,
@@ -29,6 +36,7 @@ def create(
     batmap: bool,
     reserve: int,
     force: bool,
+    force_epoch: int | None,
     quiet: bool,
 ) -> None:
     """Create an empty image of SIZE (bytes, or with a suffix k, m, g, t).
@@ -49,6 +57,7 @@ def create(
         raise UsageError(f"{image}: a SIZE is needed, for example 20g")
     if block_size != REAL_BLOCK and not fixed:
         _warn_block(block_size)
+    take_dead_lease(image, force_epoch)
     if parent is not None:
         facts = parent_facts(parent, raw_parent)
         footer = create_child(
@@ -79,6 +88,7 @@ def _warn_block(block_size: int) -> None:
 @click.option("--keep-empty", is_flag=True, help="Link to the parent even if it has no block.")
 @click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@force_option("--force-epoch")
 @quiet_option
 def snapshot(
     parent: str,
@@ -88,6 +98,7 @@ def snapshot(
     keep_empty: bool,
     batmap: bool,
     force: bool,
+    force_epoch: int | None,
     quiet: bool,
 ) -> None:
     """Create CHILD over PARENT: writes go to the child, the parent stays as it is.
@@ -97,6 +108,7 @@ def snapshot(
     """
     from vhdtool.image import child as maker
 
+    take_dead_lease(child, force_epoch)
     footer, real = maker.snapshot(
         parent, child, raw_parent, limit, not keep_empty, force, batmap=batmap
     )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vhdtool.cli.options import image_argument, json_option, print_json
+from vhdtool.cli.options import force_option, image_argument, json_option, print_json
 from vhdtool.errors import ImageExists, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 )
 @click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
 @click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
+@force_option()
 @json_option
 @click.pass_context
 def repair(
@@ -33,6 +34,7 @@ def repair(
     drop_orphans: bool,
     undo_from: str | None,
     journal: str | None,
+    force_epoch: int | None,
     as_json: bool,
 ) -> None:
     """Mend footers, sizes, batmap and leaked tail; guest data is never touched.
@@ -50,12 +52,17 @@ def repair(
     from vhdtool.image.journal import journal_beside, recover
     from vhdtool.image.repair import plan
     from vhdtool.image.undo import apply, journal_path, undo, write_journal
+    from vhdtool.leases.claim import claimed, who_has
     from vhdtool.storage import FileStorage
+    from vhdtool.storage.image_lock import ImageInUse
 
     if dry_run and (yes or undo_from is not None):
         raise UsageError("--dry-run goes with neither --yes nor --undo")
-    pending = os.path.exists(journal_beside(image))
-    with FileStorage(image, writable=yes or undo_from is not None) as storage:
+    writes = yes or undo_from is not None
+    if not writes and (who := who_has(image)):
+        raise ImageInUse(f"{who}; what it has not finished is nothing to repair")
+    with claimed(image, force_epoch=force_epoch) if writes else FileStorage(image) as storage:
+        pending = os.path.exists(journal_beside(image))
         if undo_from is not None:
             undo(storage, undo_from)
             click.echo(f"{image}: as it was before the repair")

@@ -2,18 +2,43 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from vhdtool.errors import UsageError
 
+F = TypeVar("F", bound=Callable[..., Any])
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
 
 image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def force_option(flag: str = "--force") -> Callable[[F], F]:
+    """For commands that write: the epoch of a holder whom the operator knows to be dead."""
+    return click.option(
+        flag,
+        "force_epoch",
+        type=int,
+        metavar="EPOCH",
+        help="Take the lease of a host that is dead.",
+    )
+
+
+def take_dead_lease(image: str, force_epoch: int | None) -> None:
+    """Ends the lease of a dead holder, so that the command's own claim meets nobody.
+
+    Raises ImageInUse while the holder lives, ActivationRefused when it has another epoch.
+    """
+    from vhdtool.leases.claim import claimed
+
+    if force_epoch is not None:
+        with claimed(image, force_epoch=force_epoch):
+            pass
 
 
 class Size(click.ParamType[int]):

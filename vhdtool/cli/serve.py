@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--raw", is_flag=True, help="The same as --format raw.")
 @click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
+@click.option("--read-only", is_flag=True, help="Serve reads only; many hosts may do so at once.")
 @click.option("--no-follow", is_flag=True, help="Refuse an image that is a symbolic link.")
 @click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
 @click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
@@ -54,6 +55,7 @@ def serve(
     kind: str | None,
     raw: bool,
     cached: bool,
+    read_only: bool,
     no_follow: bool,
     force: int | None,
     faithful: bool,
@@ -70,7 +72,7 @@ def serve(
 
     VHDs (dynamic, fixed, differencing with their parents), qcow2, and disks as they are. Ctrl-C or
     TERM answers what is in flight, closes the image, removes the socket, gives the lease up and
-    exits 0.
+    exits 0. While it serves, nobody else may write the image or its parents, by any name.
 
     \b
     --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]     sanlock's daemon keeps the lease
@@ -88,6 +90,10 @@ def serve(
         raise UsageError("choose where to listen: either --socket PATH or --tcp HOST:PORT")
     if raw and kind not in (None, "raw"):
         raise UsageError(f"choose one of --raw and --format {kind}")
+    if read_only and (force is not None or record is not None):
+        raise UsageError(
+            "--read-only: a reader takes no lease, so --force and --record say nothing"
+        )
     out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
     try:
         run(
@@ -102,6 +108,7 @@ def serve(
                 force_epoch=force,
                 lease=lease,
                 record=Path(record) if record is not None else None,
+                read_only=read_only,
                 events=out,
                 metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
                 tls=_tls(tls_certificates, tls_verify_peer, tls_psk),

@@ -4,7 +4,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vhdtool.cli.options import Size, note_two_sizes, quiet_option
+from vhdtool.cli.options import (
+    Size,
+    force_option,
+    note_two_sizes,
+    quiet_option,
+    take_dead_lease,
+)
 from vhdtool.cli.orphans import LEFT_OUT, note_orphans
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
@@ -28,6 +34,7 @@ FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 @click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
 @click.option("--force", is_flag=True, help="Overwrite a file that is there.")
 @click.option("--salvage", is_flag=True, help="From a damaged VHD: what can be trusted.")
+@force_option("--force-epoch")
 @quiet_option
 @click.pass_context
 def convert(
@@ -41,6 +48,7 @@ def convert(
     batmap: bool,
     force: bool,
     salvage: bool,
+    force_epoch: int | None,
     quiet: bool,
 ) -> None:
     """Convert between VHD, raw, qcow2 and VHDX; from VHD to VHD it compacts and flattens.
@@ -59,6 +67,7 @@ def convert(
     from vhdtool.image.convert import convert as work
     from vhdtool.image.formats import NAMES, guess_input, guess_output
 
+    take_dead_lease(target, force_epoch)
     kind = NAMES[source_format] if source_format else guess_input(source)
     if kind == "vpc" and not quiet:
         note_two_sizes(source)

@@ -5,7 +5,7 @@ Everything raises VhdtoolError or one of its children; the message names the fil
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
 from uuid import UUID
@@ -37,22 +37,28 @@ class _Target(Protocol):
 class Image:
     """An open image together with its parents: a context manager. Made by `vhdtool.open`."""
 
-    def __init__(self, path: Path, writable: bool = False) -> None:
+    def __init__(self, path: Path, writable: bool = False, force_epoch: int | None = None) -> None:
         self.path = os.fspath(path)
         self.writable = writable
-        reader = self._reader = open_chain(path)
+        self._held = ExitStack()
+        """The claim on an image that is written."""
+        with ExitStack() as held:
+            storage = None
+            if writable:
+                storage = held.enter_context(_claimed(self.path, force_epoch))
+            self._open(storage, held)
+            self._held = held.pop_all()
+
+    def _open(self, storage: FileStorage | None, held: ExitStack) -> None:
+        reader = self._reader = held.enter_context(open_chain(self.path))
         self._target: _Target | None = None
         metadata = reader.layers[0].metadata
         assert metadata is not None
         self._footer = metadata.footer
         self.block_bytes = metadata.header.block_bytes if metadata.header is not None else None
         """Bytes of guest data in a block; None for a fixed disk."""
-        if writable:
-            try:
-                self._target = _writer(self.path, reader)
-            except BaseException:
-                reader.close()
-                raise
+        if storage is not None:
+            self._target = _writer(storage, reader)
 
     @property
     def size(self) -> int:
@@ -121,7 +127,7 @@ class Image:
             if target is not None:
                 target.close()
         finally:
-            self._reader.close()
+            self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -156,22 +162,22 @@ class _Flat:
             self.storage.close()
 
 
-def _writer(path: str, reader: Reader) -> _Target:
+def _claimed(path: str, force_epoch: int | None) -> AbstractContextManager[FileStorage]:
     # Imported late: who only reads does not pay for the write path.
+    from vhdtool.image.journal import writable_image
+
+    return writable_image(path, force_epoch=force_epoch)
+
+
+def _writer(storage: FileStorage, reader: Reader) -> _Target:
     from vhdtool.image.admission import writable
     from vhdtool.image.disk import DynamicDisk
-    from vhdtool.image.journal import require_no_journal
 
-    require_no_journal(path)
-    below = Below(reader.layers[1:]) if len(reader.layers) > 1 else None
-    storage = FileStorage(path, writable=True)
-    try:
-        if writable(storage, closed=False).footer.disk_type == FIXED:
-            return _Flat(storage)
-        return DynamicDisk(storage, parent=below)
-    except BaseException:
-        storage.close()
-        raise
+    parents = Below(reader.layers[1:])
+    parents.hold()
+    if writable(storage, closed=False).footer.disk_type == FIXED:
+        return _Flat(storage)
+    return DynamicDisk(storage, parent=parents if parents.layers else None)
 
 
 class Below(Reader):
@@ -181,13 +187,14 @@ class Below(Reader):
         return super().read(offset, length).ljust(length, b"\0")
 
 
-def open(path: Path, writable: bool = False) -> Image:
+def open(path: Path, writable: bool = False, *, force_epoch: int | None = None) -> Image:
     """Opens a VHD with all its parents, for reading unless `writable`.
 
-    For writing nobody else may have it open, no image may have it as a parent, and it must have
-    been closed. Raises NotAVhd, CorruptImage, UncleanImage or StorageError.
+    For writing nobody else may have it open, by any name, no image may have it as a parent, and
+    it must have been closed. `force_epoch` takes the lease of a host that is dead.
+    Raises ImageInUse, ActivationRefused, NotAVhd, CorruptImage, UncleanImage or StorageError.
     """
-    return Image(path, writable)
+    return Image(path, writable, force_epoch)
 
 
 def create(

@@ -49,10 +49,12 @@ def parent_facts(
 ) -> ParentFacts:
     """Looks at a future parent and all of its own; `alone`: not at its own, which may be away.
 
-    Raises as `open_chain` does.
+    Raises as `open_chain` does, and ImageInUse while somebody writes one of them.
     """
     name = lasting_path(path)
     with open_chain(name, raw, alone) as reader:
+        # A child shows what its parent has: who still writes that one changes the child.
+        reader.hold()
         meta = reader.layers[0].metadata
         uuid = NO_UUID if meta is None else meta.footer.uuid
         if meta is not None and uuid == NO_UUID:

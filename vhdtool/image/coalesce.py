@@ -16,8 +16,10 @@ from vhdtool.image.export import CHUNK, Progress
 from vhdtool.image.journal import writable_image
 from vhdtool.image.reader import Extent, Layer, Reader
 from vhdtool.image.resize import resize
+from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage
 from vhdtool.storage.holes import Held
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -66,28 +68,33 @@ def coalesce(
     ancestor: str | os.PathLike[str] | None = None,
     whole: bool = False,
     progress: Progress | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
 ) -> Coalesced:
     """Writes what `path` and the layers below it have into an ancestor, and reads it back.
 
     The ancestor is the parent, the one that is named, or with `whole` the oldest. The images
     above it stay as they are, and what they show stays the same at every moment: an interrupted
     run is simply run again. An ancestor that is smaller is grown first. Other children of the
-    ancestor will see changed data: the caller must know that there are none.
-    Raises UsageError, CorruptImage, or StorageError (disk full: the ancestor stays consistent).
+    ancestor will see changed data: the caller must know that there are none. Nobody may write the
+    images meanwhile; with LockMode.BENEATH a child of them may be served.
+    Raises ImageInUse or ActivationRefused, UsageError, CorruptImage, or StorageError (disk full:
+    the ancestor stays consistent).
     """
     with open_chain(path) as reader:
         depth = _depth(reader, path, ancestor, whole)
+        Reader(reader.layers[:depth]).hold()
         target = reader.layers[depth]
         name, raw = target.name, target.metadata is None
         require_capacity(Reader(reader.layers[:depth]), target, max(reader.size, target.size))
         larger = reader.size if reader.size > target.size else None
     if larger is not None:
-        _grow(name, raw, larger)
+        _grow(name, raw, larger, mode)
     with open_chain(path) as reader:
         depth = _depth(reader, path, name, False)
         upper = Reader(reader.layers[:depth])
+        upper.hold()
         digest = _digest()
-        with writable_image(name) as storage:
+        with writable_image(name, mode) as storage:
             disk = _open(storage, reader.layers[depth])
             sectors = 0
             try:
@@ -102,6 +109,14 @@ def coalesce(
                 disk.close()
         _prove(name, raw, upper, digest)
     return Coalesced(name, sectors)
+
+
+def ancestor_of(
+    path: str | os.PathLike[str], ancestor: str | os.PathLike[str] | None, whole: bool
+) -> str:
+    """The path of the image that `coalesce` would write. Raises as it does."""
+    with open_chain(path) as reader:
+        return reader.layers[_depth(reader, path, ancestor, whole)].name
 
 
 def _digest() -> hashlib.blake2b:
@@ -148,13 +163,13 @@ def _depth(
     raise UsageError(f"{os.fspath(ancestor)}: is no ancestor of {os.fspath(path)}")
 
 
-def _grow(name: str, raw: bool, size: int) -> None:
+def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
     if raw:
-        with FileStorage(name, writable=True) as storage:
+        with claimed(name, mode) as storage:
             storage.truncate(size)
             storage.flush()
         return
-    resize(name, size)
+    resize(name, size, mode=mode)
 
 
 def _present(upper: Reader) -> Iterator[Extent]:
@@ -173,27 +188,30 @@ def _open(storage: FileStorage, layer: Layer) -> _Target:
     return DynamicDisk(KeptOpen(storage), unclean=True, parent=_Nothing())
 
 
-def fill(path: str | os.PathLike[str], progress: Progress | None = None) -> int:
+def fill(
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> int:
     """Allocates every block of an image, with the data that it shows; returns how many were new.
 
     A differencing image then no longer depends on its parent's data. Raises UsageError for an
-    image without blocks, CorruptImage, or StorageError.
+    image without blocks, ImageInUse or ActivationRefused, CorruptImage, or StorageError.
     """
-    with open_chain(path) as reader:
+    with writable_image(path) as storage, open_chain(path) as reader:
+        Reader(reader.layers[1:]).hold()
         meta = reader.layers[0].metadata
         if meta is None or meta.layout is None:
             raise UsageError(f"{os.fspath(path)}: a fixed disk is full already")
         new = sum(1 for entry in meta.bat if entry == UNUSED)
         require_full(os.fspath(path), meta, meta.layout)
-        with writable_image(path) as storage:
-            writable(storage, closed=False)
-            disk = DynamicDisk(KeptOpen(storage), parent=_Nothing())
-            try:
-                for start in range(0, reader.size, CHUNK):
-                    length = min(CHUNK, reader.size - start)
-                    disk.write(start, reader.read(start, length))
-                    if progress is not None:
-                        progress(start + length)
-            finally:
-                disk.close()
+        writable(storage, closed=False)
+        disk = DynamicDisk(KeptOpen(storage), parent=_Nothing())
+        try:
+            for start in range(0, reader.size, CHUNK):
+                length = min(CHUNK, reader.size - start)
+                disk.write(start, reader.read(start, length))
+                if progress is not None:
+                    progress(start + length)
+        finally:
+            disk.close()
     return new

@@ -6,13 +6,17 @@ from contextlib import contextmanager, suppress
 
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
 from vhdtool.image.undo import Change, apply, drop_journal, read_journal, undo, write_journal
+from vhdtool.leases.claim import claimed, who_has
 from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.names import lasting_path
 from vhdtool.storage.shapes import ReadOnly
 
 
 def journal_beside(image: str | os.PathLike[str]) -> str:
     """Where the journal of a change under way is."""
-    return f"{os.fspath(image)}.journal"
+    # By the real name: under another one an interrupted change would not be seen.
+    return f"{lasting_path(image)}.journal"
 
 
 def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
@@ -48,19 +52,29 @@ def recover(storage: Storage, journal: str) -> bool:
 
 
 @contextmanager
-def writable_image(path: str | os.PathLike[str]) -> Iterator[FileStorage]:
-    """A storage for changing an image that nobody else has open.
+def writable_image(
+    path: str | os.PathLike[str],
+    mode: LockMode = LockMode.EXCLUSIVE,
+    force_epoch: int | None = None,
+) -> Iterator[FileStorage]:
+    """A storage for changing an image that nobody else may use meanwhile: see `claimed`.
 
-    Raises UncleanImage when an earlier change was interrupted.
+    Raises ImageInUse or ActivationRefused while somebody has it, and UncleanImage when an earlier
+    change was interrupted.
     """
-    require_no_journal(path)
-    with FileStorage(path, writable=True) as storage:
+    with claimed(path, mode, force_epoch) as storage:
+        require_no_journal(path, ours=True)
         yield storage
 
 
-def require_no_journal(path: str | os.PathLike[str]) -> None:
-    """Raises UncleanImage when an earlier change of the image was interrupted."""
+def require_no_journal(path: str | os.PathLike[str], ours: bool = False) -> None:
+    """Raises UncleanImage when an earlier change of the image was interrupted.
+
+    Raises ImageInUse where somebody is changing it now, unless the lock is `ours`.
+    """
     if os.path.exists(journal_beside(path)):
+        if not ours and (who := who_has(path)):
+            raise ImageInUse(who)
         raise UncleanImage(
             f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` takes it back"
         )

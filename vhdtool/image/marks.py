@@ -11,6 +11,7 @@ from vhdtool.image.admission import writable
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata
 from vhdtool.image.undo import Change
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.units import UNUSED
 
 KEY_BYTES = 32
@@ -32,11 +33,13 @@ def read_marks(meta: Metadata) -> Marks:
     return Marks(meta.batmap.marker, key)
 
 
-def set_marker(path: str | os.PathLike[str], marker: int) -> None:
+def set_marker(
+    path: str | os.PathLike[str], marker: int, mode: LockMode = LockMode.EXCLUSIVE
+) -> None:
     """Sets the marker (0 to 255). Raises UnsupportedImage without a batmap, UsageError."""
     if not 0 <= marker <= 255:
         raise UsageError(f"a marker of {marker} is impossible: choose 0 to 255")
-    _change(path, marker=marker)
+    _change(path, mode, marker=marker)
 
 
 def set_key(path: str | os.PathLike[str], digest: bytes, nonce: bytes = bytes(KEY_BYTES)) -> None:
@@ -46,11 +49,11 @@ def set_key(path: str | os.PathLike[str], digest: bytes, nonce: bytes = bytes(KE
     """
     if len(digest) != KEY_BYTES or len(nonce) != KEY_BYTES:
         raise UsageError(f"hash and nonce have {KEY_BYTES} bytes each")
-    _change(path, key_set=1, key_nonce=nonce, key_hash=digest)
+    _change(path, LockMode.EXCLUSIVE, key_set=1, key_nonce=nonce, key_hash=digest)
 
 
-def _change(path: str | os.PathLike[str], **fields: int | bytes) -> None:
-    with writable_image(path) as storage:
+def _change(path: str | os.PathLike[str], mode: LockMode, **fields: int | bytes) -> None:
+    with writable_image(path, mode) as storage:
         meta = writable(storage, closed=False)
         if meta.batmap is None or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: has no batmap, which would keep this")

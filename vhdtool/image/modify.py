@@ -5,7 +5,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from vhdtool.errors import UnsupportedImage, UsageError
-from vhdtool.image.admission import writable
+from vhdtool.image.admission import readable, writable
 from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, read_batmap
@@ -13,6 +13,7 @@ from vhdtool.image.parents import ParentMissing
 from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum
@@ -37,12 +38,13 @@ def modify_footer(
     hidden: bool | int | None = None,
     uuid: UUID | None = None,
     timestamp: int | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
 ) -> Footer:
     """Changes fields of both footers; `timestamp` in VHD seconds. Returns the new footer.
 
-    Raises CorruptImage when the image was not closed.
+    Raises CorruptImage when the image was not closed, ImageInUse or ActivationRefused.
     """
-    with writable_image(path) as storage:
+    with writable_image(path, mode) as storage:
         meta = writable(storage)
         footer = meta.footer
         if hidden is not None:
@@ -60,19 +62,23 @@ def modify_parent(
     parent: str | os.PathLike[str],
     raw: bool = False,
     other_disk: bool = False,
+    mode: LockMode = LockMode.EXCLUSIVE,
 ) -> None:
     """Makes a differencing image name `parent`. Its data stays as it is.
 
     The parent must have the uuid that the image names already, or be raw as before, unless
     `other_disk`: the image then shows another disk wherever it has no data of its own.
-    Raises UsageError when the parent cannot be one (it is another disk, the image itself, over it,
-    or larger than the image), UnsupportedImage when the image is no child.
+    LockMode.RELINK changes an image that is served: its server never writes the header or the
+    locators. Raises UsageError when the parent cannot be one (it is another disk, the image
+    itself, over it, or larger than the image), UnsupportedImage when the image is no child.
     """
     facts = parent_facts(parent, raw, alone=True)
     if _leads_to(facts.path, lasting_path(path), raw):
         raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
-    with writable_image(path) as storage:
-        meta = writable(storage)
+    relink = mode is LockMode.RELINK
+    with writable_image(path, mode) as storage:
+        # The footer of an image that is served may be its copy only.
+        meta = readable(storage) if relink else writable(storage)
         if meta.footer.disk_type != DIFFERENCING or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
         if facts.uuid != meta.header.parent_uuid and not other_disk:
@@ -83,7 +89,7 @@ def modify_parent(
             )
         if facts.size > meta.size:
             raise UsageError(f"{facts.path}: is larger than its child would be ({meta.size} bytes)")
-        table, changes = _locators(storage, meta, meta.header, facts.path)
+        table, changes = _locators(storage, meta, meta.header, facts.path, in_place=relink)
         header = with_parent(meta.header, facts, table)
         changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
         guarded(storage, journal_beside(path), changes)
@@ -154,7 +160,7 @@ def _leads_to(parent: str, image: str, raw: bool) -> bool:
 
 
 def _locators(
-    storage: Storage, meta: Metadata, header: Header, parent: str
+    storage: Storage, meta: Metadata, header: Header, parent: str, in_place: bool
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     """Locators in their old room where the new paths fit, else behind the data."""
     wanted = []
@@ -168,6 +174,11 @@ def _locators(
         len(raw) <= (room.room or 0) for (_, raw), room in zip(wanted, rooms, strict=False)
     ):
         table, changes = _in_place(wanted, rooms)
+    elif in_place:
+        raise ImageInUse(
+            f"{storage.name}: is served, and has no space for so long a path ({parent}) where its "
+            "locators are; pause it first"
+        )
     else:
         table, changes = _behind(storage, meta, header, wanted)
     return table + (Locator(),) * (LOCATORS - len(table)), changes

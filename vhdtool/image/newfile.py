@@ -4,9 +4,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from vhdtool.errors import ImageExists, UsageError
+from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage, StorageError
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -17,15 +18,18 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
     """A writable storage that becomes `path` when the block ends well, and vanishes otherwise.
 
     After a crash the name is not there, or the file behind it is complete. A block device is
-    written directly, and only with `overwrite`. Raises ImageExists, or StorageError.
+    written directly, and only with `overwrite`. Raises as `new_path`.
     """
     target = os.fspath(path)
     if overwrite and is_block_device(target):
-        with FileStorage(target, writable=True) as device:
+        with claimed(target) as device:
             yield device
             device.flush()
         return
-    with new_path(target, overwrite) as part, FileStorage(part, create=True) as storage:
+    with (
+        new_path(target, overwrite) as part,
+        FileStorage(part, create=True) as storage,
+    ):
         storage.name = target
         yield storage
         storage.flush()
@@ -34,7 +38,10 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
 @contextmanager
 def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[str]:
     """A name beside `path` for a new file; it is renamed to `path` when the block ends well and
-    removed otherwise. Raises ImageExists, UsageError for what is no file, or StorageError.
+    removed otherwise. A file that is replaced is claimed meanwhile: nobody else may use it.
+
+    Raises ImageExists, UsageError for what is no file, ImageInUse or ActivationRefused while
+    somebody uses the old file, or StorageError.
     """
     target = os.fspath(path)
     mode = _mode(target)
@@ -45,14 +52,16 @@ def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
         raise UsageError(f"{target}: is no regular file, and only such a file can be replaced")
     directory, name = os.path.split(os.path.realpath(target) if overwrite else target)
     part = os.path.join(directory, f".{name[:200]}.{os.urandom(4).hex()}.part")
-    try:
-        yield part
-        _sync(part, target)
-        _publish(part, os.path.join(directory, name), overwrite)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(part)
-        raise
+    replaces = mode is not None and stat.S_ISREG(mode)
+    with claimed(target) if replaces else nullcontext():
+        try:
+            yield part
+            _sync(part, target)
+            _publish(part, os.path.join(directory, name), overwrite)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part)
+            raise
     # Some network file systems refuse it; the file itself is durable already.
     with suppress(StorageError):
         _sync(directory or ".", target)

@@ -146,7 +146,7 @@ class Reader(Closes):
 
     def __init__(self, layers: list[Layer]) -> None:
         self.layers = layers
-        self.size = layers[0].size
+        self.size = layers[0].size if layers else 0
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """All ranges of guest bytes [start, end), in order; neighbours are not yet merged."""

@@ -16,6 +16,7 @@ from vhdtool.image.places import end_of_data, footer_place
 from vhdtool.image.reader import Reader
 from vhdtool.image.undo import Change, apply
 from vhdtool.storage import FileStorage
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import clear_bits
@@ -26,22 +27,24 @@ from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 
-def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = None) -> Footer:
+def resize(
+    path: str | os.PathLike[str],
+    size_bytes: int,
+    journal: str | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
+) -> Footer:
     """Gives a closed image another virtual size (rounded up to 512); returns its footer.
 
     Every reader finds that size in it, for which the creator may have to change (`with_size`).
     Shrinking reads all that would be cut and refuses when any of it is not zero. Moves of data
     are ordered, changes of metadata journalled (beside the image unless `journal` says where):
-    after a crash `vhdtool repair` brings the old size back. Raises UsageError,
-    CorruptImage, UncleanImage or StorageError.
+    after a crash `vhdtool repair` brings the old size back. With LockMode.BENEATH a child may be
+    served: then the image only grows, within the tables that it has.
+    Raises UsageError, ImageInUse or ActivationRefused, CorruptImage, UncleanImage or StorageError.
     """
     size = check_size(size_bytes)
-    with open_chain(path) as reader:
-        if reader.layers[0].size > size:
-            require_zeros(reader, size)
-        elif len(reader.layers) > 1 and size < reader.layers[1].size:
-            raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
-    with writable_image(path) as storage:
+    with writable_image(path, mode) as storage:
+        _require_possible(path, size, beneath=mode is LockMode.BENEATH)
         meta = writable(storage)
         footer = with_size(meta.footer, size)
         journal = journal or journal_beside(path)
@@ -50,6 +53,23 @@ def resize(path: str | os.PathLike[str], size_bytes: int, journal: str | None = 
         elif meta.header is not None:
             _dynamic(storage, meta, meta.header, footer, journal)
     return footer
+
+
+def _require_possible(path: str | os.PathLike[str], size: int, beneath: bool) -> None:
+    """Raises UsageError when the image cannot have that size."""
+    with open_chain(path) as reader:
+        meta = reader.layers[0].metadata
+        if beneath and meta is not None:
+            header = meta.header
+            room = meta.size if header is None else header.max_entries * header.block_bytes
+            if not meta.size <= size <= room:
+                raise UsageError(
+                    f"{os.fspath(path)}: while a child is served, its size can only grow to {room}"
+                )
+        if reader.layers[0].size > size:
+            require_zeros(reader, size)
+        elif len(reader.layers) > 1 and size < reader.layers[1].size:
+            raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
 
 
 def require_zeros(reader: Reader, start: int) -> None:

@@ -1,5 +1,6 @@
 """An image for this process alone: the lock on it, and its lease where it has an epoch record."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,15 +10,19 @@ from vhdtool.leases.lease import open_lease
 from vhdtool.leases.location import existing_record
 from vhdtool.leases.owner import Owner, boot_id
 from vhdtool.storage import FileStorage
+from vhdtool.storage.image_file import ImageFile
 from vhdtool.storage.image_lock import (
     ImageInUse,
     LockMode,
     NoLocks,
     in_use,
+    lock_image,
     locked_by_writer,
     locks_exclude,
 )
 from vhdtool.storage.mounts import mount_of
+
+log = logging.getLogger("vhdtool")
 
 
 def locked_file(
@@ -27,15 +32,12 @@ def locked_file(
     direct: bool = False,
     follow: bool = True,
     qemu_bytes: bool = True,
-) -> FileStorage:
+) -> ImageFile:
     """An image that is locked through the descriptor that does the I/O.
 
     Raises ImageInUse, StorageError, and for writing NoLocks where a lock would exclude nobody.
     """
-    writes = mode is not LockMode.SHARED
-    storage = FileStorage(
-        path, writable=writes, direct=direct, follow=follow, lock=mode, qemu_bytes=qemu_bytes
-    )
+    storage = ImageFile(path, mode, direct=direct, follow=follow, qemu_bytes=qemu_bytes)
     if mode in (LockMode.EXCLUSIVE, LockMode.SERVED):
         try:
             _require_exclusion(storage)
@@ -80,9 +82,13 @@ def claimed(
     Raises ImageInUse or ActivationRefused, naming who has it, or StorageError.
     """
     try:
-        storage = locked_file(path, mode)
+        storage: FileStorage = locked_file(path, mode)
     except ImageInUse as error:
         raise named_holder(error, _recorded(path), force_epoch) from None
+    except NoLocks as error:
+        # Every command would refuse to work there; what excludes then is the epoch record alone.
+        log.warning("%s", error)
+        storage = FileStorage(path, writable=True)
     with storage:
         record = existing_record(path) if mode is LockMode.EXCLUSIVE else None
         if record is None:
@@ -102,7 +108,7 @@ def share(storage: FileStorage) -> None:
     Raises ImageInUse, naming who writes it. A file system without locks lets everybody write.
     """
     try:
-        storage.lock(LockMode.SHARED)
+        lock_image(storage.fileno(), storage.name, LockMode.SHARED)
     except NoLocks:
         return
     except ImageInUse as error:

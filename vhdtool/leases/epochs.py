@@ -46,10 +46,23 @@ class EpochRecord:
         self._buffer = mmap.mmap(-1, 4096)
         self._view = memoryview(self._buffer)[:SECTOR]
         self._lock = threading.Lock()
-        self._fd = self._open()
-        self._file = os.fstat(self._fd)
+        self._fd = -1
+        """Opened when it is needed: who is refused shall leave no empty record."""
+        self._file: os.stat_result | None = None
         self._reserved = 0
         """Bytes that the file system has set aside for this file."""
+        if not path.parent.is_dir():
+            raise StorageError(str(path), "open the epoch record", errno.ENOENT)
+
+    def _use(self, create: bool) -> bool:
+        """Opens the file unless it is open; False where there is none and none is to be made."""
+        with self._lock:
+            if self._fd < 0:
+                if not create and not os.path.lexists(self.path):
+                    return False
+                self._fd = self._open()
+                self._file = os.fstat(self._fd)
+        return True
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -75,10 +88,13 @@ class EpochRecord:
             return False
         except OSError as error:
             raise self._failure("look at", error) from None
-        return there.st_ino == self._file.st_ino and there.st_dev == self._file.st_dev
+        ours = self._file
+        return ours is not None and (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)
 
     def raw(self) -> bytes:
-        """Sector 0 as it is in the file; shorter in a new one."""
+        """Sector 0 as it is in the file; shorter in a new one, empty where there is no file."""
+        if not self._use(create=False):
+            return b""
         with self._lock:
             try:
                 got = self._moved(os.preadv, 0)
@@ -146,6 +162,7 @@ class EpochRecord:
 
         Raises ActivationRefused when another one does not let go of it.
         """
+        self._use(create=True)
         deadline = time.monotonic() + MUTEX_PATIENCE
         while not self._lock_current(MUTEX):
             if time.monotonic() > deadline:
@@ -243,6 +260,7 @@ class EpochRecord:
         return old
 
     def try_lock(self, byte: int) -> bool:
+        self._use(create=True)
         try:
             self._ofd(fcntl.F_WRLCK, byte)
         except OSError as error:

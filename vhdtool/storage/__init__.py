@@ -1,6 +1,13 @@
 """The seam: everything that this package does to a disk goes through a `Storage`."""
 
-from vhdtool.storage.base import Storage, StorageError, discard, pwrite_together, will_need
+from vhdtool.storage.base import (
+    LockedStorage,
+    Storage,
+    StorageError,
+    discard,
+    pwrite_together,
+    will_need,
+)
 from vhdtool.storage.faulty import FaultyStorage
 from vhdtool.storage.file import FileStorage
 from vhdtool.storage.memory import MemoryStorage
@@ -9,6 +16,7 @@ from vhdtool.storage.recording import Operation, RecordingStorage
 __all__ = [
     "FaultyStorage",
     "FileStorage",
+    "LockedStorage",
     "MemoryStorage",
     "Operation",
     "RecordingStorage",

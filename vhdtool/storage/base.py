@@ -1,7 +1,7 @@
 """What a storage can do, and how it says that it could not."""
 
 import os
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
 
@@ -41,6 +41,20 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Gives the storage up; does not flush."""
+
+
+@runtime_checkable
+class LockedStorage(Storage, Protocol):
+    """A storage that holds the lock of an image, which can be lost."""
+
+    def check_identity(self) -> None:
+        """Raises LeaseLost when the image's name does not lead to it any more."""
+
+    def lock_is_lost(self) -> bool:
+        """Whether another has the lock; False where that cannot be told."""
+
+    def reopened(self) -> Self:
+        """The same image, open anew, with the lock; this one must be closed then."""
 
 
 def pwrite_together(storage: Storage, parts: list[tuple[int, bytes]]) -> None:

@@ -7,15 +7,11 @@ import mmap
 import os
 import stat
 import threading
-from typing import TYPE_CHECKING, Self
 
-from vhdtool.errors import ImageExists, LeaseLost
+from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.punch import punch_hole
 from vhdtool.storage.shapes import Closes
-
-if TYPE_CHECKING:
-    from vhdtool.storage.image_lock import LockMode
 
 ALIGN = 512
 _SMALL = 1 << 20
@@ -31,11 +27,9 @@ class FileStorage(Closes):
     `direct` turns False. Direct writes must cover whole sectors. Without `follow` a path that is a
     symbolic link is refused.
 
-    `lock` locks the image for as long as this descriptor is open (storage/image_lock.py); a block
-    device that is locked for writing is opened with O_EXCL too. `qemu_bytes` is False where a
-    QEMU of ours opens the file as well, and locks its bytes itself.
+    `device_flags` are added to the flags of open(2) for a block device.
 
-    Safe to share between threads. Raises StorageError, ImageExists with `create`, or ImageInUse.
+    Safe to share between threads. Raises StorageError, or ImageExists with `create`.
     """
 
     def __init__(
@@ -46,8 +40,7 @@ class FileStorage(Closes):
         create: bool = False,
         overwrite: bool = False,
         follow: bool = True,
-        lock: "LockMode | None" = None,
-        qemu_bytes: bool = True,
+        device_flags: int = 0,
     ) -> None:
         self.path = os.fspath(path)
         self.name = self.path
@@ -61,49 +54,15 @@ class FileStorage(Closes):
             flags |= os.O_NOFOLLOW
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
-        elif lock is not None and self.writable and _is_block_device(self.path):
-            # The kernel then refuses a second such opening, and mounting it.
-            flags |= os.O_EXCL
+        elif device_flags and _is_block_device(self.path):
+            flags |= device_flags
         self._fd, self.direct = self._open(flags, direct)
-        try:
-            self.is_block_device = self._usable(os.fstat(self._fd))
-            if lock is not None:
-                self.lock(lock, qemu_bytes)
-        except BaseException:
-            self.close()
-            raise
-
-    def _usable(self, status: os.stat_result) -> bool:
-        """Whether it is a block device. Raises StorageError for what is no file either."""
-        self._identity = (status.st_dev, status.st_ino)
-        if stat.S_ISBLK(status.st_mode):
-            return True
-        if not stat.S_ISREG(status.st_mode):
+        mode = os.fstat(self._fd).st_mode
+        self.is_block_device = stat.S_ISBLK(mode)
+        if not (self.is_block_device or stat.S_ISREG(mode)):
+            os.close(self._fd)
+            self._fd = -1
             raise StorageError(self.name, "use it: neither a file nor a block device", errno.EINVAL)
-        return False
-
-    def lock(self, mode: "LockMode", qemu_bytes: bool = True) -> None:
-        """Locks the image until this descriptor is closed. Raises ImageInUse, NoLocks."""
-        from vhdtool.storage.image_lock import lock_image
-
-        lock_image(self._fd, self.name, mode, qemu_bytes)
-
-    def check_identity(self) -> None:
-        """Raises LeaseLost when the path does not lead to the open file any more."""
-        try:
-            there = os.stat(self.path)
-        except FileNotFoundError:
-            raise LeaseLost(
-                f"{self.path}: was removed or renamed while it is open here; nothing more is "
-                "written to the file that had this name"
-            ) from None
-        except OSError as error:
-            raise self._failure(error, "look whether it is still there") from None
-        if (there.st_dev, there.st_ino) != self._identity:
-            raise LeaseLost(
-                f"{self.path}: another file has taken this name while the old one is open here; "
-                "nothing more is written to the old one"
-            )
 
     def _open(self, flags: int, direct: bool) -> tuple[int, bool]:
         try:
@@ -119,31 +78,7 @@ class FileStorage(Closes):
         except FileExistsError:
             raise ImageExists(f"{self.name}: exists already; it is left as it is") from None
         except OSError as error:
-            if error.errno == errno.EBUSY and flags & os.O_EXCL:
-                from vhdtool.storage.image_lock import ImageInUse
-
-                raise ImageInUse(
-                    f"{self.name}: the device is mounted, or another process has it exclusively; "
-                    "end that first"
-                ) from None
             raise StorageError(self.name, "open it", error.errno or 0) from None
-
-    def reopened(self) -> Self:
-        """The file at the path, open anew in the same way, with a server's lock taken over.
-
-        This storage must be closed then. Raises StorageError, or LeaseLost when the lock is lost
-        or the path leads elsewhere.
-        """
-        from vhdtool.storage.image_lock import hand_over
-
-        self.check_identity()
-        new = type(self)(self.path, writable=self.writable, direct=self.direct)
-        try:
-            hand_over(self._fd, new.fileno(), self.name)
-        except BaseException:
-            new.close()
-            raise
-        return new
 
     def fileno(self) -> int:
         return self._fd

@@ -21,8 +21,8 @@ from vhdtool.image.hooks import Hooks
 from vhdtool.image.openimage import VHD, OpenImage, open_image
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
-from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.image_lock import ImageInUse, lock_is_lost
+from vhdtool.storage import LockedStorage, Storage
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.mounts import on_nfs
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.failpoint import reached
@@ -196,7 +196,7 @@ class Reading:
         """Raises LeaseLost unless lease and file are still ours. Guard off: nothing is asked."""
         assert self._lease is not None
         self._lease.check()
-        if self.settings.guard and isinstance(self._storage, FileStorage):
+        if self.settings.guard and isinstance(self._storage, LockedStorage):
             self._storage.check_identity()
 
     def _lock_is_lost(self, error: Exception) -> bool:
@@ -204,8 +204,8 @@ class Reading:
         return (
             self._holds_lease
             and getattr(error, "errno", None) == EIO
-            and isinstance(self._storage, FileStorage)
-            and lock_is_lost(self._storage.fileno())
+            and isinstance(self._storage, LockedStorage)
+            and self._storage.lock_is_lost()
         )
 
     def _allocated(self, block: int, sector: int) -> None:

@@ -9,7 +9,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
 from vhdtool.image.openimage import OpenImage
 from vhdtool.image.straight import StraightMap
-from vhdtool.storage import FileStorage, Storage, StorageError
+from vhdtool.storage import LockedStorage, Storage, StorageError
 from vhdtool.tapdisk import reading
 from vhdtool.tapdisk.metrics import Latency
 from vhdtool.tapdisk.nbd.straight import Grant, SharedGate, Tally, new_tally
@@ -236,7 +236,7 @@ class Serving(Reading):
     def _reopened(self) -> Storage:
         """The image's file, closed and open anew; the lock on it is held all the time."""
         old = self._storage
-        if not (self.settings.guard and isinstance(old, FileStorage)) or self.read_only:
+        if not (self.settings.guard and isinstance(old, LockedStorage)) or self.read_only:
             self._close_for_reopen()
             access = self.settings.access(self._holds_lease)
             return self.settings.open_storage(self.path, access, self.kind)

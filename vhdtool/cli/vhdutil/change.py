@@ -2,15 +2,18 @@
 
 import errno
 import os
+from collections.abc import Callable
+from typing import TypeVar
 from uuid import uuid4
 
 from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Failed, Options, Wrong, errno_of, needed, number, say
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.storage import FileStorage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
+T = TypeVar("T")
 _MIB = 20
 
 
@@ -78,11 +81,19 @@ def set_field(options: Options) -> int:
         raise Wrong
     open_image(options["n"])[0].close()
     if field == "marker":
-        set_marker(options["n"], value)
+        _under_a_served_child(lambda mode: set_marker(options["n"], value, mode))
     else:
         _close(options["n"])
-        modify_footer(options["n"], hidden=value)
+        _under_a_served_child(lambda mode: modify_footer(options["n"], hidden=value, mode=mode))
     return 0
+
+
+def _under_a_served_child(change: Callable[[LockMode], T]) -> T:
+    """What SM does to nodes of a chain whose leaf is in use: docs/vhd.md says what, and why."""
+    try:
+        return change(LockMode.EXCLUSIVE)
+    except ImageInUse:
+        return change(LockMode.BENEATH)
 
 
 def repair(options: Options) -> int:
@@ -104,14 +115,17 @@ def _close(name: str, always: bool = False) -> None:
     from vhdtool.image.metadata import read_ends
     from vhdtool.image.repair import plan, require_repairable
 
-    with writable_image(name) as storage:
-        end = read_ends(storage).end
-        if end is not None and end.valid and not always:
-            return
-        result = plan(storage)
-        require_repairable(result)
-        if result.changes:
-            guarded(storage, journal_beside(name), result.changes)
+    def close(mode: LockMode) -> None:
+        with writable_image(name, mode) as storage:
+            end = read_ends(storage).end
+            if end is not None and end.valid and not always:
+                return
+            result = plan(storage)
+            require_repairable(result)
+            if result.changes:
+                guarded(storage, journal_beside(name), result.changes)
+
+    _under_a_served_child(close)
 
 
 def resize(options: Options) -> int:
@@ -135,7 +149,10 @@ def resize(options: Options) -> int:
 
     note_orphans(name, IN_THE_WAY)
     try:
-        work(name, size, journal)
+        if fast:
+            _under_a_served_child(lambda mode: work(name, size, mode=mode))
+        else:
+            work(name, size, journal)
     except VhdtoolError as error:
         say(error)
         raise Failed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
@@ -166,7 +183,7 @@ def coalesce(options: Options) -> int:
         raise Failed(f"error coalescing: {-errno.EINVAL}", errno.EINVAL)
     try:
         note_coalesced(options["n"])
-        done = work(options["n"])
+        done = _under_a_served_child(lambda mode: work(options["n"], mode=mode))
     except VhdtoolError as error:
         say(error)
         raise Failed(f"error coalescing: {-errno_of(error)}", errno_of(error)) from None
@@ -199,10 +216,7 @@ def modify(options: Options) -> int:
             raise Failed(text, errno_of(error)) from None
     if "p" in options:
         try:
-            if meta.footer.disk_type == DIFFERENCING:
-                _close(name)
-            # SM relinks images to another ancestor with it: the uuid is not compared.
-            work.modify_parent(name, options["p"], "m" in options, other_disk=True)
+            _relink(name, options["p"], "m" in options, meta.footer.disk_type == DIFFERENCING)
         except VhdtoolError as error:
             say(error)
             text = f"failed to set parent to '{options['p']}': {-errno_of(error)}"
@@ -210,14 +224,28 @@ def modify(options: Options) -> int:
     return 0
 
 
+def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
+    """SM does it to images in use, which it pauses and unpauses afterwards."""
+    from vhdtool.image.modify import modify_parent
+
+    # SM relinks images to another ancestor with it: the uuid is not compared.
+    try:
+        if child:
+            _close(name)
+        modify_parent(name, parent, raw, other_disk=True)
+    except ImageInUse:
+        modify_parent(name, parent, raw, other_disk=True, mode=LockMode.RELINK)
+
+
 def revert(options: Options) -> int:
     needed(options, "nj")
     from vhdtool.image.undo import drop_journal, undo
+    from vhdtool.leases.claim import claimed
 
     journal = options["j"]
     if not os.path.exists(journal):
         raise Failed(f"opening journal failed: {-errno.ENOENT}", errno.ENOENT)
-    with FileStorage(options["n"], writable=True) as storage:
+    with claimed(options["n"]) as storage:
         try:
             undo(storage, journal)
         except UsageError as error:

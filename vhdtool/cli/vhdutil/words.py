@@ -5,7 +5,7 @@ import getopt
 import re
 import sys
 
-from vhdtool.errors import ImageExists, VhdtoolError
+from vhdtool.errors import ActivationRefused, ImageExists, VhdtoolError
 
 Options = dict[str, str]
 """Letter of an option (without its dash) -> its value, "" for a flag."""
@@ -70,6 +70,8 @@ def errno_of(error: Exception) -> int:
         return error.number
     if isinstance(error, (StorageError, OSError)):
         return error.errno or errno.EIO
+    if isinstance(error, ActivationRefused):
+        return errno.EBUSY
     if isinstance(error, ParentMissing):
         return errno.ENOENT
     if isinstance(error, ImageExists):

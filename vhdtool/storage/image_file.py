@@ -1,0 +1,87 @@
+"""The file or block device of an image, locked through the descriptor that does the I/O."""
+
+import errno
+import os
+from typing import Self
+
+from vhdtool.errors import LeaseLost
+from vhdtool.storage.base import StorageError
+from vhdtool.storage.file import FileStorage
+from vhdtool.storage.image_lock import ImageInUse, LockMode, hand_over, lock_image, lock_is_lost
+
+
+class ImageFile(FileStorage):
+    """Locked in a mode of image_lock.py until it is closed; open for writing unless SHARED.
+
+    A block device that is written is opened with O_EXCL too: the kernel then refuses a second
+    such opening, and mounts. `qemu_bytes` is False where a QEMU of ours opens the file as well.
+
+    Raises ImageInUse, NoLocks, StorageError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mode: LockMode | None,
+        *,
+        direct: bool = False,
+        follow: bool = True,
+        qemu_bytes: bool = True,
+    ) -> None:
+        """`mode` None: the lock of another ImageFile will be handed over."""
+        writes = mode is not LockMode.SHARED
+        exclusive = os.O_EXCL if mode in (LockMode.EXCLUSIVE, LockMode.SERVED) else 0
+        try:
+            super().__init__(path, writes, direct, follow=follow, device_flags=exclusive)
+        except StorageError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise ImageInUse(
+                f"{os.fspath(path)}: the device is mounted, or another process has it "
+                "exclusively; end that first"
+            ) from None
+        self._follow = follow
+        status = os.fstat(self._fd)
+        self._identity = (status.st_dev, status.st_ino)
+        if mode is not None:
+            try:
+                lock_image(self._fd, self.name, mode, qemu_bytes)
+            except BaseException:
+                self.close()
+                raise
+
+    def check_identity(self) -> None:
+        """Raises LeaseLost when the path does not lead to the open file any more."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            raise LeaseLost(
+                f"{self.path}: was removed or renamed while it is open here; nothing more is "
+                "written to the file that had this name"
+            ) from None
+        except OSError as error:
+            raise self._failure(error, "look whether it is still there") from None
+        if (there.st_dev, there.st_ino) != self._identity:
+            raise LeaseLost(
+                f"{self.path}: another file has taken this name while the old one is open here; "
+                "nothing more is written to the old one"
+            )
+
+    def lock_is_lost(self) -> bool:
+        """Whether somebody else has the exclusive lock; False where that cannot be told."""
+        return lock_is_lost(self._fd)
+
+    def reopened(self) -> Self:
+        """The file at the path, open anew in the same way, with the server's lock taken over.
+
+        This storage must be closed then. Raises StorageError, or LeaseLost when the lock is lost
+        or the path leads elsewhere.
+        """
+        self.check_identity()
+        new = type(self)(self.path, None, direct=self.direct, follow=self._follow)
+        try:
+            hand_over(self._fd, new.fileno(), self.name)
+        except BaseException:
+            new.close()
+            raise
+        return new
