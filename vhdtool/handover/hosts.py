@@ -5,9 +5,9 @@ Unix sockets (QMP, console, the shim's control) arrive through `Host.connect`.
 """
 
 import base64
+import errno
 import itertools
 import json
-import logging
 import threading
 import time
 import zlib
@@ -23,6 +23,8 @@ from vhdtool.handover.channel import Channel
 
 CALL_TIMEOUT = 30.0
 """Seconds for an answer; the first one includes the login."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""The disk of the record, not the channel."""
 OnData = Callable[[bytes], None]
 
 
@@ -123,6 +125,7 @@ class Host:
 
     def _listen(self) -> None:
         parts: list[bytes] = []
+        failure: OSError | ValueError | None = None
         try:
             while data := self._channel.receive():
                 *ended, rest = data.split(b"\n")
@@ -134,8 +137,11 @@ class Host:
                         self._received(json.loads(line))
                 parts.append(rest)
         except (OSError, ValueError) as error:
-            logging.getLogger("hosts").debug("%s: %s", self.name, error)
-        why = f"host {self.name}: {self._channel.why_it_ended()}"
+            failure = error
+        if isinstance(failure, OSError) and failure.errno in FULL:
+            why = f"host {self.name}: what it says cannot be kept here: {failure.strerror}"
+        else:
+            why = f"host {self.name}: {self._channel.why_it_ended()}"
         for future in list(self._waiting.values()):
             if not future.done():
                 future.set_exception(LabError(why))
