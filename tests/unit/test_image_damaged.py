@@ -167,6 +167,7 @@ def test_looking_at_a_damaged_image_goes_on(
 GATE = {
     "cli/options.py": "a hint, whether a file is no VHD",
     "cli/change.py": "the size, for a progress bar",
+    "cli/orphans.py": "a hint, about blocks that a command leaves out",
     "cli/vhdutil/check.py": "it tells about damage",
     "cli/vhdutil/fields.py": "it tells about damage",
     "cli/vhdutil/query.py": "fields, and no data",

@@ -2,19 +2,24 @@
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vhd_images import Picture
 
+import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.image.check import check
+from vhdtool.image.child import snapshot
+from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.findings import Finding
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.repair import plan
 from vhdtool.image.undo import apply
-from vhdtool.storage import MemoryStorage
+from vhdtool.storage import FileStorage, MemoryStorage
+from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.units import SECTOR
 
@@ -294,3 +299,83 @@ def test_each_command_says_what_it_would_drop(
     picture.blocks.update(picture.lost)
     assert not said("resize", str(base), "8m")
     assert not said("coalesce", str(child))
+
+
+def writes(path: Path) -> None:
+    """New blocks, as a server or `fill` writes them."""
+    with vhdtool.open(path, writable=True) as image:
+        image.write(6 * BLOCK, b"new" * 1000)
+        image.write(7 * BLOCK, b"new" * 1000)
+
+
+def grows(path: Path) -> None:
+    assert run(["resize", "-q", str(path), "6g"]) == 0
+
+
+def shrinks(path: Path) -> None:
+    assert run(["resize", "-q", str(path), "2m"]) == 0
+
+
+def moves_locators(path: Path) -> None:
+    folder = path.parent / ("x" * 200) / ("y" * 200)
+    folder.mkdir(parents=True)
+    (path.parent / "base.vhd").rename(folder / "base.vhd")
+    assert run(["modify", "-q", str(path), "--parent", str(folder / "base.vhd")]) == 0
+
+
+@pytest.mark.parametrize("change", [writes, grows, shrinks, moves_locators])
+def test_no_writer_of_a_closed_image_touches_its_orphans(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    base, path = tmp_path / "base.vhd", tmp_path / "image.vhd"
+    if change is moves_locators:
+        vhdtool.create(base, 4 * MIB)
+        snapshot(base, path, block_bytes=BLOCK, batmap=False)
+    else:
+        vhdtool.create(path, 4 * MIB, block_bytes=BLOCK, batmap=False)
+    with vhdtool.open(path, writable=True) as image:
+        image.write(5 * BLOCK, bytes(BLOCK))
+        for block in range(4):
+            image.write(block * BLOCK, bytes([0x41 + block]) * BLOCK)
+    with FileStorage(path, writable=True) as storage:
+        meta = read_metadata(storage)
+        assert meta.header is not None
+        for block in (2, 3):
+            storage.pwrite(meta.header.bat_offset + 4 * block, b"\xff" * 4)
+        lost = [meta.bat[2], meta.bat[3]]
+    change(path)
+    with FileStorage(path) as storage:
+        found = [one for one in check(storage).findings if one.severity != "info"]
+        layout = read_metadata(storage).layout
+        assert layout is not None
+        for place, letter in zip(lost, b"CD", strict=True):
+            assert storage.pread(layout.data_offset(place), BLOCK) == bytes([letter]) * BLOCK
+    places = [one.offset for one in found if one.code == "orphan-block"]
+    assert places == [place * SECTOR for place in lost]
+    assert {one.code for one in found} <= {"orphan-block", "leaked-block"}
+
+
+def test_larger_tables_do_not_go_over_an_orphan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = filled(0, 1, 2)
+    picture.lose(0)
+    path = tmp_path / "a.vhd"
+    path.write_bytes(picture.draw().getvalue())
+    before = path.read_bytes()
+    assert run(["resize", str(path), "6g"]) == 1
+    assert "no BAT entry names" in capsys.readouterr().err.splitlines()[-1]
+    assert path.read_bytes() == before
+    assert run(["resize", "-q", str(path), "3m"]) == 0
+
+
+def test_after_a_crash_the_space_of_what_was_cut_off_is_used_again() -> None:
+    picture = filled(0, 1)
+    picture.add(2, fill=0x43)
+    entry = picture.lose(2)
+    disk = picture.draw(footer=False)
+    image = DynamicDisk(KeptOpen(disk), unclean=True)
+    image.write(5 * BLOCK, b"x" * 512)
+    image.close()
+    assert read_metadata(disk).bat[5] == entry
+    assert check(disk).findings == []

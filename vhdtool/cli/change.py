@@ -12,7 +12,7 @@ from vhdtool.cli.options import (
     quiet_option,
     take_dead_lease,
 )
-from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
+from vhdtool.cli.orphans import IN_PLACE, note_coalesced, note_orphans
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
@@ -41,7 +41,7 @@ def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     take_dead_lease(image, force_epoch)
     before = _footer(image)
     if not quiet:
-        note_orphans(image, IN_THE_WAY)
+        note_orphans(image, IN_PLACE)
     footer = work(image, size)
     if quiet:
         return
@@ -100,7 +100,7 @@ def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
 
     take_dead_lease(image, force_epoch)
     if not quiet:
-        note_orphans(image, IN_THE_WAY)
+        note_orphans(image, IN_PLACE)
     with progress_bar(_virtual_size(image), image, quiet) as show:
         new = work(image, show)
     if not quiet:

@@ -52,8 +52,9 @@ def export_orphans(stray: "list[Stray]", folder: str) -> None:
 
 
 LEFT_OUT = "not in the copy"
-IN_THE_WAY = "may be overwritten or cut off by this"
-GO_WITH_IT = "go with the file when it is removed"
+IN_PLACE = "stays where it is"
+IN_THE_WAY = "may be overwritten or cut off, since the image was not closed"
+GO_WITH_IT = "goes with the file when that is removed"
 
 
 def note_orphans(image: str, what: str) -> None:
@@ -62,13 +63,17 @@ def note_orphans(image: str, what: str) -> None:
     What is no VHD, or is damaged otherwise, is for the command itself to name.
     """
     from vhdtool.image.check import check
+    from vhdtool.image.metadata import read_ends
     from vhdtool.storage import FileStorage
 
     try:
         with FileStorage(image) as storage:
             count = len(check(storage, "unclean", bitmaps=False).orphans)
+            end = read_ends(storage).end
     except VhdtoolError:
         return
+    if what == IN_PLACE and (end is None or not end.valid):
+        what = IN_THE_WAY
     if count:
         blocks = "1 block" if count == 1 else f"{count} blocks"
         click.echo(
@@ -87,7 +92,7 @@ def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> 
     note_orphans(image, GO_WITH_IT)
     for name in below:
         last = name == below[-1] if whole else into is None or _same(name, into)
-        note_orphans(name, IN_THE_WAY if last else GO_WITH_IT)
+        note_orphans(name, IN_PLACE if last else GO_WITH_IT)
         if last:
             break
 

@@ -113,6 +113,9 @@ def _reason(name: str, one: Finding) -> str:
     advice = advice_for(one.code)
     if advice == SALVAGE:
         advice = "`vhdtool check` lists all damage, `vhdtool convert --salvage` copies the rest"
+    if one.code == "batmap-unallocated":
+        # Where the block is still in the file a repair refuses, and this look did not search it.
+        advice = "`vhdtool check` says what helps"
     return f"{name}: {one.message} ({one.code}); {advice.format(image=name)}"
 
 

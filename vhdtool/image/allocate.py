@@ -9,6 +9,7 @@ import errno
 from vhdtool.errors import SplitBrain
 from vhdtool.image.blockreader import BlockReader, FindParent, Parent
 from vhdtool.image.hooks import Hooks
+from vhdtool.image.places import end_of_kept
 from vhdtool.image.room import Room
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd import bits
@@ -39,6 +40,9 @@ class Allocator(BlockReader):
         self.truncated_to: int | None = None
         self._dirty = False
         self._end = self._opened.end
+        if not self.faithful:
+            ends, bat = self._opened.ends, self._opened.bat
+            self._end = end_of_kept(storage, ends, self.layout, bat, self._end)
         self._unused = len(self.bat) - len(self._opened.used)
         self._block_device = bool(getattr(storage, "is_block_device", False))
         self.whole = whole and not self._block_device and self.parent is None

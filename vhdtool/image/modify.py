@@ -10,13 +10,14 @@ from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, read_batmap
 from vhdtool.image.parents import ParentMissing
-from vhdtool.image.places import end_of_data, footer_place
+from vhdtool.image.places import end_of_data, end_of_kept, footer_place
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum
+from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import encode_locator
@@ -198,7 +199,9 @@ def _in_place(
 def _behind(
     storage: Storage, meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
 ) -> tuple[tuple[Locator, ...], list[Change]]:
-    start = place = end_of_data(meta.footer, header, meta.batmap, meta.bat) * SECTOR
+    used = end_of_data(meta.footer, header, meta.batmap, meta.bat)
+    layout = BlockLayout(header.block_bytes)
+    start = place = end_of_kept(storage, meta.ends, layout, meta.bat, used) * SECTOR
     table, data = [], b""
     for code, raw in wanted:
         room = pad(len(raw))

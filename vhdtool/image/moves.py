@@ -4,7 +4,7 @@ from array import array
 from dataclasses import replace
 
 from vhdtool.image.metadata import Metadata
-from vhdtool.image.places import end_of_data, footer_place
+from vhdtool.image.places import end_of_data, end_of_kept, footer_place
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import ENTRIES_PER_SECTOR, pack_bat_sector
 from vhdtool.vhd.blocks import BlockLayout
@@ -29,11 +29,17 @@ class Mover:
         self.layout = BlockLayout(header.block_bytes)
         self.bat: array[int] = array("I", meta.bat)
         self.moved = False
+        end = end_of_data(meta.footer, header, meta.batmap, meta.bat)
+        self.kept = end_of_kept(storage, meta.ends, self.layout, meta.bat, end)
+        """Orphan blocks of a closed image end before this sector, where there are any."""
+        if self.kept == end:
+            self.kept = 0
 
     @property
     def end(self) -> int:
-        """The first sector behind all data."""
-        return end_of_data(self.meta.footer, self.header, self.meta.batmap, self.bat)
+        """The first sector behind all data, and behind blocks that no entry names."""
+        end = end_of_data(self.meta.footer, self.header, self.meta.batmap, self.bat)
+        return max(end, self.kept)
 
     def move(self, block: int, entry: int) -> None:
         """Copies a block to BAT entry `entry`, which must be free, and makes it its place."""

@@ -3,6 +3,7 @@
 import errno
 from array import array
 
+from vhdtool.image.metadata import Ends
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_expected
 from vhdtool.vhd.blocks import BlockLayout
@@ -37,6 +38,25 @@ def footer_place(storage: Storage, end: int) -> int:
     if end > last:
         raise StorageError(storage.name, f"write data up to byte {end}", errno.ENOSPC)
     return last
+
+
+def end_of_kept(
+    storage: Storage, ends: Ends, layout: BlockLayout, bat: "array[int]", end: int
+) -> int:
+    """The sector behind which a writer may put new data: `end`, where what the BAT names ends, or
+    the end of the orphan blocks between that and the footer of a closed image.
+
+    Costs nothing unless the footer stands a whole block behind the data. In an image that was not
+    closed such blocks are mostly allocations that a crash cut off, and their space is used again.
+    """
+    foot = ends.end_offset // SECTOR
+    closed = ends.end is not None and ends.end.valid
+    device = getattr(storage, "is_block_device", False)
+    if device or not closed or foot - end < layout.total_sectors:
+        return end
+    from vhdtool.image.checks.orphans import last_orphan_end
+
+    return max(end, last_orphan_end(storage, layout, bat, end, foot))
 
 
 def end_of_data(

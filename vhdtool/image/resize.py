@@ -6,6 +6,7 @@ from dataclasses import replace
 from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
 from vhdtool.image.admission import writable
 from vhdtool.image.chain import open_chain
+from vhdtool.image.check import check
 from vhdtool.image.create import check_size
 from vhdtool.image.export import pieces
 from vhdtool.image.journal import guarded, journal_beside, writable_image
@@ -128,9 +129,22 @@ def _dynamic(
         guarded(storage, journal, changes)
         return
     larger = replace(header, max_entries=need)
-    mover.clear_front(_front_end(meta, larger) // SECTOR)
+    front = _front_end(meta, larger) // SECTOR
+    _require_no_orphan(storage, front)
+    mover.clear_front(front)
     meta = mover.finish()
-    guarded(storage, journal, _larger_tables(storage, meta, header, larger, footer))
+    changes = _larger_tables(storage, meta, header, larger, footer, mover.kept)
+    guarded(storage, journal, changes)
+
+
+def _require_no_orphan(storage: FileStorage, front: int) -> None:
+    """Raises UsageError when larger tables would overwrite a block that no BAT entry names."""
+    for one in check(storage, "strict", bitmaps=False).orphans:
+        if one.entry < front:
+            raise UsageError(
+                f"{storage.name}: the larger tables need the place of a block that no BAT entry "
+                f"names, at sector {one.entry}; `vhdtool check` says what it may be and what to do"
+            )
 
 
 def _clear_tail(storage: FileStorage, meta: Metadata, header: Header) -> None:
@@ -181,9 +195,17 @@ def _front_end(meta: Metadata, larger: Header) -> int:
 
 
 def _larger_tables(
-    storage: FileStorage, meta: Metadata, old: Header, larger: Header, footer: Footer
+    storage: FileStorage,
+    meta: Metadata,
+    old: Header,
+    larger: Header,
+    footer: Footer,
+    kept: int,
 ) -> list[Change]:
-    """BAT, batmap and locators behind each other in the space that is free now."""
+    """BAT, batmap and locators behind each other in the space that is free now.
+
+    The footer goes behind all data, and behind sector `kept`.
+    """
     bat = empty_bat(larger.max_entries)
     bat[: len(meta.bat)] = meta.bat
     data = pack_bat(bat)
@@ -210,7 +232,7 @@ def _larger_tables(
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))
-    end = footer_place(storage, end_of_data(footer, header, batmap, bat) * SECTOR)
+    end = footer_place(storage, max(end_of_data(footer, header, batmap, bat), kept) * SECTOR)
     changes = [
         Change("write the larger tables", larger.bat_offset, data),
         Change("write the header", footer.data_offset, header.pack()),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from uuid import uuid4
 
-from vhdtool.cli.orphans import IN_THE_WAY, note_coalesced, note_orphans
+from vhdtool.cli.orphans import IN_PLACE, note_coalesced, note_orphans
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Failed, Options, Wrong, errno_of, needed, number, say
 from vhdtool.errors import UsageError, VhdtoolError
@@ -147,7 +147,7 @@ def resize(options: Options) -> int:
             return errno.EINVAL
     from vhdtool.image.resize import resize as work
 
-    note_orphans(name, IN_THE_WAY)
+    note_orphans(name, IN_PLACE)
     try:
         if fast:
             _under_a_served_child(lambda mode: work(name, size, mode=mode))
@@ -166,7 +166,7 @@ def fill(options: Options) -> int:
     open_image(options["n"])[0].close()
     from vhdtool.image.coalesce import fill as work
 
-    note_orphans(options["n"], IN_THE_WAY)
+    note_orphans(options["n"], IN_PLACE)
     work(options["n"])
     return 0
 

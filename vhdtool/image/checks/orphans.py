@@ -4,6 +4,7 @@ Either the entry was lost, or a crash cut an allocation off before the guest had
 image alone cannot tell which, so that an orphan is a probable loss and never mere leaked space.
 """
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,14 @@ def check_orphans(
         at = one.entry * SECTOR
         found.add("orphan-block", severity, str(one), one.guest, at, one.sectors)
     return orphans
+
+
+def last_orphan_end(
+    storage: Storage, layout: BlockLayout, bat: "array[int]", first: int, end: int
+) -> int:
+    """The sector behind the last orphan in sectors [first, end), which nothing owns, or `first`."""
+    place = Placement(bat, layout, 0, storage.size())
+    return max((one.end for one in _within(storage, place, first, end)), default=first)
 
 
 def _within(storage: Storage, place: Placement, first: int, end: int) -> Iterator[Orphan]:
