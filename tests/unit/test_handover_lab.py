@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from vhdtool.cli import main as cli
-from vhdtool.errors import LabError, UsageError
+from vhdtool.errors import ActivationRefused, LabError, UsageError
 from vhdtool.handover import bundle, lab, tap
 from vhdtool.handover.config import LabConfig
 from vhdtool.handover.guest import build
@@ -21,6 +21,7 @@ from vhdtool.handover.look import failed_checks
 from vhdtool.handover.options import RunOptions
 from vhdtool.handover.record import Record
 from vhdtool.handover.strategies import STRATEGIES
+from vhdtool.storage.image_lock import ImageInUse, NoLocks
 
 HOST = {
     "ssh": "h",
@@ -230,6 +231,12 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
     assert case["error"]["what"] == "beta: activate: no VHD"
     assert case["attempts"] == runs
+
+
+def test_an_image_in_use_refuses_the_hand_over_and_missing_locks_are_a_fault_of_the_lab() -> None:
+    """A shim tells the name of its error, and not of what that derives from."""
+    assert tap.REFUSALS[ImageInUse.__name__] is ActivationRefused
+    assert NoLocks.__name__ not in tap.REFUSALS
 
 
 def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:

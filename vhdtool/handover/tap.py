@@ -16,10 +16,12 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.handover.hosts import Host
+from vhdtool.storage.image_lock import ImageInUse
 
 OP_TIMEOUT = 40.0
 REFUSALS: dict[str, type[VhdtoolError]] = {
     "ActivationRefused": ActivationRefused,
+    ImageInUse.__name__: ActivationRefused,
     "LeaseLost": LeaseLost,
     "SplitBrain": SplitBrain,
     **dict.fromkeys(
