@@ -375,3 +375,23 @@ def test_readers_share_an_image_and_keep_writers_out(image: Path) -> None:
     assert not Path(f"{image}.lease").exists()
     with served(image), pytest.raises(ActivationRefused):
         reader()
+
+
+@pytest.mark.parametrize("how", ["served", "dead host"])
+def test_nobody_is_sent_to_repair_while_the_lease_is_held(
+    image: Path, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as stack:
+        disk = stack.enter_context(served(image))
+        disk.write(5 * BLOCK, memoryview(b"n" * 512))
+        if how == "dead host":
+            unclean = image.read_bytes()
+            stack.close()
+            image.write_bytes(unclean)
+            dead_lease(image)
+        assert run(["check", str(image)]) == 3
+        said = capsys.readouterr().out
+        assert "footer" in said
+        assert "vhdtool repair" not in said
+        assert "check it again when it is free" in said
+        assert "the lease is held by" in said

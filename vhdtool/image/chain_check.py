@@ -12,6 +12,7 @@ from vhdtool.image.findings import CheckReport, Finding, exit_code
 from vhdtool.image.journal import Restored, journal_beside
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
+from vhdtool.leases.claim import user_of
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID
@@ -34,8 +35,11 @@ class ChainReport:
         lines = []
         for index, report in enumerate(self.reports):
             links = self.links if index == 0 else []
-            if report.mode != "live":
-                lines += advice(report.name, [*links, *report.findings])
+            helps = advice(report.name, [*links, *report.findings])
+            if helps and report.mode != "live":
+                # What its user has not finished yet is no damage, and nobody's to mend.
+                user = user_of(report.name)
+                lines += [f"{user}; check it again when it is free"] if user else helps
         return lines
 
     def as_dict(self) -> dict[str, Any]:

@@ -138,6 +138,16 @@ def who_has(path: str | os.PathLike[str]) -> str:
         return str(named_holder(in_use(storage.fileno(), storage.name), _recorded(path), None))
 
 
+def user_of(path: str | os.PathLike[str]) -> str:
+    """Who uses an image, by its lock or else by its record, in words; "" for nobody."""
+    if who := who_has(path):
+        return who
+    held = _recorded(path)
+    if held is None or held[0].is_gone():
+        return ""
+    return f"{os.fspath(path)}: the lease is held by {held[0]} at epoch {held[1]}"
+
+
 def named_holder(
     error: ImageInUse, held: tuple[Owner, int] | None, force_epoch: int | None
 ) -> ImageInUse:
