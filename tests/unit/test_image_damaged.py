@@ -66,7 +66,7 @@ def test_a_sound_image_needs_no_look_at_its_blocks(
     def looked(*args: object) -> None:
         raise AssertionError("the check was asked")
 
-    monkeypatch.setattr(admission, "check", looked)
+    monkeypatch.setattr("vhdtool.image.check.check", looked)
     with FileStorage(tmp_path / "image.vhd") as storage:
         assert readable(storage).size
 

@@ -9,17 +9,13 @@ check itself decide.
 They read metadata without asking here.
 """
 
-import itertools
 from array import array
 from bisect import bisect_left
-from itertools import compress
+from itertools import compress, pairwise
+from typing import TYPE_CHECKING
 
 from vhdtool.errors import CorruptImage, UncleanImage
-from vhdtool.image.check import check, end_region, front_regions
-from vhdtool.image.checks.collector import Collector
-from vhdtool.image.checks.ends import MAX_ENTRIES
-from vhdtool.image.checks.layout import Region
-from vhdtool.image.findings import Finding
+from vhdtool.image.checks.regions import Region, end_region, table_regions
 from vhdtool.image.metadata import (
     Ends,
     Metadata,
@@ -35,9 +31,12 @@ from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_possible
 from vhdtool.vhd.bits import last_set, reversed_bits
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED
+from vhdtool.vhd.units import MAX_ENTRIES, SECTOR, UNUSED
+
+if TYPE_CHECKING:
+    from vhdtool.image.findings import Finding
 
 BITMAPS_KNOW = frozenset({"batmap-overstates"})
 """Damage that no reader sees, since readers go by the bitmaps."""
@@ -100,6 +99,8 @@ def require_closed_fixed(storage: Storage) -> Metadata:
 
 def _refuse(storage: Storage, harmless: frozenset[str]) -> None:
     """Raises CorruptImage with what the check finds first, but for codes that are harmless."""
+    from vhdtool.image.check import check
+
     # In "live" mode the check tolerates a file that grows meanwhile; what it calls corrupt is the
     # same in all modes.
     for one in check(storage, "live").findings:
@@ -107,7 +108,7 @@ def _refuse(storage: Storage, harmless: frozenset[str]) -> None:
             raise CorruptImage(_reason(storage.name, one))
 
 
-def _reason(name: str, one: Finding) -> str:
+def _reason(name: str, one: "Finding") -> str:
     from vhdtool.image.advice import SALVAGE, advice_for
 
     advice = advice_for(one.code)
@@ -141,11 +142,16 @@ def _plainly_sound(
     ):
         return False
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
-    found = Collector("live")
-    regions = front_regions(ends, footer, header, footer.data_offset, batmap, found)
-    if any(one.severity == "corrupt" for one in found.findings()):
-        return False
-    return _free_of_blocks([*regions, *end_region(ends)], used, layout.total_sectors)
+    regions = [*table_regions(footer, header, footer.data_offset, batmap), *end_region(ends)]
+    if footer.disk_type == DIFFERENCING:
+        from vhdtool.image.checks.collector import Collector
+        from vhdtool.image.checks.locators import locator_regions
+
+        found = Collector("live")
+        regions += locator_regions(header, ends.file_size, found)
+        if any(one.severity == "corrupt" for one in found.findings()):
+            return False
+    return _free_of_blocks(regions, used, layout.total_sectors)
 
 
 def _all_in_file(storage: Storage, layout: BlockLayout, entry: int, backwards: bool) -> bool:
@@ -161,7 +167,7 @@ def _all_in_file(storage: Storage, layout: BlockLayout, entry: int, backwards: b
 def _free_of_blocks(regions: list[Region], used: "array[int]", total: int) -> bool:
     """Whether no two of the regions overlap, and no block stands on one where that loses data."""
     ordered = sorted(regions, key=lambda region: region.first)
-    if any(one.end > other.first for one, other in itertools.pairwise(ordered)):
+    if any(one.end > other.first for one, other in pairwise(ordered)):
         return False
     for region in regions:
         at = bisect_left(used, max(region.first - total + 1, 0))

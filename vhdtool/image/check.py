@@ -3,12 +3,11 @@
 from typing import Literal
 
 from vhdtool.errors import UsageError
-from vhdtool.image.checks.bitmaps import batmap_regions, check_batmap, check_bitmaps
+from vhdtool.image.checks.bitmaps import check_batmap, check_bitmaps
 from vhdtool.image.checks.collector import LIMIT, Collector
 from vhdtool.image.checks.ends import check_fixed, check_footers, check_header
 from vhdtool.image.checks.layout import (
     Placement,
-    Region,
     check_entries,
     check_leaks,
     check_overlaps,
@@ -17,14 +16,14 @@ from vhdtool.image.checks.layout import (
 )
 from vhdtool.image.checks.locators import locator_regions
 from vhdtool.image.checks.orphans import check_orphans
+from vhdtool.image.checks.regions import Region, end_region, table_regions
 from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import Ends, read_bat, read_batmap_header, read_ends
 from vhdtool.storage import Storage
-from vhdtool.vhd.batmap import BatmapHeader, batmap_possible
+from vhdtool.vhd.batmap import batmap_possible
 from vhdtool.vhd.blocks import ALIGN, BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
-from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, pad
+from vhdtool.vhd.units import SECTOR
 
 __all__ = ["CheckReport", "Finding", "check"]
 
@@ -84,7 +83,9 @@ def _check_dynamic(
     check_entries(place, need, found)
     check_overlaps(place, found)
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
-    regions = front_regions(ends, footer, header, header_at, batmap, found)
+    regions = table_regions(footer, header, header_at, batmap)
+    if footer.disk_type == DIFFERENCING:
+        regions += locator_regions(header, ends.file_size, found)
     end = _end_sector(ends)
     check_regions(place, [*regions, *end_region(ends)], found)
     bits = check_batmap(storage, header, footer, batmap, found)
@@ -96,34 +97,6 @@ def _check_dynamic(
     owned = [Region("an orphan", one.entry, one.end) for one in report.orphans]
     check_leaks(place, gaps(place, [*regions, *owned], end), end, slack, found)
     check_bitmaps(storage, place, bits, bitmaps, found)
-
-
-def front_regions(
-    ends: Ends,
-    footer: Footer,
-    header: Header,
-    header_at: int,
-    batmap: BatmapHeader | None,
-    found: Collector,
-) -> list[Region]:
-    """Where all metadata is but the footer at the end; reports locators that cannot be right."""
-    first = header_at // SECTOR
-    table = header.bat_offset // SECTOR
-    is_child = footer.disk_type == DIFFERENCING
-    return [
-        Region("the footer's copy", 0, 1),
-        Region("the header", first, first + 2),
-        Region("the BAT", table, table + header.bat_bytes // SECTOR),
-        *batmap_regions(header, batmap, footer),
-        *(locator_regions(header, ends.file_size, found) if is_child else ()),
-    ]
-
-
-def end_region(ends: Ends) -> list[Region]:
-    """Where the footer at the end is, if there is one."""
-    if ends.end is None:
-        return []
-    return [Region("the footer", ends.end_offset // SECTOR, pad(ends.file_size) // SECTOR)]
 
 
 def _slack(storage: Storage, footer: Footer, mode: str) -> int | None:

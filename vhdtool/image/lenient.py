@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check import check
-from vhdtool.image.checks.ends import MAX_ENTRIES
 from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.metadata import HEADER_PLACE, Ends, Metadata, read_ends
 from vhdtool.image.parents import find_parent
@@ -18,7 +17,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.units import MAX_ENTRIES, SECTOR
 
 _FINDINGS = 200_000
 

@@ -9,6 +9,8 @@ DEFAULT_BLOCK = 2 * MIB
 SMALLEST_BLOCK = 512 << 10
 MAX_SIZE = 2040 * GIB
 """The virtual size at which SM and QEMU stop; the format itself ends at the u32 sector offset."""
+MAX_ENTRIES = 1 << 23
+"""More BAT entries than any real image has (2040 GiB in 512-KiB blocks: 4.2 million)."""
 UNUSED = 0xFFFFFFFF
 """A BAT entry of a block that is not allocated."""
 NO_OFFSET = 0xFFFFFFFFFFFFFFFF

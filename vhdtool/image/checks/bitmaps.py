@@ -1,13 +1,12 @@
 """Bitmaps and batmap: what is present, do both say the same, and is it in the file?"""
 
 from vhdtool.image.checks.collector import Collector
-from vhdtool.image.checks.layout import Placement, Region
+from vhdtool.image.checks.layout import Placement
 from vhdtool.image.metadata import read_batmap
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import (
     VERSION,
     BatmapHeader,
-    batmap_bytes,
     batmap_checksum,
     batmap_expected,
 )
@@ -16,21 +15,6 @@ from vhdtool.vhd.bits import test_bit as bit
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED
-
-
-def batmap_regions(header: Header, batmap: BatmapHeader | None, footer: Footer) -> list[Region]:
-    """Where the batmap is, or belongs when its header is gone."""
-    at = header.bat_end // SECTOR
-    if batmap is not None:
-        first = batmap.offset // SECTOR
-        return [
-            Region("the batmap's header", at, at + 1),
-            Region("the batmap", first, first + batmap.sectors),
-        ]
-    if batmap_expected(footer):
-        size = 1 + batmap_bytes(header.max_entries) // SECTOR
-        return [Region("the batmap", at, at + size, soft=True)]
-    return []
 
 
 def check_batmap(

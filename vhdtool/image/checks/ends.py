@@ -11,10 +11,7 @@ from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import VERSION as HEADER_VERSION
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import MAX_SIZE, NO_OFFSET, SECTOR
-
-MAX_ENTRIES = 1 << 23
-"""More BAT entries than any real image has (2040 GiB in 512-KiB blocks: 4.2 million)."""
+from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, NO_OFFSET, SECTOR
 
 
 def check_footers(ends: Ends, found: Collector) -> Footer | None:

@@ -2,10 +2,10 @@
 
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
 from heapq import merge
 
 from vhdtool.image.checks.collector import Collector
+from vhdtool.image.checks.regions import Region
 from vhdtool.storage import Storage
 from vhdtool.vhd.bits import reversed_bits
 from vhdtool.vhd.blocks import BlockLayout
@@ -13,16 +13,6 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 
 _BLOCK_BITS = 32
 _BLOCK_MASK = (1 << _BLOCK_BITS) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Metadata at sectors [first, end) of the file. `soft`: a block on it loses no data."""
-
-    name: str
-    first: int
-    end: int
-    soft: bool = False
 
 
 class Placement:

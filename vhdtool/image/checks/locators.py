@@ -1,7 +1,7 @@
 """Parent locators: are the paths to the parent where the header says?"""
 
 from vhdtool.image.checks.collector import Collector
-from vhdtool.image.checks.layout import Region
+from vhdtool.image.checks.regions import Region
 from vhdtool.vhd.header import Header, Locator
 from vhdtool.vhd.locators import KNOWN_CODES
 from vhdtool.vhd.units import SECTOR, pad
