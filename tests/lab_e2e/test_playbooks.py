@@ -1,7 +1,7 @@
 """The playbooks as a user calls them: what works, and one clear line for what does not.
 
 The hosts of most tests were made beforehand, as machines would be: the inventory here names two
-sshd hosts and does not have the role local_hosts make them.
+sshd hosts and does not have the role local_hosts make them. beta is reached through alpha.
 """
 
 import json
@@ -36,6 +36,14 @@ all:
     tapdisk_bundle: {bundle}
 """
 
+BASTION = """\
+Host beta
+    HostName {beta}
+    ProxyJump alpha
+Host *
+    Include "{config}"
+"""
+
 Play = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -51,7 +59,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
 @pytest.fixture
 def inventory(machines: LocalHosts, tmp_path: Path) -> Path:
     path = tmp_path / "hosts.yml"
-    config = machines.state.path("ssh_config")
+    config = machines.state.directory.parent / "ssh_config"
+    config.write_text(BASTION.format(config=machines.state.path("ssh_config"), **HOSTS))
     bundle = machines.state.directory.parent / "vhdtool.zip"
     path.write_text(INVENTORY.format(ssh_config=config, bundle=bundle, **HOSTS))
     return path
