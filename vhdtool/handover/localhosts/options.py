@@ -21,8 +21,9 @@ _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
 
 def default_cache() -> Path:
     """The user's cache directory for this project, outside every checkout."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "vhdlab"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative one is to be ignored (XDG Base Directory Specification).
+    return (base if base.is_absolute() else Path.home() / ".cache") / "vhdlab"
 
 
 @dataclass(frozen=True)
