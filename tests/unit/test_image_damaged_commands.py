@@ -215,14 +215,14 @@ def hold(request: pytest.FixtureRequest) -> Hold:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Damaged images that need no other file, each in a folder of its own, to be copied."""
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> "dict[str, Before]":
+    """Damaged images that need no other file, as they are before any command."""
     found = {}
     for name, build in DAMAGED.items():
         folder = tmp_path_factory.mktemp(name)
         build(folder)
         if [path.name for path in folder.iterdir()] == ["image.vhd"]:
-            found[name] = folder / "image.vhd"
+            found[name] = looked_at(folder / "image.vhd")
     return found
 
 
@@ -286,16 +286,17 @@ def unharmed(before: Before, folder: Path) -> None:
 @pytest.mark.parametrize("name", DAMAGED)
 @pytest.mark.parametrize("command", WRITERS + READERS, ids=lambda command: command.name)
 def test_a_command_refuses_or_is_right(
-    command: Command, name: str, hold: Hold, corpus: dict[str, Path], tmp_path: Path
+    command: Command, name: str, hold: Hold, corpus: "dict[str, Before]", tmp_path: Path
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     image = folder / "image.vhd"
     if name in corpus:
-        shutil.copyfile(corpus[name], image)
+        before = corpus[name]
+        image.write_bytes(before.files["image.vhd"])
     else:
         DAMAGED[name](folder)
-    before = before_the_change(image, tmp_path)
+        before = before_the_change(image, tmp_path)
     with hold(image):
         try:
             code = command.run(image)

@@ -47,7 +47,19 @@ def readable(storage: Storage) -> Metadata:
 
     Raises NotAVhd, or CorruptImage.
     """
-    metadata = read_metadata(storage)
+    return _with_sound_tables(storage, read_metadata(storage))
+
+
+def changeable(storage: Storage, closed: bool = True) -> Metadata:
+    """The metadata of an image of which a writer may change fields, and no data.
+
+    With `closed` a valid footer has to end it. A batmap that calls a sparse block full is no
+    obstacle: it stays as it is, and the check goes on telling. Raises NotAVhd, or CorruptImage.
+    """
+    return _with_sound_tables(storage, read_metadata(storage, need_end_footer=closed))
+
+
+def _with_sound_tables(storage: Storage, metadata: Metadata) -> Metadata:
     header, layout = metadata.header, metadata.layout
     if header is None or layout is None:
         _refuse(storage, BITMAPS_KNOW)
@@ -66,7 +78,7 @@ def readable(storage: Storage) -> Metadata:
 
 
 def writable(storage: Storage, closed: bool = True) -> Metadata:
-    """The metadata of an image that nobody else has open, and that a writer may change.
+    """The metadata of an image that nobody else has open, and whose data a writer may change.
 
     With `closed` a valid footer has to end it. Reads the bitmap of every block.
     Raises NotAVhd, or CorruptImage.

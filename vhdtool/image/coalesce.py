@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vhdtool.errors import CorruptImage, UsageError
-from vhdtool.image.admission import writable
+from vhdtool.image.admission import changeable, writable
 from vhdtool.image.capacity import require_capacity, require_full
 from vhdtool.image.chain import open_chain
 from vhdtool.image.disk import DynamicDisk
@@ -127,7 +127,7 @@ def _prove(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> Non
     """Reads back what was written. Raises CorruptImage unless it is what the upper layers show."""
     if not raw:
         with FileStorage(name) as written_to:
-            writable(written_to)
+            changeable(written_to)
     digest = _digest()
     with open_chain(name, raw) as result:
         storage = result.layers[0].storage

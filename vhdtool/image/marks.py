@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 
 from vhdtool.errors import UnsupportedImage, UsageError
-from vhdtool.image.admission import writable
+from vhdtool.image.admission import changeable
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata
 from vhdtool.image.undo import Change
@@ -54,7 +54,7 @@ def set_key(path: str | os.PathLike[str], digest: bytes, nonce: bytes = bytes(KE
 
 def _change(path: str | os.PathLike[str], mode: LockMode, **fields: int | bytes) -> None:
     with writable_image(path, mode) as storage:
-        meta = writable(storage, closed=False)
+        meta = changeable(storage, closed=False)
         if meta.batmap is None or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: has no batmap, which would keep this")
         if "key_set" in fields and any(entry != UNUSED for entry in meta.bat):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from vhdtool.errors import UnsupportedImage, UsageError
-from vhdtool.image.admission import readable, writable
+from vhdtool.image.admission import changeable, readable
 from vhdtool.image.child import locator_paths_for, parent_facts, with_parent
 from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, read_batmap
@@ -46,7 +46,7 @@ def modify_footer(
     Raises CorruptImage when the image was not closed, ImageInUse or ActivationRefused.
     """
     with writable_image(path, mode) as storage:
-        meta = writable(storage)
+        meta = changeable(storage)
         footer = meta.footer
         if hidden is not None:
             footer = replace(footer, hidden=int(hidden))
@@ -79,7 +79,7 @@ def modify_parent(
     relink = mode is LockMode.RELINK
     with writable_image(path, mode) as storage:
         # The footer of an image that is served may be its copy only.
-        meta = readable(storage) if relink else writable(storage)
+        meta = readable(storage) if relink else changeable(storage)
         if meta.footer.disk_type != DIFFERENCING or meta.header is None:
             raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
         if facts.uuid != meta.header.parent_uuid and not other_disk:
@@ -106,7 +106,7 @@ def throw_data_away(path: str | os.PathLike[str]) -> None:
     Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
     """
     with writable_image(path) as storage:
-        meta = writable(storage)
+        meta = changeable(storage)
         header, batmap = meta.header, meta.batmap
         if header is None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk has no blocks to free")
@@ -139,7 +139,7 @@ def set_file_size(path: str | os.PathLike[str], size: int) -> None:
     Raises UsageError when data would be cut.
     """
     with writable_image(path) as storage:
-        meta = writable(storage, closed=False)
+        meta = changeable(storage, closed=False)
         if meta.header is None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk ends where its data does")
         end = end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR
