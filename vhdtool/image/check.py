@@ -94,8 +94,10 @@ def _check_dynamic(
     # The end of a device has what was on it before, and that of a live image blocks to come.
     behind = free if slack is not None else [gap for gap in free if gap[1] < end]
     report.orphans = check_orphans(storage, place, behind, bits, need, found)
-    owned = [Region("an orphan", one.entry, one.end) for one in report.orphans]
-    check_leaks(place, gaps(place, [*regions, *owned], end), end, slack, found)
+    if report.orphans:
+        owned = [Region("an orphan", one.entry, one.end) for one in report.orphans]
+        free = gaps(place, [*regions, *owned], end)
+    check_leaks(free, end, slack, found)
     check_bitmaps(storage, place, bits, bitmaps, found)
 
 

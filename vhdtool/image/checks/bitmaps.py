@@ -10,7 +10,7 @@ from vhdtool.vhd.batmap import (
     batmap_checksum,
     batmap_expected,
 )
-from vhdtool.vhd.bits import all_set, last_set
+from vhdtool.vhd.bits import all_set, last_set, reversed_bits
 from vhdtool.vhd.bits import test_bit as bit
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Header
@@ -63,6 +63,8 @@ def check_bitmaps(
     full = b"\xff" * length if sectors % 8 == 0 else b""
     last = place.file_sectors - layout.total_sectors
     behind = []
+    # A million calls of place.read_bitmap would cost as much as their reads.
+    pread, backwards = storage.pread, place.bitmaps_reversed
     for key in place.keys:
         entry, block = key >> 32, key & 0xFFFFFFFF
         said_full = batmap is not None and bit(batmap, block)
@@ -70,7 +72,9 @@ def check_bitmaps(
             if entry > last:
                 _short(place, block, entry, sectors - 1 if said_full else -1, found)
             continue
-        bits = place.read_bitmap(storage, entry)
+        bits = pread(entry * SECTOR, length)
+        if backwards:
+            bits = reversed_bits(bits)
         is_full = bits == full or (not full and all_set(bits, sectors))
         if said_full and not is_full:
             _overstated(place, block, entry, found)

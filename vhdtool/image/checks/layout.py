@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from heapq import merge
+from collections.abc import Iterator
 
 from vhdtool.image.checks.collector import Collector
 from vhdtool.image.checks.regions import Region
@@ -30,7 +30,7 @@ class Placement:
         bitmaps_reversed: bool = False,
     ) -> None:
         self.layout = layout
-        self._reversed = bitmaps_reversed
+        self.bitmaps_reversed = bitmaps_reversed
         self.bat_offset = bat_offset
         self.file_sectors = file_size // SECTOR
         last = self.file_sectors - layout.bitmap_sectors
@@ -57,7 +57,7 @@ class Placement:
     def read_bitmap(self, storage: Storage, entry: int) -> bytes:
         """The bits of the block at sector `entry`; fewer where the file ends before."""
         raw = storage.pread(entry * SECTOR, self.layout.bitmap_bytes)
-        return reversed_bits(raw) if self._reversed else raw
+        return reversed_bits(raw) if self.bitmaps_reversed else raw
 
     def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
         """Guest sectors (first, count) of a block that lie in file sectors [first, end)."""
@@ -192,26 +192,38 @@ def _touching(place: Placement, region: Region) -> list[tuple[int, int]]:
 
 
 def gaps(place: Placement, regions: list[Region], end: int) -> list[tuple[int, int]]:
-    """Sectors [first, end) that nothing owns, in order, up to sector `end` of the file."""
+    """Sectors [first, end) that nothing owns, in order, up to sector `end` of the file.
+
+    Those before the end are left out where no block would fit: alignment leaves them everywhere.
+    """
     total = place.layout.total_sectors
-    owned = sorted((region.first, region.end) for region in regions)
-    entries = (key >> _BLOCK_BITS for key in place.keys)
-    result = []
+    between = []
     cursor = 0
-    for first, stop in merge(owned, ((entry, entry + total) for entry in entries)):
-        if first >= end:
-            break
-        if first > cursor:
-            result.append((cursor, first))
-        cursor = max(cursor, stop)
-    if end > cursor:
-        result.append((cursor, end))
-    return result
+    for key in place.keys:
+        entry = key >> _BLOCK_BITS
+        if entry - cursor >= total:
+            between.append((cursor, entry))
+        cursor = max(cursor, entry + total)
+    between.append((cursor, max(cursor, end)))
+    owned = sorted((region.first, region.end) for region in regions)
+    parts = [part for gap in between for part in _without(*gap, owned)]
+    cut = [(first, min(stop, end)) for first, stop in parts if first < end]
+    return [(first, stop) for first, stop in cut if stop == end or stop - first >= total]
 
 
-def check_leaks(
-    place: Placement, free: list[tuple[int, int]], end: int, slack: int | None, found: Collector
-) -> None:
+def _without(first: int, end: int, owned: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of sectors [first, end) that none of the ranges has."""
+    for start, stop in owned:
+        if stop <= first or start >= end:
+            continue
+        if start > first:
+            yield first, start
+        first = max(first, stop)
+    if first < end:
+        yield first, end
+
+
+def check_leaks(free: list[tuple[int, int]], end: int, slack: int | None, found: Collector) -> None:
     """Space that nothing owns, up to sector `end` (the footer, or the file's end).
 
     A hole as large as a block is worth naming; smaller ones come from alignment. At the end up
@@ -221,7 +233,7 @@ def check_leaks(
         if stop == end:
             if slack is not None and stop - first > slack:
                 _leak("leaked-tail", first, end, found)
-        elif stop - first >= place.layout.total_sectors:
+        else:
             _leak("leaked-block", first, stop, found)
 
 
