@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Changes a record in hundreds of ways and asks the judge each time: none of its answers is wrong.
+
+    tests/tamper/tamper.py [--sample N] [--seed N] [--only TEXT] [RUN or CASE ...]
+
+Without a directory, real labs are run first. A case whose own verdict is neither consistent nor
+refused is left out: whatever is done to it, it stays what it is. Exit 1 when a verdict is wrong.
+"""
+
+import argparse
+import contextlib
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
+
+from tamper_case import case, pieces_of  # noqa: E402
+from tamper_change import Change  # noqa: E402
+from tamper_console import console  # noqa: E402
+from tamper_draft import Draft  # noqa: E402
+from tamper_events import events  # noqa: E402
+from tamper_image import image  # noqa: E402
+from tamper_snapshots import snapshots  # noqa: E402
+
+from vhdtool.oracle import verdict  # noqa: E402
+from vhdtool.oracle.planted import Planted  # noqa: E402
+from vhdtool.oracle.verdict import judge_case  # noqa: E402
+
+LABS = (
+    {"STRATEGY": "activate,activate-back,activate-retry,login,overlap"},
+    {"STRATEGY": "activate,overlap", "IMAGE": "qcow2"},
+)
+
+
+def changes(draft: Draft, other: Path | None) -> Iterator[Change]:
+    """Every change that has a place in this record."""
+    for kind in (events, snapshots, image, console, case):
+        yield from kind(draft)
+    if other is not None:
+        yield from pieces_of(other)
+
+
+@dataclass
+class Told:
+    """What came of the changes of one case."""
+
+    case: str
+    verdict: str
+    tried: int = 0
+    seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+def tamper(
+    path: Path, other: Path | None = None, sample: int | None = None, seed: int = 1, only: str = ""
+) -> Told:
+    """Tries all changes, or a sample of them, on one case. Leaves the case as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Draft(path, Path(folder))
+        clean = str(judge_case(draft.path)["verdict"])
+        told = Told(path.name, clean)
+        if clean not in ("consistent", "refused"):
+            return told
+        start = time.monotonic()
+        todo = [change for change in changes(draft, other) if only in change.name]
+        if sample is not None and sample < len(todo):
+            todo = random.Random(seed).sample(todo, sample)
+        for change in todo:
+            _try(draft, change, clean, told)
+        told.seconds = time.monotonic() - start
+    return told
+
+
+@contextlib.contextmanager
+def unplanted(change: Change) -> Iterator[None]:
+    """A contradiction must be seen by the oracles themselves, not because a plant was missed.
+
+    It also takes a third of the time.
+    """
+    if "same" in change.right:
+        yield
+        return
+    with mock.patch.object(verdict, "try_oracles", return_value=Planted(1, 1)):
+        yield
+
+
+def _try(draft: Draft, change: Change, clean: str, told: Told) -> None:
+    try:
+        change.apply(draft)
+        draft.save()
+        change.raw(draft)
+        with unplanted(change):
+            entry = judge_case(draft.path)
+    except LookupError:
+        return
+    finally:
+        draft.restore()
+    told.tried += 1
+    right = {clean if verdict == "same" else verdict for verdict in change.right}
+    if entry["verdict"] not in right:
+        told.wrong.append(f"{change.name}: {entry['verdict']} ({entry['why'][:200]})")
+        print(f"wrong: {told.case}: {told.wrong[-1]}", file=sys.stderr, flush=True)
+
+
+def cases_of(paths: list[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        found += [path] if (path / "case.json").exists() else sorted(
+            p.parent for p in path.glob("*/case.json")
+        )  # fmt: skip
+    return found
+
+
+def labs(folder: Path) -> list[Path]:
+    """Fresh records, of real migrations."""
+    runs = []
+    for number, options in enumerate(LABS):
+        run = folder / f"run{number}"
+        words = [f"{key}={value}" for key, value in options.items()]
+        subprocess.run(["make", "lab", *words, f"RUN_DIR={run}"], cwd=ROOT, check=True)
+        runs.append(run)
+    subprocess.run(["make", "clean-lab"], cwd=ROOT, check=True)
+    return runs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="*", type=Path)
+    parser.add_argument("--sample", type=int, help="how many changes of each case; default all")
+    parser.add_argument("--seed", type=int, default=1, help="of the sample")
+    parser.add_argument("--only", default="", help="changes whose name has this text")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cases = cases_of(options.paths or labs(Path(folder)))
+        others = [next((o for o in cases if o.name != c.name), None) for c in cases]
+        more = (options.sample, options.seed, options.only)
+        with ProcessPoolExecutor(2) as pool:
+            jobs = [pool.submit(tamper, c, o, *more) for c, o in zip(cases, others, strict=True)]
+            found = [job.result() for job in jobs]
+    print("| case | verdict | changes | wrong | seconds |")
+    print("|---|---|---|---|---|")
+    for told in found:
+        counts = f"{told.tried} | {len(told.wrong)} | {told.seconds:.0f}"
+        print(f"| {told.case} | {told.verdict} | {counts} |")
+    return 1 if any(told.wrong for told in found) or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

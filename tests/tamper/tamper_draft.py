@@ -1,0 +1,191 @@
+"""A record that can be changed, judged, and put back as it was.
+
+Text pieces are kept in memory; the image is patched in place and restored, because copying it for
+every change would take most of the time.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class Draft:
+    """A working copy of one case. `restore` undoes every change."""
+
+    def __init__(self, case: Path, folder: Path) -> None:
+        self.original = case
+        self.path = folder / case.name
+        copy(case, self.path)
+        self._before = {p: p.read_bytes() for p in self._texts()}
+        self._patches: list[tuple[int, bytes]] = []
+        self._copied = True
+        """The image is the original's, but for the patches."""
+        self._load()
+
+    def _texts(self) -> list[Path]:
+        files = [p for p in self.path.rglob("*") if p.is_file() and not p.name.startswith("image.")]
+        return sorted(files)
+
+    def _load(self) -> None:
+        self.case: dict[str, Any] = self._json("case.json")
+        self.events: list[Event] = self._lines("events.jsonl")
+        self.chunks: list[Event] = self._lines("console.jsonl")
+        self.metadata: dict[str, dict[str, Any]] = {
+            path.stem: json.loads(path.read_text())
+            for path in sorted((self.path / "metadata").glob("*.json"))
+        }
+        self.logs = {
+            path.name[8:-4]: path.read_bytes() for path in sorted(self.path.glob("console-*.log"))
+        }
+
+    def _json(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def _lines(self, name: str) -> list[Event]:
+        return [json.loads(line) for line in (self.path / name).read_text().splitlines()]
+
+    @property
+    def image(self) -> Path:
+        return next(self.path.glob("image.*"))
+
+    @property
+    def kind(self) -> str:
+        return self.image.suffix[1:]
+
+    # what a forger does
+
+    def renumber(self, change: Callable[[list[Event]], None]) -> None:
+        """Changes the list of events; seq and the snapshots' seq follow, as a forger would see to.
+
+        A snapshot keeps its place behind the last event that stood before it.
+        """
+        numbers = {id(event): event["seq"] for event in self.events}
+        change(self.events)
+        last = 0
+        new: dict[int, int] = {}
+        for seq, event in enumerate(self.events, 1):
+            last = max(last, numbers.get(id(event), last))
+            new[last] = seq
+            event["seq"] = seq
+        for taken in self.metadata.values():
+            before = [old for old in new if old <= taken["seq"]]
+            taken["seq"] = new[max(before)] if before else 0
+
+    def index(self, name: str, nth: int = 0, host: str | None = None) -> int:
+        """Where the nth event of that name (of that host) stands. Raises LookupError."""
+        found = [
+            n
+            for n, event in enumerate(self.events)
+            if event["event"] == name and host in (None, event["host"])
+        ]
+        return found[nth]
+
+    def steps(self) -> list[int]:
+        """Where the events stand that are no allocations."""
+        return [n for n, event in enumerate(self.events) if event["event"] != "allocated"]
+
+    def allocations(self) -> list[int]:
+        return [n for n, event in enumerate(self.events) if event["event"] == "allocated"]
+
+    def other(self, host: str) -> str:
+        return next(name for name in self.case["hosts"] if name != host)
+
+    def lines_of(self) -> list[tuple[str, float, bytes]]:
+        """The consoles as (host, mono, bytes) chunks."""
+        ends: dict[str, int] = {host: len(log) for host, log in self.logs.items()}
+        pieces = []
+        for chunk in reversed(self.chunks):
+            host, offset = chunk["host"], chunk["offset"]
+            pieces.append((host, chunk["mono"], self.logs[host][offset : ends[host]]))
+            ends[host] = offset
+        return pieces[::-1]
+
+    def say(self, pieces: list[tuple[str, float, bytes]]) -> None:
+        """Writes the consoles from chunks."""
+        logs = dict.fromkeys(self.logs, b"")
+        self.chunks = []
+        for host, mono, data in pieces:
+            log = logs.setdefault(host, b"")
+            self.chunks.append({"host": host, "offset": len(log), "mono": mono})
+            logs[host] = log + data
+        self.logs = logs
+
+    def patch(self, offset: int, data: bytes) -> None:
+        """Bytes of the image."""
+        with open(self.image, "r+b") as file:
+            file.seek(offset)
+            self._patches.append((offset, file.read(len(data)).ljust(len(data), b"\0")))
+            file.seek(offset)
+            file.write(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        with open(self.image, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def truncate(self, size: int) -> None:
+        os.truncate(self.image, size)
+        self._copied = False
+
+    def copy_again(self) -> None:
+        """The image was changed behind our back."""
+        self._copied = False
+
+    # the directory
+
+    def save(self) -> None:
+        """Writes all pieces that differ from what is on disk."""
+        pieces = {
+            "case.json": json.dumps(self.case).encode(),
+            "events.jsonl": lines(self.events),
+            "console.jsonl": lines(self.chunks),
+            **{f"console-{host}.log": log for host, log in self.logs.items()},
+            **{
+                f"metadata/{name}.json": json.dumps(m).encode() for name, m in self.metadata.items()
+            },
+        }
+        for name, data in pieces.items():
+            (self.path / name).write_bytes(data)
+        for path in (self.path / "metadata").glob("*.json"):
+            if path.stem not in self.metadata:
+                path.unlink()
+
+    def restore(self) -> None:
+        """As it was in the beginning."""
+        for offset, old in reversed(self._patches):
+            with open(self.image, "r+b") as file:
+                file.seek(offset)
+                file.write(old)
+        if not self._copied:
+            copy(self.original / self.image.name, self.image)
+            self._copied = True
+        self._patches.clear()
+        for path in list(self.path.rglob("*")):
+            if path.is_dir() and not path.is_symlink():
+                continue
+            if path not in self._before and (path.is_symlink() or path != self.image):
+                path.unlink()
+        for folder in [p for p in self.path.iterdir() if p.is_dir() and p.name != "metadata"]:
+            shutil.rmtree(folder)
+        (self.path / "metadata").mkdir(exist_ok=True)
+        for path, data in self._before.items():
+            regular = path.is_file() and not path.is_symlink()
+            if not regular or path.read_bytes() != data:
+                path.unlink(missing_ok=True)
+                path.write_bytes(data)
+        self._load()
+
+
+def copy(source: Path, target: Path) -> None:
+    """Holes stay holes."""
+    subprocess.run(["cp", "-a", "--sparse=always", source, target], check=True)
+
+
+def lines(values: list[Event]) -> bytes:
+    return "".join(json.dumps(value) + "\n" for value in values).encode()

@@ -1,0 +1,39 @@
+"""A sample of what `make tamper` does, on committed records: no change gets a wrong verdict.
+
+TAMPER_SEED chooses another sample. Takes about 10 s: each change is a whole judgement.
+"""
+
+import os
+from pathlib import Path
+
+import oracle_cases
+import pytest
+from tamper import changes, tamper
+from tamper_draft import Draft
+from test_oracle_records import unpack
+
+SEED = int(os.environ.get("TAMPER_SEED", "1"))
+
+
+@pytest.mark.parametrize("name", ["reopen-on", "implicit-first-on", "qcow2-hold-on"])
+def test_no_change_of_a_real_record_gets_a_wrong_verdict(name: str, tmp_path: Path) -> None:
+    told = tamper(unpack(name, tmp_path), sample=10, seed=SEED)
+    assert told.tried >= 8, told
+    assert not told.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(told.wrong)
+
+
+@pytest.mark.parametrize("name", ["activate-back", "activate-retry"])
+def test_no_change_of_a_made_record_gets_a_wrong_verdict(name: str, tmp_path: Path) -> None:
+    case = oracle_cases.SAFE[name]().save(tmp_path / name)
+    told = tamper(case, sample=10, seed=SEED)
+    assert told.tried >= 8, told
+    assert not told.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(told.wrong)
+
+
+def test_there_are_200_changes_and_no_two_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    case = unpack("reopen-on", tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    names = [change.name for change in changes(Draft(case, tmp_path / "b"), None)]
+    assert len(names) >= 200
+    assert len(set(names)) == len(names)
