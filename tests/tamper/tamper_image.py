@@ -40,7 +40,8 @@ def _vhd(draft: Draft, size: int) -> Iterator[Change]:
         entry, at = bat_offset + 4 * block, bat[block] * SECTOR
         bits = bytes.fromhex(meta["bitmaps"][str(block)])
         first = next(n for n in range(len(bits) * 8) if bits[n // 8] & 0x80 >> n % 8)
-        data = at + bitmap_bytes + first * SECTOR
+        # The first write to a block goes to its end.
+        data = at + bitmap_bytes + header["block_bytes"] - SECTOR
         name = f"image: block {block}"
         yield _patch(f"{name}: a sector of zeros", data, bytes(SECTOR))
         yield _patch(f"{name}: strange data", data, b"\xa5" * SECTOR)

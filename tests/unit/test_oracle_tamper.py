@@ -30,10 +30,9 @@ def test_no_change_of_a_made_record_gets_a_wrong_verdict(name: str, tmp_path: Pa
     assert not told.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(told.wrong)
 
 
-def test_there_are_200_changes_and_no_two_of_one_name(tmp_path: Path) -> None:
+def test_there_are_200_different_changes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     case = unpack("reopen-on", tmp_path / "a")
     (tmp_path / "b").mkdir()
     names = [change.name for change in changes(Draft(case, tmp_path / "b"), None)]
-    assert len(names) >= 200
-    assert len(set(names)) == len(names)
+    assert len(set(names)) >= 200

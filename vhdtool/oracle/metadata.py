@@ -39,6 +39,7 @@ def judge_metadata(
     if image is not None and image.get("header") and snapshots and not snapshots[0].meta["header"]:
         text = f"{snapshots[0].name} shows no image, so nothing can be compared with it"
         findings.append(doubt("snapshot", text))
+    findings += _without_footer(snapshots)
     disordered = any("taken at seq" in problem for problem in problems)
     if not disordered:
         for before, after in itertools.pairwise(snapshots):
@@ -50,7 +51,7 @@ def judge_metadata(
         else:
             findings += growth(last.name, last.meta, "the closed image", image)
     findings += points(snapshots, events, attempts)
-    findings += blocks(told, events, snapshots, image)
+    findings += blocks(told, events, attempts, snapshots, image)
     return Outcome.of(findings)
 
 
@@ -62,6 +63,16 @@ def image_metadata(view: View) -> tuple[dict[str, Any] | None, Finding | None]:
         return meta, None
     except (VhdtoolError, OSError) as error:
         return None, doubt("unreadable", str(error))
+
+
+def _without_footer(snapshots: Sequence[Snapshot]) -> Iterator[Finding]:
+    """A footer never appears: its copy at the start of a VHD is written once."""
+    seen = next((one for one in snapshots if one.meta.get("footer")), None)
+    for one in snapshots:
+        if seen is None or one is seen:
+            return
+        text = f"metadata/{one.name}.json shows no footer, metadata/{seen.name}.json does"
+        yield doubt("footer-late", text)
 
 
 def _contradictions(last: Snapshot, image: Mapping[str, object]) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ shim tells late, while a snapshot is taken, is allowed for; what it tells after 
 but one of the controller was not there yet.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from vhdtool.oracle.events import READS, RELEASES, Event, Events
 from vhdtool.oracle.evidence.grammar import is_step, line
 from vhdtool.oracle.finding import Finding, doubt
+from vhdtool.oracle.legs import Attempt
 from vhdtool.oracle.snapshots import Snapshot
 
 SECTOR = 512
@@ -55,7 +57,11 @@ def told_by(events: Events, unit: int, placed: bool, load: bool = True) -> Told:
 
 
 def blocks(
-    told: Told, events: Events, snapshots: Sequence[Snapshot], image: Meta | None
+    told: Told,
+    events: Events,
+    attempts: Sequence[Attempt],
+    snapshots: Sequence[Snapshot],
+    image: Meta | None,
 ) -> Iterator[Finding]:
     """Doubts: of what is told and what is shown, it is not known which is wrong."""
     if not events.complete:
@@ -66,14 +72,46 @@ def blocks(
         yield Finding("allocated-twice", text, "doubt", block)
     for snapshot in snapshots:
         if snapshot.meta["header"] is not None:
-            yield from _shown(told, events, snapshot)
+            yield from _shown(told, events, attempts, snapshot)
             yield from _size(told, events, snapshot)
+    yield from _still(events, attempts, snapshots)
     if image is not None and image.get("header"):
         name, end = "the image", events.last_seq
         yield from _compared(told, told.blocks_of(image), name, end, end)
 
 
-def _shown(told: Told, events: Events, snapshot: Snapshot) -> Iterator[Finding]:
+def _stopped(attempts: Sequence[Attempt], seq: int) -> Attempt | None:
+    """The attempt in which the guest stood still behind event `seq`."""
+    for attempt in attempts:
+        again = attempt.resumed or attempt.outcome
+        if attempt.suspended and attempt.suspended.seq <= seq and again and seq < again.seq:
+            return attempt
+    return None
+
+
+def _still(
+    events: Events, attempts: Sequence[Attempt], snapshots: Sequence[Snapshot]
+) -> Iterator[Finding]:
+    """While the guest stands still nothing is allocated; while nobody can write nothing changes."""
+    for before, after in itertools.pairwise(snapshots):
+        attempt = _stopped(attempts, before.seq)
+        if attempt is None or attempt is not _stopped(attempts, after.seq):
+            continue
+        keys = ["bat"]
+        if not _open_at(events, before.seq):
+            keys.append("bitmaps")
+        elif before.meta["footer"] is None:
+            # QEMU writes a table when it flushes or closes.
+            continue
+        for key in keys:
+            if before.meta[key] != after.meta[key]:
+                text = f"metadata/{before.name}.json and metadata/{after.name}.json differ in "
+                yield doubt("still-changed", f"{text}`{key}`, and the guest stood still")
+
+
+def _shown(
+    told: Told, events: Events, attempts: Sequence[Attempt], snapshot: Snapshot
+) -> Iterator[Finding]:
     # QEMU writes a table when it flushes or closes, so a live qcow2 image may lag behind.
     lags = not told.placed and bool(_open_at(events, snapshot.seq))
     due = -1 if lags else snapshot.seq
@@ -83,11 +121,15 @@ def _shown(told: Told, events: Events, snapshot: Snapshot) -> Iterator[Finding]:
     name = f"metadata/{snapshot.name}.json"
     yield from _compared(told, shown, name, due, latest)
     begun = {e.epoch for e in events.items if e.name in READS and e.seq <= snapshot.seq}
+    stopped = _stopped(attempts, snapshot.seq)
+    if stopped is not None:
+        # The guest has asked the destination for nothing yet.
+        begun -= {e.epoch for e in events.items if e.host == stopped.destination}
     for block in shown:
         event = told.first.get(block)
         if event is not None and snapshot.seq < event.seq <= latest and event.epoch not in begun:
             text = f"{name} (seq {snapshot.seq}) shows block {block}, which {line(event)} "
-            text += f"allocated on the read at epoch {event.epoch}, begun later"
+            text += f"allocated later, on the read at epoch {event.epoch}"
             yield Finding("block-early", text, "doubt", block)
 
 
@@ -135,13 +177,18 @@ def _size(told: Told, events: Events, snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _open_at(events: Events, seq: int) -> set[str]:
-    """The processes that had the image open after event `seq`, and could write to it."""
+    """The processes that had the image open after event `seq`, and could write to it.
+
+    With the guard on that takes the lease: a standby writes nothing.
+    """
+    guarded = any(event.extra.get("lease") is True for event in events.items)
     held: set[str] = set()
     for event in events.items:
         if event.seq > seq:
             break
         if event.name in READS:
-            held.add(event.who)
+            if event.extra.get("lease") is True or not guarded:
+                held.add(event.who)
         elif event.name in RELEASES:
             held.discard(event.who)
     return held

@@ -107,8 +107,10 @@ def _place(leg: _Leg, event: Event, before: dict[str, str]) -> str | None:
         return f"{line(event)} is of leg {event.leg}, it stands in leg {allowed[0]}"
     sides = {**leg.sides(), CONTROLLER_HOST: "controller"}
     right = {sides.get(event.host)}
-    if waiting:
-        right.add(before.get(event.host))
+    if waiting and leg.number:
+        # Between two legs the hosts have the sides of the one that the event names.
+        old = {before.get(event.host, sides.get(event.host))}
+        right = old if event.leg == leg.number else right | old
     if event.side not in right:
         return f"{line(event)} says that {event.host} is the {event.side}, in leg {event.leg}"
     wanted = SIDES.get(event.name)
@@ -186,6 +188,8 @@ def _reading(shim: _Shim, event: Event) -> str | None:
         return _served(shim, event)
     if event.name in RELEASES:
         ended = event.integer("ended")
+        if ended is None and event.epoch is not None:
+            return f"took epoch {event.epoch} and does not say which read it ended"
         if ended is None and shim.first is not None:
             return f"ends no read, but the one at epoch {epoch} was served on"
         if ended is not None and ended != epoch:
