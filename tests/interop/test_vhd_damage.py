@@ -2,12 +2,18 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from vhd_peers import qemu_create, qemu_write
 from vhd_peers import run as tool
 
+import vhdtool
 from vhdtool.cli.main import run
+from vhdtool.image.metadata import read_metadata
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.geometry import NO_GEOMETRY
 
 MIB = 1 << 20
 START = 2048 * 512
@@ -63,3 +69,36 @@ def test_damage_names_the_file(
     assert (hit["size"], hit["damaged"]) == (3 * MIB, 512 << 10)
     assert run(["damage", str(vhd)]) == 2
     assert "/lost.bin: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", range(4))
+def test_a_block_of_qemus_is_found_when_its_entry_is_lost(tmp_path: Path, lost: int) -> None:
+    """QEMU leaves no gap before a block, and writes full bitmaps over data with holes."""
+    path = tmp_path / "q.vhd"
+    qemu_create(path, "16M")
+    qemu_write(path, *((0x41 + block, 2 * block * MIB + 8192, 65536) for block in range(4)))
+    with FileStorage(path, writable=True) as storage:
+        meta = read_metadata(storage)
+        assert meta.header is not None
+        storage.pwrite(meta.header.bat_offset + 4 * lost, b"\xff" * 4)
+    (one,) = vhdtool.check(path).reports[0].orphans
+    assert (one.entry, one.guest) == (meta.bat[lost], lost)
+
+
+@pytest.mark.parametrize("creator", [b"qemu", b"vpc "])
+def test_a_repair_of_the_geometry_gives_qemu_its_disk_back(tmp_path: Path, creator: bytes) -> None:
+    path = tmp_path / "q.vhd"
+    qemu_create(path, "40M")
+    with FileStorage(path, writable=True) as storage:
+        footer = replace(read_metadata(storage).footer, geometry=NO_GEOMETRY, creator=creator)
+        storage.pwrite(0, footer.pack())
+        storage.pwrite(storage.size() - 512, footer.pack())
+
+    def shown() -> int:
+        words = ("qemu-img", "info", "-f", "vpc", "--output=json", path)
+        return int(json.loads(tool(*words))["virtual-size"])
+
+    assert shown() == 0
+    assert run(["repair", str(path), "--yes"]) == 0
+    # What Virtual PC's readers see is the geometry, which ends less than a cylinder before.
+    assert 0 <= footer.current_size - shown() < 16 * 63 * 512

@@ -212,7 +212,7 @@ def test_commands_name_and_export_it(
     assert told["lost"] == []
     assert told["partitions"][0]["damaged"] == BLOCK
     assert run(["read", "--salvage", str(path), "-o", str(raw), "--orphans", str(found)]) == 2
-    assert "2 orphan blocks" in capfdbinary.readouterr().out.decode()
+    assert "2 blocks of data that no BAT entry names" in capfdbinary.readouterr().out.decode()
     table = json.loads((found / "orphans.json").read_text())
     assert [one["block"] for one in table] == [2, None]
     assert table[1]["present"] == [[8, 16]]

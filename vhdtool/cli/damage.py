@@ -7,6 +7,7 @@ import click
 
 from vhdtool.cli.guestfiles import FileHit, Range, files_within, sectors
 from vhdtool.cli.options import image_argument, json_option, load_json, print_json
+from vhdtool.cli.orphans import counted
 from vhdtool.errors import UsageError
 from vhdtool.image.lenient import open_salvage
 from vhdtool.image.partitions import Partition, partitions
@@ -168,7 +169,7 @@ def _show(
     total = sum(stop - first for first, stop in _union(lost))
     text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
     if stray:
-        text += f", and {len(stray)} blocks probably: see `vhdtool read --salvage --orphans`"
+        text += f"; {counted(len(stray))}: see `vhdtool read --salvage --orphans`"
     click.echo(text)
 
 

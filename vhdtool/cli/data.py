@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vhdtool.cli.options import Size, image_argument, json_option, print_json
+from vhdtool.cli.orphans import counted
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
@@ -163,7 +164,7 @@ def report_salvage(
             if orphans is not None
             else "read --salvage --orphans DIR exports them"
         )
-        click.echo(f"{image}: {len(source.stray)} orphan blocks; {hint}", err=err)
+        click.echo(f"{image}: {counted(len(source.stray))}; {hint}", err=err)
     bad = sum(one.length for one in lost)
     click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=err)
     return 2 if lost or source.notes or source.stray else 0

@@ -75,10 +75,9 @@ def note_orphans(image: str, what: str) -> None:
     if what == IN_PLACE and (end is None or not end.valid):
         what = IN_THE_WAY
     if count:
-        blocks = "1 block" if count == 1 else f"{count} blocks"
         click.echo(
-            f"vhdtool: note: {image}: {blocks} of data that no BAT entry names, a probable loss: "
-            f"{what}; `vhdtool check` says more, `vhdtool read --salvage --orphans DIR` exports it",
+            f"vhdtool: note: {image}: {counted(count)}: {what}; "
+            "`vhdtool check` says more, `vhdtool read --salvage --orphans DIR` exports it",
             err=True,
         )
 
@@ -95,6 +94,12 @@ def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> 
         note_orphans(name, IN_PLACE if last else GO_WITH_IT)
         if last:
             break
+
+
+def counted(orphans: int) -> str:
+    """How many orphans there are, and what that means."""
+    blocks = "1 block" if orphans == 1 else f"{orphans} blocks"
+    return f"{blocks} of data that no BAT entry names, a probable loss"
 
 
 def _same(one: str, other: str) -> bool:

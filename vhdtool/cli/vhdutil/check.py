@@ -55,6 +55,8 @@ def check(options: Options) -> int:
             break
         if "s" not in options:
             print(f"{one.name} is valid")
+        for orphan in one.orphans:
+            say(VhdtoolError(f"{one.name}: {orphan}"))
     if code and count > 1 and code != _verdict(report.reports[0], _links(report, 0, options)):
         print(f"error checking parents: {-code}")
     if "s" in options and not code:
