@@ -171,3 +171,19 @@ def test_a_reader_may_lock_what_it_cannot_write(image: Path) -> None:
         lock_image(reader.fileno(), reader.name, S)
         with pytest.raises(ImageInUse):
             ImageFile(image, E)
+
+
+def test_a_file_that_is_replaced_before_it_is_locked_is_not_used(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock would exclude nobody: the others have the new file."""
+
+    def replaced(*arguments: object) -> None:
+        lock_image(*arguments)  # type: ignore[arg-type]
+        other = image.with_name("other")
+        other.write_bytes(bytes(512))
+        other.rename(image)
+
+    monkeypatch.setattr("vhdtool.storage.image_file.lock_image", replaced)
+    with pytest.raises(ImageInUse, match="try again"):
+        ImageFile(image, V)

@@ -46,9 +46,19 @@ class ImageFile(FileStorage):
         if mode is not None:
             try:
                 lock_image(self._fd, self.name, mode, qemu_bytes)
+                self._require_name()
             except BaseException:
                 self.close()
                 raise
+
+    def _require_name(self) -> None:
+        """Raises ImageInUse where the file was replaced between its opening and its lock."""
+        try:
+            self.check_identity()
+        except LeaseLost:
+            raise ImageInUse(
+                f"{self.path}: was replaced or removed while it was opened; try again"
+            ) from None
 
     def check_identity(self) -> None:
         """Raises LeaseLost when the path does not lead to the open file any more."""
