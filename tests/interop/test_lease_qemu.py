@@ -38,6 +38,8 @@ def qemu_nbd(image: Path, *options: str) -> Iterator[int]:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
+            # It listens before it has the image.
+            run("nbdinfo", "--size", f"nbd+unix:///?socket={place}")
             yield process.pid
         finally:
             process.terminate()
