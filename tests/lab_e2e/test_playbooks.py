@@ -96,6 +96,7 @@ def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path):
+    """Takes half a minute: four provisionings and a migration, through a bastion."""
     foresight = play("provision", check=True)
     assert foresight.returncode == 0, foresight.stdout + foresight.stderr
     first = play("provision")
