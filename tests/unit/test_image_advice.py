@@ -44,7 +44,9 @@ def repair(folder: Path, code: str) -> bool:
 def salvage(folder: Path, code: str) -> bool:
     image, out = str(folder / "image.vhd"), folder / "new.raw"
     copied = run(["read", "--salvage", image, "-o", str(out)])
-    return copied in (0, 2) and out.stat().st_size > 0 and run(["damage", image]) in (0, 2)
+    converted = run(["convert", "--salvage", image, str(folder / "new.vhd")])
+    read = copied in (0, 2) and converted in (0, 2) and out.stat().st_size > 0
+    return read and run(["damage", image]) in (0, 2)
 
 
 def salvage_all(folder: Path, code: str) -> bool:

@@ -69,13 +69,13 @@ def convert(
 
     take_dead_lease(target, force_epoch)
     kind = NAMES[source_format] if source_format else guess_input(source)
-    if kind == "vpc" and not quiet:
-        note_two_sizes(source)
     wanted = NAMES[target_format] if target_format else guess_output(target)
     if salvage:
         if kind != "vpc" or wanted not in ("vpc", "raw"):
             raise UsageError("--salvage reads a VHD, and writes a VHD or a raw disk")
         context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
+    if kind == "vpc" and not quiet:
+        note_two_sizes(source)
     if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
         size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)
         if not quiet:

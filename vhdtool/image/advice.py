@@ -7,8 +7,8 @@ from vhdtool.image.repair import MENDS
 
 REPAIR = "vhdtool repair {image} --yes: mends it; what it overwrites can be put back"
 SALVAGE = (
-    "vhdtool read --salvage {image} -o NEW.raw: copies what can be trusted and lists the rest; "
-    "`vhdtool damage` names the files"
+    "vhdtool read --salvage {image} -o NEW.raw, or convert --salvage {image} NEW.vhd: copies what "
+    "can be trusted and lists the rest; `vhdtool damage` names the files"
 )
 ORPHANS = (
     "vhdtool read --salvage {image} --orphans DIR -o NEW.raw: copies these blocks out; "
