@@ -112,11 +112,14 @@ def _try(draft: Draft, change: Change, clean: str, told: Told) -> None:
 
 
 def cases_of(paths: list[Path]) -> list[Path]:
-    found = []
+    """The cases in directories that are cases or runs."""
+    found: list[Path] = []
     for path in paths:
-        found += [path] if (path / "case.json").exists() else sorted(
-            p.parent for p in path.glob("*/case.json")
-        )  # fmt: skip
+        inside = [path] if (path / "case.json").exists() else []
+        inside = inside or sorted(piece.parent for piece in path.glob("*/case.json"))
+        if not inside:
+            raise SystemExit(f"tamper: {path}: neither a case nor a run with cases")
+        found += inside
     return found
 
 

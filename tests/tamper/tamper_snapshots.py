@@ -70,7 +70,7 @@ def _one(draft: Draft, name: str) -> Iterator[Change]:
     for part in ("footer", "header"):
         if meta[part] is None:
             continue
-        for key, value in (("uuid", "0" * 36), ("current_size", 512), ("block_bytes", 4096)):
+        for key, value in (("uuid", "0" * 36), ("current_size", 512), ("block_bytes", 3 << 20)):
             if key in meta[part]:
                 yield Change(f"{name}: {part}.{key}", CONTRADICTS, _field(name, part, key, value))
         yield Change(f"{name}: no {part}", CONTRADICTS,

@@ -75,6 +75,7 @@ def blocks(
             yield from _shown(told, events, attempts, snapshot)
             yield from _size(told, events, snapshot)
     yield from _still(events, attempts, snapshots)
+    yield from _late(events, attempts)
     if image is not None and image.get("header"):
         name, end = "the image", events.last_seq
         yield from _compared(told, told.blocks_of(image), name, end, end)
@@ -87,6 +88,19 @@ def _stopped(attempts: Sequence[Attempt], seq: int) -> Attempt | None:
         if attempt.suspended and attempt.suspended.seq <= seq and again and seq < again.seq:
             return attempt
     return None
+
+
+def _late(events: Events, attempts: Sequence[Attempt]) -> Iterator[Finding]:
+    """Behind SUSPENDED every request is answered, so little can be left to tell."""
+    for attempt in attempts:
+        stop = attempt.suspended
+        if stop is None:
+            continue
+        following = itertools.takewhile(lambda e: not is_step(e), events.items[stop.seq :])
+        told = [event for event in following if event.name == "allocated"]
+        if len(told) > ON_THE_WAY:
+            text = f"{len(told)} blocks were allocated behind {line(stop)}, up to {line(told[-1])}"
+            yield doubt("block-late", f"{text}, and the guest stood still")
 
 
 def _still(
