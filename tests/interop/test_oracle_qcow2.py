@@ -84,7 +84,7 @@ def test_a_clean_record_is_consistent_and_every_planted_fault_is_caught(record: 
     assert {name: one["result"] for name, one in judged["oracles"].items()} == {
         "content": "pass", "metadata": "pass", "structure": "pass", "activation": "pass",
     }  # fmt: skip
-    assert judged["planted"] == {"faults": 12, "caught": 12}
+    assert judged["planted"] == {"faults": 16, "caught": 16}
 
 
 def entry_of(record: Path, new: int | None) -> None:

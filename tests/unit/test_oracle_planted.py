@@ -90,3 +90,13 @@ def test_a_finding_that_was_there_before_is_no_catch_although_it_names_the_place
         assert "content: dropped-ack-late" not in try_oracles(evidence, outcomes).missed
         result = try_oracles(evidence, replace(outcomes, content=noise))
     assert {"content: dropped-ack-early", "content: dropped-ack-late"} <= set(result.missed)
+
+
+def test_an_oracle_that_passed_without_one_of_its_faults_is_not_awake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind of fault that finds no place counts as missed, and not as tried."""
+    monkeypatch.setattr(planted, "_PLANTERS", planted._PLANTERS[:-1])
+    entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))
+    assert entry["verdict"] == "inconclusive"
+    assert "no place to plant" in entry["why"]

@@ -66,7 +66,7 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
             yield Fault("content", "never-written", over(patch), _covers("never-written", sector))
             break
         return
-    for sector in _unwritten(load, reader, judged):
+    for sector in _unwritten(load, reader, view, judged):
         block, inside = divmod(sector, reader.block_sectors)
         at = reader.blocks[block] * SECTOR
         bits = reader.bitmap(block)[inside // 8] | 0x80 >> inside % 8
@@ -96,13 +96,14 @@ def _rewritten(load: Load) -> Iterator[tuple[int, int]]:
             seen[sector] = n
 
 
-def _unwritten(load: Load, reader: DynamicReader, judged: Judged) -> Iterator[int]:
-    """Sectors of allocated blocks in which nothing is, and nothing was ever acknowledged."""
+def _unwritten(load: Load, reader: DynamicReader, view: View, judged: Judged) -> Iterator[int]:
+    """Sectors of allocated blocks that read as zeros, and where nothing was ever acknowledged."""
     for block in reader.blocks:
         first = block * reader.block_sectors
         for sector in range(first, min(first + reader.block_sectors, reader.disk_sectors)):
             known = sector in load.last or sector in judged.content.damaged
-            if not known and reader.locate(sector) is None:
+            at = reader.locate(sector)
+            if not known and (at is None or not view.pread(at, SECTOR).strip(b"\0")):
                 yield sector
                 break
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from vhdtool.oracle.activation import Reading
-from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.events import READS, RELEASES, Event, Events
 from vhdtool.oracle.faults import Fault, bat_of, damaged_blocks, names_block
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged
@@ -44,6 +44,39 @@ def snapshot_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         changed[place] = replace(snapshots[place], meta=meta)
         faulty = evidence.with_snapshots(tuple(changed))
         yield Fault("metadata", name, faulty, names_block(code, int(block)))
+
+
+def event_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
+    """Events that contradict one another, and the snapshots: dropped, out of order, unaccounted."""
+    events = evidence.record.events
+    if not events.complete or judged.activation.worst("doubt"):
+        return
+    for name, oracle, code, changed in _broken(events):
+        faulty = evidence.with_events(changed)
+        yield Fault(oracle, name, faulty, lambda f, code=code: f.code == code)  # type: ignore[misc]
+
+
+def _broken(events: Events) -> Iterator[tuple[str, str, str, Events]]:
+    """(name, oracle, code of the finding, events) of each."""
+    found: dict[str, Event] = {}
+    for event in events.items:
+        found.setdefault(event.name, event)
+    releases = [event for event in events.items if event.name in RELEASES and event.epoch]
+    reads = [event for event in events.items if event.name in READS and event.epoch]
+    if reads and releases:
+        moved = tuple(_moved_up(event, reads[0].epoch or 0) for event in events.items)
+        yield "epoch-untold", "activation", "epoch-untold", Events(moved, ())
+        yield "release-gone", "activation", "shim-order", _without(events, releases[-1])
+    if start := found.get("migrate-started"):
+        yield "leg-broken", "activation", "leg-order", _without(events, start)
+    if "allocated" in found:
+        gone = _without(events, found["allocated"])
+        yield "allocation-untold", "metadata", "block-untold", gone
+
+
+def _without(events: Events, gone: Event) -> Events:
+    kept = [event for event in events.items if event is not gone]
+    return Events(tuple(replace(event, seq=n) for n, event in enumerate(kept, 1)), ())
 
 
 def _common(before: Any, after: Any) -> list[str]:

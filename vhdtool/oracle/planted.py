@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.oracle.faults import Fault, content_faults, image_faults
-from vhdtool.oracle.faults_record import activation_faults, snapshot_faults
+from vhdtool.oracle.faults_record import activation_faults, event_faults, snapshot_faults
 from vhdtool.oracle.finding import Outcome
 from vhdtool.oracle.judge import (
     ORACLES,
@@ -24,7 +24,26 @@ from vhdtool.oracle.judge import (
     structure,
 )
 
-_PLANTERS = (content_faults, snapshot_faults, image_faults, activation_faults)
+_PLANTERS = (content_faults, snapshot_faults, image_faults, activation_faults, event_faults)
+
+_ALWAYS = {
+    "content": ("dropped-ack-early", "dropped-ack-late", "stale-data", "never-written"),
+    "metadata": ("entry-gone", "entry-moved", "image-entry-gone", "allocation-untold"),
+    "structure": ("overlap", "entry-past-end"),
+    "activation": (
+        "second-activation-first", "second-activation-last", "epoch-untold", "release-gone",
+        "leg-broken",
+    ),
+}  # fmt: skip
+MUST = {
+    "vhd": {
+        **_ALWAYS,
+        "metadata": (*_ALWAYS["metadata"], "bit-gone", "swapped-footer"),
+        "structure": (*_ALWAYS["structure"], "foreign-footer"),
+    },
+    "qcow2": {**_ALWAYS, "structure": (*_ALWAYS["structure"], "qemu-img-says-so")},
+}
+"""Kind of image -> oracle -> the faults that it must have been tried on before its pass counts."""
 
 
 @dataclass
@@ -41,9 +60,7 @@ def try_oracles(evidence: Evidence, judged: Judged) -> Planted:
     """Plants every fault that has a place in this record. Never raises."""
     result = Planted()
     outcomes = judged.each()
-    tried = set()
     for fault in _all(evidence, judged, result):
-        tried.add(fault.oracle)
         result.faults += 1
         result.names.append(f"{fault.oracle}: {fault.name}")
         before = set(outcomes[fault.oracle].findings)
@@ -51,10 +68,12 @@ def try_oracles(evidence: Evidence, judged: Judged) -> Planted:
             result.caught += 1
         else:
             result.missed.append(f"{fault.oracle}: {fault.name}")
+    must = MUST.get(evidence.kind, _ALWAYS)
     result.missed += [
-        f"{name}: no place to plant one"
-        for name in ORACLES
-        if name not in tried and outcomes[name].result == "pass"
+        f"{oracle}: no place to plant {name}"
+        for oracle in ORACLES
+        for name in must[oracle]
+        if outcomes[oracle].result == "pass" and f"{oracle}: {name}" not in result.names
     ]
     return result
 

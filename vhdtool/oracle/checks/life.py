@@ -157,12 +157,18 @@ def _step(shim: _Shim, event: Event) -> str | None:
     following = SHIM[shim.state].get(event.name)
     last = f" (after line {shim.last.seq})" if shim.last else ""
     where = f"{line(event)} of {event.who}"
-    again = event.name == "opened" and shim.state == "open"
-    if following is None or (again and event.extra.get("implicit") is not True):
+    if following is None or (shim.state == "open" and not _may_reread(shim, event)):
         return f"{where} cannot come where its disk is {shim.state}{last}"
     shim.state = following
     problem = _times(shim, event) or _reading(shim, event)
     return f"{where} {problem}" if problem else None
+
+
+def _may_reread(shim: _Shim, event: Event) -> bool:
+    """Only a standby is activated, and only a request reopens."""
+    if event.name == "opened":
+        return event.extra.get("implicit") is True
+    return event.name != "activated" or shim.read is None or shim.read.name == "opened"
 
 
 def _times(shim: _Shim, event: Event) -> str | None:
@@ -190,11 +196,12 @@ def _reading(shim: _Shim, event: Event) -> str | None:
         ended = event.integer("ended")
         if ended is None and event.epoch is not None:
             return f"took epoch {event.epoch} and does not say which read it ended"
-        if ended is None and shim.first is not None:
-            return f"ends no read, but the one at epoch {epoch} was served on"
-        if ended is not None and ended != epoch:
+        if ended != epoch:
             return f"ends the read at epoch {ended}, it has that at epoch {epoch}"
         shim.read, shim.first, shim.wrote = None, None, None
+    elif event.name == "refused" and event.extra.get("op") in ("activate", "request"):
+        # The early read of a standby is dropped before the lease is asked for.
+        shim.read = None
     return None
 
 
