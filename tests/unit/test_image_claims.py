@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from holders import served
 from image_tools import clean, content, write
 from shims import owner
 
@@ -25,28 +26,6 @@ from vhdtool.tapdisk.disk import Settings, TapDisk
 BLOCK = 512 << 10
 SIZE = 8 * BLOCK
 Holder = Callable[[Path], object]
-
-
-@contextmanager
-def served(image: Path, guard: bool = True) -> Iterator[TapDisk]:
-    """A server's disk, active, in this process: for the kernel it is as good as another one."""
-    disk = TapDisk(
-        Settings(
-            guard=guard,
-            open_storage=ImageOpener(),
-            open_lease=lambda path: EpochLease(EpochRecord(path), owner("alpha", os.getpid())),
-            emit=lambda *_, **__: None,
-        )
-    )
-    disk.attach(image, SIZE)
-    if guard:
-        disk.activate()
-    else:
-        disk.open()
-    try:
-        yield disk
-    finally:
-        disk.detach()
 
 
 @contextmanager
@@ -349,7 +328,7 @@ def test_one_record_for_an_image(image: Path, tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="is a directory"), served(tmp_path):
+    with pytest.raises(Exception, match="is a directory"), served(tmp_path, size=SIZE):
         pass
     assert not Path(f"{tmp_path}.lease").exists()
 

@@ -98,7 +98,8 @@ class Restored(ReadOnly):
         self.name = inner.name
         self._kept: list[tuple[int, bytes]] = []
         with FileStorage(journal) as file:
-            self._size, steps = read_journal(file)
+            size, steps = read_journal(file)
+            self._size = inner.size() if size is None else size
             for offset, place, length in steps:
                 self._kept.append((offset, file.pread(place, length)))
 

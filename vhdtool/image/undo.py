@@ -26,15 +26,19 @@ class Change:
 def write_journal(path: str, storage: Storage, changes: list[Change]) -> None:
     """Keeps what the changes will overwrite in a new file that is durable on return.
 
-    The file is one line of JSON, then the old bytes of each change. Raises ImageExists when the
-    journal is there already: it belongs to another repair.
+    The file is one line of JSON, then the old bytes of each change. It keeps the length of the
+    file only where the changes alter it: a server may let the file grow meanwhile (LockMode.RELINK).
+    Raises ImageExists when the journal is there already: it belongs to another repair.
     """
     size = storage.size()
     old = []
+    kept = None
     for change in changes:
         length = size - change.offset if change.data is None else len(change.data)
+        if change.data is None or change.offset + length > size:
+            kept = size
         old.append([change.offset, max(min(length, size - change.offset), 0)])
-    record = {"schema": SCHEMA, "image": storage.name, "size": size, "old": old}
+    record = {"schema": SCHEMA, "image": storage.name, "size": kept, "old": old}
     head = json.dumps(record).encode() + b"\n"
     # A storage manager may set a whole volume aside for the journal.
     with new_file(path, overwrite=_is_device(path)) as journal:
@@ -86,16 +90,18 @@ def undo(storage: Storage, path: str) -> None:
         # A repair may write a place twice: the oldest state is the one to come back to.
         for offset, place, length in reversed(steps):
             _copy(journal, place, storage, offset, length)
-    storage.truncate(size)
+    if size is not None:
+        storage.truncate(size)
     storage.flush()
 
 
-def read_journal(journal: FileStorage) -> tuple[int, list[tuple[int, int, int]]]:
-    """(old size, [(offset in the image, place in the journal, length)])."""
+def read_journal(journal: FileStorage) -> tuple[int | None, list[tuple[int, int, int]]]:
+    """(old size, [(offset in the image, place in the journal, length)]); None: it stays."""
     line = journal.pread(0, CHUNK).split(b"\n", 1)[0]
     try:
         record = json.loads(line)
-        size, old = int(record["size"]), [(int(a), int(b)) for a, b in record["old"]]
+        size = None if record["size"] is None else int(record["size"])
+        old = [(int(a), int(b)) for a, b in record["old"]]
         known = record["schema"] == SCHEMA
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{journal.name}: not an undo journal, or not whole") from None
