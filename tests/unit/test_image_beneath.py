@@ -1,5 +1,7 @@
 """Commands on a chain whose leaf is served, interrupted: the guest loses nothing by it."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,11 @@ from image_tools import clean, content, write
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image import journal
+from vhdtool.image.chain import open_chain
 from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic
+from vhdtool.image.undo import Change
+from vhdtool.storage import Storage
 from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10
@@ -63,3 +68,82 @@ def test_a_relink_that_ends_early_cuts_nothing_that_the_guest_wrote_meanwhile(
     assert run(["repair", "--yes", str(leaf)]) == 0
     clean(leaf)
     assert all(content(leaf)[block * BLOCK :][:512] == LIVE for block in range(BLOCKS))
+
+
+def kill_in_the_middle(words: list[str], monkeypatch: pytest.MonkeyPatch, changes: int = 1) -> None:
+    """Runs `vhd-util` and ends it, as a kill does, after so many changes of the image."""
+    done = journal.apply
+
+    def part(storage: Storage, all_of_them: list[Change]) -> None:
+        done(storage, all_of_them[:changes])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "apply", part)
+        with pytest.raises(Killed):
+            vhd_util(words)
+
+
+def test_a_relink_that_was_killed_is_done_again_beside_the_server(
+    leaf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(leaf)
+    with served(leaf) as disk:
+        words = ["modify", "-n", str(leaf), "-p", str(leaf.with_name("base.vhd"))]
+        kill_in_the_middle(words, monkeypatch)
+        write_everywhere(disk)
+        assert vhd_util(words) == 0
+        assert disk.read(0, 512) == LIVE
+    clean(leaf)
+    assert content(leaf) != before
+    with open_chain(leaf) as reader:
+        assert [Path(layer.name).name for layer in reader.layers] == ["leaf.vhd", "base.vhd"]
+
+
+@pytest.mark.parametrize("field", ["hidden", "repair"])
+def test_a_node_whose_change_was_killed_is_mended_below_the_server(
+    leaf: Path, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = leaf.with_name("node.vhd")
+    hide = ["set", "-n", str(node), "-f", "hidden", "-v", "1"]
+    before = content(leaf)
+    with served(leaf) as disk:
+        kill_in_the_middle(hide, monkeypatch)
+        assert vhd_util(hide if field == "hidden" else ["repair", "-n", str(node)]) == 0
+        assert disk.read(0, len(before)) == before
+        disk.pause()
+        disk.unpause()
+    clean(leaf)
+    assert content(leaf) == before
+
+
+def test_a_change_that_is_under_way_is_waited_for_and_not_called_interrupted(
+    leaf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a guest could not go on while its storage manager hides a node."""
+    node = leaf.with_name("node.vhd")
+    begun = threading.Event()
+    done = journal.apply
+
+    def slow(storage: Storage, changes: list[Change]) -> None:
+        begun.set()
+        time.sleep(0.3)
+        done(storage, changes)
+
+    monkeypatch.setattr(journal, "apply", slow)
+    change = threading.Thread(
+        target=vhd_util, args=(["set", "-n", str(node), "-f", "hidden", "-v", "1"],)
+    )
+    change.start()
+    begun.wait()
+    with served(leaf):
+        change.join()
+    change = threading.Thread(
+        target=vhd_util, args=(["set", "-n", str(node), "-f", "hidden", "-v", "0"],)
+    )
+    begun.clear()
+    change.start()
+    begun.wait()
+    assert run(["check", str(leaf)]) == 0
+    change.join()
+    assert "interrupted" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ from vhdtool.image.advice import advice
 from vhdtool.image.chain import MAX_DEPTH
 from vhdtool.image.check import Mode, check
 from vhdtool.image.findings import CheckReport, Finding, exit_code
-from vhdtool.image.journal import Restored, journal_beside
+from vhdtool.image.journal import Restored, is_interrupted, journal_beside
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
 from vhdtool.leases.claim import user_of
@@ -83,11 +83,10 @@ def check_chain(
 
 def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage:
     """The image as its journal will restore it, where a change was interrupted."""
-    journal = journal_beside(path)
-    if not os.path.exists(journal):
+    if not is_interrupted(path):
         return storage
     try:
-        restored = Restored(storage, journal)
+        restored = Restored(storage, journal_beside(path))
     except UsageError:
         # Torn before anything was changed.
         return storage

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic, sleep
 
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
 from vhdtool.image.undo import Change, apply, drop_journal, read_journal, undo, write_journal
@@ -11,6 +12,9 @@ from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.names import lasting_path
 from vhdtool.storage.shapes import ReadOnly
+
+_PATIENCE = 5.0
+"""Seconds; a change that is guarded takes milliseconds, so a longer one is stopped."""
 
 
 def journal_beside(image: str | os.PathLike[str]) -> str:
@@ -70,14 +74,27 @@ def writable_image(
 def require_no_journal(path: str | os.PathLike[str], ours: bool = False) -> None:
     """Raises UncleanImage when an earlier change of the image was interrupted.
 
-    Raises ImageInUse where somebody is changing it now, unless the lock is `ours`.
+    Waits for one that is under way, unless the lock is `ours`. Raises ImageInUse when it does not
+    end.
     """
-    if os.path.exists(journal_beside(path)):
-        if not ours and (who := who_has(path)):
-            raise ImageInUse(who)
+    if is_interrupted(path, ours):
         raise UncleanImage(
             f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` takes it back"
         )
+
+
+def is_interrupted(path: str | os.PathLike[str], ours: bool = False) -> bool:
+    """Whether an earlier change of the image was interrupted; the rest as `require_no_journal`."""
+    journal, end = journal_beside(path), monotonic() + _PATIENCE
+    while os.path.exists(journal):
+        who = "" if ours else who_has(path)
+        if not who:
+            # It may have ended between the two looks.
+            return os.path.exists(journal)
+        if monotonic() > end:
+            raise ImageInUse(who)
+        sleep(0.01)
+    return False
 
 
 def require_replaceable(path: str | os.PathLike[str]) -> None:

@@ -26,8 +26,8 @@ class Change:
 def write_journal(path: str, storage: Storage, changes: list[Change]) -> None:
     """Keeps what the changes will overwrite in a new file that is durable on return.
 
-    The file is one line of JSON, then the old bytes of each change. It keeps the length of the
-    file only where the changes alter it: a server may let the file grow meanwhile (LockMode.RELINK).
+    The file is one line of JSON, then the old bytes of each change. It keeps the file's
+    length only where the changes alter it: a server may let it grow meanwhile (LockMode.RELINK).
     Raises ImageExists when the journal is there already: it belongs to another repair.
     """
     size = storage.size()

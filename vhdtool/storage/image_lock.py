@@ -152,7 +152,7 @@ def locked_by_writer(fd: int) -> bool:
     Takes no lock itself. False where it cannot be told.
     """
     try:
-        own = any(is_locked(fd, byte, fcntl.F_RDLCK) for byte in OWN)
+        own = any(is_locked(fd, byte, fcntl.F_RDLCK) for byte in (*OWN, BENEATH))
         return own or is_locked(fd, _WRITE) or is_locked(fd, _RESIZE)
     except OSError:
         return False

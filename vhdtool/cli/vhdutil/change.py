@@ -110,13 +110,18 @@ def repair(options: Options) -> int:
 
 
 def _close(name: str, always: bool = False) -> None:
-    """Puts the footer at the end of an image that lacks it, as blktap's tool does in passing."""
-    from vhdtool.image.journal import guarded, journal_beside, writable_image
+    """Puts the footer at the end of an image that lacks it, as blktap's tool does in passing.
+
+    A change that was interrupted is taken back: a storage manager knows no other command for that.
+    """
+    from vhdtool.image.journal import guarded, journal_beside, recover
     from vhdtool.image.metadata import read_ends
     from vhdtool.image.repair import plan, require_repairable
+    from vhdtool.leases.claim import claimed
 
     def close(mode: LockMode) -> None:
-        with writable_image(name, mode) as storage:
+        with claimed(name, mode) as storage:
+            recover(storage, journal_beside(name))
             end = read_ends(storage).end
             if end is not None and end.valid and not always:
                 return
@@ -226,7 +231,9 @@ def modify(options: Options) -> int:
 
 def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
     """SM does it to images in use, which it pauses and unpauses afterwards."""
+    from vhdtool.image.journal import journal_beside, recover
     from vhdtool.image.modify import modify_parent
+    from vhdtool.leases.claim import claimed
 
     # SM relinks images to another ancestor with it: the uuid is not compared.
     try:
@@ -234,6 +241,8 @@ def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
             _close(name)
         modify_parent(name, parent, raw, other_disk=True)
     except ImageInUse:
+        with claimed(name, LockMode.RELINK) as storage:
+            recover(storage, journal_beside(name))
         modify_parent(name, parent, raw, other_disk=True, mode=LockMode.RELINK)
 
 
