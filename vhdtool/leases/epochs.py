@@ -31,6 +31,7 @@ MUTEX_PATIENCE = 5.0
 _FLOCK = "hhqqi4x"
 _ROOM = 16 << 10
 """Bytes that are reserved at once: 32 epochs."""
+_BLANK = b"\0 \n"
 Holder = dict[str, object]
 
 
@@ -104,11 +105,17 @@ class EpochRecord:
 
     def read(self) -> tuple[int, Holder | None]:
         """(newest epoch, holder as written or None); (0, None) for a new file."""
-        return self.parse(self.raw())
+        raw = self.raw()
+        if self._fd >= 0 and not raw.strip(_BLANK) and os.fstat(self._fd).st_size > _ROOM:
+            raise LeaseLost(
+                f"{self.path}: is no epoch record: it begins with nothing, and is too large for a "
+                "new one; name another file with --record"
+            )
+        return self.parse(raw)
 
     def parse(self, raw: bytes) -> tuple[int, Holder | None]:
         """What sector 0 says."""
-        text = raw.rstrip(b"\0 \n")
+        text = raw.rstrip(_BLANK)
         if not text:
             return 0, None
         try:
@@ -118,8 +125,8 @@ class EpochRecord:
                 raise ValueError(text)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise LeaseLost(
-                f"{self.path}: the epoch record is damaged ({text[:40]!r}); stop all users of the "
-                "image, then remove the file"
+                f"{self.path}: is no epoch record, or a damaged one ({text[:40]!r}); if it is "
+                "nothing else, stop all users of the image, then remove the file"
             ) from None
         return epoch, holder
 

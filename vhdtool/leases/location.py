@@ -6,6 +6,7 @@ that two users of one image never go by two records.
 
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
         raise UsageError(
             f"{os.fspath(image)}: its epoch record is {known}; name that one with --record"
         )
+    _require_another_file(wanted, image)
     if known is None and wanted != beside:
         if _has_content(beside):
             raise UsageError(
@@ -47,9 +49,18 @@ def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
 def existing_record(image: str | os.PathLike[str]) -> Path | None:
     """The record of an image that has been served; None for one that has no record."""
     beside = record_beside(image)
-    if (known := _pointed(beside)) is not None:
-        return known
-    return beside if beside.exists() else None
+    known = _pointed(beside)
+    if known is None:
+        return beside if os.path.lexists(beside) else None
+    _require_another_file(known, image)
+    return known
+
+
+def _require_another_file(record: Path, image: str | os.PathLike[str]) -> None:
+    """A raw disk that begins with zeros would pass for a new record."""
+    with suppress(OSError):
+        if os.path.samefile(record, image):
+            raise UsageError(f"{record}: is the image itself, and cannot be its epoch record")
 
 
 def _has_content(record: Path) -> bool:
@@ -60,14 +71,30 @@ def _has_content(record: Path) -> bool:
 
 
 def _pointed(beside: Path) -> Path | None:
-    """The record that the file beside an image names."""
+    """The record that the file beside an image names. Raises UsageError when it names no path."""
     try:
-        if beside.stat().st_size > _LARGEST_POINTER:
-            return None
-        said = json.loads(beside.read_bytes().split(b"\n")[0])
-        return Path(said["record"])
+        said = json.loads(_first_line(beside))["record"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    if not isinstance(said, str) or not os.path.isabs(said) or "\0" in said:
+        raise UsageError(
+            f"{beside}: should name the epoch record by an absolute path; if nobody uses the "
+            "image, remove this file"
+        )
+    return Path(said)
+
+
+def _first_line(path: Path) -> bytes:
+    """That of a small file; nothing of a large one, which is a record. Raises OSError."""
+    # A pipe of that name must not hold anybody up.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_POINTER:
+            return b""
+        return os.read(fd, _LARGEST_POINTER).split(b"\n")[0]
+    finally:
+        os.close(fd)
 
 
 def _point(beside: Path, record: Path) -> None:

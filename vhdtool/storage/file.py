@@ -54,14 +54,23 @@ class FileStorage(Closes):
             flags |= os.O_NOFOLLOW
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
-        elif device_flags and _is_block_device(self.path):
-            flags |= device_flags
+        else:
+            # Before it is opened, which would wait for the other end of a pipe.
+            mode = _mode(self.path)
+            self._require_known(mode)
+            if stat.S_ISBLK(mode):
+                flags |= device_flags
         self._fd, self.direct = self._open(flags, direct)
         mode = os.fstat(self._fd).st_mode
         self.is_block_device = stat.S_ISBLK(mode)
-        if not (self.is_block_device or stat.S_ISREG(mode)):
-            os.close(self._fd)
-            self._fd = -1
+        try:
+            self._require_known(mode)
+        except BaseException:
+            self.close()
+            raise
+
+    def _require_known(self, mode: int) -> None:
+        if mode and not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
             raise StorageError(self.name, "use it: neither a file nor a block device", errno.EINVAL)
 
     def _open(self, flags: int, direct: bool) -> tuple[int, bool]:
@@ -72,8 +81,9 @@ class FileStorage(Closes):
                 except OSError as error:
                     if error.errno != errno.EINVAL:
                         raise
-                    # The failed attempt may have created the file already.
-                    flags &= ~os.O_EXCL
+                    if flags & os.O_CREAT:
+                        # The failed attempt may have created the file already.
+                        flags &= ~os.O_EXCL
             return os.open(self.path, flags, 0o644), False
         except FileExistsError:
             raise ImageExists(f"{self.name}: exists already; it is left as it is") from None
@@ -302,8 +312,9 @@ class FileStorage(Closes):
         return StorageError(self.name, doing, number)
 
 
-def _is_block_device(path: str) -> bool:
+def _mode(path: str) -> int:
+    """0 where it cannot be told: opening it says why."""
     try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except OSError:
-        return False
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,122 @@
+"""Which file is the epoch record, and what stands in its place by mistake or malice."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from holders import served
+from image_tools import clean
+
+from vhdtool.cli.main import run
+from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.image.create import create_dynamic
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.location import existing_record, record_of
+from vhdtool.storage import StorageError
+
+SIZE = 4 << 20
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    create_dynamic(tmp_path / "disk.vhd", SIZE)
+    return tmp_path / "disk.vhd"
+
+
+def beside(image: Path) -> Path:
+    return Path(f"{image}.lease")
+
+
+def put(image: Path, what: str) -> None:
+    """Something that is no record, where the record should be."""
+    place = beside(image)
+    if what == "pipe":
+        os.mkfifo(place)
+    elif what == "directory":
+        place.mkdir()
+    elif what == "endless":
+        place.symlink_to("/dev/zero")
+    elif what == "nowhere":
+        place.symlink_to("/nonexistent/record")
+    elif what == "image":
+        os.link(image, place)
+    elif what == "huge":
+        with place.open("wb") as file:
+            file.truncate(1 << 40)
+    elif what == "nested":
+        place.write_bytes(b"[" * 5000)
+    else:
+        place.write_text(json.dumps({"record": json.loads(what)}) + "\n")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "pipe",
+        "directory",
+        "endless",
+        "nowhere",
+        "image",
+        "huge",
+        "nested",
+        '"a\\u0000b"',
+        '"relative"',
+        '""',
+        "7",
+        "null",
+        '"/dev/null/x"',
+    ],
+)
+def test_what_is_no_record_is_one_line_and_changes_nothing(
+    image: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(image, what)
+    before = image.read_bytes(), sorted(os.listdir(image.parent))
+    assert run(["fill", str(image)]) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert str(image) in said or "/dev/null/x: cannot open the epoch record" in said
+    with pytest.raises(VhdtoolError), served(image):
+        pass
+    assert run(["check", str(image)]) == 0
+    assert (image.read_bytes(), sorted(os.listdir(image.parent))) == before
+    clean(image)
+
+
+def test_the_image_is_not_its_own_record(tmp_path: Path) -> None:
+    """It begins with zeros, as a new record may."""
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes(bytes(SIZE))
+    with pytest.raises(UsageError, match="the image itself"):
+        record_of(raw, raw)
+    beside(raw).write_text(json.dumps({"record": str(raw)}))
+    with pytest.raises(UsageError, match="the image itself"):
+        existing_record(raw)
+
+
+def test_another_disk_is_not_taken_for_a_new_record(tmp_path: Path) -> None:
+    raw = tmp_path / "other.raw"
+    raw.write_bytes(bytes(SIZE))
+    with pytest.raises(VhdtoolError, match="is no epoch record"):
+        EpochRecord(raw).read()
+    vhd = tmp_path / "other.vhd"
+    create_dynamic(vhd, SIZE)
+    with pytest.raises(VhdtoolError, match="if it is nothing else"):
+        EpochRecord(vhd).read()
+
+
+def test_a_name_that_leaves_no_room_for_a_record_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 251}.vhd"
+    create_dynamic(path, SIZE)
+    assert existing_record(path) is None
+    assert run(["fill", str(path)]) == 0
+    with pytest.raises(StorageError, match="File name too long"), served(path):
+        pass
+
+
+def test_a_pipe_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "disk.vhd")
+    for command in ("info", "check", "fill"):
+        assert run([command, str(tmp_path / "disk.vhd")]) == 1
+        assert "neither a file nor a block device" in capsys.readouterr().err
