@@ -11,7 +11,7 @@ from typing import Literal, Protocol, Self
 from uuid import UUID
 
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.image.chain import open_chain
+from vhdtool.image.chain import NONE, PARENTS, open_chain
 from vhdtool.image.chain_check import ChainReport, check_chain
 from vhdtool.image.check import Mode
 from vhdtool.image.reader import Extent, Reader
@@ -50,7 +50,8 @@ class Image:
             self._held = held.pop_all()
 
     def _open(self, storage: FileStorage | None, held: ExitStack) -> None:
-        reader = self._reader = held.enter_context(open_chain(self.path))
+        hold = NONE if storage is None else PARENTS
+        reader = self._reader = held.enter_context(open_chain(self.path, hold=hold))
         self._target: _Target | None = None
         metadata = reader.layers[0].metadata
         assert metadata is not None
@@ -174,7 +175,6 @@ def _writer(storage: FileStorage, reader: Reader) -> _Target:
     from vhdtool.image.disk import DynamicDisk
 
     parents = Below(reader.layers[1:])
-    parents.hold()
     if writable(storage, closed=False).footer.disk_type == FIXED:
         return _Flat(storage)
     return DynamicDisk(storage, parent=parents if parents.layers else None)

@@ -8,6 +8,7 @@ from vhdtool.image.journal import require_no_journal
 from vhdtool.image.metadata import read_metadata
 from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Layer, Reader
+from vhdtool.leases.claim import share
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID
@@ -15,6 +16,8 @@ from vhdtool.vhd.header import NO_UUID
 MAX_DEPTH = 30
 """Layers that SM allows; deeper chains are read, and `check` names them."""
 HARD_LIMIT = 1000
+NONE, PARENTS, ALL = range(0), range(1, HARD_LIMIT), range(HARD_LIMIT)
+"""Layers, counted from the image itself: none, all but the image, all."""
 
 
 class ParentLoop(CorruptImage):
@@ -22,14 +25,19 @@ class ParentLoop(CorruptImage):
 
 
 def open_chain(
-    path: str | os.PathLike[str], raw: bool = False, alone: bool = False, names_only: bool = False
+    path: str | os.PathLike[str],
+    raw: bool = False,
+    alone: bool = False,
+    names_only: bool = False,
+    hold: range = NONE,
 ) -> Reader:
     """Opens `path` and its parents for reading, none of which may be damaged.
 
     `raw`: the file is no VHD but a disk as it is; `alone`: without parents. With `names_only`
     damaged images are opened too, as far as their metadata can be read: their data must not be.
+    Nobody may write the layers of `hold` until they are closed.
     Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), UncleanImage where
-    a change was interrupted, or StorageError.
+    a change was interrupted, ImageInUse while somebody writes what is to be held, or StorageError.
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -39,6 +47,9 @@ def open_chain(
             storage = FileStorage(current)
             layers.append(Layer(storage))
             _remember(storage, seen)
+            if len(layers) - 1 in hold:
+                # Before its metadata are read, which must stay as they are.
+                share(storage)
             if raw:
                 break
             if not names_only:

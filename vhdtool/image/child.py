@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from vhdtool.errors import UnsupportedImage, UsageError, VhdtoolError
-from vhdtool.image.chain import MAX_DEPTH, open_chain
+from vhdtool.image.chain import ALL, MAX_DEPTH, open_chain
 from vhdtool.image.create import (
     check_block_bytes,
     check_size,
@@ -52,9 +52,8 @@ def parent_facts(
     Raises as `open_chain` does, and ImageInUse while somebody writes one of them.
     """
     name = lasting_path(path)
-    with open_chain(name, raw, alone) as reader:
-        # A child shows what its parent has: who still writes that one changes the child.
-        reader.hold()
+    # A child shows what its parent has: who still writes that one changes the child.
+    with open_chain(name, raw, alone, hold=ALL) as reader:
         meta = reader.layers[0].metadata
         uuid = NO_UUID if meta is None else meta.footer.uuid
         if meta is not None and uuid == NO_UUID:

@@ -3,14 +3,14 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from vhdtool.errors import CorruptImage, UsageError
 from vhdtool.image.admission import changeable, writable
 from vhdtool.image.capacity import require_capacity, require_full
-from vhdtool.image.chain import open_chain
+from vhdtool.image.chain import PARENTS, open_chain
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.export import CHUNK, Progress
 from vhdtool.image.journal import writable_image
@@ -19,7 +19,7 @@ from vhdtool.image.resize import resize
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage
 from vhdtool.storage.holes import Held
-from vhdtool.storage.image_lock import LockMode
+from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -82,17 +82,16 @@ def coalesce(
     """
     with open_chain(path) as reader:
         depth = _depth(reader, path, ancestor, whole)
-        Reader(reader.layers[:depth]).hold()
+        name = reader.layers[depth].name
+    with _held(path, name, depth) as reader:
         target = reader.layers[depth]
-        name, raw = target.name, target.metadata is None
+        raw = target.metadata is None
         require_capacity(Reader(reader.layers[:depth]), target, max(reader.size, target.size))
         larger = reader.size if reader.size > target.size else None
     if larger is not None:
         _grow(name, raw, larger, mode)
-    with open_chain(path) as reader:
-        depth = _depth(reader, path, name, False)
+    with _held(path, name, depth) as reader:
         upper = Reader(reader.layers[:depth])
-        upper.hold()
         digest = _digest()
         with writable_image(name, mode) as storage:
             disk = _open(storage, reader.layers[depth])
@@ -109,6 +108,15 @@ def coalesce(
                 disk.close()
         _prove(name, raw, upper, digest)
     return Coalesced(name, sectors)
+
+
+@contextmanager
+def _held(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[Reader]:
+    """The chain, its layers above the ancestor held. Raises ImageInUse when it is another now."""
+    with open_chain(path, hold=range(depth)) as reader:
+        if [layer.name for layer in reader.layers[depth : depth + 1]] != [ancestor]:
+            raise ImageInUse(f"{os.fspath(path)}: its parents were changed meanwhile; run it again")
+        yield reader
 
 
 def ancestor_of(
@@ -197,8 +205,7 @@ def fill(
     A differencing image then no longer depends on its parent's data. Raises UsageError for an
     image without blocks, ImageInUse or ActivationRefused, CorruptImage, or StorageError.
     """
-    with writable_image(path) as storage, open_chain(path) as reader:
-        Reader(reader.layers[1:]).hold()
+    with writable_image(path) as storage, open_chain(path, hold=PARENTS) as reader:
         meta = reader.layers[0].metadata
         if meta is None or meta.layout is None:
             raise UsageError(f"{os.fspath(path)}: a fixed disk is full already")

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from vhdtool.errors import ImageExists, UsageError
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage.image_lock import require_name
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -51,13 +52,17 @@ def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
         # A rename would put the file in the place of /dev/null or of a volume's device node.
         raise UsageError(f"{target}: is no regular file, and only such a file can be replaced")
     directory, name = os.path.split(os.path.realpath(target) if overwrite else target)
-    part = os.path.join(directory, f".{name[:200]}.{os.urandom(4).hex()}.part")
+    short = os.fsdecode(os.fsencode(name)[:200])
+    part = os.path.join(directory, f".{short}.{os.urandom(4).hex()}.part")
     replaces = mode is not None and stat.S_ISREG(mode)
-    with claimed(target) if replaces else nullcontext():
+    with claimed(target) if replaces else nullcontext() as old:
         try:
             yield part
             _sync(part, target)
-            _publish(part, os.path.join(directory, name), overwrite)
+            if old is not None:
+                require_name(old.fileno(), target)
+            # What was not there to be claimed is not replaced either: it is in use, perhaps.
+            _publish(part, os.path.join(directory, name), overwrite=replaces)
         except BaseException:
             with suppress(OSError):
                 os.unlink(part)

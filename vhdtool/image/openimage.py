@@ -77,14 +77,12 @@ def open_image(
 
     def parent(header: Header) -> Parent:
         # What only some images need is loaded for them, so that the others start sooner.
-        from vhdtool.image.chain import open_chain
+        from vhdtool.image.chain import ALL, NONE, open_chain
         from vhdtool.image.parents import find_parent
 
         raw = header.parent_uuid == NO_UUID
-        below = open_chain(find_parent(path, storage, header), raw=raw)
-        if hold_parents:
-            below.hold()
-        return below
+        below = find_parent(path, storage, header)
+        return open_chain(below, raw=raw, hold=ALL if hold_parents else NONE)
 
     try:
         if faithful:

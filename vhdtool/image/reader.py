@@ -7,7 +7,6 @@ from functools import cached_property
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata import Metadata
-from vhdtool.leases.claim import share
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.holes import Contents, DataMap, Held
 from vhdtool.storage.shapes import Closes
@@ -221,12 +220,6 @@ class Reader(Closes):
             if count == extent.length:
                 return
         view[:] = self.fetch(extent)
-
-    def hold(self) -> None:
-        """Nobody may write any layer until it is closed. Raises ImageInUse while one is written."""
-        for layer in self.layers:
-            if isinstance(layer.storage, FileStorage):
-                share(layer.storage)
 
     def close(self) -> None:
         for layer in self.layers:

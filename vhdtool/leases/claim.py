@@ -19,6 +19,7 @@ from vhdtool.storage.image_lock import (
     lock_image,
     locked_by_writer,
     locks_exclude,
+    require_name,
 )
 from vhdtool.storage.mounts import mount_of
 
@@ -109,6 +110,7 @@ def share(storage: FileStorage) -> None:
     """
     try:
         lock_image(storage.fileno(), storage.name, LockMode.SHARED)
+        require_name(storage.fileno(), storage.path)
     except NoLocks:
         return
     except ImageInUse as error:

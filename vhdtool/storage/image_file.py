@@ -7,7 +7,14 @@ from typing import Self
 from vhdtool.errors import LeaseLost
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.file import FileStorage
-from vhdtool.storage.image_lock import ImageInUse, LockMode, hand_over, lock_image, lock_is_lost
+from vhdtool.storage.image_lock import (
+    ImageInUse,
+    LockMode,
+    hand_over,
+    lock_image,
+    lock_is_lost,
+    require_name,
+)
 
 
 class ImageFile(FileStorage):
@@ -46,19 +53,10 @@ class ImageFile(FileStorage):
         if mode is not None:
             try:
                 lock_image(self._fd, self.name, mode, qemu_bytes)
-                self._require_name()
+                require_name(self._fd, self.path)
             except BaseException:
                 self.close()
                 raise
-
-    def _require_name(self) -> None:
-        """Raises ImageInUse where the file was replaced between its opening and its lock."""
-        try:
-            self.check_identity()
-        except LeaseLost:
-            raise ImageInUse(
-                f"{self.path}: was replaced or removed while it was opened; try again"
-            ) from None
 
     def check_identity(self) -> None:
         """Raises LeaseLost when the path does not lead to the open file any more."""
@@ -90,6 +88,8 @@ class ImageFile(FileStorage):
         self.check_identity()
         new = type(self)(self.path, None, direct=self.direct, follow=self._follow)
         try:
+            if new._identity != self._identity:
+                raise LeaseLost(f"{self.path}: another file has taken this name")
             hand_over(self._fd, new.fileno(), self.name)
         except BaseException:
             new.close()

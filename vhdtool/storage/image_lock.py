@@ -180,6 +180,21 @@ def locks_exclude(path: str, fd: int) -> bool:
         os.close(second)
 
 
+def require_name(fd: int, path: str) -> None:
+    """Raises ImageInUse unless `path` still leads to the open file.
+
+    To be asked once it is locked: who had it locked before may have put another in its place.
+    """
+    try:
+        there = os.stat(path)
+    except FileNotFoundError:
+        there = None
+    except OSError as error:
+        raise StorageError(path, "look whether it is still there", error.errno or 0) from None
+    if there is None or not os.path.samestat(there, os.fstat(fd)):
+        raise ImageInUse(f"{path}: somebody has just replaced or removed it; try again")
+
+
 def in_use(fd: int, name: str) -> ImageInUse:
     """The refusal, with the processes of this host that have the image locked."""
     users = local_users(fd)
