@@ -1,21 +1,29 @@
 """Commands on a chain whose leaf is served, interrupted: the guest loses nothing by it."""
 
+import errno
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from holders import served
 from image_tools import clean, content, write
+from shims import owner
 
+import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image import journal
 from vhdtool.image.chain import open_chain
 from vhdtool.image.child import snapshot
 from vhdtool.image.create import create_dynamic
+from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.undo import Change
+from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import Storage
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10
@@ -147,3 +155,39 @@ def test_a_change_that_is_under_way_is_waited_for_and_not_called_interrupted(
     assert run(["check", str(leaf)]) == 0
     change.join()
     assert "interrupted" not in capsys.readouterr().out
+
+
+def test_a_guest_is_started_while_nodes_below_its_leaf_are_coalesced(
+    leaf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes minutes, and the leaf was not in use when it began."""
+    before = content(leaf)
+    done = DynamicDisk.write
+    seen = []
+
+    def beside_a_guest(disk: DynamicDisk, offset: int, data: bytes) -> None:
+        done(disk, offset, data)
+        monkeypatch.setattr(DynamicDisk, "write", done)
+        with served(leaf) as guest:
+            seen.append(guest.read(0, len(before)))
+            guest.write(0, memoryview(LIVE))
+            with pytest.raises(ImageInUse):
+                seen.append(vhdtool.open(leaf.with_name("base.vhd"), writable=True))
+
+    monkeypatch.setattr(DynamicDisk, "write", beside_a_guest)
+    assert vhd_util(["coalesce", "-n", str(leaf.with_name("node.vhd"))]) == 0
+    assert seen == [before]
+    clean(leaf)
+    assert content(leaf) == LIVE + before[len(LIVE) :]
+
+
+def test_a_node_that_a_dead_host_has_is_not_changed(
+    leaf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = leaf.with_name("node.vhd")
+    with closing(EpochLease(EpochRecord(Path(f"{node}.lease")), owner("far"))) as lease:
+        epoch = lease.acquire()
+    before = node.read_bytes()
+    assert vhd_util(["set", "-n", str(node), "-f", "hidden", "-v", "1"]) == errno.EBUSY
+    assert f"held by far (pid 1) at epoch {epoch}" in capsys.readouterr().err
+    assert node.read_bytes() == before

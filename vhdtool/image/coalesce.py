@@ -177,7 +177,13 @@ def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
             storage.truncate(size)
             storage.flush()
         return
-    resize(name, size, mode=mode)
+    try:
+        # It may need larger tables, which is nothing that a served child could bear.
+        resize(name, size)
+    except ImageInUse:
+        if mode is LockMode.EXCLUSIVE:
+            raise
+        resize(name, size, mode=mode)
 
 
 def _present(upper: Reader) -> Iterator[Extent]:

@@ -77,8 +77,8 @@ def claimed(
     """The image at `path`, open for writing, while nobody else may use it.
 
     An image that was served has an epoch record: then the lease is taken at a new epoch, and
-    released at the end. `force_epoch` takes the lease of a holder that is dead. With the modes
-    that are let in beside a server no lease is taken.
+    released at the end. `force_epoch` takes the lease of a holder that is dead. LockMode.RELINK
+    takes none, since the server has it.
 
     Raises ImageInUse or ActivationRefused, naming who has it, or StorageError.
     """
@@ -91,7 +91,7 @@ def claimed(
         log.warning("%s", error)
         storage = FileStorage(path, writable=True)
     with storage:
-        record = existing_record(path) if mode is LockMode.EXCLUSIVE else None
+        record = None if mode is LockMode.RELINK else existing_record(path)
         if record is None:
             yield storage
             return

@@ -37,7 +37,7 @@ class ImageFile(FileStorage):
     ) -> None:
         """`mode` None: the lock of another ImageFile will be handed over."""
         writes = mode is not LockMode.SHARED
-        exclusive = os.O_EXCL if mode in (LockMode.EXCLUSIVE, LockMode.SERVED) else 0
+        exclusive = 0 if mode in (None, LockMode.SHARED, LockMode.RELINK) else os.O_EXCL
         try:
             super().__init__(path, writes, direct, follow=follow, device_flags=exclusive)
         except StorageError as error:

@@ -1,9 +1,11 @@
-"""The commands of `vhd-util` that write: create, snapshot, set, repair, resize and the others."""
+"""The commands of `vhd-util` that write: create, snapshot, set, repair, resize and the others.
+
+What a storage manager does to the nodes of a chain takes LockMode.BENEATH, whether the leaf is in
+use or not: a guest may be started meanwhile. docs/vhd.md says which commands, and why that is safe.
+"""
 
 import errno
 import os
-from collections.abc import Callable
-from typing import TypeVar
 from uuid import uuid4
 
 from vhdtool.cli.orphans import IN_PLACE, note_coalesced, note_orphans
@@ -13,7 +15,6 @@ from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
-T = TypeVar("T")
 _MIB = 20
 
 
@@ -81,19 +82,11 @@ def set_field(options: Options) -> int:
         raise Wrong
     open_image(options["n"])[0].close()
     if field == "marker":
-        _under_a_served_child(lambda mode: set_marker(options["n"], value, mode))
+        set_marker(options["n"], value, LockMode.BENEATH)
     else:
         _close(options["n"])
-        _under_a_served_child(lambda mode: modify_footer(options["n"], hidden=value, mode=mode))
+        modify_footer(options["n"], hidden=value, mode=LockMode.BENEATH)
     return 0
-
-
-def _under_a_served_child(change: Callable[[LockMode], T]) -> T:
-    """What SM does to nodes of a chain whose leaf is in use: docs/vhd.md says what, and why."""
-    try:
-        return change(LockMode.EXCLUSIVE)
-    except ImageInUse:
-        return change(LockMode.BENEATH)
 
 
 def repair(options: Options) -> int:
@@ -119,18 +112,15 @@ def _close(name: str, always: bool = False) -> None:
     from vhdtool.image.repair import plan, require_repairable
     from vhdtool.leases.claim import claimed
 
-    def close(mode: LockMode) -> None:
-        with claimed(name, mode) as storage:
-            recover(storage, journal_beside(name))
-            end = read_ends(storage).end
-            if end is not None and end.valid and not always:
-                return
-            result = plan(storage)
-            require_repairable(result)
-            if result.changes:
-                guarded(storage, journal_beside(name), result.changes)
-
-    _under_a_served_child(close)
+    with claimed(name, LockMode.BENEATH) as storage:
+        recover(storage, journal_beside(name))
+        end = read_ends(storage).end
+        if end is not None and end.valid and not always:
+            return
+        result = plan(storage)
+        require_repairable(result)
+        if result.changes:
+            guarded(storage, journal_beside(name), result.changes)
 
 
 def resize(options: Options) -> int:
@@ -155,7 +145,7 @@ def resize(options: Options) -> int:
     note_orphans(name, IN_PLACE)
     try:
         if fast:
-            _under_a_served_child(lambda mode: work(name, size, mode=mode))
+            work(name, size, mode=LockMode.BENEATH)
         else:
             work(name, size, journal)
     except VhdtoolError as error:
@@ -188,7 +178,7 @@ def coalesce(options: Options) -> int:
         raise Failed(f"error coalescing: {-errno.EINVAL}", errno.EINVAL)
     try:
         note_coalesced(options["n"])
-        done = _under_a_served_child(lambda mode: work(options["n"], mode=mode))
+        done = work(options["n"], mode=LockMode.BENEATH)
     except VhdtoolError as error:
         say(error)
         raise Failed(f"error coalescing: {-errno_of(error)}", errno_of(error)) from None
