@@ -64,10 +64,11 @@ def _bits(block: int, sectors: int, old: Meta, new: Meta, where: str) -> Iterato
     was, now = old["bitmaps"].get(str(block)), new["bitmaps"].get(str(block))
     if not was or was == now or str(block) not in new["bitmaps"]:
         return
-    before = bytes.fromhex(was)
-    after = bytes.fromhex(now or "").ljust(len(before), b"\0")
-    bits = "".join(f"{a & ~b & 0xFF:08b}" for a, b in zip(before, after, strict=False))
-    bits = bits[: sectors or None]
+    size = len(was)
+    lost = int(was, 16) & ~int((now or "0").ljust(size, "0")[:size], 16)
+    if not lost:
+        return
+    bits = f"{lost:0{size * 4}b}"[: sectors or None]
     at = bits.find("1")
     while at >= 0:
         end = bits.find("0", at)
