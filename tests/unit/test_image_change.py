@@ -1,5 +1,6 @@
 """Modify, resize, coalesce, fill and scan on files."""
 
+import errno
 import json
 import os
 import shutil
@@ -201,6 +202,34 @@ def test_growing_full_image_moves_blocks_out_of_the_way(tmp_path: Path) -> None:
     clean(path)
     with open_chain(path) as reader:
         assert reader.read(0, 16 * MIB) == before
+
+
+@pytest.mark.parametrize("room", [0, 4096, MIB, 3 * MIB, 6 * MIB + 8192])
+def test_growing_on_a_full_disk_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    path = tmp_path / "a.vhd"
+    create_dynamic(path, 16 * MIB)
+    write(path, *[(block * BLOCK, bytes([block + 1]) * BLOCK) for block in range(8)])
+    before = path.read_bytes()
+
+    def within(name: str) -> None:
+        real = getattr(FileStorage, name)
+
+        def full(self: FileStorage, offset: int, data: bytes | int) -> None:
+            length = data if isinstance(data, int) else len(data)
+            if self.name == str(path) and offset + length > len(before) + room:
+                raise StorageError(self.name, "write", errno.ENOSPC)
+            real(self, offset, data)
+
+        monkeypatch.setattr(FileStorage, name, full)
+
+    within("pwrite")
+    within("zero")
+    with pytest.raises(StorageError):
+        resize(path, 2000 * (1 << 30))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.vhd"]
 
 
 def test_growing_child_keeps_its_parent(tmp_path: Path) -> None:

@@ -140,6 +140,17 @@ def test_other_data_in_a_gap_is_leaked_space() -> None:
         assert [one.code for one in check(disk).findings] == ["leaked-tail"]
 
 
+def test_a_footer_that_was_left_behind_is_no_bitmap() -> None:
+    block = 4 * BLOCK
+    picture = Picture(4 * MIB, block)
+    picture.add(0, fill=0x41)
+    at = picture.end
+    picture.end += 3 * picture.layout.stride
+    disk = picture.draw()
+    disk.pwrite(at * SECTOR, picture.footer.pack() + b"d" * 2 * block)
+    assert [one.code for one in check(disk).findings] == ["leaked-tail"]
+
+
 def test_a_block_that_is_half_written_counts_by_what_its_bitmap_says() -> None:
     picture = filled(0, 1)
     picture.add(2, (16, 8), (512, 64))

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
+from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError, VhdtoolError
 from vhdtool.image.admission import writable
 from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
@@ -122,8 +122,7 @@ def _dynamic(
     if beyond:
         # The batmap first: it must never call a block full that the BAT has given up.
         apply(storage, _batmap(storage, meta, header, meta.footer, beyond))
-        mover.free(beyond)
-        meta = mover.finish()
+        meta = mover.free(beyond, journal)
     if need <= header.max_entries:
         changes = _batmap(storage, meta, header, footer, []) + footer_changes(meta, footer)
         guarded(storage, journal, changes)
@@ -131,10 +130,15 @@ def _dynamic(
     larger = replace(header, max_entries=need)
     front = _front_end(meta, larger) // SECTOR
     _require_no_orphan(storage, front)
-    mover.clear_front(front)
-    meta = mover.finish()
-    changes = _larger_tables(storage, meta, header, larger, footer, mover.kept)
-    guarded(storage, journal, changes)
+    try:
+        moved = mover.clear_front(front)
+        tables = _larger_tables(storage, meta, header, larger, footer, mover)
+        guarded(storage, journal, moved + tables)
+    except (VhdtoolError, KeyboardInterrupt, SystemExit):
+        # A full disk, or Ctrl-C. A journal that is left there brings more back than this.
+        if not os.path.exists(journal):
+            mover.put_back()
+        raise
 
 
 def _require_no_orphan(storage: FileStorage, front: int) -> None:
@@ -200,14 +204,14 @@ def _larger_tables(
     old: Header,
     larger: Header,
     footer: Footer,
-    kept: int,
+    mover: Mover,
 ) -> list[Change]:
-    """BAT, batmap and locators behind each other in the space that is free now.
+    """BAT, batmap and locators behind each other in the space that the mover made free.
 
-    The footer goes behind all data, and behind sector `kept`.
+    The footer goes behind all data, and behind the blocks that no entry names.
     """
     bat = empty_bat(larger.max_entries)
-    bat[: len(meta.bat)] = meta.bat
+    bat[: len(mover.bat)] = mover.bat
     data = pack_bat(bat)
     batmap = None
     if meta.batmap is not None:
@@ -232,13 +236,13 @@ def _larger_tables(
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))
-    end = footer_place(storage, max(end_of_data(footer, header, batmap, bat), kept) * SECTOR)
+    end = footer_place(storage, max(end_of_data(footer, header, batmap, bat), mover.kept) * SECTOR)
     changes = [
         Change("write the larger tables", larger.bat_offset, data),
         Change("write the header", footer.data_offset, header.pack()),
         Change("write the footer's copy", 0, footer.pack()),
         Change("write the footer", end, footer.pack()),
     ]
-    if meta.ends.file_size > end + SECTOR:
+    if storage.size() > end + SECTOR:
         changes.append(Change("cut what is behind it", end + SECTOR))
     return changes

@@ -15,14 +15,20 @@ from vhdtool.image.checks.layout import Placement
 from vhdtool.image.findings import Severity
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.holes import DataMap
+from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
 from vhdtool.vhd.bits import all_set, count_set, last_set, runs, set_runs
 from vhdtool.vhd.bits import test_bit as bit
 from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import COOKIE as FOOTER_COOKIE
+from vhdtool.vhd.footer import POISON
+from vhdtool.vhd.header import COOKIE as HEADER_COOKIE
 from vhdtool.vhd.units import SECTOR, SMALLEST_BLOCK, UNUSED
 
 _CHUNK = 1 << 20
 _RUN = 16
 """Sectors in a run of equal bits, on average, that no text and no random data reaches."""
+_COOKIES = (FOOTER_COOKIE, POISON, HEADER_COOKIE, BATMAP_COOKIE)
+"""A footer that a longer image left behind has runs of equal bits too."""
 Gap = tuple[int, int]
 """Sectors [first, end) of the file that nothing owns."""
 
@@ -157,6 +163,8 @@ def _bitmap(storage: Storage, place: Placement, entry: int) -> bytes | None:
     length = layout.bitmap_sectors * SECTOR - layout.bitmap_bytes
     padding = storage.pread(entry * SECTOR + layout.bitmap_bytes, length) if length else b""
     if len(bitmap) < layout.bitmap_bytes or len(padding) < length or not any(bitmap):
+        return None
+    if bitmap.startswith(_COOKIES):
         return None
     if any(padding) and not (all_set(bitmap, layout.sectors) and not padding.strip(b"\xff")):
         # QEMU sets the padding of a full bitmap too; anything else is some other data.
