@@ -14,11 +14,13 @@ from uuid import UUID
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.meta import snapshot
 from vhdtool.oracle.case import POINTS
+from vhdtool.oracle.evidence.held import KINDS
 from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.storage import MemoryStorage
 
 DISK = 128 << 20
 BLOCK = 1 << 20
+IMAGE = "image.vhd"
 STRIDE = (4096 + BLOCK) // SECTOR
 
 
@@ -37,6 +39,8 @@ class NaiveShim:
         self.lab.event(name, self.host, self.pid, epoch, **extra)
 
     def attach(self) -> None:
+        if not self.lab.events:
+            self.lab.look("before")
         self.event("attached", path="/srv/image.vhd", size=DISK)
 
     def read(self, name: str = "activated", **extra: Any) -> None:
@@ -130,6 +134,8 @@ class Lab:
         self.expected = "consistent"
         self.legs = 1
         self.points: dict[str, list[str]] | None = None
+        self.schema = 2
+        self.held: dict[str, dict[str, Any]] = {}
 
     # the controller
 
@@ -159,6 +165,8 @@ class Lab:
             event["seq"] = seq
         for taken in self.metadata.values():
             taken["seq"] -= taken["seq"] > place
+        for held in self.held.values():
+            held["seq"] -= held["seq"] > place
 
     def place(self, name: str) -> int:
         """Where the first event of that name stands."""
@@ -167,6 +175,23 @@ class Lab:
     def point(self, name: str) -> None:
         meta = json.loads(json.dumps(snapshot(self.disk)))
         self.metadata[f"{self.leg}-{name}"] = {**meta, "seq": len(self.events), "point": name}
+
+    def look(self, point: str, shim: NaiveShim | None = None) -> None:
+        """What each host holds; a shim, where one runs, on its own host."""
+        for host in (self.source, self.destination):
+            things: dict[str, list[str]] = {kind: [] for kind in KINDS}
+            things["files"] = [IMAGE] if point == "before" else [IMAGE, f"{IMAGE}.lease"]
+            if shim is not None and shim.host == host:
+                things["processes"] = [f"pid {shim.pid}: shim"]
+                things["sockets"] = ["/run/disk.nbd (bound)"]
+                locks = ["300 to 301"] if self.guard else []
+                things["locks"] = [f"pid {shim.pid}: write lock on bytes {n}" for n in locks]
+            if shim is not None and self.guard:
+                things["lease"] = [f"{shim.host}: pid {shim.pid}, epoch {self.epoch}"]
+            self.held[f"{host}-{point}"] = {
+                "schema": 1, "host": host, "point": point, "seq": len(self.events),
+                "image": f"/srv/{IMAGE}", "epoch": self.epoch, "held": things,
+            }  # fmt: skip
 
     # the guest
 
@@ -218,8 +243,8 @@ class Lab:
 
     def case(self) -> dict[str, Any]:
         case: dict[str, Any] = {
-            "schema": 1, "strategy": self.strategy, "guard": self.guard, "seed": self.seed,
-            "expected": self.expected, "direction": "alpha->beta", "attempts": 1,
+            "schema": self.schema, "strategy": self.strategy, "guard": self.guard,
+            "seed": self.seed, "expected": self.expected, "direction": "alpha->beta", "attempts": 1,
             "load": {"profile": "paced", "pace_us": 4000}, "image_bytes": DISK,
             "block_bytes": BLOCK, "image": "image.vhd", "storage": "local", "hypervisor": "kvm",
             "accelerator": "tcg", "legs": self.legs, "hosts": ["alpha", "beta"], "error": None,
@@ -239,6 +264,10 @@ class Lab:
             (folder / f"console-{host}.log").write_bytes(log)
         for name, meta in self.metadata.items():
             (folder / "metadata" / f"{name}.json").write_text(json.dumps(meta))
+        if self.schema > 1:
+            (folder / "held").mkdir()
+            for name, held in self.held.items():
+                (folder / "held" / f"{name}.json").write_text(json.dumps(held))
         write_sparse(folder / "image.vhd", self.disk)
         return folder
 
@@ -281,6 +310,7 @@ def _leg(
         lab.point("source-closed")
     source.event("detached")
     lab.event("migrated")
+    lab.look(f"leg-{lab.leg}", destination)
 
 
 def _finish(lab: Lab, shim: NaiveShim, last: int = 20) -> Lab:
@@ -289,6 +319,7 @@ def _finish(lab: Lab, shim: NaiveShim, last: int = 20) -> Lab:
     shim.release()
     shim.event("detached")
     lab.point("all-closed")
+    lab.look("after")
     return lab
 
 
@@ -355,6 +386,7 @@ def refused(seed: int = 7) -> Lab:
     destination.event("refused", op="may-serve", reason="the lease is held by alpha (pid 11)")
     lab.event("cancelled", reason="refused")
     destination.close()
+    lab.look("leg-1", source)
     return _finish_refused(lab, source)
 
 
@@ -387,6 +419,7 @@ def retry(seed: int = 7) -> Lab:
     lab.event("cancelled", reason="destination-qemu-killed")
     lost.event("detached")
     lab.write(source, 30)
+    lab.look("leg-1", source)
     lab.leg = 2
     second = NaiveShim(lab, "beta", 33)
     _leg(lab, source, second)

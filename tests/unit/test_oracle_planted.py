@@ -11,6 +11,7 @@ import pytest
 from vhdtool.oracle import judge as judging
 from vhdtool.oracle import planted
 from vhdtool.oracle.activation import ActivationOutcome
+from vhdtool.oracle.checks.leftovers import LeftoversOutcome
 from vhdtool.oracle.content import ContentOutcome
 from vhdtool.oracle.finding import Finding, Outcome
 from vhdtool.oracle.judge import Evidence, Judged, gather, judge
@@ -54,7 +55,12 @@ def test_every_fault_is_planted_and_caught(
 def test_an_oracle_that_checks_nothing_makes_the_case_inconclusive(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blind = {"content": ContentOutcome(), "activation": ActivationOutcome()}.get(name, Outcome())
+    outcomes = {
+        "content": ContentOutcome(),
+        "activation": ActivationOutcome(),
+        "leftovers": LeftoversOutcome(),
+    }
+    blind = outcomes.get(name, Outcome())
     for module in (judging, planted):
         monkeypatch.setattr(module, name, lambda _evidence: blind)
     entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))

@@ -272,7 +272,7 @@ def test_an_exclusive_login_that_nobody_tried_to_share_proves_nothing(
         lab.events.insert(place, {**tried, "reason": "another initiator has it reserved"})
         for seq, event in enumerate(lab.events, 1):
             event["seq"] = seq
-        for taken in lab.metadata.values():
+        for taken in (*lab.metadata.values(), *lab.held.values()):
             taken["seq"] += taken["seq"] > place
     folder = lab.save(tmp_path / "login")
     without = "consistent" if at is None else "inconclusive"

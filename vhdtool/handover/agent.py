@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.handover.agent_held import Held
 from vhdtool.handover.agent_images import Images
 
 GRACE = 3.0
 """Seconds between TERM and KILL at the end: a shim closes its image in that time."""
 
 
-class Agent(Images):
+class Agent(Images, Held):
     """Reads requests from `lines`, writes to `out`; one instance a channel."""
 
     def __init__(self, out: Callable[[bytes], None]) -> None:
@@ -54,7 +55,7 @@ class Agent(Images):
     def handle(self, request: dict[str, Any]) -> None:
         """Quick operations at once, in order; what can take time in a thread of its own."""
         op = str(request.get("op"))
-        if op in ("connect", "fetch", "snapshots"):
+        if op in ("connect", "fetch", "snapshots", "held"):
             threading.Thread(target=self._run, args=(op, request), daemon=True).start()
         else:
             self._run(op, request)

@@ -13,6 +13,7 @@ PARTS = (
     "leases",
     "tapdisk",
     "handover/agent.py",
+    "handover/agent_held.py",
     "handover/agent_images.py",
     "handover/__init__.py",
 )

@@ -22,6 +22,7 @@ from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
 from vhdtool.handover.runner import CaseRun
+from vhdtool.oracle.case import SCHEMA
 
 Say = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
@@ -180,7 +181,7 @@ class Lab:
             if isinstance(error, FailedLook):
                 failure["look"] = True
         return {
-            "schema": 1,
+            "schema": SCHEMA,
             "strategy": strategy.name,
             "guard": plan.guard,
             "seed": plan.seed,

@@ -73,6 +73,14 @@ class Record:
         path = self.folder / "metadata" / f"{leg}-{point}.json"
         path.write_text(json.dumps({**snapshot, "seq": seq, "point": point}))
 
+    def held(self, host: str, point: str, seq: int, image: str, found: dict[str, Any]) -> None:
+        """What a host holds of the case; `seq` as for a snapshot, `image` its path there."""
+        folder = self.folder / "held"
+        folder.mkdir(exist_ok=True)
+        head = {"schema": 1, "host": host, "point": point, "seq": seq, "image": image}
+        path = folder / f"{host}-{point}.json"
+        path.write_text(json.dumps({**head, **found}, indent=1) + "\n")
+
     def checked(self, report: dict[str, Any]) -> None:
         """What qemu-img says of the closed image."""
         (self.folder / "check.json").write_text(json.dumps(report, indent=1) + "\n")

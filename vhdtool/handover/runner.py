@@ -12,6 +12,7 @@ from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
 from vhdtool.handover.going_back import AFTER_SWITCH, TIMEOUT, cancel, fail_and_recover
+from vhdtool.handover.held import AFTER, BEFORE, Holdings, after_leg
 from vhdtool.handover.hosts import Host
 from vhdtool.handover.medium import Medium
 from vhdtool.handover.plan import CasePlan, Side
@@ -51,10 +52,12 @@ class CaseRun:
     medium: Medium = field(init=False)
     """Where the image is; until it is made, where it will be."""
     points: Points = field(init=False)
+    held: Holdings = field(init=False)
 
     def __post_init__(self) -> None:
         self.medium = Medium(self.plan)
         self.points = Points(self.record)
+        self.held = Holdings(self.record, (self.source.host, self.destination.host))
 
     # the whole case
 
@@ -70,7 +73,9 @@ class CaseRun:
                 if leg.back:
                     self.source, self.destination = self.destination, self.source
                 self._roles()
-                if not self._leg(leg):
+                moved = self._leg(leg)
+                self.held.look(self.medium, after_leg(number))
+                if not moved:
                     break
             self._finish()
             if self.looked is not None:
@@ -87,6 +92,7 @@ class CaseRun:
     def _start_source(self) -> None:
         plan, side = self.plan, self.source
         self.medium = Medium.make(plan, side.host, self.destination.host)
+        self.held.look(self.medium, BEFORE)
         side.tap = self._tap(side)
         side.tap.do("attach", **self.medium.disk())
         side.tap.do("activate")
@@ -250,6 +256,7 @@ class CaseRun:
         side.shim().leave()
         side.tap = None
         self.points.take(self.medium, "all-closed", side)
+        self.held.look(self.medium, AFTER)
         self._look("after")
         host = self.medium.host(side.host)
         host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")

@@ -18,7 +18,8 @@ from vhdtool.leases.owner import Owner
 from vhdtool.storage.scsi import Lun, ScsiError, Session
 
 _IN, _OUT = 0x5E, 0x5F
-_READ_RESERVATION = 1
+_READ_KEYS, _READ_RESERVATION = 0, 1
+_MOST_KEYS = 64
 _REGISTER, _RESERVE, _RELEASE, _PREEMPT, _PREEMPT_AND_ABORT, _REGISTER_ANEW = 0, 1, 2, 4, 5, 6
 _TYPED = (_RESERVE, _RELEASE, _PREEMPT, _PREEMPT_AND_ABORT)
 EXCLUSIVE_ACCESS = 3
@@ -111,18 +112,41 @@ class ReservationKeeper:
             session.close()
 
     def _reservation(self) -> tuple[int, int] | None:
-        """(key, type) of the reservation that there is."""
         assert self._session is not None
-        cdb = struct.pack(">BBxxxxxHx", _IN, _READ_RESERVATION, 24)
-        raw = self._session.command("read its reservation", cdb, receive=24)
-        length, key, kind = struct.unpack(">4xIQ5xB2x", raw)
-        return (key, kind & 0xF) if length >= 16 else None
+        return _reservation(self._session)
 
     def _out(self, doing: str, action: int, key: int, new_key: int) -> None:
         assert self._session is not None
         kind = EXCLUSIVE_ACCESS if action in _TYPED else 0
         cdb = struct.pack(">BBBxxxxHx", _OUT, action, kind, 24)
         self._session.command(doing, cdb, send=struct.pack(">QQ8x", key, new_key))
+
+
+def _reservation(session: Session) -> tuple[int, int] | None:
+    """(key, type) of the reservation that there is."""
+    cdb = struct.pack(">BBxxxxxHx", _IN, _READ_RESERVATION, 24)
+    raw = session.command("read its reservation", cdb, receive=24)
+    length, key, kind = struct.unpack(">4xIQ5xB2x", raw)
+    return (key, kind & 0xF) if length >= 16 else None
+
+
+def registrations(url: str) -> list[str]:
+    """Keys that are registered at a LUN, and its reservation, a line each; reads only.
+
+    Raises ScsiError when the target does not answer.
+    """
+    session = Session.of(Lun.parse(url))
+    try:
+        room = 8 + 8 * _MOST_KEYS
+        cdb = struct.pack(">BBxxxxxHx", _IN, _READ_KEYS, room)
+        raw = session.command("read its keys", cdb, receive=room)
+        (length,) = struct.unpack_from(">4xI", raw)
+        keys = struct.unpack_from(f">{min(length // 8, _MOST_KEYS)}Q", raw, 8)
+        now = _reservation(session)
+    finally:
+        session.close()
+    lines = [f"key {key:#x} is registered" for key in keys]
+    return lines if now is None else [*lines, f"reserved by key {now[0]:#x}, type {now[1]}"]
 
 
 def mark_of(owner: Owner) -> int:

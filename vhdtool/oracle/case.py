@@ -16,6 +16,8 @@ POINTS = (
     "all-closed",
 )
 """When metadata is sampled, in the order that breaks ties of `seq`."""
+SCHEMA = 2
+"""Of the records that the lab writes now. Those of schema 1 have no held/."""
 EXPECTED = ("consistent", "corrupt", "refused")
 LARGEST_DISK = 2040 << 30
 MOST_HOSTS = 16
@@ -45,6 +47,7 @@ class Case:
     error: str | None
     exclusive: bool = False
     """Whether the storage itself was to keep the destination out while the source had it."""
+    schema: int = 1
     looked: bool = False
     """Whether the lab error is no more than a failed look at the hosts: the case ran to its end."""
 
@@ -58,8 +61,9 @@ class Case:
 
 def parse_case(source: strict.Object) -> Case:
     """Raises TornRecord for the first field that is absent or makes no sense."""
-    if source.get("schema") != 1:
-        raise TornRecord(f"schema {source.get('schema')!r} is not known, only 1")
+    schema = source.get("schema")
+    if type(schema) is not int or not 1 <= schema <= SCHEMA:
+        raise TornRecord(f"schema {schema!r} is not known, only 1 to {SCHEMA}")
     expected = strict.text(source, "expected")
     if expected not in EXPECTED:
         raise TornRecord(f"'expected' is {expected[:40]!r}, not one of {', '.join(EXPECTED)}")
@@ -75,6 +79,7 @@ def parse_case(source: strict.Object) -> Case:
         raise TornRecord(f"'image' is {image[:40]!r}, not the name of a file beside case.json")
     return Case(
         **{key: strict.text(source, key) for key in _TEXTS},
+        schema=schema,
         guard=strict.boolean(source, "guard"),
         seed=strict.integer(source, "seed", 0, (1 << 64) - 1),
         attempts=strict.integer(source, "attempts", 1, 1000),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Severity = Literal["corrupt", "doubt", "info"]
+Severity = Literal["corrupt", "left", "doubt", "info"]
 Result = Literal["pass", "fail", "skip"]
 
 SHOWN = 50
@@ -15,7 +15,8 @@ SHOWN = 50
 class Finding:
     """One observation.
 
-    `corrupt` is proof of damage; `doubt` means that a piece of the record is missing or
+    `corrupt` is proof of damage; `left` is proof that a host still holds what the next migration
+    may need, with no damage to the disk; `doubt` means that a piece of the record is missing or
     contradicts itself, so that the oracle cannot vouch for the rest; `info` judges nothing.
     `block` is a block of the disk, `sectors` (first, count) in the guest's sectors, `offset` in
     bytes of the file, `epochs` (first, end) half open, `who` "host:pid" of the processes meant.
@@ -65,9 +66,9 @@ class Outcome:
 
     @property
     def result(self) -> Result:
-        """Proof of damage outweighs doubt; doubt never passes."""
+        """Proof outweighs doubt; doubt never passes."""
         severities = {finding.severity for finding in self.findings}
-        if "corrupt" in severities:
+        if severities & {"corrupt", "left"}:
             return "fail"
         return "skip" if "doubt" in severities else "pass"
 
@@ -76,7 +77,7 @@ class Outcome:
 
     def as_dict(self) -> dict[str, object]:
         """The entry of verdict.json: proof first, at most SHOWN findings and a count."""
-        order = {"corrupt": 0, "doubt": 1, "info": 2}
+        order = {"corrupt": 0, "left": 1, "doubt": 2, "info": 3}
         listed = sorted(self.findings, key=lambda finding: order[finding.severity])
         shown = [finding.as_dict() for finding in listed[:SHOWN]]
         if len(listed) > SHOWN:

@@ -1,4 +1,4 @@
-"""Runs the four oracles on one record, so that the planted faults run the very same code."""
+"""Runs the five oracles on one record, so that the planted faults run the very same code."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,11 +9,13 @@ from vhdtool.oracle.activation import ActivationOutcome, judge_activation
 from vhdtool.oracle.checks.blocks import Told, told_by
 from vhdtool.oracle.checks.claims import claims
 from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.leftovers import LeftoversOutcome, judge_leftovers
 from vhdtool.oracle.checks.life import life
 from vhdtool.oracle.checks.talk import talk
 from vhdtool.oracle.console import Console, read_console
 from vhdtool.oracle.content import ContentOutcome, judge_content
 from vhdtool.oracle.events import Events
+from vhdtool.oracle.evidence.held import Held
 from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.legs import Attempt, attempts_of
 from vhdtool.oracle.metadata import image_metadata, judge_metadata
@@ -22,7 +24,7 @@ from vhdtool.oracle.snapshots import Snapshot
 from vhdtool.oracle.structure import judge_structure
 from vhdtool.oracle.view import FileView, View, kind_of
 
-ORACLES = ("content", "metadata", "structure", "activation")
+ORACLES = ("content", "metadata", "structure", "activation", "leftovers")
 _O = TypeVar("_O", bound=Outcome)
 
 
@@ -57,6 +59,9 @@ class Evidence:
         record = replace(self.record, events=events)
         told = told_by(events, self.told.unit, self.told.placed, self.told.load)
         return replace(self, record=record, attempts=attempts_of(events), told=told)
+
+    def with_held(self, held: tuple[Held, ...]) -> "Evidence":
+        return replace(self, record=replace(self.record, held=held))
 
     def with_snapshots(self, snapshots: tuple[Snapshot, ...]) -> "Evidence":
         return replace(self, record=replace(self.record, snapshots=snapshots))
@@ -151,6 +156,15 @@ def activation(evidence: Evidence) -> ActivationOutcome:
     return replace(outcome, findings=(*outcome.findings, *more))
 
 
+def leftovers(evidence: Evidence) -> LeftoversOutcome:
+    record = evidence.record
+    if record.case is None:
+        return LeftoversOutcome((doubt("missing", record.case_problem or "case.json"),))
+    return judge_leftovers(
+        record.case, record.held, record.held_problems, record.events, evidence.attempts
+    )
+
+
 def guarded(name: str, oracle: Callable[[Evidence], _O], evidence: Evidence, empty: _O) -> _O:
     """An oracle that fails on a strange record has vouched for nothing; the others still speak."""
     try:
@@ -162,12 +176,13 @@ def guarded(name: str, oracle: Callable[[Evidence], _O], evidence: Evidence, emp
 
 @dataclass(frozen=True)
 class Judged:
-    """The four outcomes."""
+    """The five outcomes."""
 
     content: ContentOutcome
     metadata: Outcome
     structure: Outcome
     activation: ActivationOutcome
+    leftovers: LeftoversOutcome
 
     def each(self) -> dict[str, Outcome]:
         return {name: getattr(self, name) for name in ORACLES}
@@ -180,4 +195,5 @@ def judge(evidence: Evidence) -> Judged:
         guarded("metadata", metadata, evidence, Outcome()),
         guarded("structure", structure, evidence, Outcome()),
         guarded("activation", activation, evidence, ActivationOutcome()),
+        guarded("leftovers", leftovers, evidence, LeftoversOutcome()),
     )

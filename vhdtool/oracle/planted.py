@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.oracle.evidence.held import KINDS
 from vhdtool.oracle.faults import Fault, content_faults, image_faults
+from vhdtool.oracle.faults_held import held_faults
 from vhdtool.oracle.faults_record import activation_faults, event_faults, snapshot_faults
 from vhdtool.oracle.finding import Outcome
 from vhdtool.oracle.judge import (
@@ -20,11 +22,14 @@ from vhdtool.oracle.judge import (
     activation,
     content,
     guarded,
+    leftovers,
     metadata,
     structure,
 )
 
-_PLANTERS = (content_faults, snapshot_faults, image_faults, activation_faults, event_faults)
+_PLANTERS = (
+    content_faults, snapshot_faults, image_faults, activation_faults, event_faults, held_faults,
+)  # fmt: skip
 
 _ALWAYS = {
     "content": ("dropped-ack-early", "dropped-ack-late", "stale-data", "never-written"),
@@ -34,6 +39,7 @@ _ALWAYS = {
         "second-activation-first", "second-activation-last", "epoch-untold", "release-gone",
         "leg-broken",
     ),
+    "leftovers": (*(f"{kind}-after" for kind in KINDS), "blind-leg-1", "look-gone"),
 }  # fmt: skip
 MUST = {
     "vhd": {
@@ -97,4 +103,6 @@ def _again(fault: Fault) -> Outcome:
         return guarded("metadata", metadata, evidence, Outcome())
     if fault.oracle == "structure":
         return guarded("structure", structure, evidence, Outcome())
+    if fault.oracle == "leftovers":
+        return guarded("leftovers", leftovers, evidence, Outcome())
     return guarded("activation", activation, evidence, Outcome())

@@ -14,6 +14,7 @@ from pathlib import Path
 from vhdtool.oracle import strict
 from vhdtool.oracle.case import HOST, MOST_HOSTS, Case, parse_case
 from vhdtool.oracle.events import Events, parse_events
+from vhdtool.oracle.evidence.held import Held, load_held
 from vhdtool.oracle.evidence.pieces import LARGEST_IMAGE, names_in, open_regular, read_piece
 from vhdtool.oracle.snapshots import Snapshot, load_snapshots
 from vhdtool.oracle.strict import TornRecord
@@ -52,6 +53,9 @@ class Record:
     """Console logs with bytes in them of which console.jsonl tells nothing, by host."""
     reproduce: str | None = None
     """The command in reproduce.txt."""
+    held: tuple[Held, ...] = ()
+    """What the hosts held, look by look."""
+    held_problems: tuple[str, ...] = ()
 
 
 def load_record(path: Path) -> Record:
@@ -75,7 +79,7 @@ def load_record(path: Path) -> Record:
     return Record(
         path, case, case_problem, events, snapshots, snapshot_problems,
         console, console_problems, image, image_problem, _checked(path),
-        _unnamed(path, named), _reproduce(path),
+        _unnamed(path, named), _reproduce(path), *load_held(path / "held"),
     )  # fmt: skip
 
 

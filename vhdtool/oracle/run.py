@@ -75,7 +75,15 @@ def exit_code(verdict: dict[str, object]) -> int:
         got, expected = entry["verdict"], entry["expected"]
         if expected is not None and got not in ("inconclusive", "error", expected):
             return 1
+        if got == "inconclusive" and left_behind(entry):
+            return 1
     return SKIPPED
+
+
+def left_behind(entry: Entry) -> bool:
+    """Whether it is proved that a host still held something afterwards."""
+    result = entry.get("oracles", {}).get("leftovers", {}).get("result")
+    return bool(result == "fail")
 
 
 def _machines(cases: list[Path]) -> dict[str, object]:

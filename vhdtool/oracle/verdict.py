@@ -118,13 +118,18 @@ def decide(
         for outcome in judged.each().values()
         for finding in outcome.worst("doubt")
     ]  # fmt: skip
+    left = [finding.message for finding in judged.leftovers.worst("left")]
     reasons += coverage.doubts
     reasons += [f"a planted fault was missed ({name})" for name in planted.missed]
     if reasons:
         distinct = list(dict.fromkeys(reasons))
         more = f" (and {len(distinct) - 1} more reasons)" if len(distinct) > 1 else ""
         after = f"; {coverage.refused}" if coverage.refused else ""
-        return "inconclusive", f"It proves nothing: {distinct[0]}{more}{after}"
+        left_too = f"; {left[0]}" if left else ""
+        return "inconclusive", f"It proves nothing: {distinct[0]}{more}{after}{left_too}"
+    if left:
+        more = f" (and {len(left) - 1} more things)" if len(left) > 1 else ""
+        return "inconclusive", f"Nothing is lost, but not all was given up: {left[0]}{more}"
     acks = len(evidence.console.acks)
     if coverage.refused:
         return "refused", (

@@ -9,7 +9,7 @@ from vhdtool.oracle.events import Events
 from vhdtool.report.loose import integer, items, mapping, number, text
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
-ORACLES = ("content", "metadata", "structure", "activation")
+ORACLES = ("content", "metadata", "structure", "activation", "leftovers")
 PHASES = ("quiesce", "deactivate", "transfer", "activate", "resume")
 NO_EVENTS = Events((), ())
 
@@ -126,7 +126,7 @@ def parse_entry(entry: dict[str, Any]) -> Case:
 
 
 def _oracles(recorded: dict[str, Any]) -> tuple[Oracle, ...]:
-    """The four oracles in their order, then any that this version does not know."""
+    """The five oracles in their order, then any that this version does not know."""
     names = [*ORACLES, *sorted(set(recorded) - set(ORACLES))]
     result = []
     for name in names:
