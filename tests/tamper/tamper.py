@@ -28,6 +28,7 @@ from tamper_change import Change  # noqa: E402
 from tamper_console import console  # noqa: E402
 from tamper_draft import Draft  # noqa: E402
 from tamper_events import events  # noqa: E402
+from tamper_held import held  # noqa: E402
 from tamper_image import image  # noqa: E402
 from tamper_snapshots import snapshots  # noqa: E402
 
@@ -43,7 +44,7 @@ LABS = (
 
 def changes(draft: Draft, other: Path | None) -> Iterator[Change]:
     """Every change that has a place in this record."""
-    for kind in (events, snapshots, image, console, case):
+    for kind in (events, snapshots, image, console, held, case):
         yield from kind(draft)
     if other is not None:
         yield from pieces_of(other)

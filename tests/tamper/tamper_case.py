@@ -19,7 +19,8 @@ def case(draft: Draft) -> Iterator[Change]:
         {"hosts": ["gamma", "delta"]}, {"hosts": hosts[:1]}, {"hosts": [hosts[0], "gamma"]},
         {"image_bytes": known["image_bytes"] * 2}, {"image_bytes": known["image_bytes"] // 2},
         {"block_bytes": known["block_bytes"] * 2}, {"block_bytes": known["block_bytes"] // 2},
-        {"exclusive": not known.get("exclusive", False)}, {"schema": 2}, {"expected": "fine"},
+        {"exclusive": not known.get("exclusive", False)}, {"expected": "fine"},
+        {"schema": 3 - known["schema"]}, {"schema": 3},
         {"image": "image.raw"}, {"points": {"1": ["all-closed", "x"]}}, {"seed": "1"},
         {"attempts": 0}, {"legs": 0}, {"image": "../case.json"},
     )  # fmt: skip

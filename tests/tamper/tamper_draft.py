@@ -40,6 +40,10 @@ class Draft:
             path.stem: json.loads(path.read_text())
             for path in sorted((self.path / "metadata").glob("*.json"))
         }
+        self.held: dict[str, dict[str, Any]] = {
+            path.stem: json.loads(path.read_text())
+            for path in sorted((self.path / "held").glob("*.json"))
+        }
         self.logs = {
             path.name[8:-4]: path.read_bytes() for path in sorted(self.path.glob("console-*.log"))
         }
@@ -61,9 +65,9 @@ class Draft:
     # what a forger does
 
     def renumber(self, change: Callable[[list[Event]], None]) -> None:
-        """Changes the list of events; seq and the snapshots' seq follow, as a forger would see to.
+        """Changes the list of events; seq follows in events, snapshots and looks at the hosts.
 
-        A snapshot keeps its place behind the last event that stood before it.
+        A snapshot or a look keeps its place behind the last event that stood before it.
         """
         numbers = {id(event): event["seq"] for event in self.events}
         change(self.events)
@@ -73,7 +77,7 @@ class Draft:
             last = max(last, numbers.get(id(event), last))
             new[last] = seq
             event["seq"] = seq
-        for taken in self.metadata.values():
+        for taken in (*self.metadata.values(), *self.held.values()):
             before = [old for old in new if old <= taken["seq"]]
             taken["seq"] = new[max(before)] if before else 0
 
@@ -147,14 +151,21 @@ class Draft:
             "console.jsonl": lines(self.chunks),
             **{f"console-{host}.log": log for host, log in self.logs.items()},
             **{
-                f"metadata/{name}.json": json.dumps(m).encode() for name, m in self.metadata.items()
+                f"{folder}/{name}.json": json.dumps(value).encode()
+                for folder, values in self._folders.items()
+                for name, value in values.items()
             },
         }
         for name, data in pieces.items():
             (self.path / name).write_bytes(data)
-        for path in (self.path / "metadata").glob("*.json"):
-            if path.stem not in self.metadata:
-                path.unlink()
+        for folder, values in self._folders.items():
+            for path in (self.path / folder).glob("*.json"):
+                if path.stem not in values:
+                    path.unlink()
+
+    @property
+    def _folders(self) -> dict[str, dict[str, dict[str, Any]]]:
+        return {"metadata": self.metadata, "held": self.held}
 
     def restore(self) -> None:
         """As it was in the beginning."""
@@ -171,9 +182,11 @@ class Draft:
                 continue
             if path not in self._before and (path.is_symlink() or path != self.image):
                 path.unlink()
-        for folder in [p for p in self.path.iterdir() if p.is_dir() and p.name != "metadata"]:
+        ours = {path.parent for path in self._before}
+        for folder in [p for p in self.path.iterdir() if p.is_dir() and p not in ours]:
             shutil.rmtree(folder)
-        (self.path / "metadata").mkdir(exist_ok=True)
+        for folder in ours:
+            folder.mkdir(exist_ok=True)
         for path, data in self._before.items():
             regular = path.is_file() and not path.is_symlink()
             if not regular or path.read_bytes() != data:

@@ -176,6 +176,10 @@ def _shift(draft: Draft, start: int, by: int) -> None:
         for key in ("epoch", "ended", "released"):
             if isinstance(event.get(key), int) and event[key] >= start:
                 event[key] += by
+    for look in draft.held.values():
+        # The counter stood one below the first epoch when the image was made.
+        if look["epoch"] >= start or start == 1:
+            look["epoch"] += by
 
 
 def _all(draft: Draft) -> Iterator[Change]:

@@ -107,7 +107,7 @@ def test_what_was_there_before_is_no_leftover(back: Path) -> None:
     ("piece", "how", "code"),
     [
         ("alpha-before", lambda held: held["held"]["locks"].append("a lock"), "held-before"),
-        ("alpha-before", lambda held: held.update(epoch=3), "held-before"),
+        ("alpha-before", lambda held: held.update(epoch=1), "held-epoch"),
         ("beta-after", lambda held: held.update(epoch=held["epoch"] + 1), "held-epoch"),
         ("beta-leg-1", lambda held: held["held"].update(processes=[]), "held-blind"),
         ("beta-leg-1", lambda held: held["held"].update(sockets=[]), "held-blind"),

@@ -112,8 +112,6 @@ def _fresh(before: Held) -> Iterator[Finding]:
         for thing in before.things[kind]:
             text = f"{before.piece}: {NAMES[kind]} of an image that was just made: {thing}"
             yield doubt("held-before", text)
-    if before.epoch:
-        yield doubt("held-before", f"{before.piece}: the new image is at epoch {before.epoch}")
 
 
 def _left(before: Held, look: Held, when: str, others: Sequence[str]) -> Iterator[Finding]:
@@ -176,11 +174,14 @@ def _awake(
 
 
 def _epochs(held: Sequence[Held], events: Events) -> Iterator[Finding]:
-    """After the case the image's newest epoch is the newest that an event tells of."""
+    """Whoever took an epoch that no event tells of used the image before the case, or after it."""
     told = [e.epoch for e in events.items if e.name in READS | RELEASES]
     told += [event.integer("released") for event in events.named("refused")]
-    newest = max((epoch for epoch in told if epoch is not None), default=0)
+    epochs = [epoch for epoch in told if epoch is not None]
+    if not epochs:
+        return
     for look in held:
-        if look.point == "after" and look.epoch != newest:
-            text = f"{look.piece}: the image is at epoch {look.epoch}, the newest told is {newest}"
+        right = {"before": min(epochs) - 1, "after": max(epochs)}.get(look.point, look.epoch)
+        if look.epoch != right:
+            text = f"{look.piece}: the image is at epoch {look.epoch}, the events say {right}"
             yield doubt("held-epoch", text)
