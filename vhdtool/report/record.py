@@ -25,7 +25,7 @@ _OFFERED = (
 )  # fmt: skip
 PROBLEMS = 3
 """Problems of one file that are told; a torn file may have thousands."""
-_OFFERED_GLOBS = ("*.log", "metadata/*.json")
+_OFFERED_GLOBS = ("*.log", "metadata/*.json", "held/*.json")
 
 
 @dataclass(frozen=True)

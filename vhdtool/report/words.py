@@ -76,7 +76,7 @@ LIMITS = (
     "A guest on TCG (emulated) runs slower than on KVM, so its blackout is longer; compare "
     "blackouts within one run only.",
     "The exclusive-activation oracle trusts the epochs that both shims write to the shared "
-    "storage; a host that bypasses the shim is seen by the other three oracles only.",
+    "storage; a host that bypasses the shim is seen by the other oracles only.",
 )
 LOCAL_LIMIT = (
     "The local lab's two hosts share one kernel and so one page cache: a run there does not see "
