@@ -136,8 +136,13 @@ def test_sockets_are_those_in_the_runs_directory_and_at_its_ports(machine: Machi
 
 
 def test_a_process_that_only_names_the_image_is_one_of_the_case(machine: Machine) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()", str(machine.image)],
-                          stdin=subprocess.PIPE) as process:  # fmt: skip
+    command = [sys.executable, "-c", "print(); input()", str(machine.image)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        # Only then is its command line sure to be in /proc.
+        process.stdout.readline()
         (line,) = machine.held()["processes"]
         assert line.startswith(f"pid {process.pid}: ")
         assert str(machine.image) in line
