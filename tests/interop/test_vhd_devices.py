@@ -11,6 +11,7 @@ from vhd_peers import run as tool
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.vhd.footer import Footer
 
 MIB = 1 << 20
@@ -42,6 +43,17 @@ def sound(path: str, size: int) -> None:
         file.seek(-512, os.SEEK_END)
         assert file.read(512) == first
     assert Footer.unpack(first).current_size == size
+
+
+def test_a_loop_device_is_a_second_name_of_its_file(device: Device, tmp_path: Path) -> None:
+    name = device("base", 8 * MIB)
+    assert vhd_util(["create", "-n", name, "-s", "4"]) == 0
+    with vhdtool.open(name, writable=True):
+        assert run(["fill", str(tmp_path / "base")]) == 1
+    # Nor is the file written while the kernel has a device over it that could write.
+    with pytest.raises(ImageInUse, match="losetup -d"):
+        vhdtool.open(tmp_path / "base", writable=True)
+    assert vhd_util(["fill", "-n", name]) == 0
 
 
 def test_a_life_in_volumes(device: Device) -> None:

@@ -21,6 +21,7 @@ from vhdtool.storage.image_lock import (
     locks_exclude,
     require_name,
 )
+from vhdtool.storage.loop import loop_over
 from vhdtool.storage.mounts import mount_of
 
 log = logging.getLogger("vhdtool")
@@ -50,6 +51,8 @@ def locked_file(
 
 def _require_exclusion(storage: FileStorage) -> None:
     name = storage.name
+    if device := loop_over(os.fstat(storage.fileno())):
+        raise ImageInUse(f"{name}: is the file behind {device}; `losetup -d {device}` first")
     try:
         excludes = locks_exclude(storage.path, storage.fileno())
     except OSError:

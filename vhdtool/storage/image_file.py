@@ -15,13 +15,15 @@ from vhdtool.storage.image_lock import (
     lock_is_lost,
     require_name,
 )
+from vhdtool.storage.loop import loop_file
 
 
 class ImageFile(FileStorage):
     """Locked in a mode of image_lock.py until it is closed; open for writing unless SHARED.
 
     A block device that is written is opened with O_EXCL too: the kernel then refuses a second
-    such opening, and mounts. `qemu_bytes` is False where a QEMU of ours opens the file as well.
+    such opening, and mounts. The file behind a loop device is locked as well. `qemu_bytes` is False
+    where a QEMU of ours opens the file as well.
 
     Raises ImageInUse, NoLocks, StorageError.
     """
@@ -48,12 +50,15 @@ class ImageFile(FileStorage):
                 "exclusively; end that first"
             ) from None
         self._follow = follow
+        self._behind: ImageFile | None = None
         status = os.fstat(self._fd)
         self._identity = (status.st_dev, status.st_ino)
         if mode is not None:
             try:
                 lock_image(self._fd, self.name, mode, qemu_bytes)
                 require_name(self._fd, self.path)
+                if self.is_block_device and (file := loop_file(status.st_rdev)) is not None:
+                    self._behind = ImageFile(file, mode)
             except BaseException:
                 self.close()
                 raise
@@ -94,4 +99,11 @@ class ImageFile(FileStorage):
         except BaseException:
             new.close()
             raise
+        new._behind, self._behind = self._behind, None
         return new
+
+    def close(self) -> None:
+        super().close()
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            behind.close()
