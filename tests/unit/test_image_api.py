@@ -1,5 +1,6 @@
 """`import vhdtool`: the documented surface, and what importing it costs."""
 
+import os
 import random
 import subprocess
 import sys
@@ -86,3 +87,28 @@ def test_importing_is_cheap_and_needs_the_standard_library_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["['vhdtool']", "True", "[]"]
+
+
+def test_a_forked_child_neither_writes_nor_ends_an_image_of_its_parent(tmp_path: Path) -> None:
+    """It has tables of its own: its footer would cut what the parent writes later."""
+    path = tmp_path / "a.vhd"
+    vhdtool.create(path, 64 << 20)
+    with vhdtool.open(path, writable=True) as image:
+        image.write(0, b"before")
+        image.flush()
+        pid = os.fork()
+        if pid == 0:
+            refused = 0
+            try:
+                image.write(0, b"child!")
+            except UsageError:
+                refused = 7
+            image.close()
+            os._exit(refused)
+        size = path.stat().st_size
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert path.stat().st_size == size
+        image.write(40 << 20, b"after")
+    clean(path)
+    with vhdtool.open(path) as image:
+        assert (image.read(0, 6), image.read(40 << 20, 5)) == (b"before", b"after")

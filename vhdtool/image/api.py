@@ -40,6 +40,7 @@ class Image:
     def __init__(self, path: Path, writable: bool = False, force_epoch: int | None = None) -> None:
         self.path = os.fspath(path)
         self.writable = writable
+        self._opener = os.getpid()
         self._held = ExitStack()
         """The claim on an image that is written."""
         with ExitStack() as held:
@@ -91,10 +92,15 @@ class Image:
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
         """Writes guest bytes, and returns how many; durable after `flush` or `close`.
 
-        Raises UsageError for an image that was opened for reading, or past the disk's end.
+        Raises UsageError for an image that was opened for reading, past the disk's end, and in a
+        child process of the one that opened it.
         """
         if self._target is None:
             raise UsageError(f"{self.path}: is open for reading; see writable=True")
+        if os.getpid() != self._opener:
+            raise UsageError(
+                f"{self.path}: only the process that opened it (pid {self._opener}) may write it"
+            )
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
             raise UsageError(f"{self.path}: {len(view)} bytes at {offset} pass the disk's end")
@@ -122,8 +128,14 @@ class Image:
             self._target.flush()
 
     def close(self) -> None:
-        """Ends a written image with its footer. A second call does nothing."""
+        """Ends a written image with its footer. A second call does nothing.
+
+        Nor does one in a child process: the image is still its parent's, who goes on writing.
+        """
         target, self._target = self._target, None
+        if self.writable and os.getpid() != self._opener:
+            self._held.pop_all()
+            return
         try:
             if target is not None:
                 target.close()
