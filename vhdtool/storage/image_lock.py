@@ -201,10 +201,13 @@ def in_use(fd: int, name: str) -> ImageInUse:
     who = ", ".join(f"{command} (pid {pid})" for pid, command in users)
     if who:
         return ImageInUse(f"{name}: is in use by {who}; end that first")
-    return ImageInUse(f"{name}: is in use by a process of another host or container; end it there")
+    return ImageInUse(
+        f"{name}: is in use by a process that cannot be seen from here (another user's, another "
+        "container's or another host's); end it there"
+    )
 
 
-_LOCK_LINE = re.compile(r"^lock:\s.*\s([0-9a-f]+):([0-9a-f]+):(\d+)\s+(\d+)\s+\S+$", re.MULTILINE)
+_LOCK_LINE = re.compile(r"^lock:\s.*\s(\d+)\s+\S+$", re.MULTILINE)
 
 
 def local_users(fd: int) -> list[tuple[int, str]]:
@@ -212,9 +215,7 @@ def local_users(fd: int) -> list[tuple[int, str]]:
 
     From proc(5)'s fdinfo, since the kernel names no process for such locks. Ours come last.
     """
-    status = os.fstat(fd)
-    device = status.st_dev
-    file = (os.major(device), os.minor(device), status.st_ino)
+    file = os.fstat(fd)
     try:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
@@ -223,20 +224,19 @@ def local_users(fd: int) -> list[tuple[int, str]]:
     return sorted(found, key=lambda user: (user[0] == os.getpid(), user[0]))
 
 
-def _locks(pid: int, file: tuple[int, int, int], fd: int) -> bool:
-    folder = f"/proc/{pid}/fdinfo"
+def _locks(pid: int, file: os.stat_result, fd: int) -> bool:
     try:
-        numbers = os.listdir(folder)
+        numbers = os.listdir(f"/proc/{pid}/fdinfo")
     except OSError:
         return False
     for number in numbers:
         if pid == os.getpid() and int(number) == fd:
             continue
-        with suppress(OSError), open(f"{folder}/{number}") as info:
-            for line in _LOCK_LINE.finditer(info.read()):
-                there = (int(line[1], 16), int(line[2], 16), int(line[3]))
-                if there == file and int(line[4]) >= _READ:
-                    return True
+        with suppress(OSError), open(f"/proc/{pid}/fdinfo/{number}") as info:
+            locks = any(int(line[1]) >= _READ for line in _LOCK_LINE.finditer(info.read()))
+            # The device in the line is not that of stat(2) on btrfs, for one.
+            if locks and os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), file):
+                return True
     return False
 
 
