@@ -374,3 +374,15 @@ def test_nobody_is_sent_to_repair_while_the_lease_is_held(
         assert "vhdtool repair" not in said
         assert "check it again when it is free" in said
         assert "the lease is held by" in said
+
+
+def test_a_copy_of_an_image_in_use_says_so(
+    image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(image):
+        assert run(["convert", str(image), str(tmp_path / "copy.vhd")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if f"is in use by python (pid {os.getpid()})" in line] == said
+    assert "may mix what was there before and after" in said[0]
+    assert run(["convert", "--force", str(image), str(tmp_path / "copy.vhd")]) == 0
+    assert capsys.readouterr().err == ""

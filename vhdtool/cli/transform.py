@@ -74,8 +74,10 @@ def convert(
         if kind != "vpc" or wanted not in ("vpc", "raw"):
             raise UsageError("--salvage reads a VHD, and writes a VHD or a raw disk")
         context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
-    if kind == "vpc" and not quiet:
-        note_two_sizes(source)
+    if not quiet:
+        _note_writer(source)
+        if kind == "vpc":
+            note_two_sizes(source)
     if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
         size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)
         if not quiet:
@@ -91,6 +93,13 @@ def convert(
         size = work(reader, target, form, block_size, batmap, force, show)
     if not quiet:
         click.echo(f"{target}: {form}, {size} bytes")
+
+
+def _note_writer(source: str) -> None:
+    from vhdtool.leases.claim import who_has
+
+    if who := who_has(source):
+        click.echo(f"note: {who}; the copy may mix what was there before and after", err=True)
 
 
 def _note_layers(reader: "Reader") -> None:
