@@ -1,17 +1,23 @@
 """Which file is the epoch record, and what stands in its place by mistake or malice."""
 
+import errno
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from holders import served
 from image_tools import clean
+from shims import owner
 
 from vhdtool.cli.main import run
-from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.errors import StateError, UsageError, VhdtoolError
 from vhdtool.image.create import create_dynamic
+from vhdtool.leases import epochs
+from vhdtool.leases import owner as owners
 from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.location import existing_record, record_of
 from vhdtool.storage import StorageError
 
@@ -120,3 +126,73 @@ def test_a_pipe_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for command in ("info", "check", "fill"):
         assert run([command, str(tmp_path / "disk.vhd")]) == 1
         assert "neither a file nor a block device" in capsys.readouterr().err
+
+
+def test_a_refusal_on_a_full_file_system_leaves_no_record(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, length: int) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "preallocate", full)
+        with pytest.raises(StorageError, match="No space"), served(image):
+            pass
+    assert os.listdir(image.parent) == ["disk.vhd"]
+    # One that was there stays, with all that it says.
+    with served(image):
+        pass
+    known = beside(image).read_bytes()
+    monkeypatch.setattr(epochs, "preallocate", full)
+    with pytest.raises(StorageError, match="No space"), served(image):
+        pass
+    assert beside(image).read_bytes() == known
+
+
+def test_who_waits_for_a_record_that_goes_makes_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = EpochLease(EpochRecord(tmp_path / "r.lease"), owner("a"))
+    second = EpochLease(EpochRecord(tmp_path / "r.lease"), owner("b"))
+
+    def full(fd: int, length: int) -> bool:
+        second.record.try_lock(0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(epochs, "preallocate", full)
+        with pytest.raises(StorageError):
+            first.acquire()
+    assert os.listdir(tmp_path) == []
+    assert second.acquire() == 1
+    with pytest.raises(VhdtoolError, match="held by b"):
+        first.acquire()
+    first.close()
+    second.close()
+
+
+def test_a_disk_whose_link_leads_elsewhere_now_is_not_opened_under_the_old_lease(
+    image: Path, tmp_path: Path
+) -> None:
+    other, link = tmp_path / "other.vhd", tmp_path / "link.vhd"
+    create_dynamic(other, SIZE)
+    with closing(EpochLease(EpochRecord(beside(other)), owner("far"))) as lease:
+        lease.acquire()
+    link.symlink_to(image)
+    with served(link) as disk:
+        disk.pause()
+        link.unlink()
+        link.symlink_to(other)
+        with pytest.raises(StateError, match="another file than when it was attached"):
+            disk.unpause()
+        link.unlink()
+        link.symlink_to(image)
+        disk.unpause()
+
+
+def test_a_holder_is_named_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(pid: int) -> int | None:
+        raise FileNotFoundError(f"/proc/{pid}/stat")
+
+    monkeypatch.setattr(owners, "process_start", none)
+    assert owners.Owner.here("alpha").start == 0

@@ -183,6 +183,15 @@ class EpochRecord:
         finally:
             self.unlock(MUTEX)
 
+    def remove_empty(self) -> None:
+        """Removes a record that says nothing. Call it with the mutex held, and no lock of others.
+
+        Whoever waits for the mutex finds that the file is gone, and makes a new one.
+        """
+        with contextlib.suppress(OSError, StorageError):
+            if os.fstat(self._fd).st_size == 0 and self.is_current():
+                self.path.unlink()
+
     def _lock_current(self, byte: int) -> bool:
         """Locks a byte of the file that stands at the path now, which may have been replaced."""
         if not self.try_lock(byte):

@@ -75,6 +75,7 @@ class EpochLease:
                 record.reserve(epoch + 1)
                 record.write(epoch, holder, self._entry("activate"))
             except BaseException:
+                record.remove_empty()
                 record.unlock(ALIVE)
                 raise
             self.epoch, self._mine, self._good = epoch, holder, b"-"

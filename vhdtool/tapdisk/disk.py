@@ -19,6 +19,7 @@ from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolErr
 from vhdtool.image.openimage import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
 from vhdtool.storage.anywhere import is_lun
+from vhdtool.storage.names import lasting_path
 from vhdtool.tapdisk.reading import Settings
 from vhdtool.tapdisk.serving import Serving
 
@@ -60,6 +61,7 @@ class TapDisk(Serving):
             assert record is not None
             self._lease = self.settings.open_lease(record)
             self.path, self.size, self.kind = path, size, kind
+            self._real = lasting_path(path)
             self.state = "attached"
             self.settings.emit("attached", path=str(path), size=size)
 
@@ -119,15 +121,15 @@ class TapDisk(Serving):
         """
         with self._op:
             self._expect("exchange", "paused")
-            old = self.path, self.kind, self._lease
+            old = self.path, self.kind, self._lease, self._real
             self._lease = self.settings.open_lease(record_of(path))
-            self.path, self.kind = path, kind
+            self.path, self.kind, self._real = path, kind, lasting_path(path)
             try:
                 self.unpause()
             except BaseException:
                 if self._lease is not None:
                     self._lease.close()
-                self.path, self.kind, self._lease = old
+                self.path, self.kind, self._lease, self._real = old
                 raise
             if old[2] is not None:
                 old[2].close()

@@ -24,6 +24,7 @@ from vhdtool.leases.lease import Lease
 from vhdtool.storage import LockedStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.mounts import on_nfs
+from vhdtool.storage.names import lasting_path
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
@@ -63,6 +64,8 @@ class Reading:
         self.settings = settings
         self.state = "detached"
         self.path = Path()
+        self._real = ""
+        """What the path led to when the epoch record was looked for."""
         self.size = 0
         self.kind = VHD
         """What the file is, one of openimage's KINDS."""
@@ -134,10 +137,17 @@ class Reading:
     def _open_storage(self, force_epoch: int | None) -> Storage:
         """The image for serving. Raises ImageInUse, naming whom the record knows as its user."""
         try:
-            return self.settings.open_storage(self.path, self.settings.access(True), self.kind)
+            storage = self.settings.open_storage(self.path, self.settings.access(True), self.kind)
         except ImageInUse as error:
             assert self._lease is not None
             raise named_holder(error, self._lease.held(), force_epoch) from None
+        if self.settings.guard and lasting_path(self.path) != self._real:
+            storage.close()
+            raise StateError(
+                f"{self.path}: leads to another file than when it was attached ({self._real}), "
+                "whose lease is another one; detach it, and attach it again"
+            )
+        return storage
 
     def _load(
         self,
