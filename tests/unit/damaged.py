@@ -19,6 +19,7 @@ from vhdtool.image.child import ParentFacts, create_child, snapshot
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.journal import journal_beside
+from vhdtool.image.metadata import read_ends
 from vhdtool.image.undo import Change, write_journal
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.batmap import BatmapHeader
@@ -284,6 +285,23 @@ def _interrupted(folder: Path) -> None:
         storage.pwrite(SECTOR, bytes(HEADER_SIZE))
 
 
+def _foreign(folder: Path) -> None:
+    """A backup was put in the place of an image whose change had been interrupted."""
+    _interrupted(folder)
+    image = folder / "image.vhd"
+    with FileStorage(image, writable=True) as storage:
+        changes = [Change("x", SECTOR, bytes(HEADER_SIZE)), Change("y", 0, bytes(SECTOR))]
+        Path(journal_beside(image)).unlink()
+        write_journal(journal_beside(image), storage, changes)
+    image.write_bytes(sound().draw().getvalue())
+    with FileStorage(image, writable=True) as storage:
+        end = read_ends(storage).end
+        assert end is not None
+        footer = replace(end, timestamp=7).pack()
+        storage.pwrite(0, footer)
+        storage.pwrite(storage.size() - SECTOR, footer)
+
+
 _QEMU = {"creator": b"qemu", "creator_version": 0x00050003}
 _ODD = {"current_size": SIZE - 3, "original_size": SIZE - 3, "geometry": Geometry.for_size(SIZE)}
 
@@ -349,6 +367,7 @@ CORPUS: dict[str, Build] = {
     "parent-time": _child(lambda folder: os.utime(folder / "base.vhd", (1, 1 << 30))),
     "chain-too-deep": _deep,
     "journal-pending": _interrupted,
+    "journal-foreign": _foreign,
 }
 """Code -> what makes an image of which the check says it."""
 

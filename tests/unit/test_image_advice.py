@@ -12,6 +12,7 @@ from vhdtool.cli.main import run
 from vhdtool.image import advice as words
 from vhdtool.image.advice import advice_for
 from vhdtool.image.chain_check import ChainReport, check_chain
+from vhdtool.image.journal import journal_beside
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR
@@ -94,6 +95,11 @@ def backup(folder: Path, code: str) -> bool:
     return nothing and not (folder / "raw").exists()
 
 
+def without_journal(folder: Path, code: str) -> bool:
+    Path(journal_beside(folder / "image.vhd")).unlink()
+    return mended(folder, code)
+
+
 HELPS: dict[str, Callable[[Path, str], bool]] = {
     words.REPAIR: repair,
     words.SALVAGE: salvage,
@@ -104,6 +110,7 @@ HELPS: dict[str, Callable[[Path, str], bool]] = {
     words.COALESCE: coalesce,
     words.COMPACT: compact,
     words.BACKUP: backup,
+    words.JOURNAL: without_journal,
 }
 
 

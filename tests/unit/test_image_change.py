@@ -20,10 +20,11 @@ from vhdtool.image.child import snapshot
 from vhdtool.image.coalesce import coalesce, fill
 from vhdtool.image.create import create_dynamic, create_fixed
 from vhdtool.image.info import info
+from vhdtool.image.metadata import read_metadata
 from vhdtool.image.modify import modify_footer, modify_parent
 from vhdtool.image.resize import resize
 from vhdtool.image.scan import scan
-from vhdtool.image.undo import Change, write_journal
+from vhdtool.image.undo import Change, apply, write_journal
 from vhdtool.storage import FileStorage, StorageError
 
 MIB = 1 << 20
@@ -168,6 +169,60 @@ def test_interrupted_change_stops_the_next_one_and_repair_ends_it(
     assert path.read_bytes() == before
     assert not journal.exists()
     clean(path)
+
+
+@pytest.mark.parametrize("what", ["backup", "used since", "grown since"])
+def test_a_journal_is_not_played_back_into_another_state_of_the_image(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who meets an interrupted change may put a backup in the image's place, and then repair it."""
+    path, aside = base(tmp_path), tmp_path / "aside.vhd"
+    write(path, (9 * MIB, b"newer" * 1000))
+    if what == "backup":
+        shutil.copy(path, aside)
+        resize(aside, 300 * MIB)
+        write(aside, (12 * MIB, b"newest" * 1000))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(storage: FileStorage, changes: list[Change]) -> None:
+        apply(storage, changes[: 1 if what == "backup" else None])
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vhdtool.image.journal.apply", killed)
+        with pytest.raises(Killed):
+            resize(path, 200 * MIB)
+    if what == "backup":
+        shutil.copy(aside, path)
+    else:
+        # By a program that knows no journal.
+        write(path, (11 * MIB if what == "grown since" else 0, b"later" * 1000))
+        with FileStorage(path, writable=True) as storage:
+            storage.pwrite(0, replace(read_metadata(storage).footer, timestamp=5).pack())
+            storage.pwrite(1536, storage.pread(1536, 512)[::-1] if what != "grown since" else b"")
+    before = path.read_bytes()
+    assert run(["repair", "--yes", str(path)]) == 1
+    assert "remove the journal" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert Path(f"{path}.journal").exists()
+    assert run(["check", str(path)]) != 0
+    assert "remove the journal" in capsys.readouterr().out
+
+
+def test_a_repair_is_not_taken_back_after_the_image_was_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = base(tmp_path)
+    with FileStorage(path, writable=True) as storage:
+        storage.truncate(storage.size() - 512)
+    assert run(["repair", "--yes", str(path)]) == 0
+    write(path, (11 * MIB, b"later" * 1000))
+    before = path.read_bytes()
+    assert run(["repair", "--undo", f"{path}.undo", str(path)]) == 1
+    assert "replaced or changed since" in capsys.readouterr().err
+    assert path.read_bytes() == before
 
 
 # -- resize

@@ -25,6 +25,7 @@ from vhdtool.image.journal import journal_beside, recover
 from vhdtool.image.lenient import open_salvage
 from vhdtool.image.openimage import open_image
 from vhdtool.image.repair import MENDED
+from vhdtool.image.undo import ForeignJournal
 from vhdtool.storage import FileStorage
 
 DAMAGED = {**CORPUS, **MORE}
@@ -271,7 +272,11 @@ def before_the_change(image: Path, folder: Path) -> Before:
     aside = folder / "aside"
     shutil.copytree(image.parent, aside)
     with FileStorage(aside / image.name, writable=True) as storage:
-        recover(storage, journal_beside(aside / image.name))
+        try:
+            recover(storage, journal_beside(aside / image.name))
+        except ForeignJournal:
+            # The image is what it should be, and a repair has nothing to bring back.
+            Path(journal_beside(aside / image.name)).unlink()
     restored = looked_at(aside / image.name)
     return Before(files_of(image.parent), restored.shown, False, frozenset(), frozenset())
 

@@ -22,6 +22,7 @@ COMPACT = "vhdtool convert {image} NEW.vhd: a copy without the gap"
 RELINK = "vhdtool modify {image} --parent PARENT: says where the parent is"
 COALESCE = "vhdtool coalesce {image}: shortens the chain by writing a child into its parent"
 RESIZE = "vhdtool resize {image} SIZE: a whole number of sectors, large enough for every block"
+JOURNAL = "no command can tell which state is right: where it is this one, remove the journal"
 BACKUP = "no command can bring it back from this file: restore a copy of the image"
 
 _BY_CODE = {
@@ -34,13 +35,14 @@ _BY_CODE = {
     "parent-missing": RELINK,
     "parent-mismatch": RELINK,
     "parent-loop": RELINK,
+    "journal-foreign": JOURNAL,
     # Salvage needs a header that leads to the BAT.
     "header-cookie": BACKUP,
     "block-size": BACKUP,
     "bat-too-large": BACKUP,
     "bat-place": BACKUP,
 }
-_ORDER = (BACKUP, SALVAGE, SALVAGE_ALL, ORPHANS, RELINK, REPAIR, RESIZE, COALESCE, COMPACT)
+_ORDER = (BACKUP, JOURNAL, SALVAGE, SALVAGE_ALL, ORPHANS, RELINK, REPAIR, RESIZE, COALESCE, COMPACT)
 
 
 def advice_for(code: str) -> str:
@@ -58,7 +60,7 @@ def advice(image: str, findings: Iterable[Finding]) -> list[str]:
     damaged = any(one.severity == "corrupt" and one.code not in MENDS for one in worth)
     orphans = any(one.code == "orphan-block" for one in worth)
     doubtful = orphans and any(one.code == "batmap-unallocated" for one in worth)
-    if damaged or doubtful:
+    if damaged or doubtful or JOURNAL in wanted:
         wanted.discard(REPAIR)
     if damaged and orphans:
         wanted = wanted - {SALVAGE, ORPHANS} | {SALVAGE_ALL}

@@ -12,6 +12,7 @@ from vhdtool.image.findings import CheckReport, Finding, exit_code
 from vhdtool.image.journal import Restored, is_interrupted, journal_beside
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
+from vhdtool.image.undo import ForeignJournal
 from vhdtool.leases.claim import user_of
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.footer import DIFFERENCING
@@ -87,6 +88,9 @@ def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage
         return storage
     try:
         restored = Restored(storage, journal_beside(path))
+    except ForeignJournal as error:
+        result.links.append(Finding("journal-foreign", "unclean", str(error)))
+        return storage
     except UsageError:
         # Torn before anything was changed.
         return storage

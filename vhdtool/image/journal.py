@@ -6,7 +6,16 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
-from vhdtool.image.undo import Change, apply, drop_journal, read_journal, undo, write_journal
+from vhdtool.image.undo import (
+    Change,
+    ForeignJournal,
+    apply,
+    drop_journal,
+    read_journal,
+    require_own,
+    undo,
+    write_journal,
+)
 from vhdtool.leases.claim import claimed, who_has
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
@@ -42,12 +51,15 @@ def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
 def recover(storage: Storage, journal: str) -> bool:
     """Takes back a change that was interrupted; False when there was none.
 
-    A journal that is not whole was never acted upon, and is removed.
+    A journal that is not whole was never acted upon, and is removed. Raises ForeignJournal for one
+    of another image, or of another state of this one.
     """
     if not os.path.exists(journal):
         return False
     try:
         undo(storage, journal)
+    except ForeignJournal:
+        raise
     except UsageError:
         drop_journal(journal)
         return False
@@ -115,10 +127,11 @@ class Restored(ReadOnly):
         self.name = inner.name
         self._kept: list[tuple[int, bytes]] = []
         with FileStorage(journal) as file:
-            size, steps = read_journal(file)
-            self._size = inner.size() if size is None else size
-            for offset, place, length in steps:
-                self._kept.append((offset, file.pread(place, length)))
+            read = read_journal(file)
+            require_own(inner, file, read)
+            self._size = inner.size() if read.size is None else read.size
+            for step in read.steps:
+                self._kept.append((step.offset, file.pread(step.place, step.length)))
 
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self._size)
