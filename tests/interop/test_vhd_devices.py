@@ -11,6 +11,7 @@ from vhd_peers import run as tool
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.storage import FileStorage
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.vhd.footer import Footer
 
@@ -54,6 +55,15 @@ def test_a_loop_device_is_a_second_name_of_its_file(device: Device, tmp_path: Pa
     with pytest.raises(ImageInUse, match="losetup -d"):
         vhdtool.open(tmp_path / "base", writable=True)
     assert vhd_util(["fill", "-n", name]) == 0
+
+
+def test_zeros_go_anywhere_on_a_device(device: Device) -> None:
+    name = device("base", MIB)
+    with FileStorage(name, writable=True) as storage:
+        storage.pwrite(0, b"x" * 8192)
+        storage.zero(443, 512)
+        storage.zero(4096, 512)
+        assert storage.pread(0, 8192).count(b"x") == 8192 - 1024
 
 
 def test_a_life_in_volumes(device: Device) -> None:

@@ -36,7 +36,8 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
     if call(fd, _KEEP_SIZE | _PUNCH_HOLE, offset, length) == 0:
         return True
     number = get_errno()
-    if number in _UNABLE:
+    # A block device takes whole blocks of its own only.
+    if number in (*_UNABLE, errno.EINVAL):
         return False
     raise OSError(number, "fallocate")
 
