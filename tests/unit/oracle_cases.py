@@ -15,6 +15,7 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.image.meta import snapshot
 from vhdtool.oracle.case import POINTS
 from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
 from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.storage import MemoryStorage
 
@@ -118,11 +119,17 @@ class NaiveShim:
 class Lab:
     """Collects what the lab's controller would, and writes the case directory."""
 
-    def __init__(self, strategy: str = "activate", guard: bool = False, seed: int = 7) -> None:
+    def __init__(
+        self, strategy: str = "activate", guard: bool = False, seed: int = 7, deep: bool = False
+    ) -> None:
         self.strategy, self.guard, self.seed = strategy, guard, seed
         self.disk = MemoryStorage()
         create_dynamic(self.disk, DISK, BLOCK, uuid=UUID(int=seed), timestamp=1)
-        self.load = Schedule(seed, DISK // SECTOR, BLOCK // SECTOR)
+        self.reserved = deep_blocks(DISK // BLOCK) if deep else 0
+        self.load = Schedule(seed, DISK // SECTOR, BLOCK // SECTOR, self.reserved)
+        first = DISK // BLOCK - self.reserved
+        self.depth = Depth(first, self.reserved, BLOCK // SECTOR)
+        self.rounds = 0
         self.leg, self.clock, self.epoch = 1, 100.0, 0
         self.source, self.destination = "alpha", "beta"
         self.events: list[dict[str, Any]] = []
@@ -217,6 +224,23 @@ class Lab:
             self.written.append(self.issued)
             self.issued += 1
 
+    def round(self, shim: NaiveShim) -> None:
+        """Every slot of the deep half has one more operation acknowledged."""
+        if not self.rounds:
+            self.say(shim.host, f"deep start {SLOTS}")
+        for slot in range(SLOTS):
+            kind, sector, length = self.depth.operation(slot, self.rounds)
+            if kind == WRITE:
+                number = self.depth.number(slot, self.rounds)
+                sectors = range(sector, sector + length)
+                data = b"".join(self.load.sector_content(number, at) for at in sectors)
+                shim.write(sector, data)
+            elif kind in (ZERO, DISCARD):
+                shim.write(sector, bytes(length * SECTOR))
+        told = " ".join(f"{slot}:{self.rounds}" for slot in range(SLOTS))
+        self.say(shim.host, f"deep {told}")
+        self.rounds += 1
+
     def stop(self, shim: NaiveShim) -> None:
         """The guest stops and reads back through the shim that it has."""
         self.say(shim.host, f"stopped {self.issued}")
@@ -224,6 +248,7 @@ class Lab:
         for n in self.written:
             sector, length = self.load.extent(n)
             last.update(dict.fromkeys(range(sector, sector + length), n))
+        last.update(Left(self.depth, dict.fromkeys(range(SLOTS), self.rounds), True).last)
         bad = [
             (n, sector)
             for sector, n in sorted(last.items())
@@ -249,6 +274,9 @@ class Lab:
             "block_bytes": BLOCK, "image": "image.vhd", "storage": "local", "hypervisor": "kvm",
             "accelerator": "tcg", "legs": self.legs, "hosts": ["alpha", "beta"], "error": None,
         }  # fmt: skip
+        if self.reserved:
+            case["schema"] = 3
+            case["load"] |= {"deep_blocks": self.reserved, "frees": True}
         if self.points:
             case["points"] = self.points
         return case
@@ -427,3 +455,20 @@ def retry(seed: int = 7) -> Lab:
 
 
 SAFE = {"activate": activate, "activate-back": back, "activate-retry": retry}
+
+
+def deep(seed: int = 7, again: bool = True) -> Lab:
+    """Order A with the deep half of the load. Unless `again` its slots are silent afterwards."""
+    lab = Lab("activate", seed=seed, deep=True)
+    source, destination = NaiveShim(lab, "alpha", 11), NaiveShim(lab, "beta", 22)
+    source.attach()
+    source.read()
+    lab.begin()
+    for _ in range(4):
+        lab.write(source, 15)
+        lab.round(source)
+    _leg(lab, source, destination)
+    for _ in range(2 if again else 0):
+        lab.round(destination)
+    lab.say("beta", "deep checked 80 0")
+    return _finish(lab, destination)

@@ -58,12 +58,23 @@ def test_a_refusal_that_kept_the_guest_whole_is_refused(tmp_path: Path) -> None:
     assert entry["writes"]["acked_after_resume"] >= MINIMUM
 
 
+def test_a_case_refused_before_the_guest_stopped_counts_blocks_up_to_the_refusal(
+    tmp_path: Path,
+) -> None:
+    lab = oracle_cases.refused()
+    place = lab.place("suspended")
+    made = sum(event["event"] == "allocated" for event in lab.events[:place])
+    lab.drop(place)
+    entry = judge_case(lab.save(tmp_path / "refused"))
+    assert entry["blocks_allocated"]["before_suspend"] == made > MINIMUM
+
+
 def test_the_entry_has_the_keys_of_the_schema(tmp_path: Path) -> None:
     entry = judge_case(oracle_cases.activate().save(tmp_path / "activate"))
     assert list(entry) == [
         "name", "case", "guard", "seed", "direction", "attempts", "expected", "verdict", "why",
-        "oracles", "planted", "writes", "blocks_allocated", "active_overlap_epochs", "margin_ms",
-        "blackout_ms",
+        "oracles", "planted", "writes", "blocks_allocated", "in_flight", "active_overlap_epochs",
+        "margin_ms", "blackout_ms",
     ]  # fmt: skip
     json.dumps(entry, allow_nan=False)
 

@@ -12,6 +12,9 @@ from vhdtool.errors import LabError
 
 OOPS = re.compile(rb"Oops|BUG:|Kernel panic|general protection|Call Trace")
 
+DEEP = re.compile(r"deep( \d+:\d+)+")
+"""Acknowledgements of the deep half of the load."""
+
 
 class Consoles:
     """Writes `console-<host>.log` and `console.jsonl`, and follows the guest's lines."""
@@ -58,6 +61,8 @@ class Consoles:
                 text = line.decode(errors="replace").strip()
                 if text.startswith("acked "):
                     self.acked += 1
+                elif DEEP.fullmatch(text):
+                    continue
                 elif text:
                     self.said.append(text)
                     if OOPS.search(line):
@@ -87,6 +92,10 @@ class Consoles:
         line = found()
         assert line is not None
         return line
+
+    def count(self, start: str) -> int:
+        """How many lines began with `start` so far."""
+        return sum(line.startswith(start) for line in self.said)
 
     def wait_acked(self, count: int, timeout: float) -> None:
         self.wait(f"{count} acknowledged writes", lambda: self.acked >= count, timeout)

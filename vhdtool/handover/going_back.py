@@ -4,6 +4,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from vhdtool.errors import LabError
+from vhdtool.handover.plan import Side
 from vhdtool.handover.strategies import Leg
 
 if TYPE_CHECKING:
@@ -51,3 +52,16 @@ def _goes_on_alone(run: "CaseRun") -> None:
     run.destination.shim().leave()
     run.destination.tap, run.destination.qemu = None, None
     run.record.consoles.wait_acked(run.record.consoles.acked + AFTER_SWITCH, TIMEOUT)
+    check_what_was_written_once(run, run.source)
+
+
+def check_what_was_written_once(run: "CaseRun", side: Side) -> None:
+    """The guest reads it where it runs now, while it goes on writing."""
+    consoles = run.record.consoles
+    done = consoles.count("deep checked ")
+    run.tell(side, "check")
+    consoles.wait(
+        "the check of what was written once",
+        lambda: consoles.count("deep checked ") > done,
+        TIMEOUT,
+    )

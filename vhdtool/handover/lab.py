@@ -23,6 +23,7 @@ from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
 from vhdtool.handover.runner import CaseRun
 from vhdtool.oracle.case import SCHEMA
+from vhdtool.oracle.depth import deep_blocks
 
 Say = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
@@ -102,6 +103,7 @@ class Lab:
                 image_bytes=config.image_bytes,
                 block_bytes=config.block_bytes,
                 pace_us=config.pace_us,
+                deep_blocks=deep_blocks(config.image_bytes // config.block_bytes),
                 machine=machine,
                 snapshot=snapshot,
                 port=config.migration_port,
@@ -188,7 +190,12 @@ class Lab:
             "expected": strategy.expected(plan.guard),
             "direction": "->".join(host.name for host in hosts),
             "attempts": attempt,
-            "load": {"profile": config.profile, "pace_us": plan.pace_us},
+            "load": {
+                "profile": config.profile,
+                "pace_us": plan.pace_us,
+                "deep_blocks": plan.deep_blocks,
+                "frees": True,
+            },
             "image_bytes": plan.image_bytes,
             "block_bytes": plan.block_bytes,
             "image": f"image.{plan.kind}",

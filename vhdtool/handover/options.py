@@ -12,6 +12,7 @@ from typing import Any
 
 from vhdtool.errors import UsageError
 from vhdtool.handover.strategies import IMAGES, STRATEGIES, Strategy, named
+from vhdtool.oracle.depth import deep_blocks
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LARGEST_SEED = (1 << 64) - 1
@@ -151,7 +152,8 @@ class RunOptions:
                 f"seed: {self.repeats} repeats count up from {self.seed} past {LARGEST_SEED}"
             )
         blocks = self.image_bytes // self.block_bytes
-        seconds = 2 * blocks * self.pace_us / 1e6  # every other write allocates
+        paced = blocks - deep_blocks(blocks)
+        seconds = 2 * paced * self.pace_us / 1e6  # every other write allocates
         if seconds < LEAST_SECONDS:
             raise UsageError(
                 f"image size: {blocks} blocks of {self.block_bytes} bytes are all in use after "

@@ -22,6 +22,8 @@ class CasePlan:
     image_bytes: int
     block_bytes: int
     pace_us: int
+    deep_blocks: int
+    """Blocks at the end of the disk that the deep half of the load has to itself."""
     machine: Machine
     snapshot: str
     port: int

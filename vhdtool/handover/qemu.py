@@ -26,6 +26,10 @@ BANDWIDTH = 1 << 30
 MEMORY_MIB = 192
 CAPABILITIES = ("events", "pause-before-switchover", "late-block-activate")
 OVER = ("failed", "cancelled")
+QUEUES = (("deep1", 60, "write-cache=on"), ("deep2", 20, "write-cache=off"))
+"""Name, requests a second, and caching of the devices that the deep half of the load uses: some
+600 ms for each request, so that a guest that gets little of a busy machine keeps them full. What a
+guest writes through the second one has FUA."""
 Json = dict[str, Any]
 
 
@@ -43,18 +47,35 @@ class Machine:
         return ["-M", "q35", "-accel", accel, "-cpu", "qemu64", "-m", str(MEMORY_MIB), "-smp", "1"]
 
     def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
-        """The command line; `disk` is the value of `-blockdev`."""
+        """The command line; `disk` is what `-blockdev` says of the disk, less its name."""
         # Pace and blackout are measured: what else the machine does shall not count.
         line = ["nice", "-n", "-10", qemu, *self.board(), "-nodefaults", "-no-user-config"]
         line += ["-display", "none", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd]
-        line += ["-append", "console=ttyS0 quiet panic=1", "-blockdev", disk]
-        geometry = "cyls=1024,heads=16,secs=63"
-        device = f"virtio-blk-pci,drive=disk,share-rw=on,werror=stop,rerror=stop,{geometry}"
-        line += ["-device", device]
+        line += ["-append", "console=ttyS0 quiet panic=1", *self.disks(disk)]
         for kind in ("qmp", "console"):
             path = f"{folder}/{name}.{kind}"
             line += ["-chardev", f"socket,id={kind},path={path},server=on,wait=off"]
         return [*line, "-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
+
+    def disks(self, disk: str) -> list[str]:
+        """The disk by three devices: one as it is, and two whose requests are held up.
+
+        However fast a shim answers, the two have requests in flight at any moment, and so when
+        the guest is stopped; QEMU lets all of them go then.
+        """
+        device = "virtio-blk-pci,share-rw=on,werror=stop,rerror=stop,cyls=1024,heads=16,secs=63"
+        line = ["-blockdev", f"{disk},node-name=disk", "-device", f"{device},drive=disk"]
+        for name, iops, caching in QUEUES:
+            line += ["-object", f"throttle-group,id=pace-{name},x-iops-total={iops}"]
+            line += ["-blockdev", f"{disk},node-name=at-{name},discard=unmap"]
+            held = f"throttle,node-name={name},file=at-{name},throttle-group=pace-{name}"
+            line += ["-blockdev", f"driver={held},discard=unmap"]
+            line += ["-device", f"{device},drive={name},id={name},{caching}"]
+        return line
+
+
+class UnknownCommand(LabError):
+    """This QEMU has no such QMP command."""
 
 
 class Loop:
@@ -152,7 +173,8 @@ class Qemu:
         try:
             return self._loop.run(self._client.execute(command, arguments or None))
         except ExecuteError as error:
-            raise LabError(f"{self.host.name}: QMP {command}: {error}") from error
+            kind = UnknownCommand if error.error_class == "CommandNotFound" else LabError
+            raise kind(f"{self.host.name}: QMP {command}: {error}") from error
         except (QMPError, TimeoutError) as error:
             what = error or type(error).__name__
             raise LabError(
@@ -231,6 +253,21 @@ class Qemu:
                 raise LabError(f"{self.host.name}: the guest did not go on, it is {status}")
             time.sleep(0.005)
 
+    def queued(self) -> dict[str, int]:
+        """Requests that each device of the deep half has in flight; empty where QEMU cannot say.
+
+        Raises LabError when QEMU is gone.
+        """
+        found = {}
+        for name, _, _ in QUEUES:
+            path = f"/machine/peripheral/{name}/virtio-backend"
+            try:
+                status = self.execute("x-query-virtio-queue-status", path=path, queue=0)
+            except UnknownCommand:
+                return {}
+            found[name] = int(status["inuse"])
+        return found
+
     def last_words(self) -> str:
         """The last line of QEMU's log."""
         try:
@@ -257,12 +294,9 @@ def describe_io_error(event: Mapping[str, Any]) -> str:
 
 def nbd_disk(path: str) -> str:
     """`-blockdev` for a disk behind a shim's Unix socket."""
-    return (
-        f"driver=nbd,node-name=disk,server.type=unix,server.path={path},"
-        "cache.direct=on,reconnect-delay=10"
-    )
+    return f"driver=nbd,server.type=unix,server.path={path},cache.direct=on,reconnect-delay=10"
 
 
 def blank_disk(size: int) -> str:
     """`-blockdev` for a disk of zeros: the guest boots on it once, for the snapshot."""
-    return f"driver=null-co,node-name=disk,size={size},read-zeroes=on"
+    return f"driver=null-co,size={size},read-zeroes=on"

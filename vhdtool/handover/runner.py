@@ -11,8 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
-from vhdtool.handover.going_back import AFTER_SWITCH, TIMEOUT, cancel, fail_and_recover
 from vhdtool.handover.held import AFTER, BEFORE, Holdings, after_leg
+from vhdtool.handover.going_back import (
+    AFTER_SWITCH,
+    TIMEOUT,
+    cancel,
+    check_what_was_written_once,
+    fail_and_recover,
+)
 from vhdtool.handover.hosts import Host
 from vhdtool.handover.medium import Medium
 from vhdtool.handover.plan import CasePlan, Side
@@ -45,6 +51,8 @@ class CaseRun:
     qemus: list[Qemu] = field(default_factory=list)
     since: int = 0
     """How many events of the source's QEMU are older than this leg's migration."""
+    queued: dict[str, int] = field(default_factory=dict)
+    """What QEMU had in the queues of the deep half of the load in this leg."""
     consoles: dict[int, int] = field(default_factory=dict)
     """The console's stream of each QEMU, by pid."""
     looked: LabError | None = None
@@ -101,7 +109,8 @@ class CaseRun:
         qemu.execute("migrate-incoming", uri=f"exec:cat {plan.snapshot}")
         qemu.wait_migration("completed", timeout=TIMEOUT)
         qemu.execute("cont")
-        self._tell(side, f"go {plan.seed} {plan.pace_us} {plan.block_bytes // SECTOR}")
+        numbers = (plan.seed, plan.pace_us, plan.block_bytes // SECTOR, plan.deep_blocks, 1)
+        self.tell(side, " ".join(["go", *map(str, numbers)]))
         self.record.consoles.wait_acked(WARM_WRITES, TIMEOUT)
 
     def _tap(self, side: Side) -> Tap:
@@ -130,7 +139,7 @@ class CaseRun:
         self.consoles[qemu.pid] = side.host.connect(qemu.console, follow)
         return qemu
 
-    def _tell(self, side: Side, line: str) -> None:
+    def tell(self, side: Side, line: str) -> None:
         side.host.send(self.consoles[side.machine().pid], line.encode() + b"\n")
 
     def _look(self, phase: str) -> None:
@@ -186,12 +195,14 @@ class CaseRun:
         uri = f"tcp:{self.destination.host.config.address}:{self.plan.port}"
         destination.execute("migrate-incoming", uri=uri)
         source.execute("migrate", uri=uri)
+        self.queued = source.queued()
 
     def _wait_suspended(self) -> None:
         source = self.source.machine()
         source.wait_migration("pre-switchover", timeout=TIMEOUT, start=self.since)
         stop = source.wait("STOP", 1, self.since)
-        self.record.note("suspended", self.source.host.name, stop_mono=stop["mono"])
+        name = self.source.host.name
+        self.record.note("suspended", name, stop_mono=stop["mono"], queued=self.queued)
 
     def _resume(self) -> None:
         source, destination = self.source.machine(), self.destination.machine()
@@ -211,6 +222,7 @@ class CaseRun:
         )
         self.record.consoles.wait_acked(acked + AFTER_SWITCH, TIMEOUT)
         self.points.take(self.medium, "destination-wrote", self.destination)
+        check_what_was_written_once(self, self.destination)
         self._look("live")
 
     def _leave_source(self) -> None:
@@ -246,9 +258,9 @@ class CaseRun:
         consoles = self.record.consoles
         side = self.source if self.source.qemu is not None else self.destination
         consoles.wait_acked(consoles.acked + LAST_WRITES, TIMEOUT)
-        self._tell(side, "stop")
+        self.tell(side, "stop")
         consoles.wait_line("stopped ", TIMEOUT)
-        self._tell(side, "readback")
+        self.tell(side, "readback")
         consoles.wait_line("readback done", TIMEOUT)
         side.machine().kill()
         with contextlib.suppress(*REFUSED):

@@ -16,8 +16,9 @@ POINTS = (
     "all-closed",
 )
 """When metadata is sampled, in the order that breaks ties of `seq`."""
-SCHEMA = 2
-"""Of the records that the lab writes now. Those of schema 1 have no held/."""
+SCHEMA = 3
+"""Of the records that the lab writes now. Those of schema 1 have no held/, and the load of those
+before schema 3 has no deep half."""
 EXPECTED = ("consistent", "corrupt", "refused")
 LARGEST_DISK = 2040 << 30
 MOST_HOSTS = 16
@@ -48,6 +49,11 @@ class Case:
     exclusive: bool = False
     """Whether the storage itself was to keep the destination out while the source had it."""
     schema: int = 1
+    deep_blocks: int = 0
+    """Blocks at the end of the disk that the deep half of the load has to itself; before schema 3
+    there was no such half."""
+    frees: bool = True
+    """Whether zeroes and discards are among the requests of the deep half."""
     looked: bool = False
     """Whether the lab error is no more than a failed look at the hosts: the case ran to its end."""
 
@@ -77,6 +83,7 @@ def parse_case(source: strict.Object) -> Case:
     image = strict.text(source, "image")
     if Path(image).name != image or image in (".", ".."):
         raise TornRecord(f"'image' is {image[:40]!r}, not the name of a file beside case.json")
+    deep_blocks, frees = _deep(source, image_bytes // block_bytes) if schema >= 3 else (0, True)
     return Case(
         **{key: strict.text(source, key) for key in _TEXTS},
         schema=schema,
@@ -88,12 +95,22 @@ def parse_case(source: strict.Object) -> Case:
         block_bytes=block_bytes,
         image=image,
         legs=legs,
+        deep_blocks=deep_blocks,
+        frees=frees,
         hosts=_hosts(source.get("hosts")),
         points=_points(source.get("points"), legs),
         error=_error(source),
         looked=isinstance(source["error"], dict) and source["error"].get("look") is True,
         exclusive="exclusive" in source and strict.boolean(source, "exclusive"),
     )
+
+
+def _deep(source: strict.Object, blocks: int) -> tuple[int, bool]:
+    """(blocks of the deep half of the load, whether it frees), from schema 3 on."""
+    load = source.get("load")
+    if not isinstance(load, dict):
+        raise TornRecord("'load' is not an object")
+    return strict.integer(load, "deep_blocks", 0, blocks), strict.boolean(load, "frees")
 
 
 def _hosts(value: object) -> tuple[str, ...]:

@@ -18,9 +18,12 @@ from vhdtool.oracle.record import Chunk
 _LINE = re.compile(
     rb"(?P<acked>acked (\d{1,12}))|(?P<error>error (\d{1,12}) (\d{1,6}))|(?P<ready>ready)"
     rb"|(?P<start>start (\d{1,20}))|(?P<stopped>stopped (\d{1,12}))"
+    rb"|(?P<deep>deep( \d{1,2}:\d{1,8})+)|(?P<deepstart>deep start (\d{1,3}))"
+    rb"|(?P<deeperror>deep error (\d{1,2}) (\d{1,8}) (\d{1,6}))"
+    rb"|(?P<deepchecked>deep checked (\d{1,9}) (\d{1,9}))"
     rb"|(?P<bad>readback bad (\d{1,12}) (\d{1,15}))|(?P<done>readback done (\d{1,15}) (\d{1,15}))"
 )
-_GARBLED = re.compile(rb"acked|readback |^stopped|^error \d|^start \d")
+_GARBLED = re.compile(rb"acked|readback |deep |^stopped|^error \d|^start \d")
 _OOPS = re.compile(rb"Oops\b|BUG:|Kernel panic|general protection")
 _DISK = re.compile(rb"I/O error|blk_update_request|end_request:|lost async page write|medium error")
 """What the guest's kernel says when its disk fails."""
@@ -33,6 +36,16 @@ class Ack:
     n: int
     mono: float
     host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The guest read what was written once: sectors written, and how many extents differed."""
+
+    mono: float
+    host: str
+    checked: int
+    bad: int
 
 
 @dataclass
@@ -49,6 +62,12 @@ class Console:
     checked: int | None = None
     bad_total: int | None = None
     """Sectors that the guest read back, and how many differed; None before it was done."""
+    deep: dict[int, list[Ack]] = field(default_factory=dict)
+    """Acknowledgements of the deep half of the load: by slot, `n` counting up from 0 without gaps.
+    Where the console is torn they may be fewer than the guest said, never more."""
+    deep_began: float | None = None
+    """When the guest said that all slots have a request in flight."""
+    checks: list[Check] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -114,6 +133,9 @@ class _Turn:
     def take(self, match: re.Match[bytes], chunk: Chunk) -> None:
         console = self.console
         kind = match.lastgroup
+        if kind is not None and kind.startswith("deep"):
+            self._deep(kind, match[0], chunk)
+            return
         numbers = [int(word) for word in match[0].split() if word.isdigit()]
         if console.checked is not None and kind != "ready":
             self.torn(f"the guest says {match[0][:40]!r} after its read-back was done")
@@ -141,6 +163,28 @@ class _Turn:
             if console.issued is not None:
                 self.torn(f"write {numbers[0]} is acknowledged after the guest said `stopped`")
             self._write(kind, numbers, chunk)
+
+    def _deep(self, kind: str, line: bytes, chunk: Chunk) -> None:
+        """A line of the deep half. Its slots are told by several processes, in any order."""
+        console = self.console
+        numbers = [int(word) for word in re.findall(rb"\d+", line)]
+        if console.issued is not None:
+            self.torn(f"the guest says {line[:40]!r} after it had stopped")
+        if kind == "deepstart":
+            if console.deep_began is not None:
+                self.torn("the guest started the deep half of its load twice")
+            console.deep_began = chunk.mono
+        elif kind == "deepchecked":
+            console.checks.append(Check(chunk.mono, chunk.host, *numbers))
+        elif kind == "deeperror":
+            console.errors.append((numbers[1], numbers[2]))
+        else:
+            for slot, seq in zip(numbers[::2], numbers[1::2], strict=True):
+                acks = console.deep.setdefault(slot, [])
+                if seq != len(acks):
+                    self.torn(f"slot {slot} has {seq} acknowledged where {len(acks)} is due")
+                elif self.whole:
+                    acks.append(Ack(seq, chunk.mono, chunk.host))
 
     def _write(self, kind: str, numbers: list[int], chunk: Chunk) -> None:
         console, n = self.console, numbers[0]

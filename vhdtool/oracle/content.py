@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from vhdtool.errors import VhdtoolError
 from vhdtool.oracle.case import Case
 from vhdtool.oracle.console import Console
+from vhdtool.oracle.depth import DEEP, SLOTS, Depth, Left
 from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.qcow2 import Qcow2Reader
 from vhdtool.oracle.reader import DynamicReader, RawReader, open_reader
@@ -30,7 +31,8 @@ AnyReader = RawReader | DynamicReader | Qcow2Reader
 class Load:
     """The write load of a case as far as the guest told of it.
 
-    `last`: sector -> last acknowledged write that covers it.
+    `last`: sector -> last acknowledged write that covers it; where two were in flight at once and
+    the order is not known, one of them. `deep`: what the deep half left; None where there is none.
     """
 
     schedule: Schedule
@@ -38,25 +40,63 @@ class Load:
     issued: int | None
     last: dict[int, int]
     extents: dict[int, tuple[int, int]]
+    deep: Left | None = None
 
     @classmethod
     def of(cls, case: Case, console: Console) -> "Load":
-        schedule = Schedule(case.seed, case.image_bytes // SECTOR, case.block_bytes // SECTOR)
+        schedule = schedule_of(case)
         extents = {ack.n: schedule.extent(ack.n) for ack in console.acks}
         last: dict[int, int] = {}
         for n, (first, count) in sorted(extents.items()):
             last.update(dict.fromkeys(range(first, first + count), n))
-        return cls(schedule, frozenset(extents), console.issued, last, extents)
+        deep = _left(case, console)
+        if deep is not None:
+            last.update(deep.last)
+        return cls(schedule, frozenset(extents), console.issued, last, extents, deep)
 
     def may_be_unacknowledged(self, n: int, sector: int) -> bool:
         """Whether write `n` covers the sector, was (or may have been) issued, and has no ack."""
+        if n >= DEEP:
+            return self.deep is not None and self.deep.may_be(n, sector)
         if n in self.acked or (self.issued is not None and n >= self.issued):
             return False
         first, count = self.schedule.extent(n)
         return first <= sector < first + count
 
+    def may_be_instead(self, n: int, sector: int) -> bool:
+        """Whether write `n` may be there though `last` names another, or none.
+
+        It was in flight together with that one, or it was discarded, which is advice.
+        """
+        if self.deep is None:
+            return False
+        return n in self.deep.also.get(sector, ()) or self.deep.freed.get(sector, -1) == n
+
     def block(self, sector: int) -> int:
         return sector // self.schedule.block_sectors
+
+
+def schedule_of(case: Case) -> Schedule:
+    """The paced half of a case's load."""
+    sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
+    return Schedule(case.seed, sectors, block, case.deep_blocks)
+
+
+def depth_of(case: Case) -> Depth | None:
+    """The deep half; None where there is none."""
+    sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
+    first = -(-sectors // block) - case.deep_blocks
+    count = sectors // block - first
+    return Depth(first, count, block, case.frees) if count > 0 else None
+
+
+def _left(case: Case, console: Console) -> Left | None:
+    depth = depth_of(case)
+    if depth is None:
+        return None
+    acked = {slot: len(console.deep.get(slot, ())) for slot in range(SLOTS)}
+    whole = console.issued is not None and not console.problems and not console.errors
+    return Left(depth, acked, ended=whole)
 
 
 @dataclass(frozen=True)
@@ -134,6 +174,10 @@ def _read_back(load: Load, console: Console) -> Iterator[Finding]:
     if console.bad_total:
         text = f"the guest read {console.bad_total} of {console.checked} sectors back wrong"
         yield Finding("readback-bad", text)
+    for check in console.checks:
+        if check.bad:
+            text = f"the guest read {check.bad} of {check.checked} extents that it wrote once "
+            yield Finding("readback-bad", text + f"back wrong on {check.host}")
 
 
 def _read_back_doubts(load: Load, console: Console) -> Iterator[Finding]:
@@ -193,8 +237,12 @@ def _judge(load: Load, sector: int, n: int | None, found: bytes) -> _Wrong | Non
         return _Wrong(sector, code, n, f"data of another run (seed {seed})")
     if at != sector:
         return _Wrong(sector, code, n, f"data of other sectors (shifted by {at - sector})")
+    if load.may_be_instead(m, sector):
+        return None
     if (n is None or m > n) and load.may_be_unacknowledged(m, sector):
         return None
+    if n is None and load.deep is not None and sector in load.deep.freed:
+        return _Wrong(sector, code, n, f"write {m}, which was zeroed afterwards")
     if n is not None and m < n:
         return _Wrong(sector, code, n, f"the older write {m}")
     return _Wrong(sector, code, n, f"write {m}, which was never issued here")

@@ -6,6 +6,7 @@ Also decides whether a run was refused: that is a claim about events, and it nee
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vhdtool.oracle.checks.flight import in_flight, shallow
 from vhdtool.oracle.console import Ack
 from vhdtool.oracle.events import Event, Events
 from vhdtool.oracle.evidence.grammar import line
@@ -26,6 +27,7 @@ class Coverage:
     acked_after: int = 0
     allocated_before: int = 0
     allocated_after: int = 0
+    in_flight: list[int] = field(default_factory=list)
     refused: str | None = None
     went_on_at: str = ""
     doubts: list[str] = field(default_factory=list)
@@ -36,6 +38,8 @@ def cover(evidence: Evidence) -> Coverage:
     events, attempts = evidence.record.events, evidence.attempts
     coverage = Coverage()
     first = next((one.suspended for one in attempts if one.suspended), None)
+    # A case that was refused before SUSPENDED has no switch: it counts up to the refusal.
+    first = first or next(iter(events.named("refused")), None)
     last = attempts[-1] if attempts else None
     again = last.runs_again if last else None
     if first is not None:
@@ -44,8 +48,12 @@ def cover(evidence: Evidence) -> Coverage:
         coverage.allocated_after = _new_blocks(events, again.seq)
         coverage.acked_after = _acked_after(evidence.console.acks, last, again)
     case = evidence.record.case
+    if case is not None and case.deep_blocks:
+        coverage.in_flight = in_flight(evidence.console, attempts)
     if not events.complete or case is None:
         return coverage
+    if case.deep_blocks:
+        coverage.doubts += shallow(evidence.console, attempts)
     coverage.doubts += gaps_in(attempts, case.legs)
     if case.exclusive:
         coverage.doubts += _untried(events, attempts)

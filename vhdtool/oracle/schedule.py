@@ -30,17 +30,19 @@ def mix(seed: int, n: int) -> int:
 class Schedule:
     """The load for one seed on a disk of `disk_sectors`, in blocks of `block_sectors`.
 
+    The last `reserved` blocks belong to somebody else: depth.py.
+
     >>> load = Schedule(seed=1, disk_sectors=8192, block_sectors=4096)
     >>> sector, length = load.extent(0)
     >>> (sector + length) % 4096, length
     (0, 8)
     """
 
-    def __init__(self, seed: int, disk_sectors: int, block_sectors: int) -> None:
+    def __init__(self, seed: int, disk_sectors: int, block_sectors: int, reserved: int = 0) -> None:
         self.seed = seed
         self.disk_sectors = disk_sectors
         self.block_sectors = block_sectors
-        blocks = -(-disk_sectors // block_sectors)
+        blocks = -(-disk_sectors // block_sectors) - reserved
         self.order = list(range(blocks))
         # Fisher-Yates: neighbours in time are far apart in the BAT, and sometimes in one sector.
         for i in range(blocks - 1, 0, -1):

@@ -77,6 +77,7 @@ def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Plan
             "before_suspend": coverage.allocated_before,
             "after_resume": coverage.allocated_after,
         },
+        "in_flight": coverage.in_flight,
         "active_overlap_epochs": judged.activation.overlap_epochs,
         "margin_ms": judged.activation.margin_ms,
         "blackout_ms": nothing(),

@@ -27,6 +27,7 @@ PACKAGES = (
     "libpython3.11-stdlib",
     "libc6",
     "libexpat1",
+    "libffi8",
     "zlib1g",
 )
 MODULES = (
@@ -41,6 +42,8 @@ MODULES = (
 PYTHON_MODULES = (
     "abc",
     "codecs",
+    "ctypes/__init__",
+    "ctypes/_endian",
     "encodings/__init__",
     "encodings/aliases",
     "encodings/ascii",
@@ -51,14 +54,25 @@ PYTHON_MODULES = (
     "os",
     "posixpath",
     "stat",
+    "struct",
+    "types",
     "_collections_abc",
 )
-LIBRARIES = ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libexpat.so.1", "libz.so.1")
+LIBRARIES = (
+    "ld-linux-x86-64.so.2",
+    "libc.so.6",
+    "libm.so.6",
+    "libexpat.so.1",
+    "libffi.so.8",
+    "libz.so.1",
+)
+EXTENSIONS = ("mmap", "_ctypes")
 INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc none /proc
 /bin/busybox mount -t sysfs none /sys
 /bin/busybox mount -t devtmpfs none /dev
 for m in {modules}; do /bin/busybox insmod /modules/$m.ko; done
+for d in vdb vdc; do echo 2 > /sys/block/$d/queue/nomerges; done
 /bin/busybox stty -F /dev/ttyS0 raw -echo opost onlcr
 exec /usr/bin/python3 -I -S /load.py < /dev/ttyS0 > /dev/ttyS0 2>&1
 """
@@ -138,7 +152,9 @@ def payload_digest() -> str:
 def payload() -> dict[str, Path]:
     """The project's own files inside the guest."""
     here = Path(__file__).parent
-    return {"load.py": here / "load.py", "schedule.py": here.parents[1] / "oracle" / "schedule.py"}
+    oracle = here.parents[1] / "oracle"
+    found = {name: here / name for name in ("load.py", "slots.py")}
+    return {**found, **{name: oracle / name for name in ("schedule.py", "depth.py")}}
 
 
 def download(names: tuple[str, ...], scratch: Path) -> list[Path]:
@@ -165,7 +181,7 @@ def select(debs: list[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
                 found["vmlinuz"] = data
             elif base.removesuffix(".ko") in MODULES and base.endswith(".ko"):
                 found["modules/" + base] = data
-            elif base.startswith("mmap.cpython-311"):
+            elif base.split(".cpython-311")[0] in EXTENSIONS and base.endswith(".so"):
                 found["usr/lib/python3.11/lib-dynload/" + base] = data
             else:
                 for library in LIBRARIES:
@@ -199,8 +215,9 @@ def tree(files: dict[str, bytes]) -> list[tuple[str, int, bytes]]:
     files["init"] = INIT.format(modules=" ".join(modules)).encode()
     for name, path in payload().items():
         files[name] = path.read_bytes()
-    # `-I` hides the script's directory, so the schedule goes where the core modules are.
-    files["usr/lib/python3.11/schedule.py"] = files.pop("schedule.py")
+    # `-I` hides the script's directory, so what it imports goes where the core modules are.
+    for name in payload().keys() - {"load.py"}:
+        files["usr/lib/python3.11/" + name] = files.pop(name)
     folders = {"proc", "sys", "dev", "usr/lib/python3.11/lib-dynload"}
     for name in [*files, *folders]:
         parts = name.split("/")[:-1]

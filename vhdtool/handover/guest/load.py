@@ -1,12 +1,14 @@
 """The program inside the guest: writes the schedule, acknowledges on the console, reads back.
 
-Runs under `python3 -I -S` in the initramfs, where only the interpreter's core and `mmap` exist;
-it therefore imports nothing else. It is told what to do on its console, because a guest that
+Runs under `python3 -I -S` in the initramfs, where only the interpreter's core, `mmap` and `ctypes`
+exist; it therefore imports nothing else. It is told what to do on its console, because a guest that
 starts from a snapshot cannot be given a new kernel command line:
 
-    go SEED PACE_US BLOCK_SECTORS    write until told to stop, one write each PACE_US
-    stop                             finish the write in flight, flush, say `stopped N`
-    readback                         read everything written, say `readback done CHECKED BAD`
+    go SEED PACE_US BLOCK_SECTORS DEEP FREES    write until told to stop, one write each PACE_US;
+                                                the last DEEP blocks belong to slots.py
+    check                                       read what was written once, `deep checked N BAD`
+    stop                                        finish what is in flight, flush, say `stopped N`
+    readback                                    read everything, `readback done CHECKED BAD`
 
 An `acked N` line leaves the guest only after the write call has returned, and the disk is open
 with O_DIRECT, so the acknowledgement has passed every cache of the guest.
@@ -16,9 +18,13 @@ import mmap
 import os
 import time
 
+from depth import Depth  # type: ignore[import-not-found, unused-ignore]
 from schedule import SECTOR, Schedule  # type: ignore[import-not-found, unused-ignore]
+from slots import Deep, runs_of  # type: ignore[import-not-found, unused-ignore]
 
 DISK = "/dev/vda"
+QUEUES = ("/dev/vdb", "/dev/vdc")
+"""The same disk by two more devices, whose requests QEMU holds up; the second writes through."""
 BAD_LINES = 20
 """Damaged extents that are named; the closing line has the full count."""
 CHUNK = 64 * 1024
@@ -75,7 +81,9 @@ class Disk:
         os.fsync(self.fd)
 
 
-def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tuple[int, list[int]]:
+def write_load(
+    console: Console, disk: Disk, load: Schedule, deep: Deep, pace_us: int
+) -> tuple[int, list[int]]:
     """Writes until `stop`; returns how many were issued and which of them failed."""
     n = 0
     failed: list[int] = []
@@ -84,6 +92,8 @@ def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tu
         command = console.line(wait=False)
         if command == "stop":
             return n, failed
+        if command == "check":
+            deep.check(disk.read)
         try:
             disk.write(load.extent(n)[0], load.content(n))
             console.say(f"acked {n}")
@@ -91,23 +101,18 @@ def write_load(console: Console, disk: Disk, load: Schedule, pace_us: int) -> tu
             failed.append(n)
             console.say(f"error {n} {error.errno or 0}")
         n += 1
+        deep.go_on()
         # A late writer does not hurry to catch up: a burst after the switch would hide the pace.
         due = max(due + pace_us / 1e6, time.monotonic() - pace_us / 1e6)
-        time.sleep(max(0.0, due - time.monotonic()))
+        # Also when it is late: else nothing would be in flight on a slow machine. But the paced
+        # write goes first then, as it does after a switch.
+        while deep.wait(max(0.0, due - time.monotonic())) and time.monotonic() < due:
+            deep.go_on()
 
 
-def runs_of(sectors: list[int]) -> list[tuple[int, int]]:
-    """(first, count) of each run of neighbours in a sorted list, none longer than the buffer."""
-    runs: list[tuple[int, int]] = []
-    for sector in sectors:
-        if runs and sector == sum(runs[-1]) and runs[-1][1] < CHUNK // SECTOR:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((sector, 1))
-    return runs
-
-
-def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: list[int]) -> None:
+def readback(
+    console: Console, disk: Disk, load: Schedule, deep: Deep, count: int, failed: list[int]
+) -> None:
     """Compares every written sector with the last write that covered it."""
     last: dict[int, int] = {}
     for n in range(count):
@@ -118,8 +123,10 @@ def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: l
         sector, length = load.extent(n)
         for i in range(sector, sector + length):
             last.pop(i, None)
+    left = deep.left()
+    last.update(left.last)
     checked = bad = 0
-    for first, length in runs_of(sorted(last)):
+    for first, length in runs_of(sorted(last), 1, CHUNK // SECTOR):
         checked += length
         try:
             data = disk.read(first, length)
@@ -131,7 +138,11 @@ def readback(console: Console, disk: Disk, load: Schedule, count: int, failed: l
         if data == expected:
             continue
         for i in range(length):
-            if data[i * SECTOR : (i + 1) * SECTOR] != expected[i * SECTOR : (i + 1) * SECTOR]:
+            found = data[i * SECTOR : (i + 1) * SECTOR]
+            others = left.also.get(first + i, ())
+            if found != expected[i * SECTOR : (i + 1) * SECTOR] and not any(
+                found == load.sector_content(n, first + i) for n in others
+            ):
                 bad += 1
                 if bad <= BAD_LINES:
                     console.say(f"readback bad {last[first + i]} {first + i}")
@@ -156,19 +167,25 @@ def main() -> None:
     console = Console()
     disk = Disk(DISK)
     load: Schedule | None = None
+    deep: Deep | None = None
     count, failed = 0, list[int]()
     console.say("ready")
     while True:
         words = (console.line(wait=True) or "").split()
-        if len(words) == 4 and words[0] == "go":
-            seed, pace_us, block = (int(word) for word in words[1:])
-            load = Schedule(seed, disk.sectors, block)
+        if len(words) == 6 and words[0] == "go":
+            seed, pace_us, block, reserved, frees = (int(word) for word in words[1:])
+            load = Schedule(seed, disk.sectors, block, reserved)
+            whole = disk.sectors // block
+            first = -(-disk.sectors // block) - reserved
+            deep = Deep(load, Depth(first, whole - first, block, bool(frees)), QUEUES, console.say)
             console.say(f"start {seed}")
-            count, failed = write_load(console, disk, load, pace_us)
+            deep.start()
+            count, failed = write_load(console, disk, load, deep, pace_us)
+            deep.stop()
             disk.flush()
             console.say(f"stopped {count}")
-        elif words == ["readback"] and load is not None:
-            readback(console, disk, load, count, failed)
+        elif words == ["readback"] and load is not None and deep is not None:
+            readback(console, disk, load, deep, count, failed)
         elif words:
             console.say("unknown " + " ".join(words))
 

@@ -84,7 +84,8 @@ def ensure_snapshot(
 ) -> str:
     """The path on the host of the state of a guest that waits for its orders."""
     parts = [host.call("digest", path=path) for path in (machine.kernel, machine.initrd)]
-    key = _key(facts["qemu"], *parts, json.dumps(machine.board()), str(disk_bytes))
+    devices = machine.disks(blank_disk(disk_bytes))
+    key = _key(facts["qemu"], *parts, json.dumps([*machine.board(), *devices]))
     path = f"{host.config.cache_dir}/guest-{key}.state"
     if not host.call("exists", paths=[path])[0]:
         say("booting the guest once, to start it from its snapshot from now on")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from vhdtool.oracle.case import Case
 from vhdtool.oracle.console import Ack, Console
+from vhdtool.oracle.content import schedule_of
 from vhdtool.oracle.events import Event, Events
 from vhdtool.oracle.evidence.grammar import line
 from vhdtool.oracle.finding import Finding, doubt
@@ -37,7 +38,7 @@ def talk(
     if events.complete and case.first_hosts and console.started:
         findings += _where(record.console, case.first_hosts[0], attempts)
         if told:
-            load = Schedule(case.seed, case.image_bytes // 512, case.block_bytes // 512)
+            load = schedule_of(case)
             findings += _through(console.acks, load, told, attempts)
             findings += _pace(console.acks, load, told, events)
     return findings
@@ -136,7 +137,8 @@ def _pace(
     Both sides come to the controller and are stamped by it; they may differ by what was on its
     way and what was under way.
     """
-    blocks = sorted(event.seq for event in told.values())
+    paced = set(load.order)
+    blocks = sorted(event.seq for block, event in told.items() if block in paced)
     times = [ack.mono for ack in acks]
     for event in events.items:
         if event.pid is not None:
