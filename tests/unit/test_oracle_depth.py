@@ -71,6 +71,17 @@ def test_only_the_two_of_a_pair_share_a_sector() -> None:
     assert max(owner) < 116 * 1024
 
 
+def test_no_slot_comes_to_a_block_before_those_that_write_its_end() -> None:
+    newest = -1
+    for seq in range(40):
+        places = {slot: DEPTH.operation(slot, seq) for slot in range(SLOTS)}
+        blocks = {place // 1024 - 100 for kind, place, _ in places.values() if kind == WRITE}
+        newest = max(newest, seq % 16)
+        assert max(blocks) <= newest
+        ends = {place + length for kind, place, length in places.values() if kind == WRITE}
+        assert seq >= 16 or (100 + seq + 1) * 1024 in ends
+
+
 def test_what_is_written_once_is_never_written_again() -> None:
     places = [
         DEPTH.operation(slot, seq)[1]
@@ -78,7 +89,7 @@ def test_what_is_written_once_is_never_written_again() -> None:
         for seq in range(300)
         if DEPTH.writes_once(slot, seq)
     ]
-    assert len(places) == len(set(places)) == 16 * 3 * 16
+    assert len(places) == len(set(places)) == (12 + 4 * 2) * 3 * 16
     assert all(place % ONCE == 0 for place in places)
 
 

@@ -34,8 +34,8 @@ WAIT_FOR_A_WRITE = (34, 35)
 """Slots that are issued behind a write: nobody holds up a flush, so they would do nothing else."""
 _FUA_ONCE, _FUA_PLACE = 36, 40
 _PLACE, _PAIR, _READ, _FLUSH = 12, 24, 28, 34
-_ONCE_SLOTS = 16
-"""Slots that write once."""
+_ONCE_PLACES = 20
+"""Places of a block for what is written once, in each pass over the blocks."""
 ONCE = 8
 """Sectors of each write of what is written once."""
 _PASSES = 3
@@ -65,22 +65,20 @@ class Depth:
 
     def operation(self, slot: int, seq: int) -> tuple[str, int, int]:
         """(kind, first sector, sectors) of an operation; (kind, 0, 0) of a flush."""
-        if slot < _PLACE or _FUA_ONCE <= slot < _FUA_PLACE:
-            rounds = _PASSES * self.count
-            kind = WRITE if seq < rounds else READ
-            return kind, self._once(slot, seq % rounds), ONCE
-        if _FLUSH <= slot < _FUA_ONCE:
+        if self._is_once(slot):
+            rounds = self._rounds(slot)
+            return WRITE if seq < rounds else READ, self._once(slot, seq % rounds), ONCE
+        if slot in WAIT_FOR_A_WRITE:
             return FLUSH, 0, 0
         if _READ <= slot < _FLUSH:
             # Which one is for the guest to choose: it leaves nothing behind.
             return READ, self._once(0, 0), ONCE
         if _PAIR <= slot < _READ:
-            pair = (slot - _PAIR) // 2
-            return WRITE, self._block(self.count - 1 - pair) + ONCE * (4 + pair), ONCE
-        block = self._block(slot * 7 + seq // _STAYS)
+            return WRITE, self._block(0) + ONCE * (4 + (slot - _PAIR) // 2), ONCE
         if slot < FIRST_WITH_CALLS:
+            block = self._block(seq // _STAYS)
             return WRITE, block + ONCE * (slot if slot < _PAIR else slot - 40), 1 + seq % ONCE
-        place = block + _LOWER + _WIDE * (slot - FIRST_WITH_CALLS)
+        place = self._block(seq // 3) + _LOWER + _WIDE * (slot - FIRST_WITH_CALLS)
         if seq % 3 == 1:
             kind = (ZERO if slot < 46 else DISCARD) if self.frees else WRITE
             return kind, place, _WIDE
@@ -90,15 +88,27 @@ class Depth:
         """First sector of one of our blocks."""
         return (self.first + number % self.count) * self.block_sectors
 
+    def _is_once(self, slot: int) -> bool:
+        return slot < _PLACE or _FUA_ONCE <= slot < _FUA_PLACE
+
+    def _rounds(self, slot: int) -> int:
+        """How often a slot writes once; afterwards it reads."""
+        return _PASSES * self.count * (1 if slot < _PLACE else 2)
+
     def _once(self, slot: int, seq: int) -> int:
-        """Extents of one seq lie side by side in one block, from its last sector downwards."""
-        place = slot if slot < _PLACE else slot - _FUA_ONCE + _PLACE
-        below = ONCE * (_ONCE_SLOTS * (seq // self.count) + place + 1)
-        return self._block(seq) + self.block_sectors - below
+        """What is written once in a block lies side by side, from its last sector downwards.
+
+        The slots of queue 1 come to a new block together, and one of them writes its end: what
+        cuts or overwrites the end of the file is only seen there. All other slots follow later.
+        """
+        block, place = seq, slot
+        if slot >= _FUA_ONCE:
+            block, place = seq // 2, _PLACE + 2 * (slot - _FUA_ONCE) + seq % 2
+        below = ONCE * (_ONCE_PLACES * (block // self.count) + place + 1)
+        return self._block(block) + self.block_sectors - below
 
     def writes_once(self, slot: int, seq: int) -> bool:
-        once = slot < _PLACE or _FUA_ONCE <= slot < _FUA_PLACE
-        return once and seq < _PASSES * self.count
+        return self._is_once(slot) and seq < self._rounds(slot)
 
     @staticmethod
     def number(slot: int, seq: int) -> int:
