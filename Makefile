@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test fuzz tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
+.PHONY: help setup lab soak clean-lab test fuzz mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,6 +40,10 @@ bench-shim: setup ## the shim beside qemu-nbd, on tmpfs and with O_DIRECT; table
 
 bench-startup: setup ## start to first reply, memory and idle time for 2040 GiB
 	@.venv/bin/python benchmarks/startup.py --out benchmarks/results/startup.md $(BENCH)
+
+mutate-shim: setup ## real cases on shims that are wrong on purpose: MUTANT=name,... SEEDS=3
+	@PYTHONPATH=. .venv/bin/python tests/mutate_shim/run.py --seeds $(or $(SEEDS),3) \
+	    --mutants "$(MUTANT)" $(if $(OUT),--out $(OUT))
 
 chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
 	@.venv/bin/python tests/interop/shim_chaos.py --kills $(or $(N),500)

@@ -137,7 +137,7 @@ class Left:
     """
 
     def __init__(self, depth: Depth, acked: dict[int, int], ended: bool) -> None:
-        """`acked`: slot -> how many. Unless `ended` some more, of which nobody heard, were issued."""
+        """`acked`: slot -> how many. Unless `ended` more were issued, of which nobody heard."""
         self.depth, self.acked, self.ended = depth, acked, ended
         self.last: dict[int, int] = {}
         self.also: dict[int, tuple[int, ...]] = {}

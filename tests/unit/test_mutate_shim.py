@@ -1,0 +1,30 @@
+"""The wrong shims of `make mutate-shim`: the patches fit the shim as it is now."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "mutate_shim"))
+
+from mutants import MUTANTS, Mutant  # noqa: E402
+
+from vhdtool.handover.strategies import STRATEGIES  # noqa: E402
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_a_change_of_the_source_that_compiles(mutant: Mutant) -> None:
+    texts: dict[str, str] = {}
+    for name, old, new in mutant.patches:
+        text = texts.get(name) or (ROOT / "vhdtool" / name).read_text()
+        assert text.count(old) == 1, name
+        texts[name] = text.replace(old, new)
+    for name, text in texts.items():
+        if name.endswith(".py"):
+            compile(text, name, "exec")
+    assert set(mutant.cases) <= set(STRATEGIES)
+
+
+def test_there_are_twenty_and_each_has_a_name_of_its_own() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) >= 20
