@@ -220,6 +220,7 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
         image_bytes=512,
         block_bytes=512,
         deep_blocks=0,
+        frees=True,
         pace_us=1,
         kind="vhd",
         machine=SimpleNamespace(accelerator="tcg"),

@@ -194,7 +194,7 @@ class Lab:
                 "profile": config.profile,
                 "pace_us": plan.pace_us,
                 "deep_blocks": plan.deep_blocks,
-                "frees": True,
+                "frees": plan.frees,
             },
             "image_bytes": plan.image_bytes,
             "block_bytes": plan.block_bytes,

@@ -28,6 +28,14 @@ class CasePlan:
     snapshot: str
     port: int
 
+    @property
+    def frees(self) -> bool:
+        """Whether the load writes zeroes and discards.
+
+        Not on qcow2: QEMU gives the clusters back, and one that vanishes or moves counts as damage.
+        """
+        return self.kind != "qcow2"
+
 
 @dataclass
 class Side:

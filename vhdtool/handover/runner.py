@@ -109,7 +109,8 @@ class CaseRun:
         qemu.execute("migrate-incoming", uri=f"exec:cat {plan.snapshot}")
         qemu.wait_migration("completed", timeout=TIMEOUT)
         qemu.execute("cont")
-        numbers = (plan.seed, plan.pace_us, plan.block_bytes // SECTOR, plan.deep_blocks, 1)
+        block = plan.block_bytes // SECTOR
+        numbers = (plan.seed, plan.pace_us, block, plan.deep_blocks, int(plan.frees))
         self.tell(side, " ".join(["go", *map(str, numbers)]))
         self.record.consoles.wait_acked(WARM_WRITES, TIMEOUT)
 

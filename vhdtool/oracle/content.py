@@ -72,6 +72,13 @@ class Load:
             return False
         return n in self.deep.also.get(sector, ()) or self.deep.freed.get(sector, -1) == n
 
+    def named(self, n: int | None) -> str:
+        """A write in words."""
+        if n is None or n < DEEP:
+            return f"write {n}"
+        slot, seq = Depth.slot_of(n)
+        return f"write {seq} of slot {slot}"
+
     def block(self, sector: int) -> int:
         return sector // self.schedule.block_sectors
 
@@ -169,7 +176,7 @@ def _wrong_disk(case: Case, reader: AnyReader) -> Finding | None:
 def _read_back(load: Load, console: Console) -> Iterator[Finding]:
     """What the guest itself read wrong, through the shim of its last host."""
     for n, sector in console.bad:
-        text = f"the guest read sector {sector} back and it was not write {n}"
+        text = f"the guest read sector {sector} back and it was not {load.named(n)}"
         yield Finding("readback-bad", text, block=load.block(sector), sectors=(sector, 1))
     if console.bad_total:
         text = f"the guest read {console.bad_total} of {console.checked} sectors back wrong"
@@ -242,10 +249,10 @@ def _judge(load: Load, sector: int, n: int | None, found: bytes) -> _Wrong | Non
     if (n is None or m > n) and load.may_be_unacknowledged(m, sector):
         return None
     if n is None and load.deep is not None and sector in load.deep.freed:
-        return _Wrong(sector, code, n, f"write {m}, which was zeroed afterwards")
+        return _Wrong(sector, code, n, f"{load.named(m)}, zeroed afterwards")
     if n is not None and m < n:
-        return _Wrong(sector, code, n, f"the older write {m}")
-    return _Wrong(sector, code, n, f"write {m}, which was never issued here")
+        return _Wrong(sector, code, n, f"the older {load.named(m)}")
+    return _Wrong(sector, code, n, f"{load.named(m)}, which was never issued here")
 
 
 def _grouped(load: Load, wrong: list[_Wrong]) -> Iterator[Finding]:
@@ -267,7 +274,8 @@ def _finding(load: Load, head: _Wrong, count: int) -> Finding:
     block = load.block(head.sector)
     place = f"block {block}, guest sectors {head.sector} to {head.sector + count - 1}"
     if head.code == "lost":
-        text = f"write {head.write} was acknowledged and is lost: {place} hold {head.holds}"
+        write = load.named(head.write)
+        text = f"{write} was acknowledged and is lost: {place} hold {head.holds}"
     elif head.code == "hidden":
         # The disk reads as zeros there, so it is no damage; but something wrote past the load.
         text = f"{place} are not present, yet the file holds {head.holds}"
