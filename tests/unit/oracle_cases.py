@@ -14,8 +14,8 @@ from uuid import UUID
 from vhdtool.image.create import create_dynamic
 from vhdtool.image.meta import snapshot
 from vhdtool.oracle.case import POINTS
-from vhdtool.oracle.evidence.held import KINDS
 from vhdtool.oracle.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
+from vhdtool.oracle.evidence.held import KINDS
 from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.storage import MemoryStorage
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, LabError, LeaseLost, SplitBrain
-from vhdtool.handover.held import AFTER, BEFORE, Holdings, after_leg
 from vhdtool.handover.going_back import (
     AFTER_SWITCH,
     TIMEOUT,
@@ -19,6 +18,7 @@ from vhdtool.handover.going_back import (
     check_what_was_written_once,
     fail_and_recover,
 )
+from vhdtool.handover.held import AFTER, BEFORE, Holdings, after_leg
 from vhdtool.handover.hosts import Host
 from vhdtool.handover.medium import Medium
 from vhdtool.handover.plan import CasePlan, Side
