@@ -18,7 +18,11 @@ from vhdtool.oracle.depth import (
     Depth,
     Left,
 )
+from vhdtool.oracle.judge import gather, judge
+from vhdtool.oracle.planted import try_oracles
+from vhdtool.oracle.record import load_record
 from vhdtool.oracle.verdict import judge_case
+from vhdtool.oracle.view import FileView
 
 DEPTH = Depth(100, 16, 1024)
 IN_FLIGHT = SLOTS - len(WAIT_FOR_A_WRITE)
@@ -100,6 +104,15 @@ def test_a_record_with_a_deep_half_is_consistent_and_says_how_many_were_in_fligh
     assert entry["verdict"] == "consistent", entry["why"]
     assert entry["in_flight"] == [IN_FLIGHT]
     assert entry["planted"]["faults"] == entry["planted"]["caught"]
+
+
+def test_zeroes_that_were_undone_are_planted_and_seen(tmp_path: Path) -> None:
+    record = load_record(oracle_cases.deep().save(tmp_path / "activate"))
+    assert record.image is not None
+    evidence = gather(record, FileView(record.image))
+    planted = try_oracles(evidence, judge(evidence))
+    assert "content: zeroes-undone" in planted.names
+    assert planted.missed == []
 
 
 def test_slots_that_are_silent_after_the_switch_prove_nothing(tmp_path: Path) -> None:

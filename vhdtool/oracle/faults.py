@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vhdtool.oracle.content import Load, disk_in
+from vhdtool.oracle.depth import DEEP
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged
 from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import UNUSED, DynamicReader, open_reader
 from vhdtool.oracle.schedule import SECTOR
 from vhdtool.oracle.view import OverlayView, View
+
+_ZERO = bytes(SECTOR)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
             yield Fault("content", "never-written", over(patch), _covers("never-written", sector))
             break
         return
+    for sector, zeroed in _zeroed(load, reader, view):
+        undone = over((zeroed, load.schedule.sector_content(DEEP, sector)))
+        yield Fault("content", "zeroes-undone", undone, _covers("never-written", sector))
+        break
     for sector in _unwritten(load, reader, view, judged):
         block, inside = divmod(sector, reader.block_sectors)
         at = reader.blocks[block] * SECTOR
@@ -94,6 +101,15 @@ def _rewritten(load: Load) -> Iterator[tuple[int, int]]:
             if sector in seen and load.last[sector] == n:
                 yield sector, seen[sector]
             seen[sector] = n
+
+
+def _zeroed(load: Load, reader: DynamicReader, view: View) -> Iterator[tuple[int, int]]:
+    """(sector, byte in the file) where zeroes were written, and nothing after them."""
+    freed = load.deep.freed if load.deep is not None else {}
+    for sector, before in freed.items():
+        at = reader.locate(sector)
+        if before < 0 and at is not None and view.pread(at, SECTOR) == _ZERO:
+            yield sector, at
 
 
 def _unwritten(load: Load, reader: DynamicReader, view: View, judged: Judged) -> Iterator[int]:
