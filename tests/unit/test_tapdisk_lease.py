@@ -1,5 +1,6 @@
 """The lease: never two holders, taken over only from the proven dead or by the operator's word."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -149,6 +150,26 @@ def test_a_failed_acquisition_leaves_no_lock(pair: Pair, monkeypatch: pytest.Mon
         with pytest.raises(StorageError):
             a.acquire()
     assert b.acquire() == 1
+
+
+def test_a_release_that_failed_keeps_nobody_from_his_own_lease(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+
+    def full(*_: object) -> None:
+        raise StorageError("record", "write", errno.ENOSPC)
+
+    assert a.acquire() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(a.record, "write", full)
+        with pytest.raises(StorageError):
+            a.release()
+    with pytest.raises(ActivationRefused, match="held by a"):
+        b.acquire()
+    assert a.acquire() == 2
+    assert a.release() == 3
+    assert b.acquire() == 4
 
 
 def test_a_mutex_that_is_never_freed_is_a_refusal_in_time(

@@ -59,7 +59,8 @@ class EpochLease:
         record = self.record
         with record.mutex():
             newest, held = record.read()
-            if held is not None:
+            # Ours, where an earlier release failed: a full disk, or a stopped process in its way.
+            if held is not None and held != self._mine:
                 self._may_take_over(held, force_epoch)
             epoch = newest + 1
             holder: Holder = {**asdict(self.owner.now()), **self.besides, "epoch": epoch}
