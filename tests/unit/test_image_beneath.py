@@ -1,8 +1,12 @@
 """Commands on a chain whose leaf is served, interrupted: the guest loses nothing by it."""
 
+import contextlib
 import errno
+import io
+import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.undo import Change
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease
-from vhdtool.storage import Storage
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.tapdisk.disk import TapDisk
 
@@ -75,7 +79,8 @@ def test_a_relink_that_ends_early_cuts_nothing_that_the_guest_wrote_meanwhile(
     # The journal of the killed one is still there.
     assert run(["repair", "--yes", str(leaf)]) == 0
     clean(leaf)
-    assert all(content(leaf)[block * BLOCK :][:512] == LIVE for block in range(BLOCKS))
+    shown = content(leaf)
+    assert all(shown[at : at + 512] == LIVE for at in range(0, len(shown), BLOCK))
 
 
 def kill_in_the_middle(words: list[str], monkeypatch: pytest.MonkeyPatch, changes: int = 1) -> None:
@@ -191,3 +196,64 @@ def test_a_node_that_a_dead_host_has_is_not_changed(
     assert vhd_util(["set", "-n", str(node), "-f", "hidden", "-v", "1"]) == errno.EBUSY
     assert f"held by far (pid 1) at epoch {epoch}" in capsys.readouterr().err
     assert node.read_bytes() == before
+
+
+COMMANDS: dict[str, list[str]] = {
+    "coalesce": ["coalesce", "-n", "{node}"],
+    "hide": ["set", "-n", "{node}", "-f", "hidden", "-v", "1"],
+    "mark": ["set", "-n", "{base}", "-f", "marker", "-v", "1"],
+    "relink": ["modify", "-n", "{node}", "-p", "{base}"],
+    "grow": ["resize", "-n", "{base}", "-s", "32", "-f"],
+}
+
+
+def killed_at(write: int, words: list[str]) -> bool:
+    """Runs `vhd-util` in a child process that ends before its nth write; whether it got so far."""
+    pid = os.fork()
+    if pid == 0:
+        left = [write]
+
+        def counted(change: Callable[..., object]) -> Callable[..., object]:
+            def one(*arguments: object) -> object:
+                if not left[0]:
+                    os._exit(99)
+                left[0] -= 1
+                return change(*arguments)
+
+            return one
+
+        for name in ("pwrite", "zero", "truncate", "flush"):
+            setattr(FileStorage, name, counted(getattr(FileStorage, name)))
+        os.unlink = counted(os.unlink)  # type: ignore[assignment]
+        with contextlib.redirect_stdout(io.StringIO()):
+            os._exit(vhd_util(words))
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, 99)
+    return code == 99
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_kill_before_any_write_below_a_served_leaf_changes_nothing_for_the_guest(
+    leaf: Path, name: str
+) -> None:
+    """After each kill the guest reads, writes, is paused and goes on; then it all is done again."""
+    base, node = leaf.with_name("base.vhd"), leaf.with_name("node.vhd")
+    words = [word.format(base=base, node=node) for word in COMMANDS[name]]
+    model = bytearray(content(leaf))
+    with served(leaf) as guest:
+        write = 0
+        while killed_at(write, words):
+            write += 1
+            assert guest.read(0, len(model)) == model
+            at, data = write % BLOCKS * BLOCK, bytes([write]) * 512
+            guest.write(at, memoryview(data))
+            model[at : at + 512] = data
+            for image in (base, node):
+                if Path(journal.journal_beside(image)).exists():
+                    assert vhd_util(["repair", "-n", str(image)]) == 0
+            guest.pause()
+            guest.unpause()
+            assert guest.read(0, len(model)) == model
+        assert write > 2
+    clean(leaf)
+    assert content(leaf) == model

@@ -56,13 +56,12 @@ def open_image(
     preallocate: bool = True,
     whole: bool = False,
     hooks: Hooks | None = None,
-    hold_parents: bool = False,
 ) -> OpenImage:
     """The image in `storage`, which is the file at `path`: parents are looked for beside it.
 
-    `kind` is one of KINDS, `exclusive` whether nobody else may have it (for qcow2).
-    `hold_parents`: nobody may write the parents as long as the image is open. The other options
-    are those of DynamicDisk and FaithfulDisk.
+    `kind` is one of KINDS. `exclusive`: nobody may write the parents as long as the image is open,
+    and QEMU's lock is taken on a qcow2 image. The other options are those of DynamicDisk and
+    FaithfulDisk.
 
     Raises ImageInUse, NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
@@ -82,7 +81,7 @@ def open_image(
 
         raw = header.parent_uuid == NO_UUID
         below = find_parent(path, storage, header)
-        return open_chain(below, raw=raw, hold=ALL if hold_parents else NONE)
+        return open_chain(below, raw=raw, hold=ALL if exclusive else NONE)
 
     try:
         if faithful:

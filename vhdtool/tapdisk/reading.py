@@ -199,7 +199,6 @@ class Reading:
             preallocate=guard or not on_nfs(self.path),
             whole=True,
             hooks=Hooks(self._check_lease, self._allocated, reached),
-            hold_parents=exclusive,
         )
 
     def _check_lease(self) -> None:
