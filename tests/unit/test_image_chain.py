@@ -112,6 +112,13 @@ def test_a_name_in_little_endian_is_read_as_such(tmp_path: Path, name: str) -> N
     assert Header(1, parent_name=raw).parent_name_text == name.removeprefix("\ufeff")
 
 
+@pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
+def test_a_name_in_ascii_is_read_in_one_order_only(order: str) -> None:
+    """So that a message names no path of characters that nobody wrote."""
+    raw = "base.vhd".encode(order).ljust(512, b"\0")
+    assert Header(1, parent_name=raw).parent_names == ["base.vhd"]
+
+
 def test_a_name_without_ascii_is_tried_in_both_orders(tmp_path: Path) -> None:
     base, child = chain(tmp_path, 2)
     base.rename(tmp_path / "\u57fa\u790e")

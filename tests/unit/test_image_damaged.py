@@ -129,6 +129,16 @@ def test_a_journal_of_the_image_before_keeps_a_new_one_out(tmp_path: Path) -> No
     assert run(["create", str(image), "4m"]) == 0
 
 
+def test_salvage_sees_an_interrupted_change_as_the_repair_will_leave_it(tmp_path: Path) -> None:
+    CORPUS["journal-pending"](tmp_path)
+    image, raw, new = tmp_path / "image.vhd", tmp_path / "new.raw", tmp_path / "new.vhd"
+    assert run(["damage", str(image)]) == 0
+    assert run(["read", "--salvage", str(image), "-o", str(raw)]) == 0
+    assert run(["convert", "--salvage", str(image), str(new)]) == 0
+    assert run(["repair", "--yes", str(image)]) == 0
+    assert raw.read_bytes() == content(new) == content(image)
+
+
 def test_revert_takes_only_a_journal(tmp_path: Path) -> None:
     CORPUS["parent-time"](tmp_path)
     image, other = tmp_path / "image.vhd", tmp_path / "notes.txt"

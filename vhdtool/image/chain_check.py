@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhdtool.errors import NotAVhd, UsageError, VhdtoolError
+from vhdtool.errors import NotAVhd, VhdtoolError
 from vhdtool.image.advice import advice
 from vhdtool.image.chain import MAX_DEPTH
 from vhdtool.image.check import Mode, check
 from vhdtool.image.findings import CheckReport, Finding, exit_code
-from vhdtool.image.journal import Restored, is_interrupted, journal_beside
+from vhdtool.image.journal import as_before
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
 from vhdtool.image.undo import ForeignJournal
@@ -84,18 +84,14 @@ def check_chain(
 
 def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage:
     """The image as its journal will restore it, where a change was interrupted."""
-    if not is_interrupted(path):
-        return storage
     try:
-        restored = Restored(storage, journal_beside(path))
+        restored = as_before(storage)
     except ForeignJournal as error:
         result.links.append(Finding("journal-foreign", "unclean", str(error)))
         return storage
-    except UsageError:
-        # Torn before anything was changed.
-        return storage
-    text = f"{path}: a change was interrupted; `vhdtool repair` takes it back, nothing is lost"
-    result.links.append(Finding("journal-pending", "unclean", text))
+    if restored is not storage:
+        text = f"{path}: a change was interrupted; `vhdtool repair` takes it back, nothing is lost"
+        result.links.append(Finding("journal-pending", "unclean", text))
     return restored
 
 

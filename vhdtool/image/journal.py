@@ -119,6 +119,22 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
         )
 
 
+def as_before(storage: FileStorage) -> Storage:
+    """The image as its journal will restore it where a change was interrupted, or as it is.
+
+    Raises ImageInUse where somebody is changing it now, and ForeignJournal.
+    """
+    if is_interrupted(storage.name):
+        try:
+            return Restored(storage, journal_beside(storage.name))
+        except ForeignJournal:
+            raise
+        except UsageError:
+            # Torn before anything was changed.
+            pass
+    return storage
+
+
 class Restored(ReadOnly):
     """What an image will be once its journal is played back; nothing is written."""
 

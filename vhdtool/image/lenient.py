@@ -7,10 +7,12 @@ from dataclasses import replace
 from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check import check
 from vhdtool.image.checks.orphans import Orphan
+from vhdtool.image.journal import as_before
 from vhdtool.image.metadata import HEADER_PLACE, Ends, Metadata, read_ends
 from vhdtool.image.parents import find_parent
 from vhdtool.image.reader import Layer
 from vhdtool.image.salvage import Doubted, Salvage, Stray
+from vhdtool.image.undo import ForeignJournal
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.blocks import BlockLayout
@@ -35,9 +37,9 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
     seen = set()
     try:
         while True:
-            storage = FileStorage(current)
-            status = os.fstat(storage.fileno())
-            layers.append(Doubted(Layer(storage)))
+            file = FileStorage(current)
+            layers.append(Doubted(Layer(file)))
+            status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) in seen:
                 layers.pop().layer.close()
                 missing = f"{current}: the chain of parents comes back to this file"
@@ -45,6 +47,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             seen.add((status.st_dev, status.st_ino))
             if raw:
                 break
+            storage = _as_before(file, notes)
             metadata = _metadata(storage, notes)
             layers[-1], orphans = _doubted(storage, metadata, notes)
             stray += [Stray(storage, one) for one in orphans]
@@ -66,6 +69,14 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
         layers.pop().layer.close()
         missing = str(error)
     return Salvage(layers, missing, notes, stray)
+
+
+def _as_before(file: FileStorage, notes: list[str]) -> Storage:
+    try:
+        return as_before(file)
+    except ForeignJournal as error:
+        notes.append(str(error))
+        return file
 
 
 def _metadata(storage: Storage, notes: list[str]) -> Metadata:

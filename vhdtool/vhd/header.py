@@ -189,6 +189,9 @@ class Header:
         if raw[1::2].count(0) > raw[0::2].count(0):
             orders.reverse()
         names = [raw.decode(order, "replace").split("\0", 1)[0] for order in orders]
+        if names[0].isascii():
+            # Then the other order gives characters that nobody wrote.
+            del names[1:]
         return [name.removeprefix("\ufeff") for name in names if name]
 
     @property
