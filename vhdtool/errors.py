@@ -13,6 +13,11 @@ class CorruptImage(VhdtoolError):
     """The image contradicts itself; reading on would return wrong data."""
 
 
+def damaged(name: str, what: str) -> CorruptImage:
+    """The error for metadata of the image `name` that cannot be used, and where to go from here."""
+    return CorruptImage(f"{name}: {what}; `vhdtool check` says what helps")
+
+
 class UncleanImage(VhdtoolError):
     """The image was not closed; nothing is lost, but it needs a repair or a reopen."""
 

@@ -213,3 +213,14 @@ def test_no_other_module_reads_metadata_past_the_gate() -> None:
         if reads.search(path.read_text()) and path.name != "admission.py"
     }
     assert found <= set(GATE)
+
+
+@pytest.mark.parametrize("code", sorted(CORPUS))
+def test_every_refusal_names_a_command_or_says_that_none_helps(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CORPUS[code](tmp_path)
+    if run(["convert", str(tmp_path / "image.vhd"), str(tmp_path / "new.raw")]):
+        (line,) = capsys.readouterr().err.splitlines()
+        words = ("`vhdtool ", "vhdtool repair", "no command can", "the tool that began it")
+        assert any(one in line for one in words), line

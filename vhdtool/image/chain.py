@@ -74,5 +74,8 @@ def _remember(storage: FileStorage, seen: set[tuple[int, int]]) -> None:
     status = os.fstat(storage.fileno())
     identity = (status.st_dev, status.st_ino)
     if identity in seen:
-        raise ParentLoop(f"{storage.name}: the chain of parents comes back to this file")
+        raise ParentLoop(
+            f"{storage.name}: the chain of parents comes back to this file; set the right parent "
+            "with `vhdtool modify --parent`"
+        )
     seen.add(identity)

@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import dataclass, field, replace
 
-from vhdtool.errors import CorruptImage, NotAVhd
+from vhdtool.errors import NotAVhd, damaged
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_checksum, batmap_possible
@@ -124,7 +124,7 @@ def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
     if footer is None:
         footer = ends.end or ends.copy
         if footer is None or need_end_footer:
-            raise CorruptImage(f"{storage.name}: no footer at its end; see `vhdtool check`")
+            raise damaged(storage.name, "no footer at its end")
     return metadata_with(storage, ends, footer)
 
 
@@ -147,29 +147,28 @@ def metadata_with(storage: Storage, ends: Ends, footer: Footer) -> Metadata:
 def read_header(storage: Storage, offset: int) -> Header:
     """The header at byte `offset`, unchecked. Raises CorruptImage when it is outside the file."""
     if offset + HEADER_SIZE > storage.size():
-        raise CorruptImage(f"{storage.name}: the header at byte {offset} lies outside the file")
+        raise damaged(storage.name, f"the header at byte {offset} lies outside the file")
     return Header.unpack(storage.pread(offset, HEADER_SIZE))
 
 
 def check_table(name: str, header: Header, footer: Footer, file_size: int) -> None:
     """Raises CorruptImage unless the BAT is inside the file and large enough for the disk."""
     if header.bat_offset % SECTOR or header.bat_offset + 4 * header.max_entries > file_size:
-        raise CorruptImage(
-            f"{name}: a BAT of {header.max_entries} entries at byte {header.bat_offset} "
-            f"does not fit a file of {file_size} bytes"
+        raise damaged(
+            name,
+            f"a BAT of {header.max_entries} entries at byte {header.bat_offset} "
+            f"does not fit a file of {file_size} bytes",
         )
     need = -(-footer.current_size // header.block_bytes)
     if header.max_entries < need:
-        raise CorruptImage(
-            f"{name}: the disk needs {need} blocks, the BAT has {header.max_entries}"
-        )
+        raise damaged(name, f"the disk needs {need} blocks, the BAT has {header.max_entries}")
 
 
 def read_bat(storage: Storage, header: Header) -> "array[int]":
     """The BAT; its place must have been checked. Raises CorruptImage when it is cut off."""
     raw = storage.pread(header.bat_offset, 4 * header.max_entries)
     if len(raw) < 4 * header.max_entries:
-        raise CorruptImage(f"{storage.name}: the file ends within its BAT")
+        raise damaged(storage.name, "the file ends within its BAT")
     return unpack_bat(raw, header.max_entries)
 
 

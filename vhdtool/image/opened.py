@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import dataclass
 
-from vhdtool.errors import CorruptImage, UnsupportedImage
+from vhdtool.errors import UnsupportedImage, damaged
 from vhdtool.image.metadata import (
     Ends,
     check_table,
@@ -81,7 +81,7 @@ def read_opened(storage: Storage) -> Opened:
     ends = read_ends(storage)
     footer = ends.best
     if footer is None:
-        raise CorruptImage(f"{name}: neither footer is valid; see `vhdtool check`")
+        raise damaged(name, "neither footer is valid")
     footer.validate(name, "the footer")
     if footer.disk_type == FIXED:
         raise FixedImage(f"{name}: a fixed disk has no blocks to allocate")
@@ -97,7 +97,7 @@ def read_opened(storage: Storage) -> Opened:
         raise UnsupportedImage(f"{name}: a BAT of {header.max_entries} entries cannot be served")
     raw = bytearray(storage.pread(header.bat_offset, header.bat_bytes))
     if len(raw) < header.bat_bytes:
-        raise CorruptImage(f"{name}: the file ends within its BAT")
+        raise damaged(name, "the file ends within its BAT")
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
     bits = read_batmap(storage, batmap, header) if batmap is not None else None
     if bits is None:

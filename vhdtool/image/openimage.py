@@ -3,7 +3,7 @@
 import os
 from typing import Protocol
 
-from vhdtool.errors import CorruptImage, NotAVhd, UsageError
+from vhdtool.errors import NotAVhd, UsageError, damaged
 from vhdtool.image.blockreader import Parent
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.flat import FlatDisk
@@ -126,5 +126,5 @@ def disk_size(path: str | os.PathLike[str], kind: str) -> int:
             return read_header(storage).size
         footer = read_ends(storage).best
         if footer is None:
-            raise CorruptImage(f"{path}: neither footer is valid; see `vhdtool check`")
+            raise damaged(os.fspath(path), "neither footer is valid")
         return footer.current_size

@@ -79,7 +79,7 @@ def find_parent(child: str, storage: Storage, header: Header) -> str:
     if wrong is not None:
         raise ParentMismatch(
             f"{child}: {wrong} is not its parent: that has the uuid {header.parent_uuid}, "
-            f"this {_uuid(wrong) or 'none'}"
+            f"this {_uuid(wrong) or 'none'}; set its place with `vhdtool modify --parent`"
         )
     raise ParentMissing(
         f"{child}: its parent cannot be found (tried {', '.join(tried) or 'nothing: no path'}); "

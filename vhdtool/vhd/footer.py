@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
-from vhdtool.errors import CorruptImage
+from vhdtool.errors import CorruptImage, damaged
 from vhdtool.vhd.geometry import NO_GEOMETRY, Geometry
 from vhdtool.vhd.units import NO_OFFSET, SECTOR, checksum
 
@@ -138,19 +138,17 @@ class Footer:
     def validate(self, name: str, place: str) -> None:
         """Raises CorruptImage, naming file and place, unless the footer can be used."""
         if not self.has_cookie:
-            raise CorruptImage(f"{name}: {place} is no VHD footer (cookie {self.cookie!r})")
+            raise damaged(name, f"{place} is no VHD footer (cookie {self.cookie!r})")
         if not self.checksum_valid:
-            raise CorruptImage(
-                f"{name}: the checksum of {place} is wrong; `vhdtool check` says what helps"
-            )
+            raise damaged(name, f"the checksum of {place} is wrong")
         if self.poisoned:
             raise CorruptImage(
                 f"{name}: a resize was interrupted; finish or revert it with the tool that began it"
             )
         if self.disk_type not in TYPES:
-            raise CorruptImage(f"{name}: {place} has the unknown disk type {self.disk_type}")
+            raise damaged(name, f"{place} has the unknown disk type {self.disk_type}")
         if self.version >> 16 != VERSION >> 16:
-            raise CorruptImage(f"{name}: {place} has the unknown version 0x{self.version:08x}")
+            raise damaged(name, f"{place} has the unknown version 0x{self.version:08x}")
 
     @property
     def is_tapdisk(self) -> bool:

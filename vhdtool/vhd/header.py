@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from vhdtool.errors import CorruptImage
+from vhdtool.errors import CorruptImage, damaged
 from vhdtool.vhd.units import (
     DEFAULT_BLOCK,
     NO_OFFSET,
@@ -153,14 +153,14 @@ class Header:
     def validate(self, name: str) -> None:
         """Raises CorruptImage unless the header can be used."""
         if not self.has_cookie:
-            raise CorruptImage(f"{name}: no dynamic disk header (cookie {self.cookie!r})")
+            raise damaged(name, f"no dynamic disk header (cookie {self.cookie!r})")
         if not self.checksum_valid:
-            raise CorruptImage(f"{name}: the checksum of the dynamic disk header is wrong")
+            raise damaged(name, "the checksum of the dynamic disk header is wrong")
         if self.version >> 16 != VERSION >> 16:
-            raise CorruptImage(f"{name}: unknown header version 0x{self.version:08x}")
+            raise damaged(name, f"unknown header version 0x{self.version:08x}")
         if not self.block_size_valid:
-            raise CorruptImage(
-                f"{name}: block size {self.block_bytes} is no power of two of at least a sector"
+            raise damaged(
+                name, f"block size {self.block_bytes} is no power of two of at least a sector"
             )
 
     @property
