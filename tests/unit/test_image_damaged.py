@@ -224,3 +224,15 @@ def test_every_refusal_names_a_command_or_says_that_none_helps(
         (line,) = capsys.readouterr().err.splitlines()
         words = ("`vhdtool ", "vhdtool repair", "no command can", "the tool that began it")
         assert any(one in line for one in words), line
+
+
+@pytest.mark.parametrize("code", sorted(CORPUS))
+def test_the_check_calls_no_image_consistent_whose_exit_code_is_not_0(
+    code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    CORPUS[code](tmp_path)
+    result = run(["check", str(tmp_path / "image.vhd")])
+    lines = [one for one in capsys.readouterr().out.splitlines() if ".vhd: " in one]
+    first = next(one for one in lines if one.startswith(f"{tmp_path / 'image.vhd'}: "))
+    verdict = first.split(": ", 1)[1].split(",")[0]
+    assert verdict == {0: "consistent", 2: "corrupt", 3: "unclean"}[result]

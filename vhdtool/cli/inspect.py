@@ -142,7 +142,9 @@ def _print_report(report: "ChainReport") -> None:
                 first, count = finding.sectors
                 guest = f"; guest sectors {first} to {first + count - 1}"
             click.echo(f"{finding.severity}: {finding.code}: {finding.message}{place}{guest}")
-        text = f"{one.name}: {one.verdict}, {one.allocated} of {one.blocks} blocks allocated"
+        text = f"{one.name}: {report.verdict(one)}"
+        if one.blocks:
+            text += f", {one.allocated} of {one.blocks} blocks allocated"
         if one.orphans:
             text += (
                 f"; {len(one.orphans)} more in the file that no BAT entry names: a probable loss"

@@ -8,7 +8,7 @@ from vhdtool.errors import NotAVhd, VhdtoolError
 from vhdtool.image.advice import advice
 from vhdtool.image.chain import MAX_DEPTH
 from vhdtool.image.check import Mode, check
-from vhdtool.image.findings import CheckReport, Finding, exit_code
+from vhdtool.image.findings import VERDICTS, CheckReport, Finding, exit_code
 from vhdtool.image.journal import as_before
 from vhdtool.image.metadata import Metadata, read_metadata
 from vhdtool.image.parents import ParentMismatch, find_parent
@@ -43,12 +43,17 @@ class ChainReport:
                 lines += [f"{user}; check it again when it is free"] if user else helps
         return lines
 
+    def verdict(self, report: CheckReport) -> str:
+        """What is to be said of one image: of the first, with what its parents should be."""
+        links = self.links if report is self.reports[0] else []
+        return VERDICTS[exit_code([*links, *report.findings])]
+
     def as_dict(self) -> dict[str, Any]:
         """The image's own report; its findings include the links', `parents` has the others."""
         first = self.reports[0].as_dict()
         first["findings"] = [f.as_dict() for f in self.links] + first["findings"]
         first["exit_code"] = self.exit_code
-        first["verdict"] = {0: "consistent", 2: "corrupt", 3: "unclean"}[self.exit_code]
+        first["verdict"] = VERDICTS[self.exit_code]
         first["advice"] = self.advice()
         first["parents"] = [report.as_dict() for report in self.reports[1:]]
         return first

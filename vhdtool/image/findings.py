@@ -40,6 +40,10 @@ def exit_code(findings: list[Finding]) -> int:
     return 3 if "unclean" in severities else 0
 
 
+VERDICTS = {0: "consistent", 2: "corrupt", 3: "unclean"}
+"""What an exit code of the check says, in a word."""
+
+
 @dataclass(slots=True)
 class CheckReport:
     """All findings about one image, worst first."""
@@ -59,7 +63,7 @@ class CheckReport:
 
     @property
     def verdict(self) -> str:
-        return {0: "consistent", 2: "corrupt", 3: "unclean"}[self.exit_code]
+        return VERDICTS[self.exit_code]
 
     def as_dict(self) -> dict[str, Any]:
         return {
