@@ -138,7 +138,7 @@ def test_an_interrupted_resize_is_reverted(
     tool: Call, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(base, (MIB, b"x" * 512))
-    before, journal = content(base), tmp_path / "journal"
+    before, journal = base.read_bytes(), tmp_path / "journal"
 
     class PowerCut(BaseException):
         pass
@@ -154,8 +154,7 @@ def test_an_interrupted_resize_is_reverted(
     assert tool("revert", "--debug", "-n", base, "-j", journal) == b""
     assert not journal.exists()
     assert int(tool("query", "-v", "-n", base)) == 20
-    assert content(base) == before
-    # The block that made room for larger tables has left a hole.
+    assert base.read_bytes() == before
     assert tool("check", "-n", base) == f"{base} is valid\n".encode()
 
 

@@ -1,7 +1,7 @@
 """Changes of several sectors that count as one: an undo journal beside the image guards them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
@@ -32,13 +32,20 @@ def journal_beside(image: str | os.PathLike[str]) -> str:
     return f"{lasting_path(image)}.journal"
 
 
-def guarded(storage: Storage, journal: str, changes: list[Change]) -> None:
+def guarded(
+    storage: Storage,
+    journal: str,
+    changes: list[Change],
+    prepare: Callable[[], None] = lambda: None,
+) -> None:
     """Applies all changes or, after a crash and `recover`, none.
 
+    `prepare` writes before that to free space, or behind the end of the file.
     Raises ImageExists when another change was interrupted: recover first.
     """
     write_journal(journal, storage, changes)
     try:
+        prepare()
         apply(storage, changes)
     except (VhdtoolError, KeyboardInterrupt, SystemExit):
         # A full disk, or Ctrl-C: what is there already is put back while it still can be.

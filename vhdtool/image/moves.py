@@ -11,7 +11,7 @@ from vhdtool.storage import Storage
 from vhdtool.vhd.bat import ENTRIES_PER_SECTOR, pack_bat_sector
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 _CHUNK = 1 << 20
 
@@ -19,9 +19,8 @@ _CHUNK = 1 << 20
 class Mover:
     """Moves blocks of an image that was closed.
 
-    First the data is copied to free space, under an empty bitmap: until then a crash leaves leaked
-    space there, and never what looks like a block whose BAT entry was lost. Bitmaps and BAT
-    entries change afterwards, together, by a journal.
+    The data is copied to free space first, under an empty bitmap. Then bitmaps and BAT entries
+    change. A journal guards both: at no moment does the file show a block whose entry was lost.
     """
 
     def __init__(self, storage: Storage, meta: Metadata, header: Header) -> None:
@@ -31,13 +30,13 @@ class Mover:
         self.layout = BlockLayout(header.block_bytes)
         self.bat: array[int] = array("I", meta.bat)
         """The table as it will be."""
+        self._moves: list[tuple[int, int]] = []
+        self._on_device = bool(getattr(storage, "is_block_device", False))
         end = end_of_data(meta.footer, header, meta.batmap, meta.bat)
         self.kept = end_of_kept(storage, meta.ends, self.layout, meta.bat, end)
         """Orphan blocks of a closed image end before this sector, where there are any."""
         if self.kept == end:
             self.kept = 0
-        ends = meta.ends
-        self._tail = storage.pread(ends.end_offset, ends.file_size - ends.end_offset)
 
     @property
     def end(self) -> int:
@@ -45,22 +44,20 @@ class Mover:
         end = end_of_data(self.meta.footer, self.header, self.meta.batmap, self.bat)
         return max(end, self.kept)
 
-    def clear_front(self, sector: int) -> list[Change]:
-        """Copies the data of every block that starts below `sector` to the end of the file.
-
-        Returns what makes the copies whole; `bat` must be written together with that.
-        """
-        moves = []
-        for _, block in sorted((e, b) for b, e in enumerate(self.bat) if e < sector):
-            moves.append((block, self.layout.place(max(self.end, sector))))
-            self.bat[block] = moves[-1][1]
-        return self._copied(moves)
-
-    def put_back(self) -> None:
-        """Ends the file where it ended, after `clear_front` failed or its changes were undone."""
-        self.storage.pwrite(self.meta.ends.end_offset, self._tail)
-        self.storage.truncate(self.meta.ends.file_size)
-        self.storage.flush()
+    def clear_front(self, sector: int) -> None:
+        """Gives every block that starts below `sector` a place at the end of the file."""
+        first = sector
+        blocks = [
+            block for _, block in sorted((e, b) for b, e in enumerate(self.bat) if e < sector)
+        ]
+        if blocks and not self._on_device:
+            if self.meta.ends.end_offset != self.end * SECTOR:
+                # What no block needs there must not stay between blocks.
+                self.meta = self._finish()
+            # Behind the footer: then a journal brings back the whole file by cutting it.
+            first = max(first, pad(self.meta.ends.file_size) // SECTOR)
+        for block in blocks:
+            self._move(block, self.layout.place(max(self.end, first)))
 
     def free(self, blocks: list[int], journal: str) -> Metadata:
         """Frees blocks, and fills each hole with the block that is last in the file.
@@ -70,38 +67,50 @@ class Mover:
         holes = [self.bat[block] for block in blocks]
         for block in blocks:
             self.bat[block] = UNUSED
-        apply(self.storage, self._bat_changes(blocks))
-        moves = []
+        apply(self.storage, self._bat_changes(blocks) + [self._emptied(hole) for hole in holes])
         for hole in sorted(holes):
             places = [(entry, block) for block, entry in enumerate(self.bat) if entry != UNUSED]
             last, block = max(places, default=(0, 0))
             if last > hole:
-                moves.append((block, hole))
-                self.bat[block] = hole
-        changes = self._copied(moves) + self._bat_changes([block for block, _ in moves])
-        if changes:
-            guarded(self.storage, journal, changes)
+                self._move(block, hole)
+        if self._moves:
+            self.commit(journal, self._bat_changes([block for block, _ in self._moves]))
         return self._finish()
 
-    def _copied(self, moves: list[tuple[int, int]]) -> list[Change]:
-        """Copies data of blocks to BAT entries, which are free; returns what completes them."""
-        layout, bitmaps = self.layout, []
-        empty = bytes(layout.bitmap_sectors * SECTOR)
-        for _, entry in moves:
-            footer_place(self.storage, layout.end_sector(entry) * SECTOR)
-            self.storage.zero(entry * SECTOR, len(empty))
-        self.storage.flush()
-        for block, entry in moves:
+    def commit(self, journal: str, tables: list[Change]) -> None:
+        """Moves the blocks; `tables` write the BAT, and what else has to change with it."""
+        changes = []
+        for block, entry in self._moves:
             old = self.meta.bat[block]
-            bitmap = self.storage.pread(old * SECTOR, len(empty))
-            bitmaps.append(Change("write the bitmap of a block that moves", entry * SECTOR, bitmap))
-            self._copy_data(layout.data_offset(old), layout.data_offset(entry))
+            raw = self.storage.pread(old * SECTOR, self.layout.bitmap_sectors * SECTOR)
+            changes.append(Change("write the bitmap of a block that moves", entry * SECTOR, raw))
+            # What is left there must not look like a block whose entry was lost.
+            left = self._emptied(old)
+            if not any(_covers(one, left) for one in tables):
+                changes.append(left)
+        if self._on_device:
+            # The journal must find there what it kept.
+            apply(self.storage, self._targets())
+        guarded(self.storage, journal, changes + tables, self._copy)
+
+    def _move(self, block: int, entry: int) -> None:
+        footer_place(self.storage, self.layout.end_sector(entry) * SECTOR)
+        self._moves.append((block, entry))
+        self.bat[block] = entry
+
+    def _emptied(self, entry: int) -> Change:
+        empty = bytes(self.layout.bitmap_sectors * SECTOR)
+        return Change("clear the bitmap of a place without a block", entry * SECTOR, empty)
+
+    def _targets(self) -> list[Change]:
+        return [self._emptied(entry) for _, entry in self._moves]
+
+    def _copy(self) -> None:
+        apply(self.storage, self._targets())
+        for block, entry in self._moves:
+            old = self.meta.bat[block]
+            self._copy_data(self.layout.data_offset(old), self.layout.data_offset(entry))
         self.storage.flush()
-        # What is left there must not look like a block whose entry was lost.
-        return bitmaps + [
-            Change("clear the bitmap that it had", self.meta.bat[block] * SECTOR, empty)
-            for block, _ in moves
-        ]
 
     def _copy_data(self, source: int, target: int) -> None:
         total = self.layout.block_bytes
@@ -134,3 +143,11 @@ class Mover:
         return Metadata(
             self.meta.footer, ends, self.header, self.bat, self.meta.batmap, self.meta.layout
         )
+
+
+def _covers(one: Change, other: Change) -> bool:
+    """Whether `one` writes all that `other` does."""
+    if one.data is None or other.data is None:
+        return False
+    end = other.offset + len(other.data)
+    return one.offset <= other.offset and end <= one.offset + len(one.data)

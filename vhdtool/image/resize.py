@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 
-from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError, VhdtoolError
+from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
 from vhdtool.image.admission import writable
 from vhdtool.image.chain import open_chain
 from vhdtool.image.check import check
@@ -37,10 +37,10 @@ def resize(
     """Gives a closed image another virtual size (rounded up to 512); returns its footer.
 
     Every reader finds that size in it, for which the creator may have to change (`with_size`).
-    Shrinking reads all that would be cut and refuses when any of it is not zero. Moves of data
-    are ordered, changes of metadata journalled (beside the image unless `journal` says where):
-    after a crash `vhdtool repair` brings the old size back. With LockMode.BENEATH a child may be
-    served: then the image only grows, within the tables that it has.
+    Shrinking reads all that would be cut and refuses when any of it is not zero. Changes are
+    journalled (beside the image unless `journal` says where): after a crash `vhdtool repair`
+    brings the old size back. With LockMode.BENEATH a child may be served: then the image only
+    grows, within the tables that it has.
     Raises UsageError, ImageInUse or ActivationRefused, CorruptImage, UncleanImage or StorageError.
     """
     size = check_size(size_bytes)
@@ -130,15 +130,8 @@ def _dynamic(
     larger = replace(header, max_entries=need)
     front = _front_end(meta, larger) // SECTOR
     _require_no_orphan(storage, front)
-    try:
-        moved = mover.clear_front(front)
-        tables = _larger_tables(storage, meta, header, larger, footer, mover)
-        guarded(storage, journal, moved + tables)
-    except (VhdtoolError, KeyboardInterrupt, SystemExit):
-        # A full disk, or Ctrl-C. A journal that is left there brings more back than this.
-        if not os.path.exists(journal):
-            mover.put_back()
-        raise
+    mover.clear_front(front)
+    mover.commit(journal, _larger_tables(header, larger, footer, mover))
 
 
 def _require_no_orphan(storage: FileStorage, front: int) -> None:
@@ -199,8 +192,6 @@ def _front_end(meta: Metadata, larger: Header) -> int:
 
 
 def _larger_tables(
-    storage: FileStorage,
-    meta: Metadata,
     old: Header,
     larger: Header,
     footer: Footer,
@@ -210,6 +201,7 @@ def _larger_tables(
 
     The footer goes behind all data, and behind the blocks that no entry names.
     """
+    storage, meta = mover.storage, mover.meta
     bat = empty_bat(larger.max_entries)
     bat[: len(mover.bat)] = mover.bat
     data = pack_bat(bat)
@@ -243,6 +235,6 @@ def _larger_tables(
         Change("write the footer's copy", 0, footer.pack()),
         Change("write the footer", end, footer.pack()),
     ]
-    if storage.size() > end + SECTOR:
+    if meta.ends.file_size > end + SECTOR:
         changes.append(Change("cut what is behind it", end + SECTOR))
     return changes

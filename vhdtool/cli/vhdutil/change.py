@@ -252,6 +252,4 @@ def revert(options: Options) -> int:
             say(error)
             raise Failed(f"opening journal failed: {-errno.EINVAL}", errno.EINVAL) from None
         drop_journal(journal)
-    # Before the journal was written, data may have been copied over the footer's place.
-    _close(options["n"])
     return 0
