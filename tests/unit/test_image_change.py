@@ -24,7 +24,7 @@ from vhdtool.image.metadata import read_metadata
 from vhdtool.image.modify import modify_footer, modify_parent
 from vhdtool.image.resize import resize
 from vhdtool.image.scan import scan
-from vhdtool.image.undo import Change, apply, write_journal
+from vhdtool.image.undo import Change, apply, undo, write_journal
 from vhdtool.storage import FileStorage, StorageError
 
 MIB = 1 << 20
@@ -547,3 +547,17 @@ def test_image_of_another_writer_grows_too(tmp_path: Path) -> None:
     clean(path)
     with open_chain(path) as reader:
         assert reader.read(0, 64 * MIB) == before
+
+
+def test_a_journal_of_many_changes_is_read_whole(tmp_path: Path) -> None:
+    path, journal = tmp_path / "a.vhd", tmp_path / "j"
+    create_dynamic(path, 16 * MIB)
+    before = path.read_bytes()
+    with FileStorage(path, writable=True) as storage:
+        changes = [Change("x", 1000 + 2 * one, b"x") for one in range(20_000)]
+        write_journal(str(journal), storage, changes)
+        for one in changes:
+            assert one.data is not None
+            storage.pwrite(one.offset, one.data)
+        undo(storage, str(journal))
+    assert path.read_bytes() == before

@@ -14,6 +14,8 @@ from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 _CHUNK = 1 << 20
+_TOGETHER = 512
+"""Blocks that one journal moves when a disk shrinks."""
 
 
 class Mover:
@@ -68,12 +70,12 @@ class Mover:
         for block in blocks:
             self.bat[block] = UNUSED
         apply(self.storage, self._bat_changes(blocks) + [self._emptied(hole) for hole in holes])
-        for hole in sorted(holes):
-            places = [(entry, block) for block, entry in enumerate(self.bat) if entry != UNUSED]
-            last, block = max(places, default=(0, 0))
-            if last > hole:
+        places = sorted(((e, b) for b, e in enumerate(self.bat) if e != UNUSED), reverse=True)
+        moves = [(b, hole) for hole, (e, b) in zip(sorted(holes), places, strict=False) if e > hole]
+        for first in range(0, len(moves), _TOGETHER):
+            self._moves.clear()
+            for block, hole in moves[first : first + _TOGETHER]:
                 self._move(block, hole)
-        if self._moves:
             self.commit(journal, self._bat_changes([block for block, _ in self._moves]))
         return self._finish()
 

@@ -14,6 +14,8 @@ from vhdtool.vhd.units import SECTOR
 
 SCHEMA = 2
 CHUNK = 1 << 20
+_LONGEST = 64 << 20
+"""Bytes of the line of JSON; a journal's block device may have anything in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,10 @@ def _digest(data: bytes) -> str:
 
 def read_journal(journal: FileStorage) -> Journal:
     """Raises UsageError when it is not whole, ForeignJournal when another version wrote it."""
-    line = journal.pread(0, CHUNK).split(b"\n", 1)[0]
+    line = b""
+    while b"\n" not in line and len(line) < _LONGEST and (more := journal.pread(len(line), CHUNK)):
+        line += more
+    line = line.split(b"\n", 1)[0]
     try:
         record = json.loads(line)
         if record["schema"] != SCHEMA:
