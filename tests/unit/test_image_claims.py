@@ -310,11 +310,12 @@ def test_an_image_whose_name_goes_fences_its_server(image: Path, change: str) ->
 
 def test_one_record_for_an_image(image: Path, tmp_path: Path) -> None:
     from vhdtool.errors import UsageError
-    from vhdtool.leases.location import record_of
+    from vhdtool.leases.location import record_of, remember_record
 
     elsewhere = tmp_path / "records"
     elsewhere.mkdir()
     assert record_of(image, elsewhere / "a.lease") == elsewhere / "a.lease"
+    remember_record(image, elsewhere / "a.lease")
     with pytest.raises(UsageError, match=r"a\.lease; name that one with --record"):
         record_of(image)
     with pytest.raises(UsageError, match=r"a\.lease"):

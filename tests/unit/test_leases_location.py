@@ -17,9 +17,12 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.leases import epochs
 from vhdtool.leases import owner as owners
 from vhdtool.leases.epochs import EpochRecord
-from vhdtool.leases.lease import EpochLease
+from vhdtool.leases.lease import EpochLease, Lease, ReaderLease
 from vhdtool.leases.location import existing_record, record_of
 from vhdtool.storage import StorageError
+from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.tapdisk.access import ImageOpener
+from vhdtool.tapdisk.disk import Settings, TapDisk
 
 SIZE = 4 << 20
 
@@ -188,6 +191,34 @@ def test_a_disk_whose_link_leads_elsewhere_now_is_not_opened_under_the_old_lease
         link.unlink()
         link.symlink_to(image)
         disk.unpause()
+
+
+def attached(image: Path, record: Path | None, read_only: bool = False) -> TapDisk:
+    def lease(path: Path) -> Lease:
+        return ReaderLease() if read_only else EpochLease(EpochRecord(path), owner("beta"))
+
+    disk = TapDisk(Settings(True, ImageOpener(), lease, lambda *_, **__: None, read_only))
+    disk.attach(image, SIZE, record=record)
+    return disk
+
+
+def test_a_record_elsewhere_is_remembered_by_who_is_let_in(image: Path, tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    one, two = (attached(image, tmp_path / "r" / name) for name in "xy")
+    reader = attached(image, tmp_path / "r" / "z", read_only=True)
+    reader.activate()
+    with pytest.raises(ImageInUse):
+        one.activate()
+    reader.detach()
+    assert not beside(image).exists()
+    two.activate()
+    assert existing_record(image) == tmp_path / "r" / "y"
+    two.deactivate()
+    with pytest.raises(UsageError, match=r"its epoch record is .*/y"):
+        one.activate()
+    one.detach()
+    two.detach()
+    assert os.listdir(tmp_path / "r") == ["y"]
 
 
 def test_a_holder_is_named_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:

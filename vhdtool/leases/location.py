@@ -37,13 +37,22 @@ def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
             f"{os.fspath(image)}: its epoch record is {known}; name that one with --record"
         )
     _require_another_file(wanted, image)
-    if known is None and wanted != beside:
-        if _has_content(beside):
-            raise UsageError(
-                f"{os.fspath(image)}: its epoch record is {beside}; --record cannot name another"
-            )
-        _point(beside, wanted)
+    if known is None and wanted != beside and _has_content(beside):
+        raise UsageError(
+            f"{os.fspath(image)}: its epoch record is {beside}; --record cannot name another"
+        )
     return wanted
+
+
+def remember_record(image: str | os.PathLike[str], record: Path) -> None:
+    """Leaves word beside an image that its record is elsewhere; for who is let in, not before.
+
+    Raises UsageError when the image has another record by now.
+    """
+    beside = record_beside(image)
+    if record != beside:
+        _point(beside, record)
+    record_of(image, record)
 
 
 def existing_record(image: str | os.PathLike[str]) -> Path | None:

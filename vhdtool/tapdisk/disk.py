@@ -57,13 +57,18 @@ class TapDisk(Serving):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             if is_lun(path) and (record is None or kind == QCOW2):
                 raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
-            record = record if is_lun(path) else record_of(path, record)
-            assert record is not None
-            self._lease = self.settings.open_lease(record)
-            self.path, self.size, self.kind = path, size, kind
-            self._real = lasting_path(path)
+            self._name(path, kind, record)
+            self.size = size
             self.state = "attached"
             self.settings.emit("attached", path=str(path), size=size)
+
+    def _name(self, path: Path, kind: str, record: Path | None) -> None:
+        """What the image is called, and whose lease it has."""
+        self._record = None if is_lun(path) else record_of(path, record)
+        place = self._record or record
+        assert place is not None
+        self._lease = self.settings.open_lease(place)
+        self.path, self.kind, self._real = path, kind, lasting_path(path)
 
     def open(self, mode: str = "plain") -> None:
         """Reads footer, header and BAT. `mode` says which requests reopen the image first."""
@@ -121,18 +126,17 @@ class TapDisk(Serving):
         """
         with self._op:
             self._expect("exchange", "paused")
-            old = self.path, self.kind, self._lease, self._real
-            self._lease = self.settings.open_lease(record_of(path))
-            self.path, self.kind, self._real = path, kind, lasting_path(path)
+            old = self.path, self.kind, self._real, self._record, self._lease
+            self._name(path, kind, None)
             try:
                 self.unpause()
             except BaseException:
                 if self._lease is not None:
                     self._lease.close()
-                self.path, self.kind, self._lease, self._real = old
+                self.path, self.kind, self._real, self._record, self._lease = old
                 raise
-            if old[2] is not None:
-                old[2].close()
+            if old[-1] is not None:
+                old[-1].close()
 
     def deactivate(self, queue: bool = False) -> None:
         """Closes the image, then gives the lease up. With `queue` requests wait, not fail.

@@ -21,6 +21,7 @@ from vhdtool.image.hooks import Hooks
 from vhdtool.image.openimage import VHD, OpenImage, open_image
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
+from vhdtool.leases.location import remember_record
 from vhdtool.storage import LockedStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.mounts import on_nfs
@@ -66,6 +67,8 @@ class Reading:
         self.path = Path()
         self._real = ""
         """What the path led to when the epoch record was looked for."""
+        self._record: Path | None = None
+        """The epoch record of a file or device; a LUN has no place where it could be remembered."""
         self.size = 0
         self.kind = VHD
         """What the file is, one of openimage's KINDS."""
@@ -94,6 +97,7 @@ class Reading:
         try:
             storage = self._open_storage(force_epoch)
             try:
+                self._remember_record()
                 if guard:
                     holder = self._lease.holder()
                     epoch = self._lease.acquire(force_epoch)
@@ -127,12 +131,17 @@ class Reading:
         assert self._lease is not None
         storage = self.settings.open_storage(self.path, self.settings.access(False), self.kind)
         try:
+            self._remember_record()
             epoch = self._lease.note(op)
         except BaseException:
             storage.close()
             raise
         self._load(storage, epoch, unclean=True, kill_footer=False)
         self.settings.emit(event, epoch=epoch, **self._since_read, **extra)
+
+    def _remember_record(self) -> None:
+        if self._record is not None and not self.settings.read_only:
+            remember_record(self.path, self._record)
 
     def _open_storage(self, force_epoch: int | None) -> Storage:
         """The image for serving. Raises ImageInUse, naming whom the record knows as its user."""
