@@ -79,7 +79,7 @@ def read_console(chunks: Sequence[Chunk], problems: Sequence[str]) -> Console:
     """Parses the joined consoles; `problems` of the files come first in its own."""
     console = Console(problems=list(problems))
     state = _Turn(console, whole=not problems)
-    for line, chunk in _lines(chunks):
+    for line, chunk in lines_of(chunks):
         if console.oops is None and _OOPS.search(line):
             console.oops = line.decode("ascii", "replace").strip()[:200]
         match = _LINE.fullmatch(line)
@@ -104,7 +104,7 @@ def read_console(chunks: Sequence[Chunk], problems: Sequence[str]) -> Console:
     return console
 
 
-def _lines(chunks: Sequence[Chunk]) -> list[tuple[bytes, Chunk]]:
+def lines_of(chunks: Sequence[Chunk]) -> list[tuple[bytes, Chunk]]:
     """(line without its end, chunk in which it ended)."""
     lines: list[tuple[bytes, Chunk]] = []
     pending = b""

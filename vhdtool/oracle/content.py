@@ -10,6 +10,7 @@ is demanded of the image, never more.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.oracle.case import Case
@@ -25,6 +26,10 @@ ENOUGH = 100_000
 """Wrong sectors after which the oracle stops looking: the image is destroyed."""
 _ZERO = bytes(SECTOR)
 AnyReader = RawReader | DynamicReader | Qcow2Reader
+
+
+_schedule = lru_cache(maxsize=4)(Schedule)
+"""The order of the blocks is shuffled anew each time, and planted faults ask for it often."""
 
 
 @dataclass
@@ -86,7 +91,7 @@ class Load:
 def schedule_of(case: Case) -> Schedule:
     """The paced half of a case's load."""
     sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
-    return Schedule(case.seed, sectors, block, case.deep_blocks)
+    return _schedule(case.seed, sectors, block, case.deep_blocks)
 
 
 def depth_of(case: Case) -> Depth | None:

@@ -4,17 +4,18 @@ Places are chosen where the record is undamaged, so that a fault is news in a co
 Nothing is copied: image faults are a few bytes laid over the file's view.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vhdtool.oracle.case import Case
 from vhdtool.oracle.content import Load, disk_in
 from vhdtool.oracle.depth import DEEP
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged
 from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import UNUSED, DynamicReader, open_reader
-from vhdtool.oracle.schedule import SECTOR
+from vhdtool.oracle.schedule import SECTOR, Schedule
 from vhdtool.oracle.view import OverlayView, View
 
 _ZERO = bytes(SECTOR)
@@ -31,7 +32,11 @@ class Fault:
 
 
 def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
-    """A dropped acknowledgement before and after the switch, stale data, foreign data."""
+    """Data that is lost, old, of another place or run, or that nobody wrote.
+
+    All of it is planted in one copy of the image, each fault in a place of its own: reading the
+    whole image is what costs.
+    """
     case, view = evidence.record.case, evidence.view
     if case is None or view is None or evidence.kind == "raw":
         return
@@ -39,50 +44,108 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     if not isinstance(reader, DynamicReader | Qcow2Reader):
         return
     load = Load.of(case, evidence.console)
+    patches: dict[int, bytes] = {}
+    named: list[tuple[str, Callable[[Finding], bool]]] = []
 
     def healthy(sector: int) -> int | None:
         """The byte in the file of an undamaged, acknowledged sector."""
         at = None if sector in judged.content.damaged else reader.locate(sector)
-        if at is None or view.pread(at, SECTOR) != load.schedule.sector_content(
-            load.last[sector], sector
+        if (
+            at is None
+            or at in patches
+            or view.pread(at, SECTOR) != load.schedule.sector_content(load.last[sector], sector)
         ):
             return None
         return at
 
-    def over(*patches: tuple[int, bytes]) -> Evidence:
-        return replace(evidence, view=OverlayView(view, patches))
-
-    oldest_first = sorted(load.last, key=lambda sector: (load.last[sector], sector))
-    for name, order in (("early", oldest_first), ("late", reversed(oldest_first))):
+    def plant(name: str, order: Iterable[int], data: Callable[[int], bytes]) -> None:
         for sector in order:
             if (at := healthy(sector)) is not None:
-                changed = over((at, bytes(SECTOR)))
-                yield Fault("content", f"dropped-ack-{name}", changed, _covers("lost", sector))
+                patches[at] = data(sector)
+                named.append((name, _covers("lost", sector)))
                 break
-    for sector, older in _rewritten(load):
-        if (at := healthy(sector)) is not None:
-            changed = over((at, load.schedule.sector_content(older, sector)))
-            yield Fault("content", "stale-data", changed, _covers("lost", sector))
-            break
+
+    content = load.schedule.sector_content
+    oldest = sorted(load.last, key=lambda sector: (load.last[sector], sector))
+    lowest = sorted(load.last)
+    plant("dropped-ack-early", oldest, lambda sector: bytes(SECTOR))
+    plant("dropped-ack-late", reversed(oldest), lambda sector: bytes(SECTOR))
+    plant("lowest-sector", lowest, lambda sector: bytes(SECTOR))
+    plant("highest-sector", reversed(lowest), lambda sector: bytes(SECTOR))
+    older = dict(_rewritten(load))
+    plant("stale-data", older, lambda sector: content(older[sector], sector))
+    other_run = Schedule(case.seed + 1, load.schedule.disk_sectors, load.schedule.block_sectors)
+    plant("of-another-run", oldest, lambda at: other_run.sector_content(load.last[at], at))
+    plant("of-another-place", oldest, lambda at: content(load.last[at], at + 1))
+    plant("of-no-write", oldest, lambda at: content(1 << 39, at))
+    plant("strange-data", oldest, lambda at: content(load.last[at], at)[:-1] + b"?")
+    placed = _nobody_s(load, reader, view, judged, healthy)
+    for name, code, sector, changes in placed:
+        patches.update(changes)
+        named.append((name, _covers(code, sector)))
+    changed = _heard(replace(evidence, view=OverlayView(view, list(patches.items()))))
+    for name, names in (*named, *_WORDS):
+        yield Fault("content", name, changed, names)
+    other = replace(case, image_bytes=case.image_bytes - SECTOR)
+    yield Fault("content", "disk-other", _of_case(evidence, other), lambda f: f.code == "size")
+    if isinstance(reader, DynamicReader):
+        other = replace(case, block_bytes=case.block_bytes * 2)
+        yield Fault(
+            "content", "blocks-other", _of_case(evidence, other), lambda f: f.code == "size"
+        )
+
+
+def _of_case(evidence: Evidence, case: Case) -> Evidence:
+    return replace(evidence, record=replace(evidence.record, case=case))
+
+
+def _heard(evidence: Evidence) -> Evidence:
+    """The guest's words count beside the image, and so do pieces that are missing."""
+    console = evidence.console
+    console = replace(
+        console, problems=[*console.problems, "planted: torn"], bad=[*console.bad, (0, 0)],
+        errors=[*console.errors, (0, 5)],
+    )  # fmt: skip
+    return replace(evidence, console=console, missing=(*evidence.missing, "planted: missing"))
+
+
+_WORDS: tuple[tuple[str, Callable[[Finding], bool]], ...] = (
+    ("heard-torn", lambda f: f.message == "planted: torn"),
+    ("heard-missing", lambda f: f.message == "planted: missing"),
+    ("heard-bad", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)),
+    ("heard-error", lambda f: f.code == "io-error"),
+)
+
+
+def _nobody_s(
+    load: Load,
+    reader: DynamicReader | Qcow2Reader,
+    view: View,
+    judged: Judged,
+    healthy: Callable[[int], int | None],
+) -> Iterator[tuple[str, str, int, dict[int, bytes]]]:
+    """(name, code, sector, patches) of data where nobody wrote: shown, and hidden."""
     if isinstance(reader, Qcow2Reader):
-        for sector, patch in _shown_twice(load, reader, healthy):
-            yield Fault("content", "never-written", over(patch), _covers("never-written", sector))
-            break
+        for sector, (at, data) in _shown_twice(load, reader, healthy):
+            yield "never-written", "never-written", sector, {at: data}
+            return
         return
     for sector, zeroed in _zeroed(load, reader, view):
-        undone = over((zeroed, load.schedule.sector_content(DEEP, sector)))
-        yield Fault("content", "zeroes-undone", undone, _covers("never-written", sector))
+        undone = {zeroed: load.schedule.sector_content(DEEP, sector)}
+        yield "zeroes-undone", "never-written", sector, undone
         break
-    for sector in _unwritten(load, reader, view, judged):
+    free = list(_unwritten(load, reader, view, judged))
+    clear = [sector for sector in free[1:] if reader.locate(sector) is None]
+    for name, sector in (*(("never-written", s) for s in free[:1]),
+                         *(("hidden-data", s) for s in clear[:1])):  # fmt: skip
         block, inside = divmod(sector, reader.block_sectors)
         at = reader.blocks[block] * SECTOR
-        bits = reader.bitmap(block)[inside // 8] | 0x80 >> inside % 8
-        foreign = load.schedule.sector_content(1 << 40, sector)
-        changed = over(
-            (at + inside // 8, bytes([bits])), (at + reader.bitmap_bytes + inside * SECTOR, foreign)
-        )
-        yield Fault("content", "never-written", changed, _covers("never-written", sector))
-        break
+        foreign = load.schedule.sector_content(1 << 39, sector)
+        changes = {at + reader.bitmap_bytes + inside * SECTOR: foreign}
+        if name == "never-written":
+            bits = reader.bitmap(block)[inside // 8] | 0x80 >> inside % 8
+            changes[at + inside // 8] = bytes([bits])
+        yield name, name, sector, changes
 
 
 def _covers(code: str, sector: int) -> Callable[[Finding], bool]:
@@ -157,22 +220,57 @@ def qcow2_faults(evidence: Evidence, view: View, judged: Judged) -> Iterator[Fau
         for cluster in [c for c in sound if str(c) in then][:1]:
             changed = evidence.with_view(entry(cluster, 0))
             yield Fault("metadata", "image-entry-gone", changed, names_block("image-bat", cluster))
-    if len(sound) > 1:
-        one, other = sound[0], sound[-1]
-        changed = replace(evidence, view=entry(other, reader.blocks[one]))
-        yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
-    if sound:
-        cluster = sound[len(sound) // 2]
-        far = (view.size() // reader.header.cluster + 8) * reader.header.cluster
-        changed = replace(evidence, view=entry(cluster, far))
-        yield Fault("structure", "entry-past-end", changed, names_block(None, cluster))
+    yield from _qcow2_structure(evidence, view, reader, sound)
+
+
+def _qcow2_structure(
+    evidence: Evidence, view: View, reader: Qcow2Reader, sound: list[int]
+) -> Iterator[Fault]:
+    """Tables, refcounts and flags that contradict one another, and what qemu-img said."""
     told = evidence.record.checked
-    if told is not None and not told.get("corruptions"):
-        record = replace(evidence.record, checked={**told, "corruptions": 1})
-        yield Fault(
-            "structure", "qemu-img-says-so", replace(evidence, record=record),
-            lambda f: f.code == "qemu-img-corruptions",
-        )  # fmt: skip
+    if len(sound) < 6 or told is None or told.get("corruptions"):
+        return
+    one, other, far, odd, alone, shared = (sound[n * (len(sound) - 1) // 5] for n in range(6))
+    blocks, cluster = reader.blocks, reader.header.cluster
+    size = -(-view.size() // cluster) * cluster
+    first = int.from_bytes(view.pread(reader.header.refcounts, 8), "big")
+    width = reader.header.refcount_bits // 8
+
+    def entry(block: int, data: bytes) -> tuple[int, bytes]:
+        at = reader.entry(block)
+        assert at is not None
+        return at, data
+
+    patches = [
+        entry(other, entry_bytes(blocks[one])),
+        entry(far, entry_bytes(size + 8 * cluster)),
+        entry(odd, entry_bytes(blocks[odd] + SECTOR)),
+        entry(shared, blocks[shared].to_bytes(8, "big")),
+        (first + blocks[alone] // cluster * width, bytes(width)),
+        (79, b"\1"),
+    ]
+    counts = {"corruptions": 1, "check-errors": 1, "allocated-clusters": 0}
+    record = replace(evidence.record, checked={**told, **counts})
+    changed = replace(evidence, view=OverlayView(view, patches), record=record)
+    for name, names in (
+        ("overlap", lambda f: f.code == "cluster-place" and f.block in (one, other)),
+        ("entry-past-end", names_block("cluster-place", far)),
+        ("entry-odd", names_block("cluster-place", odd)),
+        ("copied-flag", names_block("copied-flag", shared)),
+        ("refcount-zero", names_block("refcount-low", alone)),
+        ("refcounts-dirty", lambda f: f.code == "refcounts-dirty"),
+        ("qemu-img-says-so", lambda f: f.code == "qemu-img-corruptions"),
+        ("qemu-img-failed", lambda f: f.code == "qemu-img-check-errors"),
+        ("another-image-checked", lambda f: f.code == "other-check"),
+    ):
+        yield Fault("structure", name, changed, names)
+    index = max(reader.tables.l1)
+    table = OverlayView(
+        view, [(reader.header.l1_offset + 8 * index, entry_bytes(size + 8 * cluster))]
+    )
+    changed = replace(evidence, view=table, record=replace(record, checked=None))
+    yield Fault("structure", "table-place", changed, lambda f: f.code == "table-place")
+    yield Fault("structure", "unchecked", changed, lambda f: f.code == "missing")
 
 
 def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
@@ -200,20 +298,68 @@ def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         if not _has(judged.metadata.findings, "image-footer"):
             changed = evidence.with_view(foreign_footer(view))
             yield Fault("metadata", "swapped-footer", changed, lambda f: f.code == "image-footer")
-    if len(sound) > 1:
-        one, other = sound[0], sound[-1]
-        view_with = entry(other, reader.blocks[one] + 1)
-        changed = replace(evidence, view=view_with)
-        yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
-    if sound:
-        block = sound[len(sound) // 2]
-        changed = replace(evidence, view=entry(block, view.size() // SECTOR + 8))
-        yield Fault("structure", "entry-past-end", changed, names_block(None, block))
+    if len(sound) >= 5:
+        yield from _layout(evidence, view, reader, sound)
     if not _has(judged.structure.findings, "footer"):
-        changed = replace(evidence, view=foreign_footer(view))
-        yield Fault(
-            "structure", "foreign-footer", changed, lambda f: f.code.startswith("footer")
-        )  # fmt: skip
+        gone = OverlayView(view, [(view.size() - SECTOR, bytes(SECTOR))])
+        changed = replace(evidence, view=gone)
+        yield Fault("structure", "footer-gone", changed, lambda f: f.code.startswith("footer"))
+        changed = replace(evidence, view=OverlayView(view, [(SECTOR + 60, b"?")]))
+        yield Fault("structure", "header-torn", changed, lambda f: f.code.startswith("header"))
+        foreign, full = _overstated(foreign_footer(view), reader, sound)
+        changed = replace(evidence, view=foreign)
+        yield Fault("structure", "foreign-footer", changed, lambda f: f.code.startswith("footer"))
+        if full is not None:
+            yield Fault("structure", "batmap-overstates", changed, names_block(None, full))
+
+
+def _layout(
+    evidence: Evidence, view: View, reader: DynamicReader, sound: list[int]
+) -> Iterator[Fault]:
+    """Entries of the BAT that point at one another, behind the end and at the metadata.
+
+    In the same copy the footer's copy is gone, and the sum of the batmap is wrong.
+    """
+    one, far, front, other = sound[0], sound[len(sound) // 2], sound[1], sound[-1]
+    entries = (
+        (other, reader.blocks[one] + 1), (far, view.size() // SECTOR + 8), (front, 1),
+    )  # fmt: skip
+    bat = reader.bat_offset
+    patches = [(bat + 4 * block, at.to_bytes(4, "big")) for block, at in entries]
+    patches.append((0, bytes(SECTOR)))
+    batmap = _batmap(view, reader)
+    if batmap is not None:
+        patches.append((batmap[0] + 24, (batmap[2] ^ 1).to_bytes(4, "big")))
+    changed = replace(evidence, view=OverlayView(view, patches))
+    yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
+    yield Fault("structure", "entry-past-end", changed, names_block(None, far))
+    yield Fault("structure", "entry-on-metadata", changed, names_block(None, front))
+    yield Fault("structure", "footer-copy-gone", changed, lambda f: f.code.startswith("footer"))
+    if batmap is not None:
+        yield Fault("structure", "batmap-checksum", changed, lambda f: f.code == "batmap-checksum")
+
+
+def _batmap(view: View, reader: DynamicReader) -> tuple[int, int, int] | None:
+    """(byte of the batmap's header, byte of its bits, their sum), where it has them."""
+    tables = view.pread(0, min(reader.blocks.values()) * SECTOR)
+    at = tables.find(b"tdbatmap")
+    total = int.from_bytes(tables[at + 24 : at + 28], "big") if at >= 0 else 0
+    return (at, int.from_bytes(tables[at + 8 : at + 16], "big"), total) if total else None
+
+
+def _overstated(view: View, reader: DynamicReader, sound: list[int]) -> tuple[View, int | None]:
+    """The image with a batmap that says of a block that all of it is there, and its number."""
+    batmap = _batmap(view, reader)
+    if batmap is None:
+        return view, None
+    header, bits, total = batmap
+    for block in sound:
+        at, bit = bits + block // 8, 0x80 >> block % 8
+        byte = view.pread(at, 1)[0]
+        if not byte & bit and b"\0" in reader.bitmap(block):
+            less = ((total - bit) & 0xFFFFFFFF).to_bytes(4, "big")
+            return OverlayView(view, [(at, bytes([byte | bit])), (header + 24, less)]), block
+    return view, None
 
 
 def foreign_footer(view: View) -> View:

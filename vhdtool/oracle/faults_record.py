@@ -33,10 +33,12 @@ def snapshot_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         if name == "bit-gone" and meta["bitmaps"][block] is None:
             return  # a qcow2 image has no bitmaps
         if name == "bit-gone":
-            bits = meta["bitmaps"][block]
-            meta["bitmaps"] = {**meta["bitmaps"], block: "0" * len(bits)}
+            # The last bit that is set, and no other.
+            bits = int(meta["bitmaps"][block], 16)
+            less = f"{bits & (bits - 1):0{len(meta['bitmaps'][block])}x}"
+            meta["bitmaps"] = {**meta["bitmaps"], block: less}
         elif name == "entry-moved":
-            meta["bat"] = {**meta["bat"], block: meta["bat"][block] + 8}
+            meta["bat"] = {**meta["bat"], block: meta["bat"][block] + 1}
         else:
             meta["bat"] = {key: at for key, at in meta["bat"].items() if key != block}
             meta["bitmaps"] = {key: b for key, b in meta["bitmaps"].items() if key != block}

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.coverage import cover
 from vhdtool.oracle.faults import Fault, content_faults, image_faults
+from vhdtool.oracle.faults_console import console_faults
+from vhdtool.oracle.faults_coverage import coverage_faults
+from vhdtool.oracle.faults_events import rule_faults
 from vhdtool.oracle.faults_held import held_faults
+from vhdtool.oracle.faults_metadata import metadata_faults
 from vhdtool.oracle.faults_record import activation_faults, event_faults, snapshot_faults
-from vhdtool.oracle.finding import Outcome
+from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.judge import (
-    ORACLES,
     Evidence,
     Judged,
     activation,
@@ -26,30 +29,12 @@ from vhdtool.oracle.judge import (
     metadata,
     structure,
 )
+from vhdtool.oracle.must import must_plant
 
 _PLANTERS = (
-    content_faults, snapshot_faults, image_faults, activation_faults, event_faults, held_faults,
+    content_faults, console_faults, snapshot_faults, metadata_faults, image_faults,
+    activation_faults, event_faults, rule_faults, held_faults, coverage_faults,
 )  # fmt: skip
-
-_ALWAYS = {
-    "content": ("dropped-ack-early", "dropped-ack-late", "stale-data", "never-written"),
-    "metadata": ("entry-gone", "entry-moved", "image-entry-gone", "allocation-untold"),
-    "structure": ("overlap", "entry-past-end"),
-    "activation": (
-        "second-activation-first", "second-activation-last", "epoch-untold", "release-gone",
-        "leg-broken",
-    ),
-    "leftovers": (*(f"{kind}-after" for kind in KINDS), "blind-leg-1", "look-gone"),
-}  # fmt: skip
-MUST = {
-    "vhd": {
-        **_ALWAYS,
-        "metadata": (*_ALWAYS["metadata"], "bit-gone", "swapped-footer"),
-        "structure": (*_ALWAYS["structure"], "foreign-footer"),
-    },
-    "qcow2": {**_ALWAYS, "structure": (*_ALWAYS["structure"], "qemu-img-says-so")},
-}
-"""Kind of image -> oracle -> the faults that it must have been tried on before its pass counts."""
 
 
 @dataclass
@@ -65,20 +50,25 @@ class Planted:
 def try_oracles(evidence: Evidence, judged: Judged) -> Planted:
     """Plants every fault that has a place in this record. Never raises."""
     result = Planted()
-    outcomes = judged.each()
+    outcomes = {**judged.each(), "coverage": guarded("coverage", covered, evidence, Outcome())}
+    last: tuple[str, Evidence] | None = None
+    findings: list[Finding] = []
     for fault in _all(evidence, judged, result):
         result.faults += 1
         result.names.append(f"{fault.oracle}: {fault.name}")
-        before = set(outcomes[fault.oracle].findings)
-        if any(f not in before and fault.names(f) for f in _again(fault).findings):
+        # Several faults in one copy are planted one after the other.
+        if last is None or last[0] != fault.oracle or last[1] is not fault.evidence:
+            before = set(outcomes[fault.oracle].findings)
+            findings = [finding for finding in _again(fault).findings if finding not in before]
+            last = (fault.oracle, fault.evidence)
+        if any(fault.names(finding) for finding in findings):
             result.caught += 1
         else:
             result.missed.append(f"{fault.oracle}: {fault.name}")
-    must = MUST.get(evidence.kind, _ALWAYS)
     result.missed += [
         f"{oracle}: no place to plant {name}"
-        for oracle in ORACLES
-        for name in must[oracle]
+        for oracle, names in must_plant(evidence).items()
+        for name in names
         if outcomes[oracle].result == "pass" and f"{oracle}: {name}" not in result.names
     ]
     return result
@@ -95,8 +85,15 @@ def _all(evidence: Evidence, judged: Judged, result: Planted) -> Iterator[Fault]
             result.missed.append(f"{planter.__name__}: {type(error).__name__}: {error}"[:200])
 
 
+def covered(evidence: Evidence) -> Outcome:
+    """What was done, as an oracle's outcome: it can fall asleep as well."""
+    return Outcome(tuple(doubt("coverage", text) for text in cover(evidence).doubts))
+
+
 def _again(fault: Fault) -> Outcome:
     evidence = fault.evidence
+    if fault.oracle == "coverage":
+        return guarded("coverage", covered, evidence, Outcome())
     if fault.oracle == "content":
         return guarded("content", content, evidence, Outcome())
     if fault.oracle == "metadata":

@@ -42,17 +42,18 @@ def _entries(old: Meta, new: Meta, where: str) -> Iterator[Finding]:
     sectors = _block_sectors(old) or _block_sectors(new)
     for key, sector in old["bat"].items():
         block, now = int(key), new["bat"].get(key)
+        if now == sector:
+            yield from _bits(block, sectors, old, new, where)
+            continue
         guest = (block * sectors, sectors) if sectors else None
         at = old["header"].get("bat_offset")
         offset = at + 4 * block if isinstance(at, int) else None
         if now is None:
             text = f"block {block} was at sector {sector} and is no longer allocated"
             yield Finding("bat-vanished", text + where, "corrupt", block, guest, offset)
-        elif now != sector:
+        else:
             text = f"block {block} moved from sector {sector} to sector {now}"
             yield Finding("bat-moved", text + where, "corrupt", block, guest, offset)
-        else:
-            yield from _bits(block, sectors, old, new, where)
 
 
 def _block_sectors(meta: Meta) -> int:

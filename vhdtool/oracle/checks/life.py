@@ -155,13 +155,12 @@ def _step(shim: _Shim, event: Event) -> str | None:
     if event.pid is None:
         return f"{line(event)} names no process"
     following = SHIM[shim.state].get(event.name)
-    last = f" (after line {shim.last.seq})" if shim.last else ""
-    where = f"{line(event)} of {event.who}"
     if following is None or (shim.state == "open" and not _may_reread(shim, event)):
-        return f"{where} cannot come where its disk is {shim.state}{last}"
+        last = f" (after line {shim.last.seq})" if shim.last else ""
+        return f"{line(event)} of {event.who} cannot come where its disk is {shim.state}{last}"
     shim.state = following
     problem = _times(shim, event) or _reading(shim, event)
-    return f"{where} {problem}" if problem else None
+    return f"{line(event)} of {event.who} {problem}" if problem else None
 
 
 def _may_reread(shim: _Shim, event: Event) -> bool:

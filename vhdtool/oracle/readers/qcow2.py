@@ -22,6 +22,8 @@ _FEATURES = struct.Struct(">QQQII")
 PLACE = 0x00FFFFFFFFFFFE00
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 DIRTY, CORRUPT = 1, 2
+PART = 512
+"""Bytes of a table that are passed over at once where they are zeros."""
 MOST_CLUSTERS = 1 << 22
 """Mapped clusters; the images of the lab have thousands."""
 SHOWN = 200
@@ -89,9 +91,7 @@ class Tables:
         header, found = self.header, 0
         for index, l1_entry in self.l1.items():
             raw = self.view.pread(l1_entry & PLACE, header.cluster).ljust(header.cluster, b"\0")
-            if not raw.strip(b"\0"):
-                continue
-            for at, (entry,) in enumerate(struct.iter_unpack(">Q", raw)):
+            for at, entry in _used(raw):
                 if entry & COMPRESSED:
                     raise CorruptImage(f"{self.view.name}: has compressed clusters, as no run has")
                 if not entry & PLACE:
@@ -101,6 +101,16 @@ class Tables:
                     raise CorruptImage(f"{self.view.name}: maps more than {MOST_CLUSTERS} clusters")
                 place = Entry(entry & PLACE, bool(entry & COPIED), bool(entry & ZERO))
                 yield index * header.table_entries + at, place
+
+
+def _used(table: bytes) -> Iterator[tuple[int, int]]:
+    """(index, entry) of a table, where there is one; most of a table is empty."""
+    for start in range(0, len(table), PART):
+        part = table[start : start + PART]
+        if part.strip(b"\0"):
+            for at, (entry,) in enumerate(struct.iter_unpack(">Q", part), start // 8):
+                if entry:
+                    yield at, entry
 
 
 def _header(view: View) -> Header:

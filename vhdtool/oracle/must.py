@@ -1,0 +1,91 @@
+"""The faults that an oracle must have been tried on before its pass counts, by kind of record.
+
+A record has several kinds: of its image, of how its last leg ended, and whether the guard was on.
+A fault that asks for more than any record of a kind has (many blocks, a LUN, a batmap) is not
+listed; it is planted where there is a place for it.
+"""
+
+from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.judge import Evidence
+
+Names = dict[str, str]
+_ALL: Names = {
+    "content": """
+        dropped-ack-early dropped-ack-late lowest-sector highest-sector stale-data of-another-run
+        of-another-place of-no-write strange-data never-written disk-other heard-bad heard-error
+        heard-missing heard-torn readback-bad readback-bad-count readback-early readback-missing
+        readback-short readback-twice io-error kernel-io-error strange-host speaks-elsewhere
+        unnamed-log unnamed-panic seed-other started-twice never-started never-stopped
+        stopped-twice ack-late ack-gone last-ack-gone garbled stamped-early
+        stamped-early-elsewhere
+        """,
+    "metadata": """
+        entry-gone entry-moved header-block_bytes header-bat_offset header-max_entries header-gone
+        no-image-yet point-torn image-unreadable other-image-file_size other-image-bat
+        other-image-header image-entry-gone image-block-untold block-missing block-untold
+        size-short 1-destination-opened-early 1-destination-opened-gone point-undue
+        allocated-twice allocation-untold
+        """,
+    "structure": "overlap entry-past-end",
+    "activation": """
+        second-activation-first second-activation-last epoch-untold one-epoch-untold epoch-twice
+        epoch-falls epoch-order released-at-its-read release-gone leg-broken leg-direction
+        leg-number leg-number-early side-swapped controller-attaches controller-clock
+        never-detached no-process allocated-detached allocated-elsewhere opened-again
+        activated-again unpaused-open shim-clock read_mono-later began_mono-later
+        last_metadata_mono-later first-request-twice first-write-twice no-first-request
+        no-first-write unknown-read served-after-release lease-untold open-with-lease
+        ended-nothing ended-other nothing-started no-source fenced size-other events-torn
+        command-STRATEGY command-SEED command-GUARD guard-flipped direction-unknown
+        """,
+    "leftovers": " ".join((*(f"{kind}-after" for kind in KINDS), "blind-leg-1", "look-gone")),
+    "coverage": "few-acks unended leg-missing leg-too-many untried-1",
+}
+_MORE: dict[str, Names] = {
+    "vhd": {
+        "content": "blocks-other",
+        "metadata": """
+            bit-gone swapped-footer footer-uuid footer-current_size footer-type footer-gone
+            footer-late other-image-footer other-image-bitmaps image-block-moved told-elsewhere
+            """,
+        "structure": """
+            foreign-footer footer-gone footer-copy-gone header-torn entry-on-metadata
+            """,
+    },
+    "qcow2": {
+        "structure": """
+            entry-odd copied-flag refcount-zero refcounts-dirty table-place qemu-img-says-so
+            qemu-img-failed another-image-checked unchecked
+            """,
+    },
+    "moved": {
+        "content": "stayed-behind there-too-early",
+        "metadata": "1-source-quiesced-early 1-source-quiesced-gone 1-source-closed-gone",
+        "activation": "leg-twice suspended-elsewhere no-destination kept-out-untold",
+        "coverage": """
+            few-blocks-before few-blocks-after never-suspended never-resumed no-sides
+            """,
+    },
+    "cancelled": {
+        "activation": "cancel-unexcused",
+        "coverage": """
+            refusal-gone refused-by-source refused-as-source refused-after-the-end
+            refused-before-the-leg refused-after-resumed source-did-nothing
+            refused-and-first-request refused-and-first-write refused-and-allocated
+            """,
+    },
+    "guarded": {"activation": "no-lease lease-not-taken no-lease-at-all"},
+}
+
+
+def must_plant(evidence: Evidence) -> dict[str, tuple[str, ...]]:
+    """Oracle -> the names of its faults, for a record like this."""
+    case, attempts = evidence.record.case, evidence.attempts
+    kinds = [_ALL, _MORE.get(evidence.kind, {})]
+    kinds.append(_MORE["moved" if attempts and attempts[-1].moved else "cancelled"])
+    if case is not None and case.guard:
+        kinds.append(_MORE["guarded"])
+    return {
+        oracle: tuple(name for kind in kinds for name in kind.get(oracle, "").split())
+        for oracle in _ALL
+    }
