@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test fuzz mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
+.PHONY: help setup lab soak clean-lab test fuzz mutate mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ fuzz: setup ## N=10000 damaged images through every command that reads
 
 tamper: setup ## hundreds of changes to records, RUNS="dir ..." or of fresh labs; none judged wrongly
 	@.venv/bin/python tests/tamper/tamper.py $(RUNS) $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(or $(SEED),1)
+
+mutate: setup ## mutants of the oracles; each seen by planted faults or by tests. RUNS= COUNT= SEED=
+	@.venv/bin/python tests/mutate/oracle_mutants.py $(RUNS) $(if $(COUNT),--count $(COUNT)) --seed $(or $(SEED),1)
 
 interop: setup ## who reads whose images: writes docs/interop.md
 	@PYTHONPATH=. .venv/bin/python tests/interop/interop_matrix.py

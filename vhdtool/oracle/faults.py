@@ -77,7 +77,7 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     other_run = Schedule(case.seed + 1, load.schedule.disk_sectors, load.schedule.block_sectors)
     plant("of-another-run", oldest, lambda at: other_run.sector_content(load.last[at], at))
     plant("of-another-place", oldest, lambda at: content(load.last[at], at + 1))
-    plant("of-no-write", oldest, lambda at: content(1 << 39, at))
+    plant("of-no-write", oldest, lambda at: content(1 << 35, at))
     plant("strange-data", oldest, lambda at: content(load.last[at], at)[:-1] + b"?")
     placed = _nobody_s(load, reader, view, judged, healthy)
     for name, code, sector, changes in placed:
@@ -140,7 +140,7 @@ def _nobody_s(
                          *(("hidden-data", s) for s in clear[:1])):  # fmt: skip
         block, inside = divmod(sector, reader.block_sectors)
         at = reader.blocks[block] * SECTOR
-        foreign = load.schedule.sector_content(1 << 39, sector)
+        foreign = load.schedule.sector_content(1 << 35, sector)
         changes = {at + reader.bitmap_bytes + inside * SECTOR: foreign}
         if name == "never-written":
             bits = reader.bitmap(block)[inside // 8] | 0x80 >> inside % 8

@@ -61,7 +61,7 @@ def try_oracles(evidence: Evidence, judged: Judged) -> Planted:
             before = set(outcomes[fault.oracle].findings)
             findings = [finding for finding in _again(fault).findings if finding not in before]
             last = (fault.oracle, fault.evidence)
-        if any(fault.names(finding) for finding in findings):
+        if any(finding.severity != "info" and fault.names(finding) for finding in findings):
             result.caught += 1
         else:
             result.missed.append(f"{fault.oracle}: {fault.name}")

@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Mutates the oracles' code and asks who sees it: the planted faults, or the unit tests.
+
+    tests/mutate/oracle_mutants.py [--count N] [--seed N] [--only TEXT] [RUN or CASE ...]
+
+Each mutant judges real records with it: the committed ones, and those of RUN. It is seen by
+planted faults where one is missed or a record gets another verdict. What is not seen so must be
+seen by the unit tests, or stand in equivalent.toml with the reason why it changes nothing.
+Exit 1 when one survives both and stands not there.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+from mutants import Mutant, mutants_of, sample  # noqa: E402
+
+from vhdtool.oracle.verdict import judge_case  # noqa: E402
+
+ORACLE = ROOT / "vhdtool" / "oracle"
+MODULES = (
+    "activation", "console", "content", "coverage", "legs", "metadata", "reader", "snapshots",
+    "structure", "verdict", "checks/blocks", "checks/claims", "checks/epochs", "checks/growth",
+    "checks/life", "checks/points", "checks/talk", "readers/qcow2",
+)  # fmt: skip
+"""The modules that decide. The others load, and plant."""
+COUNT = 240
+TIMEOUT = 300
+"""Seconds; a mutant that loops for ever is seen too."""
+TESTS = {
+    "activation": "activation", "console": "console", "content": "content", "legs": "activation",
+    "metadata": "metadata", "reader": "view", "snapshots": "pieces", "readers.qcow2": "view",
+}  # fmt: skip
+"""The tests of a module beside those of the whole judge, `test_oracle_*.py`."""
+COMMON = ("decides", "verdict", "pieces", "records")
+
+
+def tests_of(mutant: Mutant) -> list[str]:
+    """The test modules that touch the mutated one, the most likely first."""
+    name = mutant.module.removeprefix("vhdtool.oracle.")
+    names = dict.fromkeys([*([TESTS[name]] if name in TESTS else []), *COMMON])
+    paths = [f"tests/unit/test_oracle_{one}.py" for one in names]
+    return [path for path in paths if (ROOT / path).exists()]
+
+
+@dataclass(frozen=True)
+class Told:
+    """`by`: planted, verdict, tests, equivalent or survived."""
+
+    mutant: Mutant
+    by: str
+    detail: str = ""
+
+
+def records(paths: Sequence[Path], folder: Path) -> list[str]:
+    """Each record with the verdict that today's judge gives it: "DIRECTORY=VERDICT"."""
+    for archive in sorted((ROOT / "tests" / "records").glob("*.tar.xz")):
+        with tarfile.open(archive) as tar:
+            safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder, **safe)  # type: ignore[arg-type]
+    found = sorted(folder.glob("*/case.json"))
+    for path in paths:
+        found += [path / "case.json"] if (path / "case.json").exists() else []
+        found += sorted(path.glob("*/case.json"))
+    known = []
+    for case in found:
+        entry = judge_case(case.parent)
+        if entry["planted"]["faults"] != entry["planted"]["caught"]:
+            raise SystemExit(f"mutate: {case.parent}: {entry['why']}")
+        known.append(f"{case.parent}={entry['verdict']}")
+    return known
+
+
+def equivalent() -> dict[str, dict[str, str]]:
+    """Module -> name of a mutant -> why it changes nothing."""
+    return tomllib.loads((HERE / "equivalent.toml").read_text())
+
+
+def try_one(mutant: Mutant, known: Sequence[str], folder: Path, tests: bool = True) -> Told:
+    """Who sees it."""
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".py") as file:
+        file.write(mutant.source())
+        file.flush()
+        start = [sys.executable, str(HERE / "mutated.py"), mutant.module, file.name]
+        done = _run([*start, "judge", *known])
+        if done is None or done.returncode:
+            return Told(mutant, "planted", "does not end" if done is None else "does not start")
+        answer = json.loads(done.stdout)
+        if answer is not None:
+            return Told(mutant, answer[0], f"{answer[1]}: {answer[2]}")
+        why = equivalent().get(mutant.module, {}).get(mutant.name)
+        if why is not None:
+            return Told(mutant, "equivalent", why)
+        if not tests:
+            return Told(mutant, "survived", "the tests were not asked")
+        done = _run([*start, "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(mutant)])
+        if done is None or done.returncode:
+            failed = [] if done is None else done.stdout.splitlines()
+            failed = [line for line in failed if line.startswith(("FAILED", "ERROR"))]
+            return Told(mutant, "tests", failed[0] if failed else "")
+    return Told(mutant, "survived")
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def all_mutants() -> list[Mutant]:
+    found: list[Mutant] = []
+    for name in MODULES:
+        module = f"vhdtool.oracle.{name.replace('/', '.')}"
+        found += mutants_of(ORACLE / f"{name}.py", module)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("paths", nargs="*", type=Path, help="runs or cases beside tests/records")
+    parser.add_argument("--count", type=int, default=COUNT, help="mutants to try; 0: all")
+    parser.add_argument("--seed", type=int, default=1, help="of the choice")
+    parser.add_argument("--only", default="", help="mutants whose module or name has this text")
+    parser.add_argument("--no-tests", action="store_true", help="planted faults only")
+    parser.add_argument("--list", action="store_true", help="print each mutant and who saw it")
+    options = parser.parse_args()
+    mutants = [m for m in all_mutants() if options.only in f"{m.module} {m.name}"]
+    chosen = sample(mutants, options.count or len(mutants), options.seed)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        known = records(options.paths, folder)
+        with ThreadPoolExecutor(2) as pool:
+            told = []
+            for one in pool.map(
+                lambda mutant: try_one(mutant, known, folder, not options.no_tests), chosen
+            ):
+                told.append(one)
+                if options.list or one.by == "survived":
+                    text = f"{one.by}: {one.mutant.module}: {one.mutant.name}"
+                    print(f"{text}  [{one.detail[:120]}]", file=sys.stderr, flush=True)
+    table(told, len(mutants), len(known), time.monotonic() - start)
+    return 1 if any(one.by == "survived" for one in told) else 0
+
+
+def table(told: Sequence[Told], of: int, records_tried: int, seconds: float) -> None:
+    """By module, and in all."""
+    columns = ("planted", "verdict", "tests", "equivalent", "survived")
+    print(f"{len(told)} of {of} mutants, {records_tried} records, {seconds:.0f} s\n")
+    print("| module | mutants | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * (len(columns) + 1))
+    for module in (*dict.fromkeys(sorted(one.mutant.module for one in told)), "all"):
+        mine = Counter(one.by for one in told if module in (one.mutant.module, "all"))
+        counts = " | ".join(str(mine[column]) for column in columns)
+        print(f"| {module.removeprefix('vhdtool.oracle.')} | {mine.total()} | {counts} |")
+    real = [one for one in told if one.by != "equivalent"]
+    seen = sum(one.by in ("planted", "verdict") for one in real)
+    if real:
+        print(f"\nSeen by planted faults of records alone: {100 * seen / len(real):.0f} %")
+    for one in told:
+        if one.by == "survived":
+            print(f"\nsurvived: {one.mutant.module}: {one.mutant.name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
