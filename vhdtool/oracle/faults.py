@@ -83,38 +83,35 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     for name, code, sector, changes in placed:
         patches.update(changes)
         named.append((name, _covers(code, sector)))
-    changed = _heard(replace(evidence, view=OverlayView(view, list(patches.items()))))
-    for name, names in (*named, *_WORDS):
+    changed = replace(
+        evidence,
+        view=OverlayView(view, list(patches.items())),
+        console=replace(evidence.console, bad=[*evidence.console.bad, (0, 0)]),
+        missing=(*evidence.missing, "planted: missing"),
+    )
+    named.append(("heard-bad", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)))
+    named.append(("heard-missing", lambda f: f.message == "planted: missing"))
+    for name, names in named:
         yield Fault("content", name, changed, names)
-    other = replace(case, image_bytes=case.image_bytes - SECTOR)
-    yield Fault("content", "disk-other", _of_case(evidence, other), lambda f: f.code == "size")
-    if isinstance(reader, DynamicReader):
-        other = replace(case, block_bytes=case.block_bytes * 2)
-        yield Fault(
-            "content", "blocks-other", _of_case(evidence, other), lambda f: f.code == "size"
-        )
+    yield from _other_disk(evidence, case, isinstance(reader, DynamicReader))
 
 
-def _of_case(evidence: Evidence, case: Case) -> Evidence:
-    return replace(evidence, record=replace(evidence.record, case=case))
-
-
-def _heard(evidence: Evidence) -> Evidence:
-    """The guest's words count beside the image, and so do pieces that are missing."""
-    console = evidence.console
+def _other_disk(evidence: Evidence, case: Case, blocks: bool) -> Iterator[Fault]:
+    """An image of another size than the case's, which is not compared; the guest is still heard."""
     console = replace(
-        console, problems=[*console.problems, "planted: torn"], bad=[*console.bad, (0, 0)],
-        errors=[*console.errors, (0, 5)],
-    )  # fmt: skip
-    return replace(evidence, console=console, missing=(*evidence.missing, "planted: missing"))
-
-
-_WORDS: tuple[tuple[str, Callable[[Finding], bool]], ...] = (
-    ("heard-torn", lambda f: f.message == "planted: torn"),
-    ("heard-missing", lambda f: f.message == "planted: missing"),
-    ("heard-bad", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)),
-    ("heard-error", lambda f: f.code == "io-error"),
-)
+        evidence.console,
+        problems=[*evidence.console.problems, "planted: torn"],
+        errors=[*evidence.console.errors, (0, 5)],
+    )
+    other = replace(case, image_bytes=case.image_bytes - SECTOR)
+    changed = replace(evidence, record=replace(evidence.record, case=other), console=console)
+    yield Fault("content", "disk-other", changed, lambda f: f.code == "size")
+    yield Fault("content", "heard-torn", changed, lambda f: f.message == "planted: torn")
+    yield Fault("content", "heard-error", changed, lambda f: f.code == "io-error")
+    if blocks:
+        other = replace(case, block_bytes=case.block_bytes * 2)
+        changed = replace(evidence, record=replace(evidence.record, case=other))
+        yield Fault("content", "blocks-other", changed, lambda f: f.code == "size")
 
 
 def _nobody_s(
