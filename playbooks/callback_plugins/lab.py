@@ -1,12 +1,17 @@
 """Terminal output of the lab's playbooks: what changed, what failed, each in one line.
 
 Playbook output is for people here; the record of a run is in its directory. With -v this is
-Ansible's default output.
+Ansible's default output. The first failure also goes to the record of a run that could not say
+itself why it ended.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import subprocess
+import sys
 
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
@@ -47,6 +52,26 @@ class CallbackModule(Default):
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "lab"
 
+    def __init__(self):
+        super().__init__()
+        self._record = self._failure = None
+        self._pid = os.getpid()
+        # Also after Ctrl-C, where no callback is called any more. Not in a forked worker.
+        atexit.register(self._end_record)
+
+    def _end_record(self):
+        """Tells the record why the run has ended, if nobody else has."""
+        if os.getpid() != self._pid or self._record is None:
+            return
+        why = self._failure or "the playbook ended before the run did"
+        command = [sys.executable, "-P", "-m", "vhdtool.cli.main", "lab", "end", self._record]
+        subprocess.run(
+            [*command, f"--error={why}"], stdin=subprocess.DEVNULL, timeout=60, check=False
+        )
+
+    def _note(self, result, text):
+        self._failure = self._failure or f"{result._host.get_name()}: {text}"
+
     def _plain(self) -> bool:
         return self._display.verbosity > 0
 
@@ -78,6 +103,9 @@ class CallbackModule(Default):
             super().v2_runner_on_start(host, task)
 
     def v2_runner_on_ok(self, result):
+        command = [str(word) for word in result._result.get("cmd") or []]
+        if command[4:6] == ["lab", "begin"]:
+            self._record = command[6]
         if self._plain():
             super().v2_runner_on_ok(result)
         elif result._result.get("changed") and not result._result.get("shown"):
@@ -88,12 +116,15 @@ class CallbackModule(Default):
             super().v2_runner_on_skipped(result)
 
     def v2_runner_on_failed(self, result, ignore_errors=False):
+        if not ignore_errors:
+            self._note(result, message(result._result))
         if self._plain():
             super().v2_runner_on_failed(result, ignore_errors)
         elif not ignore_errors and not result._result.get("shown"):
             self._line(result, "failed", message(result._result), C.COLOR_ERROR)
 
     def v2_runner_on_unreachable(self, result):
+        self._note(result, "unreachable: " + message(result._result))
         if self._plain():
             super().v2_runner_on_unreachable(result)
         else:

@@ -18,6 +18,7 @@ from footprint import networks_of, remains
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.handover.localhosts.control import LocalHosts
+from vhdtool.report.ending import UNDER_WAY
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
         if words in line:
             return
     pytest.fail(f"{words!r} never came:\n{''.join(seen)}")
+
+
+def error_of(run: Path) -> str:
+    """Why the run did not come to its end; junit.xml has to say the same."""
+    error = json.loads((run / "verdict.json").read_text())["error"]
+    assert f'message="{error}"' in (run / "junit.xml").read_text()
+    return str(error)
 
 
 def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path):
@@ -130,6 +138,9 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
     assert remains(lab, networks) == []
     assert (tmp_path / "run" / "ansible.log").exists()
     assert (tmp_path / "run" / "hosts.log").exists()
+    # By the runner, which was in the middle of a case.
+    words = {"Ctrl-C": "it was interrupted", "SIGTERM": "it was ended with exit code 143"}
+    assert error_of(tmp_path / "run") in (words[how], "it was interrupted")
 
 
 def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, tmp_path):
@@ -140,6 +151,7 @@ def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, 
     running.stdout.close()
     assert running.wait(40) == 130
     assert remains(lab, networks) == []
+    assert error_of(tmp_path / "run") == "it was interrupted"
 
 
 def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path):
@@ -154,6 +166,7 @@ def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path):
     assert len(output.splitlines()) == 1
     first.kill()
     first.wait()
+    assert error_of(tmp_path / "run") == UNDER_WAY
     clean, _ = make_lab("clean").communicate(timeout=30)
     assert clean == "hosts ended\n"
     assert remains(lab, networks) == []

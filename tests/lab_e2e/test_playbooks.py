@@ -6,6 +6,7 @@ sshd hosts and does not have the role local_hosts make them. beta is reached thr
 
 import json
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from conftest import BIN, ROOT
 
 from vhdtool.handover.localhosts.control import LocalHosts
 from vhdtool.handover.localhosts.options import HOSTS, HostOptions
+from vhdtool.oracle.run import judge_run
+from vhdtool.report.ending import UNDER_WAY, begin
 
 INVENTORY = """\
 all:
@@ -71,10 +74,13 @@ def inventory(machines: LocalHosts, tmp_path: Path) -> Path:
 def play(inventory: Path, tmp_path: Path) -> Play:
     """Runs playbooks against the machines; keyword arguments become extra variables."""
 
-    def run(*names: str, check: bool = False, **extra: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        *names: str, check: bool = False, words: tuple[str, ...] = (), **extra: object
+    ) -> subprocess.CompletedProcess[str]:
         extra.setdefault("migration_run_dir", str(tmp_path / "run"))
         command = [str(BIN / "ansible-playbook"), "-i", str(inventory), "-e", json.dumps(extra)]
         command += ["--check"] if check else []
+        command += words
         return subprocess.run(
             [*command, *(f"playbooks/{name}.yml" for name in names)],
             cwd=ROOT,
@@ -162,11 +168,54 @@ def test_a_value_that_makes_no_sense_is_one_line(play, extra, words):
     assert words in line
 
 
-def test_hosts_that_cannot_be_reached_are_named(play, machines):
+@pytest.mark.parametrize(
+    ("names", "words", "told"),
+    [
+        (("lab",), ("--limit", "alpha"), "--limit alpha leaves out beta, localhost; a run needs"),
+        (("lab",), ("--limit", "localhost"), "--limit localhost leaves out alpha, beta; a run"),
+        (("lab",), ("--tags", "migrat"), "--tags migrat: there are provision, migrate, report"),
+        (("lab",), ("--skip-tags", "provision,migrate,report,verify"), "leave nothing to be done"),
+        (("migrate",), ("--tags", "verify"), "the tags leave nothing to be done; this playbook"),
+        (("verify",), ("--tags", "migrate"), "the tags leave nothing to be done; this playbook"),
+        (("report",), ("--tags", "all-of-it"), "--tags all-of-it: there are provision, migrate"),
+    ],
+)
+def test_a_run_that_would_do_nothing_is_refused_in_one_line(play, tmp_path, names, words, told):
+    done = play(*names, words=words)
+    assert done.returncode != 0
+    (line,) = failures(done)
+    assert told in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_playbook_called_verify_fails_on_a_bad_verdict(play, tmp_path):
+    """Judged twice alike, but not as expected; and a run that has only begun."""
+    with tarfile.open(ROOT / "tests/records/reopen-on.tar.xz") as archive:
+        archive.extractall(tmp_path / "run")
+        case = tmp_path / "run" / archive.getnames()[0] / "case.json"
+    case.write_text(case.read_text().replace('"consistent"', '"corrupt"'))
+    (tmp_path / "run" / "verdict.json").write_text(json.dumps(judge_run(tmp_path / "run")))
+    shown = play("report", words=("--limit", "alpha"))
+    assert shown.returncode == 0, "it says what was, and does not judge"
+    assert "1 of 1 cases did NOT end as expected" in shown.stdout
+    done = play("verify", words=("--tags", "verify"))
+    (line,) = failures(done)
+    assert "not every verdict is the expected one" in line
+    begin(tmp_path / "other", ["activate-on-s1"])
+    done = play("verify", migration_run_dir=str(tmp_path / "other"))
+    (line,) = failures(done)
+    assert UNDER_WAY in line
+
+
+def test_hosts_that_cannot_be_reached_are_named(play, machines, tmp_path):
     done = play("migrate", ansible_ssh_args="-F /dev/null -o ProxyCommand=false")
     assert done.returncode != 0
     assert {line.partition(":")[0] for line in failures(done)} == {"alpha", "beta"}
     assert all("unreachable" in line for line in failures(done))
+    # Before the first case there is a verdict all the same.
+    error = json.loads((tmp_path / "run" / "verdict.json").read_text())["error"]
+    assert error.startswith(("alpha: unreachable: ", "beta: unreachable: "))
+    assert '<testcase name="run"' in (tmp_path / "run" / "junit.xml").read_text()
 
 
 def test_no_space_on_the_shared_directory_is_said_before_the_run(play):

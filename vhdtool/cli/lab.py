@@ -1,10 +1,13 @@
 """`vhdtool lab`: runs the cases of a lab whose hosts are up."""
 
 import json
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from vhdtool.handover.options import RunOptions
 
 EPILOG = """\b
 Exit codes: 0 every verdict is the expected one; 1 one is not;
@@ -30,17 +33,47 @@ def run(ctx: click.Context, config: Path) -> None:
     """
     from vhdtool.handover.config import LabConfig
     from vhdtool.handover.lab import Lab
-    from vhdtool.oracle.run import exit_code, judge_run
+    from vhdtool.oracle.run import exit_code
     from vhdtool.oracle.verdict import judge_case
+    from vhdtool.report.ending import begin, end, ended_early
 
     settings = LabConfig.load(config)
-    judged = Lab(settings, judge_case, click.echo).run()
-    verdict = judge_run(settings.run_dir, {entry["case"]: entry for entry in judged})
-    path = settings.run_dir / "verdict.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(verdict, indent=1) + "\n")
-    os.replace(temporary, path)
+    begin(settings.run_dir, [name for name, *_ in settings.planned()])
+    lab = Lab(settings, judge_case, click.echo)
+    with ended_early(settings.run_dir, lab.verdicts):
+        lab.run()
+        verdict = end(settings.run_dir, lab.verdicts)
     ctx.exit(exit_code(verdict))
+
+
+@lab.command("begin")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("words", metavar="JSON")
+def begin_(run_dir: Path, words: str) -> None:
+    """Begin the record of a run, given its options as for `validate`.
+
+    From then on RUN_DIR has verdict.json, junit.xml and report.html, which say that the run has
+    not come to its end; in a directory `runs`, `latest` names it. The playbooks call this before
+    they make anything.
+
+    Example: vhdtool lab begin runs/mine '{"migration_strategies": "activate"}'
+    """
+    from vhdtool.report.ending import begin
+
+    begin(run_dir, [name for name, *_ in _options(words).planned()])
+
+
+@lab.command("end")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--error", required=True, help="Why the run did not come to its end.")
+def end_(run_dir: Path, error: str) -> None:
+    """End the record of a run that failed, unless it has its verdict already.
+
+    Example: vhdtool lab end runs/mine --error "alpha: unreachable"
+    """
+    from vhdtool.report.ending import end_unless_ended
+
+    end_unless_ended(run_dir, error)
 
 
 @lab.command()
@@ -53,6 +86,11 @@ def validate(words: str) -> None:
 
     Example: vhdtool lab validate '{"migration_seed": 7, "migration_strategies": "activate"}'
     """
+    _options(words)
+
+
+def _options(words: str) -> "RunOptions":
+    """The options of a run from the role's variables, as JSON. Raises UsageError."""
     from vhdtool.errors import UsageError
     from vhdtool.handover.options import RunOptions
 
@@ -62,7 +100,7 @@ def validate(words: str) -> None:
         raise UsageError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
         raise UsageError("not an object of options")
-    RunOptions.of_playbook(given)
+    return RunOptions.of_playbook(given)
 
 
 @lab.command()

@@ -38,6 +38,6 @@ def report(run_dir: Path, soak: bool) -> None:
         sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     show(run, console)
-    click.echo(headline(run.cases, run.as_expected))
+    click.echo(headline(run.cases, run.as_expected, run.error))
     click.echo(f"report: {html}")
     click.echo(f"junit:  {xml}")

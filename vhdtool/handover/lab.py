@@ -35,12 +35,14 @@ class Lab:
     """Two hosts, ready to run cases one after the other."""
 
     def __init__(self, config: LabConfig, judge: Judge, say: Say) -> None:
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        """Of the cases that were judged so far, by the name of their directory."""
         self.config = config
         self.judge = judge
         self.say = say
 
-    def run(self) -> list[dict[str, Any]]:
-        """Runs and judges every case; returns their verdicts. Raises LabError, UsageError."""
+    def run(self) -> None:
+        """Runs and judges every case. Raises LabError, UsageError."""
         config = self.config
         config.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
@@ -50,7 +52,7 @@ class Lab:
             forked = get_context("fork")
             pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
             pool.submit(os.getpid).result()
-            return self._all_cases(hosts, machine, snapshot, pool)
+            self._all_cases(hosts, machine, snapshot, pool)
 
     def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
         config = self.config
@@ -80,18 +82,13 @@ class Lab:
 
     def _all_cases(
         self, hosts: list[Host], machine: Machine, snapshot: str, pool: ProcessPoolExecutor
-    ) -> list[dict[str, Any]]:
+    ) -> None:
         config = self.config
         waiting: list[Future[dict[str, Any]]] = []
-        todo = [
-            (strategy, guard, config.seed + number)
-            for number in range(config.repeats)
-            for strategy, guard in config.cases()
-        ]
+        todo = config.planned()
         for line in config.left_out():
             self.say(f"left out: {line}")
-        for number, (strategy, guard, seed) in enumerate(todo, start=1):
-            name = f"{strategy.name}-{'on' if guard else 'off'}-s{seed}"
+        for number, (name, strategy, guard, seed) in enumerate(todo, start=1):
             self.say(f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}")
             plan = CasePlan(
                 strategy=strategy,
@@ -110,9 +107,16 @@ class Lab:
             )
             self._case(plan, hosts)
             judged = pool.submit(self.judge, config.run_dir / name)
-            judged.add_done_callback(lambda future: self.say(told(future.result())))
+            judged.add_done_callback(self._judged)
             waiting.append(judged)
-        return [judged.result() for judged in waiting]
+        for judged in waiting:
+            judged.result()
+
+    def _judged(self, future: "Future[dict[str, Any]]") -> None:
+        if not future.cancelled() and future.exception() is None:
+            verdict = future.result()
+            self.verdicts[verdict["case"]] = verdict
+            self.say(told(verdict))
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
         """Runs a case; one in which the lab failed, and not the image, is tried once more."""

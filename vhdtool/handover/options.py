@@ -196,6 +196,14 @@ class RunOptions:
             if not one.runs_on(self.image)
         ]
 
+    def planned(self) -> list[tuple[str, Strategy, bool, int]]:
+        """(name, strategy, guard, seed) of each case that the run has, in their order."""
+        return [
+            (f"{strategy.name}-{'on' if guard else 'off'}-s{seed}", strategy, guard, seed)
+            for seed in range(self.seed, self.seed + self.repeats)
+            for strategy, guard in self.cases()
+        ]
+
     def cases(self) -> list[tuple[Strategy, bool]]:
         """(strategy, guard) of each case, in the order of the table."""
         if "all" in self.strategies:

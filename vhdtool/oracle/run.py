@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vhdtool.errors import UsageError
@@ -26,24 +26,34 @@ def is_case(path: Path) -> bool:
     return path.is_dir() and any(os.path.lexists(path / piece) for piece in _PIECES)
 
 
-def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[str, object]:
+def judge_run(
+    run_dir: Path, known: Mapping[str, Entry] | None = None, error: str | None = None
+) -> dict[str, object]:
     """verdict.json of a run directory (or of a single case), derived from the record alone.
 
-    `known`: entries by case directory that the caller has judged already, and just now.
-    A case that an earlier verdict.json lists and that is gone counts as inconclusive.
+    `known`: entries by case directory that the caller has judged already, and just now. `error`:
+    why the run did not come to its end, "" where it did; None takes an earlier verdict.json's word.
+    A case that an earlier verdict.json lists and that is gone counts as inconclusive, and so does
+    one that was asked for, unless the run's error says why it is not there.
     Raises UsageError when there is no such directory, or no case in it.
     """
     path = run_dir.resolve()
     if not path.is_dir():
         raise UsageError(f"{run_dir}: no such directory; give a run or a case directory")
+    asked: list[str] = []
     if is_case(path):
         cases, lost = [path], list[str]()
-        run_name = path.parent.name
+        run_name, error = path.parent.name, ""
     else:
         cases = [path / name for name in names_in(path) if is_case(path / name)]
-        lost = sorted(_listed(path) - {case.name for case in cases})
+        earlier = _earlier(path)
+        asked = _texts(earlier.get("asked"))
+        if error is None:
+            error = " ".join(_texts([earlier.get("error")]))
+        wanted = _listed(path) | (set() if error else set(asked))
+        lost = sorted(wanted - {case.name for case in cases})
         run_name = path.name
-    if not cases and not lost:
+    if not cases and not lost and not error:
         raise UsageError(f"{run_dir}: neither a case nor a run with cases (no case.json in it)")
     known = known or {}
     entries = [known.get(case.name) or judge_case(case) for case in cases] + [
@@ -52,11 +62,20 @@ def judge_run(run_dir: Path, known: Mapping[str, Entry] | None = None) -> dict[s
     torn = _torn(path)
     if torn is not None:
         entries.append(unproved(path / "verdict.json", torn))
+    return run_verdict(run_name, cases, entries, error or "", asked)
+
+
+def run_verdict(
+    name: str, cases: Sequence[Path], entries: list[Entry], error: str, asked: Sequence[str]
+) -> dict[str, object]:
+    """verdict.json. `asked`: the names of all cases that the run was to have."""
     return {
         "schema": 1,
-        "run": run_name,
+        "run": name,
         **_machines(cases),
-        "as_expected": as_expected(entries),
+        "error": error or None,
+        "asked": list(asked),
+        "as_expected": not error and as_expected(entries),
         "strategies": entries,
     }
 
@@ -86,7 +105,7 @@ def left_behind(entry: Entry) -> bool:
     return bool(result == "fail")
 
 
-def _machines(cases: list[Path]) -> dict[str, object]:
+def _machines(cases: Sequence[Path]) -> dict[str, object]:
     """What all cases of a run share, from the first case that tells."""
     for path in cases:
         case = load_record(path).case
@@ -100,12 +119,21 @@ def _machines(cases: list[Path]) -> dict[str, object]:
     return {"hypervisor": None, "accelerator": None, "storage": None, "image": None}
 
 
+def _earlier(path: Path) -> Mapping[str, object]:
+    """The run's verdict.json; empty where it cannot be read."""
+    try:
+        return parse_object(read_piece(path / "verdict.json"))
+    except TornRecord:
+        return {}
+
+
+def _texts(value: object) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
 def _listed(path: Path) -> set[str]:
     """Cases that the run's verdict.json or junit.xml names; none where it cannot be read."""
-    try:
-        strategies = parse_object(read_piece(path / "verdict.json")).get("strategies")
-    except TornRecord:
-        strategies = None
+    strategies = _earlier(path).get("strategies")
     entries = strategies if isinstance(strategies, list) else []
     names = {entry.get("case") for entry in entries if isinstance(entry, dict)}
     found = {name for name in names if isinstance(name, str)}

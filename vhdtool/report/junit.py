@@ -22,7 +22,7 @@ def clean(value: str) -> str:
 
 def junit(run: Run, table: str = "") -> bytes:
     """The document as UTF-8; `table` is what the terminal showed and becomes system-out."""
-    counts = [outcome(case) for case in run.cases]
+    counts = [outcome(case) for case in run.cases] + (["error"] if run.error else [])
     root = ET.Element("testsuites")
     suite = ET.SubElement(
         root,
@@ -42,6 +42,8 @@ def junit(run: Run, table: str = "") -> bytes:
         ET.SubElement(properties, "property", name=clean(name), value=clean(value))
     for case in run.cases:
         _testcase(suite, case)
+    if run.error:
+        _run_error(suite, run.error)
     ET.SubElement(suite, "system-out").text = clean(table)
     ET.SubElement(suite, "system-err").text = clean("\n".join(run.notes))
     ET.indent(root)
@@ -116,6 +118,14 @@ def _testcase(suite: ET.Element, case: Case) -> None:
     message = f"expected {case.expected}, got {case.verdict}: {case.why}"
     trouble = ET.SubElement(element, kind, message=clean(message), type=clean(case.verdict))
     trouble.text = clean("\n".join(_details(case)))
+
+
+def _run_error(suite: ET.Element, error: str) -> None:
+    """A testcase for the run itself, which did not come to its end."""
+    element = ET.SubElement(
+        suite, "testcase", name="run", classname="vhdtool.migration", time="0.000"
+    )
+    ET.SubElement(element, "error", message=clean(error), type="error").text = clean(error)
 
 
 def _details(case: Case) -> list[str]:

@@ -82,7 +82,7 @@ def page(run: Run) -> str:
         run=run,
         views=views,
         summaries=words.summaries(run.cases),
-        headline=words.headline(run.cases, run.as_expected),
+        headline=words.headline(run.cases, run.as_expected, run.error),
         question=words.QUESTION,
         verdicts=words.VERDICTS,
         limits=limits,

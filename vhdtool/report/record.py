@@ -42,12 +42,14 @@ class Run:
     cases: tuple[Case, ...]
     soak: dict[str, Any]
     notes: tuple[str, ...] = ()
+    error: str = ""
+    """Why the run did not come to its end."""
 
     @property
     def as_expected(self) -> bool:
         """True only if the run says so and every case agrees; an empty run proves nothing."""
         agreed = bool(self.cases) and all(case.as_expected for case in self.cases)
-        return self.claims_as_expected and agreed
+        return self.claims_as_expected and agreed and not self.error
 
 
 def load_verdict(run_dir: Path) -> dict[str, Any]:
@@ -73,10 +75,13 @@ def load_verdict(run_dir: Path) -> dict[str, Any]:
     return verdict
 
 
-def load_run(run_dir: Path) -> Run:
-    """Everything the report needs of `run_dir`. Raises UsageError as `load_verdict` does."""
+def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
+    """Everything the report needs of `run_dir`; `verdict` where it is not verdict.json's.
+
+    Raises UsageError as `load_verdict` does.
+    """
     run_dir = run_dir.resolve()
-    verdict = load_verdict(run_dir)
+    verdict = verdict or load_verdict(run_dir)
     notes = list[str]()
     entries = [entry for entry in verdict["strategies"] if isinstance(entry, dict)]
     if len(entries) < len(verdict["strategies"]):
@@ -96,6 +101,7 @@ def load_run(run_dir: Path) -> Run:
         cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=words.order)),
         soak=soak,
         notes=tuple(notes),
+        error=text(verdict.get("error")),
     )
 
 

@@ -36,7 +36,7 @@ STYLES = {
 
 def show(run: Run, console: Console) -> None:
     """Prints the tables of `run`."""
-    if not (run.soak and len(run.cases) > MANY):
+    if run.cases and not (run.soak and len(run.cases) > MANY):
         for table in case_tables(run.cases, console):
             console.print(table)
             console.print()

@@ -149,8 +149,10 @@ def _sentence(members: list[Case]) -> str:
     return "; ".join(parts) + "."
 
 
-def headline(cases: Sequence[Case], as_expected: bool) -> str:
-    """The first sentence of the report."""
+def headline(cases: Sequence[Case], as_expected: bool, error: str = "") -> str:
+    """The first sentence of the report; `error`: why the run did not come to its end."""
+    if error:
+        return f"The run did not come to its end: {error}"
     met = sum(case.as_expected for case in cases)
     total = len(cases)
     if not total:
