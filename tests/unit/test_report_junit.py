@@ -69,3 +69,15 @@ def test_characters_that_xml_cannot_hold_do_not_break_it(tmp_path: Path) -> None
     failure = _suite(tmp_path).find("testcase/failure")
     assert failure is not None
     assert "</x>&" in failure.attrib["message"]
+
+
+def test_what_was_left_behind_is_a_failure_and_no_error_of_the_lab(tmp_path: Path) -> None:
+    run_dir = make(tmp_path / "run")
+    verdict = json.loads((run_dir / "verdict.json").read_text())
+    found = {"code": "left-locks", "severity": "left", "message": "beta still has a lock"}
+    verdict["strategies"][0]["verdict"] = "inconclusive"
+    verdict["strategies"][0]["oracles"]["leftovers"] = {"result": "fail", "findings": [found]}
+    (run_dir / "verdict.json").write_text(json.dumps(verdict))
+    failure = _suite(run_dir).find("testcase/failure")
+    assert failure is not None
+    assert "leftovers: left-locks: beta still has a lock" in str(failure.text)

@@ -129,7 +129,7 @@ def decide(
         left_too = f"; {left[0]}" if left else ""
         return "inconclusive", f"It proves nothing: {distinct[0]}{more}{after}{left_too}"
     if left:
-        more = f" (and {len(left) - 1} more things)" if len(left) > 1 else ""
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         return "inconclusive", f"Nothing is lost, but not all was given up: {left[0]}{more}"
     acks = len(evidence.console.acks)
     if coverage.refused:

@@ -52,9 +52,13 @@ def junit(run: Run, table: str = "") -> bytes:
 
 
 def outcome(case: Case) -> str:
-    """'' for as expected, 'error' where the case proves nothing, else 'failure'."""
+    """'' for as expected, 'error' where the case proves nothing, else 'failure'.
+
+    What was left behind is proved, although the verdict is inconclusive.
+    """
     if case.verdict in ("inconclusive", "error"):
-        return "error"
+        left = any(one.name == "leftovers" and one.result == "fail" for one in case.oracles)
+        return "failure" if left and case.verdict == "inconclusive" else "error"
     return "" if case.as_expected else "failure"
 
 
