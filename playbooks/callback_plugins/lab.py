@@ -63,7 +63,7 @@ class CallbackModule(Default):
         """Tells the record why the run has ended, if nobody else has."""
         if os.getpid() != self._pid or self._record is None:
             return
-        why = self._failure or "the playbook ended before the run did"
+        why = self._failure or "it was interrupted"
         command = [sys.executable, "-P", "-m", "vhdtool.cli.main", "lab", "end", self._record]
         subprocess.run(
             [*command, f"--error={why}"], stdin=subprocess.DEVNULL, timeout=60, check=False
