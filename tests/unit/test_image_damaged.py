@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from damaged import CORPUS, MORE, child_of, found_codes
-from image_tools import content
+from damaged import CORPUS, MORE, child_of, found_codes, sound, write_block
+from image_tools import change_header, content
 
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
@@ -19,6 +19,11 @@ from vhdtool.image.journal import journal_beside
 from vhdtool.image.lenient import open_salvage
 from vhdtool.image.metadata import read_metadata
 from vhdtool.storage import FileStorage
+from vhdtool.vhd.header import Locator
+from vhdtool.vhd.units import SECTOR
+
+
+MIB = 1 << 20
 
 
 def test_the_corpus_has_an_image_for_every_code_of_the_check() -> None:
@@ -236,3 +241,23 @@ def test_the_check_calls_no_image_consistent_whose_exit_code_is_not_0(
     first = next(one for one in lines if one.startswith(f"{tmp_path / 'image.vhd'}: "))
     verdict = first.split(": ", 1)[1].split(",")[0]
     assert verdict == {0: "consistent", 2: "corrupt", 3: "unclean"}[result]
+
+
+@pytest.mark.parametrize("offset", [1 << 63, 1 << 40, 2560])
+def test_locators_of_a_disk_without_a_parent_count_for_nothing(offset: int, tmp_path: Path) -> None:
+    """No reader looks at them; a writer must not take their numbers for the end of the headers."""
+    path = tmp_path / "image.vhd"
+    picture = sound()
+    path.write_bytes(picture.draw().getvalue())
+    one = Locator(b"W2ru", SECTOR, 20, 0, offset)
+    change_header(path, locators=(one, *picture.header.locators[1:]))
+    before = content(path)
+    raw = bytearray(path.read_bytes())
+    path.write_bytes(bytes(SECTOR) + raw[SECTOR:])
+    assert run(["repair", "--yes", str(path)]) == 0
+    assert path.read_bytes() == raw
+    write_block(path, 7, bytes(SECTOR))
+    assert run(["resize", str(path), "100m"]) == 0
+    assert run(["check", str(path)]) == 0
+    assert content(path)[: len(before)] == before
+    assert path.stat().st_size < 16 * MIB

@@ -13,20 +13,18 @@ from vhdtool.image.metadata import (
     read_header,
 )
 from vhdtool.image.order import in_order, used_places
+from vhdtool.image.places import end_of_headers
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.batmap import (
     BatmapHeader,
-    batmap_bytes,
     batmap_checksum,
-    batmap_expected,
     batmap_possible,
 )
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
-from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, pad
+from vhdtool.vhd.units import SECTOR
 
 LARGEST_BAT = 64 << 20
 """Bytes; sixteen times what a disk of 2040 GiB needs. A larger one is a lie or a mistake."""
@@ -123,7 +121,7 @@ def read_opened(storage: Storage) -> Opened:
         batmap,
         believed,
         full,
-        _end_of_headers(footer, header, batmap, ends.file_size),
+        end_of_headers(footer, header, batmap, ends.file_size),
         ends.file_size,
         ends,
     )
@@ -158,20 +156,3 @@ def pack_flags(flags: bytes | bytearray, length: int) -> bytes:
 
 _DIGIT_TO_FLAG = bytes(1 if value == ord("1") else 0 for value in range(256))
 _FLAG_TO_DIGIT = bytes(ord("1") if value else ord("0") for value in range(256))
-
-
-def _end_of_headers(
-    footer: Footer, header: Header, batmap: BatmapHeader | None, file_size: int
-) -> int:
-    """The sector behind all metadata that stands before the blocks."""
-    parts = [footer.data_offset + HEADER_SIZE, header.bat_end]
-    if batmap is not None:
-        parts += [header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR]
-    elif batmap_expected(footer):
-        # It is lost, and its place is kept for a repair.
-        parts.append(header.bat_end + SECTOR + batmap_bytes(header.max_entries))
-    for locator in header.locators:
-        if locator.used and locator.room is not None:
-            parts.append(locator.offset + locator.room)
-    # A number that leads out of the file is damage, and must not move our idea of its end.
-    return pad(max(end for end in parts if end <= file_size or end == header.bat_end)) // SECTOR

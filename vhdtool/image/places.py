@@ -7,23 +7,37 @@ from vhdtool.image.metadata import Ends
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_expected
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.footer import Footer
+from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import SIZE, Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 
-def end_of_headers(footer: Footer, header: Header, batmap: BatmapHeader | None) -> int:
-    """The sector behind header, BAT, batmap (or its place) and locators."""
-    end = max(footer.data_offset + SIZE, header.bat_end)
+def paths_kept(footer: Footer, header: Header) -> list[tuple[int, int]]:
+    """(byte offset, bytes) of each path to the parent; a disk without a parent has none.
+
+    Its locators, if it has any, are nobody's and may say anything.
+    """
+    if footer.disk_type != DIFFERENCING:
+        return []
+    return [(one.offset, one.room) for one in header.locators if one.used and one.room]
+
+
+def end_of_headers(
+    footer: Footer, header: Header, batmap: BatmapHeader | None, file_size: int | None = None
+) -> int:
+    """The sector behind header, BAT, batmap (or its place) and locators.
+
+    What leads out of a file of `file_size` bytes is damage, and does not count.
+    """
+    ends = [footer.data_offset + SIZE]
     if batmap is not None:
-        end = max(end, header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR)
+        ends += [header.bat_end + SECTOR, batmap.offset + batmap.sectors * SECTOR]
     elif batmap_expected(footer):
         # It is lost, and its place is kept for a repair.
-        end = max(end, header.bat_end + SECTOR + batmap_bytes(header.max_entries))
-    for locator in header.locators:
-        if locator.used and locator.room is not None:
-            end = max(end, locator.offset + locator.room)
-    return pad(end) // SECTOR
+        ends.append(header.bat_end + SECTOR + batmap_bytes(header.max_entries))
+    ends += [offset + room for offset, room in paths_kept(footer, header)]
+    inside = [end for end in ends if file_size is None or end <= file_size]
+    return pad(max(header.bat_end, *inside)) // SECTOR
 
 
 def footer_place(storage: Storage, end: int) -> int:

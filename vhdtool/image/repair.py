@@ -10,7 +10,7 @@ from vhdtool.image.checks.orphans import Orphan
 from vhdtool.image.create import WITHOUT_BATMAP
 from vhdtool.image.findings import CheckReport, Finding
 from vhdtool.image.metadata import Ends, Metadata, metadata_with, read_ends
-from vhdtool.image.places import end_of_data
+from vhdtool.image.places import end_of_data, paths_kept
 from vhdtool.image.undo import Change
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import (
@@ -238,11 +238,8 @@ class _Dynamic:
         if any(e != UNUSED and e < end and e + total > first for e in self.bat):
             return False
         return all(
-            not one.used
-            or one.room is None
-            or one.offset // SECTOR >= end
-            or (one.offset + one.room) // SECTOR <= first
-            for one in self.header.locators
+            offset // SECTOR >= end or (offset + room) // SECTOR <= first
+            for offset, room in paths_kept(self.footer, self.header)
         )
 
 

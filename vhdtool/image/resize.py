@@ -13,7 +13,7 @@ from vhdtool.image.journal import guarded, journal_beside, writable_image
 from vhdtool.image.metadata import Metadata, believed_batmap
 from vhdtool.image.modify import footer_changes
 from vhdtool.image.moves import Mover
-from vhdtool.image.places import end_of_data, footer_place
+from vhdtool.image.places import end_of_data, footer_place, paths_kept
 from vhdtool.image.reader import Reader
 from vhdtool.image.undo import Change, apply
 from vhdtool.storage import FileStorage
@@ -188,7 +188,7 @@ def _front_end(meta: Metadata, larger: Header) -> int:
     if meta.batmap is not None:
         fresh = batmap_header_for(larger)
         end = fresh.offset + fresh.sectors * SECTOR
-    return end + sum(one.room or 0 for one in larger.locators if one.used)
+    return end + sum(room for _, room in paths_kept(meta.footer, larger))
 
 
 def _larger_tables(
@@ -220,8 +220,9 @@ def _larger_tables(
         )
         data += batmap.pack() + bits
     table = []
+    kept = paths_kept(footer, old)
     for one in old.locators:
-        if one.used and one.room:
+        if one.room and (one.offset, one.room) in kept:
             path = storage.pread(one.offset, min(one.length, one.room))
             table.append(replace(one, offset=larger.bat_offset + len(data)))
             data += path.ljust(pad(one.room), b"\0")
