@@ -2,10 +2,11 @@
 
 import errno
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from damaged import CORPUS, MORE, child_of, found_codes, sound, write_block
+from damaged import CORPUS, MORE, SIZE, child_of, found_codes, sound, write_block
 from image_tools import change_header, content
 
 from vhdtool.cli.main import run
@@ -19,9 +20,9 @@ from vhdtool.image.journal import journal_beside
 from vhdtool.image.lenient import open_salvage
 from vhdtool.image.metadata import read_metadata
 from vhdtool.storage import FileStorage
+from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Locator
 from vhdtool.vhd.units import SECTOR
-
 
 MIB = 1 << 20
 
@@ -261,3 +262,21 @@ def test_locators_of_a_disk_without_a_parent_count_for_nothing(offset: int, tmp_
     assert run(["check", str(path)]) == 0
     assert content(path)[: len(before)] == before
     assert path.stat().st_size < 16 * MIB
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "fixed"])
+def test_salvage_takes_no_size_that_no_disk_can_have(kind: str, tmp_path: Path) -> None:
+    """The copy of the footer has the right one, where there is a copy."""
+    path, new = tmp_path / "image.vhd", tmp_path / "new.vhd"
+    if kind == "fixed":
+        CORPUS["fixed-too-short"](tmp_path)
+    else:
+        path.write_bytes(sound().draw().getvalue())
+    raw = path.read_bytes()
+    footer = replace(Footer.unpack(raw[-SECTOR:]), current_size=(1 << 63) - SECTOR)
+    path.write_bytes(raw[:-SECTOR] + footer.pack())
+    assert run(["convert", "--salvage", str(path), str(new)]) == 2
+    assert run(["check", str(new)]) == 0
+    whole = content(new)
+    assert len(whole) == (SIZE if kind == "dynamic" else SIZE // 2)
+    assert any(whole)

@@ -19,7 +19,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
-from vhdtool.vhd.units import MAX_ENTRIES, SECTOR
+from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
 
 _FINDINGS = 200_000
 
@@ -88,11 +88,14 @@ def _metadata(storage: Storage, notes: list[str]) -> Metadata:
         notes.append(f"{storage.name}: its footer is damaged; all before it is taken for the disk")
         footer = replace(ends.end, current_size=ends.end_offset)
     if footer is not None and footer.disk_type == FIXED:
+        if footer.current_size > max(ends.end_offset, MAX_SIZE):
+            notes.append(f"{storage.name}: its size is impossible; all before the footer is taken")
+            footer = replace(footer, current_size=ends.end_offset)
         return Metadata(footer, ends)
-    if footer is None or not footer.current_size:
-        notes.append(f"{storage.name}: no footer is whole; the size is what the header allows")
     header = _header(storage, footer or ends.end or ends.copy, notes)
-    if footer is None or not footer.current_size:
+    most = max(header.max_entries * header.block_bytes, MAX_SIZE)
+    if footer is None or not 0 < footer.current_size <= most:
+        notes.append(f"{storage.name}: no footer is whole; the size is what the header allows")
         footer = _footer(ends, header)
     raw = storage.pread(header.bat_offset, 4 * header.max_entries)
     # Entries that the file does not have are zero, which no block can be at.
@@ -123,8 +126,8 @@ def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header
 
 def _footer(ends: Ends, header: Header) -> Footer:
     most = header.max_entries * header.block_bytes
-    hint = ends.end or ends.copy
-    size = hint.current_size if hint is not None and 0 < hint.current_size <= most else most
+    hints = [one.current_size for one in (ends.end, ends.copy) if one is not None]
+    size = next((hint for hint in hints if 0 < hint <= most), most)
     is_child = header.parent_uuid != NO_UUID or any(one.used for one in header.locators)
     return Footer(size, DIFFERENCING if is_child else DYNAMIC)
 
