@@ -105,6 +105,7 @@ def ext4(folder: Path, megabytes: int, backing: str = "100%", sector: int = 512)
         finally:
             # It goes when it is mounted no more.
             mount.run("losetup", "--detach", name)
+            Path(f"{name}.lease").unlink(missing_ok=True)
         mount.where = where
         yield Place(mount, folder)
 
@@ -201,6 +202,7 @@ def device(backing: Path, size: int) -> Iterator[str]:
         yield name
     finally:
         run("losetup", "--detach", name)
+        Path(f"{name}.lease").unlink(missing_ok=True)
 
 
 def test_a_device_with_unreadable_sectors(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
     yield make
     for one in made:
         tool("losetup", "--detach", one)
+        Path(f"{one}.lease").unlink(missing_ok=True)
 
 
 def sound(path: str, size: int) -> None:
