@@ -75,7 +75,9 @@ def provisioned(cases: list[str]) -> dict[str, Any]:
     strategies = ",".join(dict.fromkeys(cases))
     variables = {"STRATEGY": strategies, "GUARD": "on", "RUN_DIR": str(folder), "KEEP": "1"}
     command = [sys.executable, "-I", str(ROOT / "scripts" / "lab"), "run"]
-    done = subprocess.run(command, env={**os.environ, **variables}, check=False)
+    # What make was given for the mutants is not for the lab.
+    given = {name: value for name, value in os.environ.items() if name != "MAKEFLAGS"}
+    done = subprocess.run(command, env={**given, **variables}, check=False)
     if done.returncode:
         raise SystemExit("the true shim is not green: there is nothing to compare mutants with")
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
