@@ -97,3 +97,14 @@ def test_a_gate_opens_however_many_requests_come_in(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gate.shared, "inside", lambda: 1)
     assert gate.set("serve") == "hold"
     assert gate.mode == "serve"
+
+
+def test_a_request_that_is_held_is_counted_until_it_goes_on() -> None:
+    gate = Gate()
+    gate.set("hold")
+    client, _ = in_thread(gate.enter)
+    while not gate.waiting:
+        client.join(0.001)
+    gate.set("serve")
+    client.join()
+    assert gate.waiting == 0

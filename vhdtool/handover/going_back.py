@@ -1,11 +1,14 @@
 """A migration that ends at its source: after a refusal, and after a fault on purpose."""
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from vhdtool.errors import LabError
 from vhdtool.handover.plan import Side
+from vhdtool.handover.qemu import QUEUES
 from vhdtool.handover.strategies import Leg
+from vhdtool.handover.tap import Tap
 
 if TYPE_CHECKING:
     from vhdtool.handover.runner import CaseRun
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 AFTER_SWITCH = 60
 """Acknowledged after the switch before the steps that follow RESUME: the late close must hurt."""
 TIMEOUT = 30.0
+QUEUE_TIMEOUT = 2.0
 
 
 def cancel(run: "CaseRun", reason: str) -> None:
@@ -40,12 +44,24 @@ def fail_and_recover(run: "CaseRun", leg: Leg) -> None:
     run.record.note("fault-injected", destination.host.name, fault=leg.fault)
     with contextlib.suppress(LabError):
         source.machine().execute("migrate-continue", state="pre-switchover")
-    for step in leg.recover:
-        run.step(step)
     source.machine().wait_migration_over(TIMEOUT)
     source.machine().run_again(TIMEOUT)
+    _wait_for_queued_requests(source.shim())
+    for step in leg.recover:
+        run.step(step)
     run.record.note("cancelled", reason=leg.fault)
     _goes_on_alone(run)
+
+
+def _wait_for_queued_requests(shim: Tap) -> None:
+    """Until requests of all of the guest's devices wait at the shim that was deactivated.
+
+    It is they that a shim may lose. The devices of the deep half come late: QEMU makes them wait
+    for what it let go when the guest was stopped.
+    """
+    end = time.monotonic() + QUEUE_TIMEOUT
+    while shim.do("status")["waiting"] < len(QUEUES) + 1 and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _goes_on_alone(run: "CaseRun") -> None:

@@ -16,7 +16,8 @@ tells its slot and seq, and its content is made by Schedule.sector_content.
     34..35   1      flush
     36..39   2      write once, with FUA
     40..43   2      rewrite one place in order, with FUA
-    44..45   2      write, write zeroes, write part of it anew
+    44       2      write, write zeroes (in place), write part of it anew
+    45       2      write, write zeroes (as a hole), write part of it anew
     46..47   2      write, discard, write part of it anew
 """
 
@@ -30,6 +31,8 @@ WRITE, ZERO, DISCARD, FLUSH, READ = "write", "zero", "discard", "flush", "read"
 FIRST_OF_QUEUE_2 = 36
 FIRST_WITH_CALLS = 44
 """From here on a slot makes system calls that the kernel has no asynchronous form of."""
+MAKES_HOLES = 45
+"""The slot whose zeroes need not be kept as data."""
 WAIT_FOR_A_WRITE = (34, 35)
 """Slots that are issued behind a write: nobody holds up a flush, so they would do nothing else."""
 _FUA_ONCE, _FUA_PLACE = 36, 40

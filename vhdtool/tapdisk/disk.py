@@ -239,6 +239,7 @@ class TapDisk(Serving):
             "requests": {name: self._moved(2 + n) for n, name in enumerate(REQUESTS)},
             "allocations": self.allocations,
             "clients": len(self._tallies),
+            "waiting": self._gate.waiting,
         }
 
     def _expect(self, op: str, *states: str) -> None:

@@ -21,14 +21,19 @@ class Gate:
         self.mode = "refuse"
         self._why = ""
         self._inside = 0
+        self.waiting = 0
+        """Requests that wait for the gate to open, at most one of each client."""
         self._draining = False
         self.shared = SharedGate()
 
     def enter(self) -> None:
         """Returns when the request may be served; `leave` must follow. Raises OSError (EIO)."""
         with self._changed:
-            while self.mode == "hold":
-                self._changed.wait()
+            if self.mode == "hold":
+                self.waiting += 1
+                while self.mode == "hold":
+                    self._changed.wait()
+                self.waiting -= 1
             if self.mode == "refuse":
                 raise OSError(errno.EIO, self._why or "the disk serves no requests now")
             self._inside += 1

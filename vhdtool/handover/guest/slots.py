@@ -19,6 +19,7 @@ from depth import (  # type: ignore[import-not-found, unused-ignore]
     FIRST_OF_QUEUE_2,
     FIRST_WITH_CALLS,
     FLUSH,
+    MAKES_HOLES,
     ONCE,
     READ,
     SLOTS,
@@ -32,6 +33,8 @@ from schedule import SECTOR, Schedule  # type: ignore[import-not-found, unused-i
 SETUP, GETEVENTS, SUBMIT = 206, 208, 209
 PREAD, PWRITE, FDSYNC = 0, 1, 3
 BLKDISCARD, BLKZEROOUT = 0x1277, 0x127F
+PUNCH_HOLE = 3
+"""FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE, of linux/falloc.h."""
 IOCB = struct.Struct("<QIIHhIQQqQII")
 EVENT = struct.Struct("<QQqq")
 FLUSHES = {12: (34,), 18: (35,)}
@@ -54,6 +57,13 @@ def runs_of(places: list[int], step: int, most: int) -> list[tuple[int, int]]:
         else:
             runs.append((place, step))
     return runs
+
+
+def punch(fd: int, offset: int, length: int) -> None:
+    """Zeroes for which the device may free its space: BLKZEROOUT tells it not to."""
+    call = ctypes.CDLL(None, use_errno=True).fallocate
+    if call(fd, PUNCH_HOLE, ctypes.c_int64(offset), ctypes.c_int64(length)):
+        raise OSError(ctypes.get_errno(), "fallocate")
 
 
 class Aio:
@@ -227,6 +237,8 @@ class Deep:
                     buffer[: len(data)] = data
                     if os.pwritev(fd, [buffer[: len(data)]], sector * SECTOR) != len(data):
                         raise OSError(5, "short write")
+                elif slot == MAKES_HOLES:
+                    punch(fd, sector * SECTOR, length * SECTOR)
                 else:
                     code = BLKZEROOUT if kind == ZERO else BLKDISCARD
                     fcntl.ioctl(fd, code, struct.pack("<QQ", sector * SECTOR, length * SECTOR))
