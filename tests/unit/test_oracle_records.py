@@ -18,6 +18,9 @@ VERDICTS = {
     "activate-retry-on": "consistent",
     "implicit-first-on": "refused",
     "qcow2-hold-on": "consistent",
+    "activate-back-on": "consistent",
+    "login-on": "consistent",
+    "overlap-off": "corrupt",
 }
 
 
@@ -37,7 +40,8 @@ def test_a_record_keeps_its_verdict(name: str, tmp_path: Path) -> None:
     assert entry["verdict"] == VERDICTS[name], entry["why"]
     assert entry["planted"]["faults"] == entry["planted"]["caught"] >= 12
     findings = [f for oracle in entry["oracles"].values() for f in oracle["findings"]]
-    assert [f for f in findings if f["severity"] != "info"] == []
+    if VERDICTS[name] != "corrupt":
+        assert [f for f in findings if f["severity"] != "info"] == []
     shutil.rmtree(case)
 
 

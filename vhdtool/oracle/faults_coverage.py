@@ -30,6 +30,8 @@ def coverage_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         faulty = evidence.with_events(numbered(changed))
         yield Fault("coverage", name, faulty, says("coverage", text))
     yield from _legs(evidence, case)
+    if case.deep_blocks:
+        yield from _deep(evidence, attempts)
     if final.moved:
         return
     for name, text, changed in _refusals(items, final):
@@ -45,6 +47,20 @@ def _acks(evidence: Evidence, again: Event) -> Iterator[Fault]:
     faulty = replace(evidence, console=console)
     text = f"only {MINIMUM - 1} writes were acknowledged"
     yield Fault("coverage", "few-acks", faulty, says("coverage", text))
+
+
+def _deep(evidence: Evidence, attempts: list[Attempt]) -> Iterator[Fault]:
+    """Nothing in flight when the guest was stopped, and nothing checked after it."""
+    console = replace(evidence.console, deep={}, checks=[])
+    shallow = replace(evidence, console=console)
+    for attempt in attempts:
+        if attempt.runs_again is None:
+            continue
+        text = f"leg {attempt.leg}: what was written once was not checked"
+        yield Fault("coverage", f"unchecked-{attempt.leg}", shallow, says("coverage", text))
+        if attempt.suspended is not None:
+            text = f"leg {attempt.leg}: only 0 requests were in flight"
+            yield Fault("coverage", f"shallow-{attempt.leg}", shallow, says("coverage", text))
 
 
 def _counted(

@@ -180,6 +180,11 @@ def _epochs(items: Items) -> Broken:
         up = with_(event, epoch=(event.epoch or 0) + 1)
         text = f"no event tells of epoch {event.epoch},"
         yield "one-epoch-untold", "epoch-untold", text, swapped(items, event, up)
+    legs = [event for event in counted if event.leg == items[-1].leg and event.name in READS]
+    if legs and any(event.leg < items[-1].leg and event.name in READS for event in counted):
+        low = with_(legs[0], epoch=1)
+        text = f"to leg {items[-1].leg}"
+        yield "leg-epochs", "epoch-falls", text, swapped(items, legs[0], low)
     steps = [event for event in counted if is_step(event)]
     for one, other in zip(steps[-2:-1], steps[-1:], strict=True):
         a, b = with_(one, epoch=other.epoch), with_(other, epoch=one.epoch)

@@ -104,32 +104,36 @@ def activation_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     sound.sort(key=lambda one: one.epoch)
     for name, one in (("first", sound[:1]), ("last", sound[-1:])):
         for reading in one:
-            events, pid = second_activation(evidence, reading)
+            events, who = second_activation(evidence, reading)
             new = reading.epoch + 1
             yield Fault(
                 "activation", f"second-activation-{name}", evidence.with_events(events),
-                _intruder(pid, new),
+                _intruder(who, new),
             )  # fmt: skip
 
 
-def _intruder(pid: int, epoch: int) -> Callable[[Finding], bool]:
+def _intruder(who: str, epoch: int) -> Callable[[Finding], bool]:
     def names(finding: Finding) -> bool:
-        met = any(who.endswith(f":{pid}") for who in finding.who)
+        met = who in finding.who
         return finding.code == "activation-overlap" and met and (finding.epochs or (0,))[0] == epoch
 
     return names
 
 
-def second_activation(evidence: Evidence, during: Reading) -> tuple[Events, int]:
-    """All events with a stranger's activation inside one of them, and the stranger's pid.
+def second_activation(evidence: Evidence, during: Reading) -> tuple[Events, str]:
+    """All events with a stranger's activation inside one of them, and who that is.
 
+    Where nobody has it, it has the same pid on another host: they are two processes all the same.
     Epochs are whole numbers without room between them: those behind move up by two.
     """
     items = evidence.record.events.items
-    pid = max((event.pid or 0 for event in items), default=0) + 1
     hosts = {event.host for event in items if event.pid is not None} - {during.event.host}
     host = min(hosts, default="another-host")
     start = during.event
+    known = {event.who for event in items}
+    pid = start.pid or 0
+    while f"{host}:{pid}" in known:
+        pid += 1
     first, last = during.epoch + 1, during.epoch + 2
     base = replace(start, host=host, pid=pid, side="destination", epoch=first)
     times = {"read_mono": start.mono, "lease": True}
@@ -144,7 +148,7 @@ def second_activation(evidence: Evidence, during: Reading) -> tuple[Events, int]
         if event is start:
             changed += intruder
     numbered = tuple(replace(event, seq=seq) for seq, event in enumerate(changed, 1))
-    return Events(numbered, evidence.record.events.problems), pid
+    return Events(numbered, evidence.record.events.problems), f"{host}:{pid}"
 
 
 def _moved_up(event: Event, behind: int) -> Event:

@@ -1,0 +1,128 @@
+"""The rules by which a verdict is decided, one at a time and at their bounds.
+
+What planted faults see in real records is not repeated here; these are the cases that a sound
+record does not have.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import oracle_cases
+import pytest
+
+from vhdtool.oracle.activation import ActivationOutcome
+from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.leftovers import LeftoversOutcome
+from vhdtool.oracle.content import ContentOutcome
+from vhdtool.oracle.coverage import Coverage
+from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.finding import Finding, Outcome, doubt
+from vhdtool.oracle.judge import Evidence, Judged, gather
+from vhdtool.oracle.planted import Planted
+from vhdtool.oracle.record import load_record
+from vhdtool.oracle.structure import HARMLESS, judge_structure
+from vhdtool.oracle.verdict import decide
+from vhdtool.oracle.view import FileView
+
+CLEAN = Judged(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
+PROOF = Finding("lost", "write 1 is lost")
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Evidence:
+    record = load_record(oracle_cases.activate().save(tmp_path / "case"))
+    return gather(record, None)
+
+
+def verdict(
+    evidence: Evidence,
+    judged: Judged = CLEAN,
+    coverage: Coverage | None = None,
+    planted: Planted | None = None,
+) -> str:
+    return decide(evidence.record, evidence, judged, coverage or Coverage(), planted or Planted())[
+        0
+    ]
+
+
+def failed(evidence: Evidence, look: bool) -> Evidence:
+    case = evidence.record.case
+    assert case is not None
+    changed = replace(case, error="QEMU died", looked=look)
+    return replace(evidence, record=replace(evidence.record, case=changed))
+
+
+def test_the_first_of_the_reasons_is_the_verdict(evidence: Evidence) -> None:
+    assert verdict(evidence) == "consistent"
+    for name in ("content", "metadata", "structure", "activation", "leftovers"):
+        outcome = getattr(CLEAN, name)
+        doubtful = replace(CLEAN, **{name: replace(outcome, findings=(doubt("x", "why"),))})
+        assert verdict(evidence, doubtful) == "inconclusive"
+        damaged = replace(CLEAN, **{name: replace(outcome, findings=(PROOF,))})
+        assert verdict(evidence, damaged) == "corrupt"
+        assert verdict(failed(evidence, look=True), damaged) == "corrupt"
+        assert verdict(failed(evidence, look=False), damaged) == "error"
+    assert verdict(failed(evidence, look=True)) == "error"
+    assert verdict(evidence, coverage=Coverage(doubts=["too little"])) == "inconclusive"
+    assert verdict(evidence, planted=Planted(missed=["content: x"])) == "inconclusive"
+    assert verdict(evidence, coverage=Coverage(refused="beta refused")) == "refused"
+    console = replace(evidence.console, oops="Kernel panic")
+    assert verdict(replace(evidence, console=console)) == "error"
+
+
+def test_what_is_left_behind_is_not_consistent_and_not_refused(evidence: Evidence) -> None:
+    left = replace(CLEAN, leftovers=LeftoversOutcome((Finding("left-keys", "a key", "left"),)))
+    assert verdict(evidence, left) == "inconclusive"
+    assert verdict(evidence, left, Coverage(refused="beta refused")) == "inconclusive"
+
+
+def test_reasons_are_counted_once_each(evidence: Evidence) -> None:
+    told = decide(
+        evidence.record, evidence, CLEAN, Coverage(doubts=["a", "b", "a"]), Planted(missed=["c"])
+    )[1]  # fmt: skip
+    assert told == "It proves nothing: a (and 2 more reasons)"
+    alone = decide(evidence.record, evidence, CLEAN, Coverage(doubts=["a"]), Planted())[1]
+    assert alone == "It proves nothing: a"
+    damaged = replace(CLEAN, content=ContentOutcome((PROOF,), lost_writes=frozenset({1})))
+    told = decide(evidence.record, evidence, damaged, Coverage(), Planted())[1]
+    assert told == "1 acknowledged write lost; first: write 1 is lost"
+
+
+def event(seq: int, name: str, epoch: int | None, **extra: object) -> Event:
+    return Event(seq, name, 1, "alpha", "source", 7, epoch, float(seq), extra)
+
+
+def test_an_activation_that_failed_with_the_lease_excuses_one_epoch_and_no_more() -> None:
+    read, release = event(1, "activated", 1), event(3, "deactivated", 4, ended=1)
+    for released, untold in ((3, 0), (None, 1), (2, 1)):
+        refused = event(2, "refused", None, op="activate", released=released)
+        last = event(3, "deactivated", 4, ended=1)
+        found = epochs(Events((read, refused, last), ()))
+        assert len(found) == untold, (released, found)
+    two = (event(2, "refused", None, released=3), event(3, "refused", None, released=5))
+    found = epochs(Events((read, *two, event(4, "deactivated", 6, ended=1)), ()))
+    assert found == []
+    far = event(2, "refused", None, released=4)
+    assert len(epochs(Events((read, far, replace(release, epoch=5)), ()))) == 1
+
+
+@pytest.mark.parametrize("code", sorted(HARMLESS))
+def test_leaked_space_is_only_information(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vhdtool.image.check import CheckReport
+    from vhdtool.image.findings import Finding as Checked
+    from vhdtool.oracle import structure
+
+    def check(view: FileView, mode: str) -> CheckReport:
+        report = CheckReport(view.name, mode)
+        report.findings = [
+            Checked(code, "unclean", "said"),
+            Checked("footers-differ", "unclean", "said"),
+        ]
+        return report
+
+    monkeypatch.setattr(structure, "check", check)
+    with FileView(oracle_cases.activate().save(tmp_path / "case") / "image.vhd") as view:
+        found = judge_structure(view, "vhd", None).findings
+    assert [finding.severity for finding in found] == ["info", "corrupt"]
