@@ -19,7 +19,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ TESTS = {
     "metadata": "metadata", "reader": "view", "snapshots": "pieces", "readers.qcow2": "view",
 }  # fmt: skip
 """The tests of a module beside those of the whole judge, `test_oracle_*.py`."""
-COMMON = ("decides", "verdict", "pieces", "records")
+COMMON = ("checks", "decides", "pieces", "verdict", "records")
 
 
 def tests_of(mutant: Mutant) -> list[str]:
@@ -152,11 +152,13 @@ def main() -> int:
         folder = Path(name)
         known = records(options.paths, folder)
         with ThreadPoolExecutor(2) as pool:
+            jobs = [
+                pool.submit(try_one, mutant, known, folder, not options.no_tests)
+                for mutant in chosen
+            ]
             told = []
-            for one in pool.map(
-                lambda mutant: try_one(mutant, known, folder, not options.no_tests), chosen
-            ):
-                told.append(one)
+            for job in as_completed(jobs):
+                told.append(one := job.result())
                 if options.list or one.by == "survived":
                     text = f"{one.by}: {one.mutant.module}: {one.mutant.name}"
                     print(f"{text}  [{one.detail[:120]}]", file=sys.stderr, flush=True)

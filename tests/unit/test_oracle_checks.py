@@ -1,0 +1,212 @@
+"""Each check of the oracles at its bounds, on evidence of a few lines."""
+
+import struct
+from typing import Any
+
+import pytest
+from test_oracle_view import MemoryView
+
+from vhdtool.errors import CorruptImage
+from vhdtool.image.create import create_dynamic
+from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.flight import in_flight, shallow
+from vhdtool.oracle.checks.growth import growth
+from vhdtool.oracle.console import Ack, Check, Console, read_console
+from vhdtool.oracle.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
+from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
+from vhdtool.oracle.reader import DynamicReader, open_reader
+from vhdtool.oracle.record import Chunk
+from vhdtool.storage import MemoryStorage
+
+
+def event(seq: int, name: str, host: str = "alpha", side: str = "source", **more: Any) -> Event:
+    pid = more.pop("pid", 7 if host in ("alpha", "beta") else None)
+    epoch, leg = more.pop("epoch", None), more.pop("leg", 1)
+    return Event(seq, name, leg, host, side, pid, epoch, float(seq), more)
+
+
+def a_leg(queued: dict[str, Any] | None = None) -> list[Event]:
+    told = {} if queued is None else {"queued": queued}
+    return [
+        event(1, "migrate-started", "controller", "controller"),
+        event(2, "attached"),
+        event(3, "attached", "beta", "destination"),
+        event(10, "suspended", pid=None, **told),
+        event(11, "resumed", "beta", "destination", pid=None),
+        event(30, "migrated", "controller", "controller"),
+    ]
+
+
+def attempts(queued: dict[str, Any] | None = None) -> list[Attempt]:
+    return attempts_of(Events(tuple(a_leg(queued)), ()))
+
+
+def deep(count: int, began: float | None = 5.0, last: float = 10.5) -> Console:
+    slots = [slot for slot in range(60) if slot not in WAIT_FOR_A_WRITE][:count]
+    console = Console(deep={slot: [Ack(0, last, "beta")] for slot in slots}, deep_began=began)
+    console.deep.update({slot: [Ack(0, last, "beta")] for slot in WAIT_FOR_A_WRITE})
+    console.deep[59] = []
+    console.checks = [Check(12.0, "beta", 100, 0)]
+    return console
+
+
+def test_requests_in_flight_are_counted_where_the_guest_was_stopped() -> None:
+    assert in_flight(deep(40), attempts()) == [40]
+    assert in_flight(deep(40, began=None), attempts()) == [0]
+    assert in_flight(deep(40, began=10.1), attempts()) == [0]
+    assert in_flight(deep(40, began=10.0), attempts()) == [40]
+    assert in_flight(deep(40, last=10.0), attempts()) == [0]
+    assert in_flight(deep(40), attempts({"0": 20, "1": 13})) == [33]
+    assert in_flight(deep(40), attempts({"0": 20, "1": "13"})) == [20]
+    assert in_flight(deep(20), attempts({"0": 60})) == [20]
+
+
+def test_too_few_in_flight_and_nothing_checked_is_said() -> None:
+    assert shallow(deep(LEAST_IN_FLIGHT), attempts()) == []
+    assert len(shallow(deep(LEAST_IN_FLIGHT - 1), attempts())) == 1
+    for check in (
+        Check(12.0, "alpha", 100, 0), Check(11.0, "beta", 100, 0), Check(12.0, "beta", 0, 0),
+    ):  # fmt: skip
+        console = deep(LEAST_IN_FLIGHT)
+        console.checks = [check]
+        assert "was not checked on beta" in shallow(console, attempts())[0]
+
+
+def test_a_leg_names_its_hosts_by_what_their_shims_tell() -> None:
+    one = attempts()[0]
+    assert (one.source, one.destination, one.moved) == ("alpha", "beta", True)
+    controller = event(2, "suspended", "controller", "source")
+    other_leg = event(3, "attached", "gamma", "destination", leg=2)
+    start = event(1, "migrate-started", "controller", "controller")
+    one = attempts_of(Events((start, controller, other_leg), ()))[0]
+    assert (one.source, one.destination) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        (("suspended",), "migrated without"), (("resumed",), "migrated without"),
+        (("migrated",), "neither migrated nor was cancelled"),
+        (("migrate-started",), "no event tells of leg 1"),
+    ],
+)  # fmt: skip
+def test_a_leg_that_is_not_told_from_start_to_end_is_named(
+    gone: tuple[str, ...], said: str
+) -> None:
+    items = tuple(one for one in a_leg() if one.name not in gone)
+    problems = gaps_in(attempts_of(Events(items, ())), 1)
+    assert any(said in problem for problem in problems), problems
+
+
+def test_a_leg_of_which_one_host_is_not_named_is_not_told() -> None:
+    for host in ("alpha", "beta"):
+        items = tuple(one for one in a_leg() if one.host != host or one.name == "migrated")
+        found = gaps_in(attempts_of(Events((*items,), ())), 1)
+        assert any("no event names source and destination" in one for one in found), host
+    assert gaps_in(attempts(), 1) == []
+    assert "events tell of leg 1, the case of 0" in gaps_in(attempts(), 0)
+
+
+def reads(*numbers: int | None, names: str = "") -> Events:
+    known = {"r": "activated", "d": "deactivated", "x": "refused", "a": "allocated"}
+    kinds = names or "rd" * len(numbers)
+    items = [
+        event(n, known[kind], epoch=number, ended=1)
+        for n, (kind, number) in enumerate(zip(kinds, numbers, strict=False), 1)
+    ]
+    return Events(tuple(items), ())
+
+
+def test_each_epoch_between_the_first_and_the_last_is_somebodys() -> None:
+    assert epochs(reads(5, 6, 7, 8)) == []
+    assert [one.epochs for one in epochs(reads(1, 2, 4, 5))] == [(3, 4)]
+    assert [one.epochs for one in epochs(reads(1, 2, 5, 6))] == [(3, 5)]
+    assert len(epochs(reads(*range(1, 40, 2)))) == 5, "more say nothing new"
+    assert epochs(Events(reads(1, 5).items, ("a line is missing",))) == []
+
+
+def test_epochs_of_operations_rise_to_the_last_event() -> None:
+    assert {one.code for one in epochs(reads(1, 3, 2))} == {"epoch-order"}
+    assert {one.code for one in epochs(reads(2, 1))} == {"epoch-order"}
+    assert {one.code for one in epochs(reads(1, 1))} == {"epoch-order"}
+    assert epochs(reads(1, 2, 1, names="rda")) == []
+    late = [*reads(1, 3, 2).items]
+    late[2] = event(3, "opened", epoch=2, implicit=True)
+    assert epochs(Events(tuple(late), ())) == []
+
+
+def meta(bits: str, at: int = 10, **header: Any) -> dict[str, Any]:
+    fields = {"block_bytes": 8192, "bat_offset": 1536, **header}
+    return {"header": fields, "footer": None, "bat": {"3": at}, "bitmaps": {"3": bits}}
+
+
+def lost(old: str, new: str | None, **header: Any) -> list[tuple[int, int] | None]:
+    later = meta(new or "", **header)
+    later["bitmaps"] = {"3": new} if new is not None else {}
+    found = growth("a", meta(old, **header), "b", later)
+    return [one.sectors for one in found if one.code == "bitmap-bit-lost"]
+
+
+def test_bits_that_are_lost_are_named_as_the_guests_sectors() -> None:
+    assert lost("f0ff", "f0ff") == []
+    assert lost("f00f", "ffff") == []
+    assert lost("8001", "8000") == [(3 * 16 + 15, 1)]
+    assert lost("8001", "0001") == [(3 * 16, 1)]
+    assert lost("ffff", "f0f0") == [(3 * 16 + 4, 4), (3 * 16 + 12, 4)]
+    assert lost("ffff", "ff") == [(3 * 16 + 8, 8)]
+    assert lost("ffff", None) == [], "another version leaves a bitmap out"
+    # What lies behind the block's last sector is nobody's.
+    assert lost("ffffff00", "ffff0000") == []
+    assert lost("80000001", "80000000", block_bytes=None) == [(31, 1)]
+    assert lost("80000001", "80000000", block_bytes=True) == [(31, 1)]
+
+
+@pytest.mark.parametrize(
+    ("to", "code"), [(9, "bat-moved"), (11, "bat-moved"), (None, "bat-vanished")]
+)
+def test_an_entry_that_moved_by_one_or_vanished_is_named(to: int | None, code: str) -> None:
+    later = meta("ff", to or 0)
+    if to is None:
+        later["bat"] = {}
+    (found,) = growth("a", meta("ff"), "b", later)
+    assert (found.code, found.block, found.sectors) == (code, 3, (48, 16))
+    assert found.offset == 1536 + 4 * 3
+
+
+def heard(*lines: str) -> list[str]:
+    data = "".join(f"{line}\n" for line in lines).encode()
+    return read_console([Chunk("alpha", 1.0, data, 1)], ()).problems
+
+
+END = ("stopped 2", "readback done 8 0")
+
+
+def test_the_guest_answers_each_write_once_and_in_turn() -> None:
+    assert heard("ready", "start 1", "acked 0", "acked 1", *END) == []
+    assert heard("start 1", "acked 0", "error 1 5", *END) == []
+    assert "where write 0 is due" in heard("start 1", "error 1 5", "acked 0", *END)[0]
+    assert "where write 1 is due" in heard("start 1", "acked 0", "acked 0", *END)[0]
+    assert "tells of 1" in heard("start 1", "acked 0", *END)[-1]
+
+
+def test_only_ready_may_follow_the_read_back() -> None:
+    said = ("start 1", "acked 0", "acked 1", *END)
+    assert heard(*said, "ready") == []
+    for line in ("acked 2", "start 1", "stopped 2", "readback done 8 0", "readback bad 1 1"):
+        assert "after its read-back was done" in heard(*said, line)[0]
+
+
+def test_a_block_may_be_one_sector_and_no_less() -> None:
+    disk = MemoryStorage()
+    create_dynamic(disk, 1 << 20)
+    data = bytearray(disk.pread(0, 1536)) + b"\xff" * 16384
+    for size, right in ((512, True), (1024, True), (256, False), (1536, False)):
+        struct.pack_into(">II", data, 512 + 28, 4096, size)
+        if right:
+            reader = open_reader(MemoryView(bytes(data)))
+            assert isinstance(reader, DynamicReader)
+            assert (reader.block_sectors, reader.bitmap_bytes) == (size // 512, 512)
+        else:
+            with pytest.raises(CorruptImage):
+                open_reader(MemoryView(bytes(data)))
