@@ -55,7 +55,7 @@ TESTS = {
     "metadata": "metadata", "reader": "view", "snapshots": "pieces", "readers.qcow2": "view",
 }  # fmt: skip
 """The tests of a module beside those of the whole judge, `test_oracle_*.py`."""
-COMMON = ("checks", "decides", "pieces", "verdict", "records")
+COMMON = ("checks", "decides", "metadata", "activation", "pieces", "records", "verdict")
 
 
 def tests_of(mutant: Mutant) -> list[str]:

@@ -175,9 +175,10 @@ def _statements(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         but_one = ast.Slice(None, ast.UnaryOp(ast.USub(), ast.Constant(1)))
         shorter.iter = ast.Subscript(ast.Call(ast.Name("list"), [node.iter], []), but_one)
         yield "last ignored", shorter
-    elif isinstance(node, ast.AugAssign) or (
-        isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
-    ):
+    elif isinstance(node, ast.AugAssign):
+        if not (isinstance(node.target, ast.Name) and node.target.id in _MESSAGES):
+            yield "statement gone", ast.Pass()
+    elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
         yield "statement gone", ast.Pass()
 
 

@@ -1,22 +1,31 @@
 """Each check of the oracles at its bounds, on evidence of a few lines."""
 
 import struct
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import oracle_cases
 import pytest
 from test_oracle_view import MemoryView
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.create import create_dynamic
+from vhdtool.oracle.checks.claims import claims
 from vhdtool.oracle.checks.epochs import epochs
 from vhdtool.oracle.checks.flight import in_flight, shallow
 from vhdtool.oracle.checks.growth import growth
+from vhdtool.oracle.checks.points import points
+from vhdtool.oracle.checks.talk import talk
 from vhdtool.oracle.console import Ack, Check, Console, read_console
 from vhdtool.oracle.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
 from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.evidence.grammar import is_step
+from vhdtool.oracle.finding import Finding
+from vhdtool.oracle.judge import Evidence, gather
 from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
 from vhdtool.oracle.reader import DynamicReader, open_reader
-from vhdtool.oracle.record import Chunk
+from vhdtool.oracle.record import Chunk, load_record
 from vhdtool.storage import MemoryStorage
 
 
@@ -210,3 +219,77 @@ def test_a_block_may_be_one_sector_and_no_less() -> None:
         else:
             with pytest.raises(CorruptImage):
                 open_reader(MemoryView(bytes(data)))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """A consistent record, without its image."""
+    return gather(load_record(oracle_cases.activate().save(tmp_path_factory.mktemp("case"))), None)
+
+
+def codes_of(found: Iterable[Finding]) -> set[str]:
+    return {one.code for one in found}
+
+
+def test_each_word_of_the_command_is_compared_with_the_case(sound: Evidence) -> None:
+    case, events = sound.record.case, sound.record.events
+    assert case is not None
+    right = f"make lab X=a=b STRATEGY={case.strategy} SEED={case.seed} GUARD=off"
+    assert claims(case, events, right) == []
+    assert claims(case, events, None) == []
+    for before, after in (("GUARD=off", "GUARD=on"), (f"SEED={case.seed}", "SEED=999"),
+                          (f"STRATEGY={case.strategy}", "STRATEGY=x")):  # fmt: skip
+        assert codes_of(claims(case, events, right.replace(before, after))) == {"case-command"}
+
+
+def test_the_guard_is_what_the_leases_say(sound: Evidence) -> None:
+    case, events = sound.record.case, sound.record.events
+    assert case is not None
+    on = replace(case, guard=True)
+    assert codes_of(claims(on, events, None)) == {"case-guard"}
+    silent = Events(
+        tuple(
+            replace(one, extra={k: v for k, v in one.extra.items() if k != "lease"})
+            for one in events.items
+        ),
+        (),
+    )
+    assert codes_of(claims(on, silent, None)) == {"case-guard"}
+    assert claims(case, silent, None) == [], "an older record with the guard off says nothing"
+    assert claims(on, Events(silent.items, ("torn",)), None) == []
+
+
+def test_a_point_is_after_its_event_and_before_the_next_operation(sound: Evidence) -> None:
+    record, attempts = sound.record, sound.attempts
+    assert list(points(record.snapshots, record.events, attempts)) == []
+    steps = [e for e in record.events.items if is_step(e)]
+    resumed = attempts[0].resumed
+    assert resumed is not None
+    wrote = next(e for e in record.events.items if e.name == "allocated" and e.seq > resumed.seq)
+    due = {
+        "source-quiesced": attempts[0].suspended, "destination-wrote": wrote,
+        "all-closed": steps[-1],
+    }  # fmt: skip
+    for snapshot in record.snapshots:
+        event = due.get(snapshot.point)
+        if event is None:
+            continue
+        following = [e.seq for e in steps if e.seq > event.seq]
+        for seq, right in (
+            (event.seq, True), (event.seq - 1, False),
+            *([(following[0] - 1, True), (following[0], False)] if following else []),
+        ):  # fmt: skip
+            moved = tuple(
+                replace(one, seq=seq) if one is snapshot else one for one in record.snapshots
+            )
+            found = list(points(moved, record.events, attempts))
+            assert codes_of(found) == (set() if right else {"point-place"}), (snapshot.name, seq)
+
+
+def test_the_clock_of_a_shim_is_compared_with_no_console(sound: Evidence) -> None:
+    items = tuple(
+        replace(one, mono=one.mono + 1e6) if one.pid is not None else one
+        for one in sound.record.events.items
+    )
+    record = replace(sound.record, events=Events(items, ()))
+    assert talk(record, sound.console, sound.attempts, sound.told.first) == []
