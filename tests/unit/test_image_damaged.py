@@ -6,18 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from damaged import CORPUS, MORE, SIZE, child_of, found_codes, sound, write_block
+from damaged import BLOCK, CORPUS, MORE, SIZE, child_of, found_codes, sound, write_block
 from image_tools import change_header, content
+from vhd_images import Picture
 
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
-from vhdtool.image import admission
+from vhdtool.image import admission, lenient
 from vhdtool.image.admission import BITMAPS_KNOW, readable
 from vhdtool.image.chain_check import check_chain
 from vhdtool.image.check import check
 from vhdtool.image.journal import journal_beside
 from vhdtool.image.lenient import open_salvage
+from vhdtool.image.meta import snapshot
 from vhdtool.image.metadata import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import Footer
@@ -280,3 +282,33 @@ def test_salvage_takes_no_size_that_no_disk_can_have(kind: str, tmp_path: Path) 
     whole = content(new)
     assert len(whole) == (SIZE if kind == "dynamic" else SIZE // 2)
     assert any(whole)
+
+
+def _all_in_one_place() -> Picture:
+    picture = sound()
+    picture.blocks = dict.fromkeys(range(8), picture.blocks[3])
+    picture.batmap_bits[:] = bytes(len(picture.batmap_bits))
+    return picture
+
+
+def test_salvage_trusts_nothing_where_the_check_stopped_listing_overlaps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, new = tmp_path / "image.vhd", tmp_path / "new.raw"
+    path.write_bytes(_all_in_one_place().draw().getvalue())
+    monkeypatch.setattr(lenient, "_FINDINGS", 4)
+    assert run(["read", "--salvage", str(path), "-o", str(new)]) == 2
+    assert not any(new.read_bytes())
+
+
+def test_a_table_that_names_more_than_the_file_has_costs_no_bitmaps(tmp_path: Path) -> None:
+    disk = _all_in_one_place().draw()
+    assert len(snapshot(disk)["bitmaps"]) <= disk.size() // BLOCK + 1
+    assert len(snapshot(sound().draw())["bitmaps"]) == 3
+    reads = []
+    read = disk.pread
+    disk.pread = lambda at, length: reads.append(at) or read(at, length)  # type: ignore
+    report = check(disk, limit=4)
+    assert report.left_out == {"block-overlap"}
+    assert "and 10 more of these" in [one.message for one in report.findings]
+    assert len(reads) < 20

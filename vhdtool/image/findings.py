@@ -56,6 +56,8 @@ class CheckReport:
     allocated: int = 0
     orphans: "list[Orphan]" = field(default_factory=list)
     """Blocks in the file that no BAT entry names."""
+    left_out: set[str] = field(default_factory=set)
+    """Codes of corrupt findings of which there are more than `findings` has."""
 
     @property
     def exit_code(self) -> int:

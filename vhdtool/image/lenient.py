@@ -22,6 +22,8 @@ from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
 
 _FINDINGS = 200_000
+_UNREADABLE = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
+"""What a reader meets by itself, or need not believe."""
 
 
 def open_salvage(path: str | os.PathLike[str]) -> Salvage:
@@ -146,6 +148,9 @@ def _doubted(
             continue
         first, count = one.sectors
         doubts.append((first * SECTOR, (first + count) * SECTOR, f"{one.code}: {one.message}"))
+    if report.left_out - _UNREADABLE:
+        text = f"more than {_FINDINGS} findings of one kind: nothing can be told apart"
+        doubts.append((0, metadata.size, f"{min(report.left_out - _UNREADABLE)}: {text}"))
     layout = metadata.layout
     if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
         reach = len(metadata.bat) * layout.block_bytes

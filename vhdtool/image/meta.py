@@ -29,8 +29,9 @@ def snapshot(storage: Storage) -> dict[str, Any]:
 
     Keys: schema, file_size (bytes), footer (with "place": "end" or "copy"; null when neither is
     valid), header, bat (block -> first sector in the file), bitmaps (block -> hex of the bits,
-    one a sector of the block), batmap (hex or null). What cannot be read is null or left out:
-    a snapshot judges nothing. Raises NotAVhd, or StorageError.
+    one a sector of the block; of no more blocks than fit into the file), batmap (hex or null).
+    What cannot be read is null or left out: a snapshot judges nothing. Raises NotAVhd, or
+    StorageError.
     """
     ends = read_ends(storage)
     result: dict[str, Any] = {
@@ -49,15 +50,21 @@ def snapshot(storage: Storage) -> dict[str, Any]:
     layout = BlockLayout(header.block_bytes)
     bat = result["bat"]
     bitmaps = result["bitmaps"]
-    for block, sector in enumerate(read_bat(storage, header)):
+    table = read_bat(storage, header)
+    # A table of garbage may name millions of blocks, many more than the file has.
+    fit = storage.size() // SECTOR // layout.total_sectors + 1
+    for block, sector in enumerate(table):
         if sector != UNUSED:
             bat[str(block)] = sector
-            bitmaps[str(block)] = storage.pread(sector * SECTOR, layout.bitmap_bytes).hex()
+            if fit:
+                bits = storage.pread(sector * SECTOR, layout.bitmap_bytes)
+                bitmaps[str(block)] = bits.hex()
+                fit -= bool(bits)
     footer = ends.best
     if footer is not None and batmap_possible(footer):
         batmap = read_batmap_header(storage, header)
-        bits = read_batmap(storage, batmap, header) if batmap is not None else None
-        result["batmap"] = bits[: -(-header.max_entries // 8)].hex() if bits is not None else None
+        full = read_batmap(storage, batmap, header) if batmap is not None else None
+        result["batmap"] = full[: -(-header.max_entries // 8)].hex() if full is not None else None
     # The end of a live image moves on while its bitmaps are read; the later size fits them all.
     result["file_size"] = storage.size()
     return result
@@ -141,8 +148,9 @@ def _entries(before: dict[str, Any], after: dict[str, Any]) -> list[Finding]:
         elif now != sector:
             text = f"block {block} moved from sector {sector} to sector {now}"
             findings.append(Finding("bat-moved", "corrupt", text, **place, sectors=guest))
-        elif before["bitmaps"][key] != after["bitmaps"][key]:
-            findings += _bits(block, sector, layout, before["bitmaps"][key], after["bitmaps"][key])
+        else:
+            old, new = (one["bitmaps"].get(key, "") for one in (before, after))
+            findings += _bits(block, sector, layout, old, new) if old != new else []
     return findings
 
 

@@ -51,6 +51,22 @@ class Collector:
         severity: Severity = "unclean" if self.mode == "strict" else "info"
         self.add(code, severity, message, None, offset)
 
+    def is_full(self, code: str) -> bool:
+        """Whether further corrupt findings of a code would only be counted."""
+        return self._count[code, "corrupt"] >= self._limit
+
+    def only_count(self, code: str, number: int) -> None:
+        """Counts corrupt findings of a code that is full."""
+        self._count[code, "corrupt"] += number
+
+    def left_out(self) -> set[str]:
+        """Codes of which there are more corrupt findings than were kept."""
+        return {
+            code
+            for (code, severity), count in self._count.items()
+            if severity == "corrupt" and count > self._limit
+        }
+
     def findings(self) -> list[Finding]:
         """All findings, worst first, then by place in the file."""
         extra = [

@@ -127,6 +127,9 @@ def check_overlaps(place: Placement, found: Collector) -> None:
 
 
 def _overlap(place: Placement, one: int, other: int, found: Collector) -> None:
+    if found.is_full("block-overlap"):
+        found.only_count("block-overlap", 2)
+        return
     first = other >> _BLOCK_BITS
     end = (one >> _BLOCK_BITS) + place.layout.total_sectors
     pair = [(key & _BLOCK_MASK, key >> _BLOCK_BITS) for key in (one, other)]
