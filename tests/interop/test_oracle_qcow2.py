@@ -83,8 +83,9 @@ def test_a_clean_record_is_consistent_and_every_planted_fault_is_caught(record: 
     assert (judged["verdict"], judged["why"][:4]) == ("consistent", "All ")
     assert {name: one["result"] for name, one in judged["oracles"].items()} == {
         "content": "pass", "metadata": "pass", "structure": "pass", "activation": "pass",
+        "leftovers": "pass",
     }  # fmt: skip
-    assert judged["planted"] == {"faults": 16, "caught": 16}
+    assert judged["planted"]["caught"] == judged["planted"]["faults"] > 100
 
 
 def entry_of(record: Path, new: int | None) -> None:
