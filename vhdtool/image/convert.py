@@ -3,8 +3,9 @@
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 from vhdtool.errors import UsageError
 from vhdtool.image.create import check_block_bytes, check_size, locators_offset, new_footer
@@ -42,33 +43,47 @@ def convert(
     The size is the input's, rounded up to a sector and never to a geometry. Blocks of zeros are
     left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
     """
-    require_not_over_layers([layer.name for layer in reader.layers], path)
-    require_replaceable(path)
-    size = pad(reader.size)
-    if target != "raw":
-        size = check_size(size)
-    with new_file(path, overwrite) as storage:
-        cleared(storage, target, size)
+    names = [layer.name for layer in reader.layers]
+    with new_disk(names, path, target, reader.size, overwrite) as (storage, size):
         if target == "dynamic":
             check_block_bytes(block_bytes)
             write_dynamic(reader, storage, size, block_bytes, batmap, progress)
-        elif target in ("raw", "fixed"):
-            export_raw(reader, storage, progress=progress)
-            storage.truncate(size)
-            if target == "fixed":
-                footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
-                storage.pwrite(size, footer.pack())
         else:
-            raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
+            export_raw(reader, storage, progress=progress)
+            end_flat(storage, target, size)
     return size
 
 
-def cleared(storage: FileStorage, target: Format, size: int) -> None:
-    """Makes a device read as zeros, whatever it held before: zeros are left out later."""
-    if storage.is_block_device:
-        if target == "fixed" and storage.size() != size + SECTOR:
-            raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
-        storage.zero(0, storage.size())
+@contextmanager
+def new_disk(
+    layers: list[str], path: str | os.PathLike[str], target: Format, size: int, overwrite: bool
+) -> Iterator[tuple[FileStorage, int]]:
+    """A new file for a copy of a disk of `size` bytes, and the size that the copy will have.
+
+    `layers`: the image that is read, and its parents. Raises as `convert` does.
+    """
+    if target not in get_args(Format):
+        raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
+    require_not_over_layers(layers, path)
+    require_replaceable(path)
+    size = pad(size)
+    if target != "raw":
+        size = check_size(size)
+    with new_file(path, overwrite) as storage:
+        # A device reads as zeros from here on, whatever it held before: zeros are left out later.
+        if storage.is_block_device:
+            if target == "fixed" and storage.size() != size + SECTOR:
+                raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
+            storage.zero(0, storage.size())
+        yield storage, size
+
+
+def end_flat(storage: FileStorage, target: Format, size: int) -> None:
+    """Gives a raw or fixed disk its length, and the latter its footer."""
+    storage.truncate(size)
+    if target == "fixed":
+        footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
+        storage.pwrite(size, footer.pack())
 
 
 def require_not_over_layers(layers: list[str], path: str | os.PathLike[str]) -> None:

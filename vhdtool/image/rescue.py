@@ -1,19 +1,15 @@
 """A new image or raw file from what can be trusted of a damaged one."""
 
 import os
-from dataclasses import replace
 
-from vhdtool.image.convert import Format, cleared, require_not_over_layers
-from vhdtool.image.create import check_size, create_dynamic, new_footer
+from vhdtool.image.convert import Format, end_flat, new_disk
+from vhdtool.image.create import create_dynamic
 from vhdtool.image.disk import DynamicDisk
 from vhdtool.image.export import Progress
-from vhdtool.image.journal import require_replaceable
-from vhdtool.image.newfile import new_file
 from vhdtool.image.salvage import Lost, Salvage, merged
 from vhdtool.storage import FileStorage
 from vhdtool.storage.kept import KeptOpen
-from vhdtool.vhd.footer import FIXED
-from vhdtool.vhd.units import DEFAULT_BLOCK, NO_OFFSET, pad
+from vhdtool.vhd.units import DEFAULT_BLOCK
 
 
 def rescue(
@@ -29,20 +25,12 @@ def rescue(
 
     Returns the bytes that were copied, and what was lost. Raises as `convert` does.
     """
-    require_not_over_layers(source.names, path)
-    require_replaceable(path)
-    size = pad(source.size)
-    if target != "raw":
-        size = check_size(size)
-    with new_file(path, overwrite) as storage:
-        cleared(storage, target, size)
+    with new_disk(source.names, path, target, source.size, overwrite) as (storage, size):
         if target == "dynamic":
             create_dynamic(storage, size, block_bytes, batmap)
             return _fill(source, storage, progress)
         result = source.copy(storage, progress=progress)
-        storage.truncate(size)
-        if target == "fixed":
-            storage.pwrite(size, replace(new_footer(size, FIXED), data_offset=NO_OFFSET).pack())
+        end_flat(storage, target, size)
     return result
 
 
