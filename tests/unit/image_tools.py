@@ -1,7 +1,10 @@
 """What several image tests need: writing through a chain, and content as one string."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from vhdtool.image.chain import open_chain
 from vhdtool.image.chain_check import check_chain
@@ -50,3 +53,14 @@ def change_header(path: Path, **fields: object) -> None:
     with FileStorage(path, writable=True) as storage:
         header = Header.unpack(storage.pread(SECTOR, SIZE))
         storage.pwrite(SECTOR, replace(header, **fields).pack())  # type: ignore[arg-type]
+
+
+def nearly_full(monkeypatch: pytest.MonkeyPatch, folder: Path, left: int) -> None:
+    """The file system of `folder` says that it has `left` free blocks."""
+    unit = os.statvfs(folder).f_frsize
+
+    class Full:
+        f_bavail = left
+        f_frsize = unit
+
+    monkeypatch.setattr("os.statvfs", lambda path: Full())

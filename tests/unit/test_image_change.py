@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from image_tools import change_header, clean, content, write
+from image_tools import change_header, clean, content, nearly_full, write
 from vhd_images import Picture
 
 from vhdtool.cli.main import run
@@ -443,13 +443,7 @@ def test_coalesce_refuses_what_does_not_fit(
     parent = base(tmp_path)
     kid = child(parent, "kid.vhd", (9 * MIB, b"kid" * 50000))
     before = parent.read_bytes()
-    real = os.statvfs(tmp_path)
-
-    class Full:
-        f_bavail = 1
-        f_frsize = real.f_frsize
-
-    monkeypatch.setattr("os.statvfs", lambda path: Full())
+    nearly_full(monkeypatch, tmp_path, 1)
     with pytest.raises(StorageError, match=r"new blocks.*No space left"):
         coalesce(kid)
     assert parent.read_bytes() == before

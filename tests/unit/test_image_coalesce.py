@@ -1,11 +1,10 @@
 """Coalescing says "done" only of what reads back, and decides what it needs before it writes."""
 
 import errno
-import os
 from pathlib import Path
 
 import pytest
-from image_tools import clean, content, write
+from image_tools import clean, content, nearly_full, write
 
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
@@ -90,13 +89,7 @@ def test_what_does_not_fit_is_refused_before_the_first_byte(
     """Growing the parent is a write too."""
     parent, child = chain(tmp_path, kind, 8 * MIB)
     before = parent.read_bytes()
-    real = os.statvfs(tmp_path)
-
-    class Full:
-        f_bavail = 1
-        f_frsize = real.f_frsize
-
-    monkeypatch.setattr("os.statvfs", lambda path: Full())
+    nearly_full(monkeypatch, tmp_path, 1)
     assert run(["coalesce", str(child)]) == 1
     assert "No space left" in capsys.readouterr().err
     assert vhd_util(["coalesce", "-n", str(child)]) == errno.ENOSPC
@@ -139,12 +132,6 @@ def test_fill_of_what_does_not_fit_changes_nothing(
 ) -> None:
     parent, _ = chain(tmp_path)
     before = parent.read_bytes()
-    real = os.statvfs(tmp_path)
-
-    class Full:
-        f_bavail = 100
-        f_frsize = real.f_frsize
-
-    monkeypatch.setattr("os.statvfs", lambda path: Full())
+    nearly_full(monkeypatch, tmp_path, 100)
     assert vhd_util(["fill", "-n", str(parent)]) == errno.ENOSPC
     assert parent.read_bytes() == before

@@ -76,8 +76,11 @@ class Fill:
         self.disk.flush()
 
 
-def qemu_img(*words: str) -> str:
-    """Standard output of qemu-img. Raises VhdtoolError with its last line when it fails."""
+def qemu_img(image: str, *words: str) -> str:
+    """Standard output of qemu-img.
+
+    Raises VhdtoolError with its last line when it fails, which does not always name the `image`.
+    """
     child: subprocess.Popen[str] | None = None
     try:
         with uninterrupted():
@@ -98,13 +101,13 @@ def qemu_img(*words: str) -> str:
                 child.kill()
     if child.returncode:
         lines = err.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise VhdtoolError(lines[-1])
+        raise VhdtoolError(f"{image}: {lines[-1]}")
     return out
 
 
 def virtual_size(path: str, kind: str) -> int:
     """The size in bytes that QEMU shows for an image of format `kind`."""
-    data: dict[str, Any] = json.loads(qemu_img("info", "--output=json", "-f", kind, path))
+    data: dict[str, Any] = json.loads(qemu_img(path, "info", "--output=json", "-f", kind, path))
     return int(data["virtual-size"])
 
 
@@ -120,7 +123,7 @@ def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, q
         backend = ReadOnly(reader, show)
         server = NbdServer(backend, Path(folder) / "nbd")
         try:
-            qemu_img("convert", "-f", "raw", "-O", kind, server.uri, part)
+            qemu_img(path, "convert", "-f", "raw", "-O", kind, server.uri, part)
         finally:
             server.stop()
     return backend.export_size()
@@ -152,7 +155,7 @@ def import_through_qemu(
             server = NbdServer(Fill(disk, show), Path(folder) / "nbd")
             try:
                 same = ("-n", "--target-is-zero")
-                qemu_img("convert", *same, "-f", kind, "-O", "raw", source, server.uri)
+                qemu_img(source, "convert", *same, "-f", kind, "-O", "raw", source, server.uri)
             finally:
                 server.stop()
         disk.close()
