@@ -50,18 +50,20 @@ COUNT = 160
 TIMEOUT = 300
 """Seconds; a mutant that loops for ever is seen too."""
 TESTS = {
-    "checks.leftovers": "leftovers", "checks.flight": "depth", "coverage": "depth",
-    "activation": "activation", "console": "console", "content": "content", "legs": "activation",
-    "metadata": "metadata", "reader": "view", "snapshots": "pieces", "readers.qcow2": "view",
+    "activation": "activation", "checks.flight": "depth", "checks.leftovers": "leftovers",
+    "console": "console", "content": "content", "coverage": "verdict depth",
+    "legs": "activation verdict", "metadata": "metadata", "reader": "view",
+    "readers.qcow2": "view", "snapshots": "metadata pieces", "structure": "verdict",
+    "verdict": "verdict",
 }  # fmt: skip
-"""The tests of a module beside those of the whole judge, `test_oracle_*.py`."""
-COMMON = ("checks", "decides", "metadata", "activation", "pieces", "records", "verdict")
+"""The tests that touch a module, by the rest of their name, beside those of all checks."""
+COMMON = ("checks", "decides")
 
 
 def tests_of(mutant: Mutant) -> list[str]:
-    """The test modules that touch the mutated one, the most likely first."""
+    """The test modules that touch the mutated one, the quickest first."""
     name = mutant.module.removeprefix("vhdtool.oracle.")
-    names = dict.fromkeys([*([TESTS[name]] if name in TESTS else []), *COMMON])
+    names = [*COMMON, *TESTS.get(name, "metadata activation").split()]
     paths = [f"tests/unit/test_oracle_{one}.py" for one in names]
     return [path for path in paths if (ROOT / path).exists()]
 

@@ -37,8 +37,9 @@ def case(draft: Draft) -> Iterator[Change]:
     for key in ("strategy", "guard", "seed", "hosts", "error", "legs", "image", "direction"):
         yield Change(f"case.json: no {key}", CONTRADICTS, lambda d, key=key: _drop(d.case, key))
     right: tuple[dict[str, Any], ...] = (
-        {"attempts": 2}, {"load": {}}, {"storage": "elsewhere"}, {"accelerator": "kvm"},
-        {"later": [1]}, {"hosts": list(reversed(hosts))}, {"hypervisor": "xen"},
+        {"attempts": 2}, {"load": {**known["load"], "later": 1}}, {"storage": "elsewhere"},
+        {"accelerator": "kvm"}, {"later": [1]}, {"hosts": list(reversed(hosts))},
+        {"hypervisor": "xen"},
     )  # fmt: skip
     for values in right:
         yield Change(f"harmless: case.json: {_short(values)}", SAME,

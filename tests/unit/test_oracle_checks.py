@@ -11,6 +11,7 @@ from test_oracle_view import MemoryView
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.create import create_dynamic
+from vhdtool.oracle.checks.blocks import _open_at, blocks
 from vhdtool.oracle.checks.claims import claims
 from vhdtool.oracle.checks.epochs import epochs
 from vhdtool.oracle.checks.flight import in_flight, shallow
@@ -25,7 +26,10 @@ from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, gather
 from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
 from vhdtool.oracle.reader import DynamicReader, open_reader
+from vhdtool.oracle.readers.qcow2 import Tables
 from vhdtool.oracle.record import Chunk, load_record
+from vhdtool.oracle.snapshots import Snapshot
+from vhdtool.oracle.structure import judge_structure
 from vhdtool.storage import MemoryStorage
 
 
@@ -210,12 +214,17 @@ def test_a_block_may_be_one_sector_and_no_less() -> None:
     disk = MemoryStorage()
     create_dynamic(disk, 1 << 20)
     data = bytearray(disk.pread(0, 1536)) + b"\xff" * 16384
-    for size, right in ((512, True), (1024, True), (256, False), (1536, False)):
+    sizes = (
+        (512, True), (1024, True), (4 << 20, True), (1 << 30, True), (256, False), (1536, False),
+        (1 << 31, False),
+    )  # fmt: skip
+    for size, right in sizes:
         struct.pack_into(">II", data, 512 + 28, 4096, size)
         if right:
             reader = open_reader(MemoryView(bytes(data)))
             assert isinstance(reader, DynamicReader)
-            assert (reader.block_sectors, reader.bitmap_bytes) == (size // 512, 512)
+            assert reader.block_sectors == size // 512
+            assert reader.bitmap_bytes == max(size // 4096, 512)
         else:
             with pytest.raises(CorruptImage):
                 open_reader(MemoryView(bytes(data)))
@@ -293,3 +302,97 @@ def test_the_clock_of_a_shim_is_compared_with_no_console(sound: Evidence) -> Non
     )
     record = replace(sound.record, events=Events(items, ()))
     assert talk(record, sound.console, sound.attempts, sound.told.first) == []
+
+
+def two_legs() -> Events:
+    """There and back, the second leg cancelled."""
+    items = [
+        *a_leg(),
+        event(31, "migrate-started", "controller", "controller", leg=2),
+        event(32, "opened", "beta", "source", leg=2),
+        event(33, "opened", "alpha", "destination", leg=2),
+        event(40, "suspended", "beta", "source", pid=None, leg=2),
+        event(41, "cancelled", "controller", "controller", leg=2),
+    ]
+    return Events(tuple(items), ())
+
+
+def test_each_leg_has_its_own_hosts_and_checks() -> None:
+    both = attempts_of(two_legs())
+    assert [(one.source, one.destination, one.moved) for one in both] == [
+        ("alpha", "beta", True), ("beta", "alpha", False),
+    ]  # fmt: skip
+    console = deep(LEAST_IN_FLIGHT, last=40.5)
+    console.checks = [Check(12.0, "beta", 1, 0), Check(42.0, "beta", 1, 0)]
+    assert shallow(console, both) == []
+    console.checks = [Check(42.0, "beta", 1, 0)]
+    assert shallow(console, both) == ["leg 1: what was written once was not checked on beta"]
+    console.checks = [Check(12.0, "beta", 1, 0)]
+    assert shallow(console, both) == ["leg 2: what was written once was not checked on beta"]
+    assert gaps_in(both, 2) == []
+
+
+def test_a_standby_of_a_guarded_case_has_nothing_open() -> None:
+    items = (
+        event(1, "activated", epoch=1, lease=True),
+        event(2, "opened", "beta", "destination", epoch=2),
+        event(3, "deactivated", epoch=3, ended=1),
+        event(4, "unpaused", "beta", "destination", epoch=4, lease=True),
+    )
+    events = Events(items, ())
+    held = [_open_at(events, seq) for seq in range(5)]
+    assert held == [set(), {"alpha:7"}, {"alpha:7"}, set(), {"beta:7"}]
+    free = Events(tuple(replace(one, extra={}) for one in items), ())
+    assert _open_at(free, 2) == {"alpha:7", "beta:7"}
+
+
+def test_while_nobody_has_the_image_open_no_bit_changes(sound: Evidence) -> None:
+    snapshots = {one.point: one for one in sound.record.snapshots}
+    closed, opened = snapshots["source-closed"], snapshots["destination-opened"]
+    quiesced = snapshots["source-quiesced"]
+    events, attempts = sound.record.events, sound.attempts
+
+    def bits(one: Snapshot) -> Snapshot:
+        bitmaps: Any = one.meta["bitmaps"]
+        other = dict.fromkeys(bitmaps, "00")
+        return replace(one, meta={**one.meta, "bitmaps": other})
+
+    def found(*some: Snapshot) -> set[str]:
+        told = blocks(sound.told, events, attempts, some, None)
+        return codes_of(one for one in told if one.code == "still-changed")
+
+    assert found(quiesced, closed, opened) == set()
+    assert found(closed, bits(opened)) == {"still-changed"}
+    assert found(quiesced, bits(closed)) == set(), "the source may write bitmaps when it closes"
+
+
+def test_a_check_that_cannot_be_done_vouches_for_nothing() -> None:
+    none = MemoryView(b"no image")
+    assert judge_structure(none, "vhd", None).result == "skip"
+    assert judge_structure(none, "qcow2", {"allocated-clusters": 0}).result == "skip"
+    assert judge_structure(none, "raw", None).result == "skip"
+    assert judge_structure(None, "vhd", None).result == "pass", "that it is missing is said once"
+
+
+def test_a_qcow2_header_that_no_run_makes_is_refused() -> None:
+    good = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII", b"QFI\xfb", 3, 0, 0, 16, 1 << 20, 0, 1, 0x30000, 0x10000, 1, 0, 0,
+        0, 0, 0, 4, 104,
+    )  # fmt: skip
+    assert Tables(MemoryView(good + bytes(0x50000))).header.cluster == 1 << 16
+    cases = {
+        "clusters of 256 bytes": (20, 8), "clusters of 4 MiB": (20, 22), "version 1": (4, 1),
+        "version 4": (4, 4), "refcounts of 128 bits": (96, 7), "no magic": (0, 0),
+        "no L1 table": (36, 0), "encrypted": (32, 1), "snapshots": (60, 1),
+        "a backing file": (12, 1),
+                "marked as corrupt": (76, 2), "a feature that is not known": (76, 4),
+    }  # fmt: skip
+    for at, value in cases.values():
+        raw = bytearray(good)
+        struct.pack_into(">I", raw, at, value)
+        with pytest.raises(CorruptImage):
+            Tables(MemoryView(bytes(raw) + bytes(0x50000)))
+    for order in (0, 6):
+        raw = bytearray(good)
+        struct.pack_into(">I", raw, 96, order)
+        assert Tables(MemoryView(bytes(raw) + bytes(0x50000))).header.refcount_bits == 1 << order

@@ -21,7 +21,7 @@ from vhdtool.oracle.judge import Evidence, Judged, gather
 from vhdtool.oracle.planted import Planted
 from vhdtool.oracle.record import load_record
 from vhdtool.oracle.structure import HARMLESS, judge_structure
-from vhdtool.oracle.verdict import decide
+from vhdtool.oracle.verdict import VERDICTS, decide
 from vhdtool.oracle.view import FileView
 
 CLEAN = Judged(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
@@ -40,9 +40,11 @@ def verdict(
     coverage: Coverage | None = None,
     planted: Planted | None = None,
 ) -> str:
-    return decide(evidence.record, evidence, judged, coverage or Coverage(), planted or Planted())[
+    found = decide(evidence.record, evidence, judged, coverage or Coverage(), planted or Planted())[
         0
     ]
+    assert found in VERDICTS
+    return found
 
 
 def failed(evidence: Evidence, look: bool) -> Evidence:
