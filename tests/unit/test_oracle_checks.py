@@ -17,8 +17,9 @@ from vhdtool.oracle.checks.epochs import epochs
 from vhdtool.oracle.checks.flight import in_flight, shallow
 from vhdtool.oracle.checks.growth import growth
 from vhdtool.oracle.checks.points import points
-from vhdtool.oracle.checks.talk import talk
+from vhdtool.oracle.checks.talk import _pace, talk
 from vhdtool.oracle.console import Ack, Check, Console, read_console
+from vhdtool.oracle.content import judge_content
 from vhdtool.oracle.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
 from vhdtool.oracle.events import Event, Events
 from vhdtool.oracle.evidence.grammar import is_step
@@ -28,8 +29,10 @@ from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
 from vhdtool.oracle.reader import DynamicReader, open_reader
 from vhdtool.oracle.readers.qcow2 import Tables
 from vhdtool.oracle.record import Chunk, load_record
+from vhdtool.oracle.schedule import Schedule
 from vhdtool.oracle.snapshots import Snapshot
 from vhdtool.oracle.structure import judge_structure
+from vhdtool.oracle.view import FileView
 from vhdtool.storage import MemoryStorage
 
 
@@ -396,3 +399,38 @@ def test_a_qcow2_header_that_no_run_makes_is_refused() -> None:
         raw = bytearray(good)
         struct.pack_into(">I", raw, 96, order)
         assert Tables(MemoryView(bytes(raw) + bytes(0x50000))).header.refcount_bits == 1 << order
+
+
+def paced(made: int, early: int, late: int, at: float = 100.0) -> list[Finding]:
+    """`made` blocks told before an event at `at`; so many acknowledgements before and after it."""
+    load = Schedule(7, 512 * 4096, 4096)
+    told = {block: event(n, "allocated") for n, block in enumerate(load.order[:made], 1)}
+    stop = Event(made + 1, "suspended", 1, "alpha", "source", None, None, at, {})
+    events = Events((*told.values(), stop), ())
+    acks = [Ack(n, 1.0, "alpha") for n in range(early)]
+    acks += [Ack(n, 1000.0, "alpha") for n in range(early, early + late)]
+    return list(_pace(acks, load, told, events))
+
+
+def test_writes_and_blocks_agree_within_what_may_be_on_its_way() -> None:
+    assert paced(100, 2 * 100 - 128, 500) == []
+    assert codes_of(paced(100, 2 * 100 - 129, 500)) == {"console-time"}
+    assert paced(100, 2 * 100 + 128, 0) == []
+    assert codes_of(paced(100, 2 * 100 + 129, 0)) == {"console-time"}
+    assert paced(200, 5, 0) == [], "a console that is cut off says so itself"
+    assert paced(512 - 64, 5000, 0) == [], "no block is left to be made"
+    assert codes_of(paced(512 - 65, 5000, 0)) == {"console-time"}
+    assert codes_of(paced(100, 0, 500, at=994.0)) == {"console-time"}
+    assert paced(100, 0, 500, at=996.0) == []
+
+
+def test_data_that_nobody_wrote_is_no_lost_write(sound: Evidence) -> None:
+    case = sound.record.case
+    assert case is not None
+    assert sound.record.image is not None
+    silent = Console(seed=case.seed, issued=0, checked=0)
+    with FileView(sound.record.image) as view:
+        outcome = judge_content(case, silent, view)
+    assert outcome.lost_writes == frozenset()
+    assert outcome.never_written > 100
+    assert codes_of(outcome.findings) == {"never-written"}

@@ -110,7 +110,8 @@ def test_an_allocation_is_where_the_event_says_in_every_snapshot_and_the_image(
 @pytest.mark.parametrize(
     "change",
     [
-        {"bat": {"3": "x"}}, {"bat": {"-1": 4}}, {"bat": []}, {"bitmaps": {"0": "zz"}},
+        {"bat": {"3": "x"}}, {"bat": {"-1": 4}}, {"bat": []}, {"bitmaps": []},
+        {"bitmaps": {"0": "zz"}},
         {"bitmaps": {"999": "00"}}, {"batmap": 5}, {"footer": 1}, {"seq": -1}, {"seq": 1.5},
         {"schema": 2}, {"point": "all-closed"}, {"file_size": None},
     ],
