@@ -287,6 +287,23 @@ def test_growing_on_a_full_disk_changes_nothing(
     assert os.listdir(tmp_path) == ["a.vhd"]
 
 
+@pytest.mark.parametrize("size", [300 * MIB, 40 * (1 << 30)])
+def test_growing_a_child_that_lost_its_batmap_keeps_the_place(tmp_path: Path, size: int) -> None:
+    kid = child(base(tmp_path), "kid.vhd", (4096, b"kid" * 100))
+    before = content(kid)
+    with FileStorage(kid, writable=True) as storage:
+        meta = read_metadata(storage)
+        assert meta.header is not None
+        storage.pwrite(meta.header.bat_end, bytes(512))
+    resize(kid, size)
+    codes = [one.code for one in check_chain(kid).reports[0].findings if one.severity != "info"]
+    assert codes == ["batmap-missing"]
+    assert run(["repair", "--yes", str(kid)]) == 0
+    clean(kid)
+    with open_chain(kid) as reader:
+        assert reader.read(0, 16 * MIB) == before
+
+
 def test_growing_child_keeps_its_parent(tmp_path: Path) -> None:
     kid = child(base(tmp_path), "kid.vhd", (4096, b"kid" * 100))
     before = content(kid)

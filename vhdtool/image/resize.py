@@ -19,7 +19,7 @@ from vhdtool.image.undo import Change, apply
 from vhdtool.storage import FileStorage
 from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.bat import empty_bat, pack_bat
-from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
+from vhdtool.vhd.batmap import batmap_checksum, batmap_expected, batmap_header_for
 from vhdtool.vhd.bits import clear_bits
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.creators import with_size
@@ -185,7 +185,7 @@ def blocks_in_the_way(meta: Metadata, header: Header, size: int) -> list[int]:
 def _front_end(meta: Metadata, larger: Header) -> int:
     """Byte behind all metadata once the tables have their new size."""
     end = larger.bat_end
-    if meta.batmap is not None:
+    if meta.batmap is not None or batmap_expected(meta.footer):
         fresh = batmap_header_for(larger)
         end = fresh.offset + fresh.sectors * SECTOR
     return end + sum(room for _, room in paths_kept(meta.footer, larger))
@@ -219,6 +219,9 @@ def _larger_tables(
             checksum=value,
         )
         data += batmap.pack() + bits
+    elif batmap_expected(footer):
+        # It is lost, and its place is kept for a repair.
+        data += bytes(SECTOR + batmap_header_for(larger).sectors * SECTOR)
     table = []
     kept = paths_kept(footer, old)
     for one in old.locators:
