@@ -14,7 +14,7 @@ from vhdtool.image.create import create_dynamic
 from vhdtool.oracle.checks.blocks import _open_at, blocks
 from vhdtool.oracle.checks.claims import claims
 from vhdtool.oracle.checks.epochs import epochs
-from vhdtool.oracle.checks.flight import in_flight, shallow
+from vhdtool.oracle.checks.flight import few, in_flight, shallow
 from vhdtool.oracle.checks.growth import growth
 from vhdtool.oracle.checks.points import points
 from vhdtool.oracle.checks.talk import _pace, talk
@@ -80,7 +80,12 @@ def test_requests_in_flight_are_counted_where_the_guest_was_stopped() -> None:
 
 def test_too_few_in_flight_and_nothing_checked_is_said() -> None:
     assert shallow(deep(LEAST_IN_FLIGHT), attempts()) == []
-    assert len(shallow(deep(LEAST_IN_FLIGHT - 1), attempts())) == 1
+    assert few(deep(LEAST_IN_FLIGHT), attempts()) == []
+    for count in (LEAST_IN_FLIGHT - 1, 1):
+        assert shallow(deep(count), attempts()) == []
+        assert f"only {count} requests were in flight" in few(deep(count), attempts())[0]
+    assert few(deep(0), attempts()) == []
+    assert len(shallow(deep(0), attempts())) == 1
     for check in (
         Check(12.0, "alpha", 100, 0), Check(11.0, "beta", 100, 0), Check(12.0, "beta", 0, 0),
     ):  # fmt: skip

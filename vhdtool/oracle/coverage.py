@@ -6,7 +6,7 @@ Also decides whether a run was refused: that is a claim about events, and it nee
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vhdtool.oracle.checks.flight import in_flight, shallow
+from vhdtool.oracle.checks.flight import few, in_flight, shallow
 from vhdtool.oracle.console import Ack
 from vhdtool.oracle.events import Event, Events
 from vhdtool.oracle.evidence.grammar import line
@@ -31,6 +31,8 @@ class Coverage:
     refused: str | None = None
     went_on_at: str = ""
     doubts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the case does not say, though it proves the rest."""
 
 
 def cover(evidence: Evidence) -> Coverage:
@@ -54,6 +56,7 @@ def cover(evidence: Evidence) -> Coverage:
         return coverage
     if case.deep_blocks:
         coverage.doubts += shallow(evidence.console, attempts)
+        coverage.notes += few(evidence.console, attempts)
     coverage.doubts += gaps_in(attempts, case.legs)
     if case.exclusive:
         coverage.doubts += _untried(events, attempts)

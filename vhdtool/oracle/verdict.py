@@ -132,14 +132,16 @@ def decide(
         more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
         return "inconclusive", f"Nothing is lost, but not all was given up: {left[0]}{more}"
     acks = len(evidence.console.acks)
+    notes = "".join(f"; {note}" for note in coverage.notes)
     if coverage.refused:
         return "refused", (
             f"{coverage.refused}; the migration was cancelled and the guest went on at "
-            f"{coverage.went_on_at} with {coverage.acked_after} more writes, nothing lost of {acks}"
+            f"{coverage.went_on_at} with {coverage.acked_after} more writes, nothing lost of "
+            f"{acks}{notes}"
         )
     return "consistent", (
         f"All {acks} acknowledged writes are there and nothing else is; metadata only grew, and "
-        f"no two hosts were active at once"
+        f"no two hosts were active at once{notes}"
     )
 
 

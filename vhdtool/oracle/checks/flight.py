@@ -43,15 +43,31 @@ def _queued(stop: Event) -> int:
     return sum(number for number in numbers if isinstance(number, int)) if numbers else SLOTS
 
 
-def shallow(console: Console, attempts: Sequence[Attempt]) -> list[str]:
-    """Reasons why a record, whose load has a deep half, says nothing of requests in flight."""
-    stops = [one for one in attempts if one.suspended and one.runs_again]
-    problems = [
-        f"leg {one.leg}: only {count} requests were in flight when the guest was stopped, fewer "
-        f"than {LEAST_IN_FLIGHT}"
-        for one, count in zip(stops, in_flight(console, attempts), strict=True)
-        if count < LEAST_IN_FLIGHT
+def few(console: Console, attempts: Sequence[Attempt]) -> list[str]:
+    """What is to be said of legs with some requests in flight, but fewer than the least."""
+    return [
+        f"{text}, so it says little about requests that a switch drains"
+        for count, text in _counts(console, attempts)
+        if 0 < count < LEAST_IN_FLIGHT
     ]
+
+
+def _counts(console: Console, attempts: Sequence[Attempt]) -> list[tuple[int, str]]:
+    """(requests in flight, the same in words) for each time that the guest was stopped."""
+    stops = [one for one in attempts if one.suspended and one.runs_again]
+    return [
+        (
+            count,
+            f"leg {one.leg}: only {count} requests were in flight when the guest was stopped, "
+            f"fewer than {LEAST_IN_FLIGHT}",
+        )
+        for one, count in zip(stops, in_flight(console, attempts), strict=True)
+    ]
+
+
+def shallow(console: Console, attempts: Sequence[Attempt]) -> list[str]:
+    """Reasons why a record, whose load has a deep half, proves nothing about that half."""
+    problems = [text for count, text in _counts(console, attempts) if not count]
     for place, one in enumerate(attempts):
         if one.runs_again is None:
             continue
