@@ -17,7 +17,7 @@ from vhdtool.oracle.checks.epochs import epochs
 from vhdtool.oracle.checks.flight import few, in_flight, shallow
 from vhdtool.oracle.checks.growth import growth
 from vhdtool.oracle.checks.points import points
-from vhdtool.oracle.checks.talk import _pace, talk
+from vhdtool.oracle.checks.talk import _pace, _through, talk
 from vhdtool.oracle.console import Ack, Check, Console, read_console
 from vhdtool.oracle.content import judge_content
 from vhdtool.oracle.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
@@ -439,3 +439,19 @@ def test_data_that_nobody_wrote_is_no_lost_write(sound: Evidence) -> None:
     assert outcome.lost_writes == frozenset()
     assert outcome.never_written > 100
     assert codes_of(outcome.findings) == {"never-written"}
+
+
+def crossed(count: int, moved: bool = True) -> list[Finding]:
+    """The shim of alpha made blocks; the last `count` writes were acknowledged on beta."""
+    load = Schedule(7, 512 * 4096, 4096)
+    told = {block: event(n, "allocated") for n, block in enumerate(load.order[:200], 1)}
+    here = 2 * (200 - count)
+    acks = [Ack(n, 1.0, "alpha" if n < here else "beta") for n in range(400)]
+    return list(_through(acks, load, told, attempts() if moved else []))
+
+
+def test_only_writes_that_were_under_way_are_acknowledged_where_the_guest_went() -> None:
+    assert crossed(0) == []
+    assert crossed(64) == []
+    assert codes_of(crossed(65)) == {"console-shim"}
+    assert codes_of(crossed(1, moved=False)) == {"console-shim"}
