@@ -11,6 +11,7 @@ from test_oracle_view import MemoryView
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.create import create_dynamic
+from vhdtool.oracle.activation import judge_activation
 from vhdtool.oracle.checks.blocks import _open_at, blocks
 from vhdtool.oracle.checks.claims import claims
 from vhdtool.oracle.checks.epochs import epochs
@@ -400,6 +401,12 @@ def test_a_qcow2_header_that_no_run_makes_is_refused() -> None:
         struct.pack_into(">I", raw, at, value)
         with pytest.raises(CorruptImage):
             Tables(MemoryView(bytes(raw) + bytes(0x50000)))
+    for bits in (8, 22):
+        raw = bytearray(good)
+        struct.pack_into(">IQ", raw, 20, bits, 512)
+        struct.pack_into(">Q", raw, 40, 1 << 22)
+        with pytest.raises(CorruptImage):
+            Tables(MemoryView(bytes(raw) + bytes(5 << 20)))
     for order in (0, 6):
         raw = bytearray(good)
         struct.pack_into(">I", raw, 96, order)
@@ -455,3 +462,16 @@ def test_only_writes_that_were_under_way_are_acknowledged_where_the_guest_went()
     assert crossed(64) == []
     assert codes_of(crossed(65)) == {"console-shim"}
     assert codes_of(crossed(1, moved=False)) == {"console-shim"}
+
+
+def test_what_a_shim_tells_belongs_to_its_newest_read_that_can_be_meant() -> None:
+    items = (
+        event(1, "opened", epoch=1, mode="each"),
+        event(2, "opened", epoch=3, mode="each", implicit=True),
+        event(3, "first-request", epoch=5),
+        event(4, "first-write", epoch=5),
+        event(5, "closed", epoch=6, ended=5),
+    )
+    older, newer = judge_activation(Events(items, ()), [], guard=False).readings
+    assert (older.first, older.first_write, older.release) == (None, None, None)
+    assert (newer.first, newer.first_write, newer.release) == items[2:]
