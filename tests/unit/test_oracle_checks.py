@@ -28,7 +28,7 @@ from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, gather
 from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
 from vhdtool.oracle.reader import DynamicReader, open_reader
-from vhdtool.oracle.readers.qcow2 import Tables
+from vhdtool.oracle.readers.qcow2 import COPIED, Tables
 from vhdtool.oracle.record import Chunk, load_record
 from vhdtool.oracle.schedule import Schedule
 from vhdtool.oracle.snapshots import Snapshot
@@ -475,3 +475,19 @@ def test_what_a_shim_tells_belongs_to_its_newest_read_that_can_be_meant() -> Non
     older, newer = judge_activation(Events(items, ()), [], guard=False).readings
     assert (older.first, older.first_write, older.release) == (None, None, None)
     assert (newer.first, newer.first_write, newer.release) == items[2:]
+
+
+def test_a_qcow2_cluster_that_reads_as_zeros_has_a_place_and_no_data() -> None:
+    raw = bytearray(0x70000)
+    struct.pack_into(
+        ">4sIQIIQIIQQIIQQQQII", raw, 0, b"QFI\xfb", 3, 0, 0, 16, 1 << 20, 0, 1, 0x30000, 0x10000,
+        1, 0, 0, 0, 0, 0, 4, 104,
+    )  # fmt: skip
+    struct.pack_into(">Q", raw, 0x30000, 0x40000 | COPIED)
+    struct.pack_into(">QQQ", raw, 0x40000, 0x50000 | COPIED, 0x60000 | COPIED | 1, 1)
+    tables = Tables(MemoryView(bytes(raw)))
+    assert tables.blocks == {0: 0x50000}
+    assert {cluster: one.zero for cluster, one in tables.entries.items()} == {0: False, 1: True}
+    struct.pack_into(">Q", raw, 0x40000, 0x50000 | 1 << 62)
+    with pytest.raises(CorruptImage):
+        Tables(MemoryView(bytes(raw)))
