@@ -9,7 +9,7 @@ import oracle_cases
 import pytest
 from test_oracle_view import MemoryView
 
-from vhdtool.errors import CorruptImage
+from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.create import create_dynamic
 from vhdtool.oracle.activation import judge_activation
 from vhdtool.oracle.checks.blocks import _open_at, blocks
@@ -28,7 +28,7 @@ from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, gather
 from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
 from vhdtool.oracle.reader import DynamicReader, open_reader
-from vhdtool.oracle.readers.qcow2 import COPIED, Tables
+from vhdtool.oracle.readers.qcow2 import COPIED, Tables, _Refcounts
 from vhdtool.oracle.record import Chunk, load_record
 from vhdtool.oracle.schedule import Schedule
 from vhdtool.oracle.snapshots import Snapshot
@@ -491,3 +491,30 @@ def test_a_qcow2_cluster_that_reads_as_zeros_has_a_place_and_no_data() -> None:
     struct.pack_into(">Q", raw, 0x40000, 0x50000 | 1 << 62)
     with pytest.raises(CorruptImage):
         Tables(MemoryView(bytes(raw)))
+
+
+def test_refcounts_of_less_than_a_byte_fill_it_from_its_low_end() -> None:
+    for bits, byte, expected in (
+        (1, 0b10110001, [1, 0, 0, 0, 1, 1, 0, 1]), (2, 0b11100100, [0, 1, 2, 3]),
+        (4, 0xA5, [5, 10]),
+    ):  # fmt: skip
+        counts = object.__new__(_Refcounts)
+        counts.bits = bits
+        block = bytes([byte, 0xFF])
+        assert [counts._at(block, n) for n in range(8 // bits)] == expected
+        assert counts._at(block, 8 // bits) == (1 << bits) - 1
+    counts.bits = 16
+    assert counts._at(b"\0\1\2\3", 1) == 0x0203
+
+
+def test_a_footer_has_its_cookie_and_its_sum() -> None:
+    disk = MemoryStorage()
+    create_dynamic(disk, 1 << 20)
+    whole = bytearray(disk.pread(0, disk.size()))
+    footer = whole[:512]
+    footer[0] ^= 1
+    footer[64:68] = bytes(4)
+    footer[64:68] = (~sum(footer) & 0xFFFFFFFF).to_bytes(4, "big")
+    whole[:512] = whole[-512:] = footer
+    with pytest.raises(NotAVhd):
+        open_reader(MemoryView(bytes(whole)))

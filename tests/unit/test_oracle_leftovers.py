@@ -170,3 +170,9 @@ def test_the_looks_cannot_be_dropped_from_a_record_nor_its_schema_lowered(tmp_pa
     for piece in (folder / "held").iterdir():
         piece.unlink()
     assert {code for code, _ in findings(folder)} == {"held-missing"}
+
+
+def test_a_look_after_a_leg_that_never_was_is_a_doubt(back: Path) -> None:
+    look = json.loads((back / "held" / "alpha-leg-1.json").read_text())
+    (back / "held" / "alpha-leg-9.json").write_text(json.dumps({**look, "point": "leg-9"}))
+    assert ("held-leg", "held/alpha-leg-9.json: no event tells of that leg") in findings(back)
