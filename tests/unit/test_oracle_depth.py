@@ -106,12 +106,14 @@ def test_a_record_with_a_deep_half_is_consistent_and_says_how_many_were_in_fligh
     assert entry["planted"]["faults"] == entry["planted"]["caught"]
 
 
-def test_zeroes_that_were_undone_are_planted_and_seen(tmp_path: Path) -> None:
-    record = load_record(oracle_cases.deep().save(tmp_path / "activate"))
+@pytest.mark.parametrize("seed", [7, 8, 9])
+def test_faults_are_planted_and_seen_whatever_the_seed(tmp_path: Path, seed: int) -> None:
+    """Zeroes that were undone are among them; another seed is planted too."""
+    record = load_record(oracle_cases.deep(seed).save(tmp_path / "activate"))
     assert record.image is not None
     evidence = gather(record, FileView(record.image))
     planted = try_oracles(evidence, judge(evidence))
-    assert "content: zeroes-undone" in planted.names
+    assert {"content: zeroes-undone", "content: seed-other"} <= set(planted.names)
     assert planted.missed == []
 
 
