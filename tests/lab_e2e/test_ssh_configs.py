@@ -7,18 +7,18 @@ sshds. beta has an address that only alpha reaches, so alpha is its bastion.
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from vhdtool.errors import LabError
+from vhdtool.handover.bundle import write as write_bundle
 from vhdtool.handover.hosts import Host, HostConfig
 from vhdtool.handover.localhosts.control import LocalHosts
 from vhdtool.handover.localhosts.options import HOSTS, HostOptions
 
+BUNDLE = "vhdtool.zip"
 PLACE = "my proj (1) 100% ü"
 PASSPHRASE = "correct horse"
 
@@ -81,6 +81,8 @@ REFUSED = {
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
     folder = tmp_path_factory.mktemp("ssh")
     hosts = LocalHosts(folder / PLACE / "lab", print)
+    # The hosts see their cache; a checkout below /tmp they do not see.
+    write_bundle(folder / "cache" / BUNDLE)
     hosts.up(HostOptions("64m", cache_source=folder / "cache"))
     yield hosts
     hosts.down(force=True)
@@ -137,8 +139,8 @@ def host(config: Path, sudo: bool = False) -> Host:
         name="kvm1",
         ssh="kvm1",
         address="",
-        python=sys.executable,
-        lib=str(ROOT),
+        python="/usr/bin/python3",
+        lib=f"/var/cache/vhdlab/{BUNDLE}",
         private_dir="/var/lib/vhdlab",
         cache_dir="/var/cache/vhdlab",
         sudo=sudo,
@@ -204,12 +206,16 @@ def test_a_user_becomes_root_by_sudo_or_is_told_why_not(rule, config, lab, tmp_p
     as_root = ["ssh", "-F", "config", "beta"]
     script = ["unshare", "--mount", "sh", "-c", USER.format(rule=rule)]
     with subprocess.Popen([*as_root, "exec", shlex.join(script)]) as server:
-        while subprocess.run([*as_root, "nc -z 127.0.0.1 2222"], check=False).returncode:
-            assert server.poll() is None
-        if refusal is None:
-            with host(config, sudo=True) as reached:
-                assert b"Uid:\t0\t" in reached.read("/proc/self/status", 4096)
-        else:
-            with pytest.raises(LabError, match=refusal):
-                host(config, sudo=True)
-        subprocess.run([*as_root, "kill $(cat /run/u-pid)"], check=True)
+        try:
+            while subprocess.run([*as_root, "nc -z 127.0.0.1 2222"], check=False).returncode:
+                assert server.poll() is None
+            if refusal is None:
+                with host(config, sudo=True) as reached:
+                    assert b"Uid:\t0\t" in reached.read("/proc/self/status", 4096)
+            else:
+                with pytest.raises(LabError, match=refusal):
+                    host(config, sudo=True)
+        finally:
+            # Else a failure above would wait for it for ever.
+            subprocess.run([*as_root, "kill $(cat /run/u-pid)"], check=False)
+            server.terminate()
