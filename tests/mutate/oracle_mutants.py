@@ -179,9 +179,15 @@ def table(told: Sequence[Told], of: int, records_tried: int, seconds: float) -> 
         counts = " | ".join(str(mine[column]) for column in columns)
         print(f"| {module.removeprefix('vhdtool.oracle.')} | {mine.total()} | {counts} |")
     real = [one for one in told if one.by != "equivalent"]
-    seen = sum(one.by in ("planted", "verdict") for one in real)
+    by = Counter(one.by for one in real)
     if real:
-        print(f"\nSeen by planted faults of records alone: {100 * seen / len(real):.0f} %")
+        share = {key: round(100 * by[key] / len(real)) for key in ("planted", "verdict")}
+        both = round(100 * (by["planted"] + by["verdict"]) / len(real))
+        print(
+            f"\nOf {len(real)} that change something, real records alone show {both} %: "
+            f"{share['planted']} % by a planted fault that is missed, {share['verdict']} % by "
+            f"another verdict on a record that nothing was planted in."
+        )
     for one in told:
         if one.by == "survived":
             print(f"\nsurvived: {one.mutant.module}: {one.mutant.name}")

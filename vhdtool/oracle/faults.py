@@ -295,13 +295,13 @@ def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         if not _has(judged.metadata.findings, "image-footer"):
             changed = evidence.with_view(foreign_footer(view))
             yield Fault("metadata", "swapped-footer", changed, lambda f: f.code == "image-footer")
+    footers = not _has(judged.structure.findings, "footer")
     if len(sound) >= 5:
-        yield from _layout(evidence, view, reader, sound)
-    if not _has(judged.structure.findings, "footer"):
-        gone = OverlayView(view, [(view.size() - SECTOR, bytes(SECTOR))])
-        changed = replace(evidence, view=gone)
-        yield Fault("structure", "footer-gone", changed, lambda f: f.code.startswith("footer"))
-        changed = replace(evidence, view=OverlayView(view, [(SECTOR + 60, b"?")]))
+        yield from _layout(evidence, view, reader, sound, footers)
+    if footers:
+        torn = OverlayView(view, [(0, bytes(SECTOR)), (SECTOR + 60, b"?")])
+        changed = replace(evidence, view=torn)
+        yield Fault("structure", "footer-copy-gone", changed, lambda f: "footer-copy" in f.code)
         yield Fault("structure", "header-torn", changed, lambda f: f.code.startswith("header"))
         foreign, full = _overstated(foreign_footer(view), reader, sound)
         changed = replace(evidence, view=foreign)
@@ -311,11 +311,12 @@ def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
 
 
 def _layout(
-    evidence: Evidence, view: View, reader: DynamicReader, sound: list[int]
+    evidence: Evidence, view: View, reader: DynamicReader, sound: list[int], footers: bool
 ) -> Iterator[Fault]:
     """Entries of the BAT that point at one another, behind the end and at the metadata.
 
-    In the same copy the footer's copy is gone, and the sum of the batmap is wrong.
+    In the same copy the footer at the end is gone, and the sum of the batmap is wrong: checking an
+    image costs most of what a judgement does.
     """
     one, far, front, other = sound[0], sound[len(sound) // 2], sound[1], sound[-1]
     entries = (
@@ -323,7 +324,7 @@ def _layout(
     )  # fmt: skip
     bat = reader.bat_offset
     patches = [(bat + 4 * block, at.to_bytes(4, "big")) for block, at in entries]
-    patches.append((0, bytes(SECTOR)))
+    patches.append((view.size() - SECTOR, bytes(SECTOR)))
     batmap = _batmap(view, reader)
     if batmap is not None:
         patches.append((batmap[0] + 24, (batmap[2] ^ 1).to_bytes(4, "big")))
@@ -331,7 +332,8 @@ def _layout(
     yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
     yield Fault("structure", "entry-past-end", changed, names_block(None, far))
     yield Fault("structure", "entry-on-metadata", changed, names_block(None, front))
-    yield Fault("structure", "footer-copy-gone", changed, lambda f: f.code.startswith("footer"))
+    if footers:
+        yield Fault("structure", "footer-gone", changed, lambda f: f.code.startswith("footer"))
     if batmap is not None:
         yield Fault("structure", "batmap-checksum", changed, lambda f: f.code == "batmap-checksum")
 

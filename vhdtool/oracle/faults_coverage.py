@@ -42,8 +42,9 @@ def coverage_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
 def _acks(evidence: Evidence, again: Event) -> Iterator[Fault]:
     """One acknowledgement fewer after the last switch than the least that counts."""
     acks = evidence.console.acks
-    behind = [ack for ack in acks if ack.mono > again.mono][MINIMUM - 1 :]
-    console = replace(evidence.console, acks=[ack for ack in acks if ack not in behind])
+    before = [ack for ack in acks if ack.mono <= again.mono]
+    behind = [ack for ack in acks if ack.mono > again.mono][: MINIMUM - 1]
+    console = replace(evidence.console, acks=[*before, *behind])
     faulty = replace(evidence, console=console)
     text = f"only {MINIMUM - 1} writes were acknowledged"
     yield Fault("coverage", "few-acks", faulty, says("coverage", text))
