@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.oracle.coverage import cover
-from vhdtool.oracle.faults import Fault, content_faults, image_faults
+from vhdtool.oracle.faults import Fault, content_faults
 from vhdtool.oracle.faults_console import console_faults
 from vhdtool.oracle.faults_coverage import coverage_faults
 from vhdtool.oracle.faults_events import rule_faults
 from vhdtool.oracle.faults_held import held_faults
+from vhdtool.oracle.faults_image import image_faults
 from vhdtool.oracle.faults_metadata import metadata_faults
 from vhdtool.oracle.faults_record import activation_faults, event_faults, snapshot_faults
 from vhdtool.oracle.finding import Finding, Outcome, doubt
