@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vhdtool.image.create import create_dynamic  # noqa: E402
+from vhdtool.image.create.empty import create_dynamic  # noqa: E402
 from vhdtool.tapdisk.listen import nbd_uri  # noqa: E402
 
 MIB = 1 << 20

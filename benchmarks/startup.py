@@ -24,8 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vhdtool.image.create import create_dynamic  # noqa: E402
-from vhdtool.image.metadata import read_metadata  # noqa: E402
+from vhdtool.image.create.empty import create_dynamic  # noqa: E402
+from vhdtool.image.metadata.read import read_metadata  # noqa: E402
 from vhdtool.storage import FileStorage  # noqa: E402
 from vhdtool.storage import nbd_wire as wire  # noqa: E402
 from vhdtool.vhd.bat import pack_bat  # noqa: E402

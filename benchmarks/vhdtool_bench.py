@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vhdtool.image.create import new_footer
+from vhdtool.image.create.empty import new_footer
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for

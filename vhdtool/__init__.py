@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from vhdtool.image.api import create as create
     from vhdtool.image.api import open as open
     from vhdtool.image.api import snapshot as snapshot
-    from vhdtool.image.chain_check import ChainReport as ChainReport
-    from vhdtool.image.findings import Finding as Finding
-    from vhdtool.image.reader import Extent as Extent
+    from vhdtool.image.chain.check import ChainReport as ChainReport
+    from vhdtool.image.chain.layers import Extent as Extent
+    from vhdtool.image.metadata.findings import Finding as Finding
 
 __version__ = "0.1.0"
 _WHERE = {
-    "ChainReport": "vhdtool.image.chain_check",
-    "Extent": "vhdtool.image.reader",
-    "Finding": "vhdtool.image.findings",
+    "ChainReport": "vhdtool.image.chain.check",
+    "Extent": "vhdtool.image.chain.layers",
+    "Finding": "vhdtool.image.metadata.findings",
     "Image": "vhdtool.image.api",
     "VhdtoolError": "vhdtool.errors",
     "check": "vhdtool.image.api",

@@ -28,9 +28,9 @@ from vhd_images import Picture
 
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhdutil
-from vhdtool.image.admission import BITMAPS_KNOW
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.findings import Finding
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.check.admission import BITMAPS_KNOW
+from vhdtool.image.metadata.findings import Finding
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
 from vhdtool.vhd.header import SIZE, Header, Locator

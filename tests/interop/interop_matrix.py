@@ -176,7 +176,7 @@ def _rows(folder: Path) -> Iterator[list[str]]:
 
 def _real(path: Path, folder: Path) -> list[str]:
     """Samples of a large disk: QEMU's view is what the others are compared with."""
-    from vhdtool.image.info import info
+    from vhdtool.image.chain.info import info
 
     size = info(path)["size_for_qemu"]
     out = folder / "out"

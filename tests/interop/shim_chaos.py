@@ -20,9 +20,9 @@ from nbd_raw import Client  # noqa: E402
 from shim_process import ShimProcess  # noqa: E402
 from shims import plain_bytes  # noqa: E402
 
-from vhdtool.image.check import check  # noqa: E402
-from vhdtool.image.create import create_dynamic  # noqa: E402
-from vhdtool.image.disk import DynamicDisk  # noqa: E402
+from vhdtool.image.check.image import check  # noqa: E402
+from vhdtool.image.create.empty import create_dynamic  # noqa: E402
+from vhdtool.image.disk.dynamic import DynamicDisk  # noqa: E402
 from vhdtool.storage import FileStorage  # noqa: E402
 from vhdtool.tapdisk.failpoint import NAMES  # noqa: E402
 

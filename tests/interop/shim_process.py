@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vhdtool.image.check import check
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.storage import FileStorage
 
 ROOT = Path(__file__).resolve().parent.parent.parent

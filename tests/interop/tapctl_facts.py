@@ -98,8 +98,8 @@ def session() -> list[str]:
 def make_images(folder: Path) -> None:
     """What the session's commands name."""
     sys.path.insert(0, str(ROOT))
-    from vhdtool.image.child import snapshot
-    from vhdtool.image.create import create_dynamic
+    from vhdtool.image.create.differencing import snapshot
+    from vhdtool.image.create.empty import create_dynamic
 
     for name, mib in (("a", 64), ("b", 64), ("c", 128)):
         create_dynamic(folder / f"{name}.vhd", mib << 20)

@@ -12,7 +12,7 @@ import pytest
 from shim_process import ShimProcess, run, serving
 
 import vhdtool
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import StorageError
 from vhdtool.storage.image_lock import ImageInUse

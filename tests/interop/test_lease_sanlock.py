@@ -20,7 +20,7 @@ from shim_process import ROOT, ShimProcess
 from shims import BLOCK, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.image.check import check
+from vhdtool.image.check.image import check
 from vhdtool.leases import sanlock
 from vhdtool.leases.kept import kept_lease
 from vhdtool.leases.lease import EpochLease

@@ -18,8 +18,8 @@ from shims import BLOCK, Shim, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.handover.agent import Agent
-from vhdtool.image.check import check
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.kept import kept_lease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner

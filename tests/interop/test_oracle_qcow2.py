@@ -11,7 +11,7 @@ from oracle_cases import BLOCK, Lab, activate
 from shim_process import run
 
 from vhdtool.handover.agent import Agent
-from vhdtool.image.qcow2 import snapshot
+from vhdtool.image.metadata.qcow2 import snapshot
 from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.reader import SECTOR, open_reader
 from vhdtool.oracle.readers.qcow2 import PLACE, Tables

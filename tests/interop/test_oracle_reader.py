@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.oracle.reader import SECTOR, DynamicReader, FixedReader, open_reader
 from vhdtool.oracle.view import FileView
 from vhdtool.storage import FileStorage

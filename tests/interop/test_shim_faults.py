@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from shim_process import ShimProcess, run
 
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 
 GIB = 1 << 30
 

@@ -14,8 +14,8 @@ from test_shim_serve import qemu_io, served
 
 from vhdtool.cli import qemu
 from vhdtool.cli.main import run as vhdtool
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
 
 GIB = 1 << 30
 

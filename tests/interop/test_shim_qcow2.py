@@ -12,9 +12,9 @@ from shim_process import MIB, ShimProcess, run
 from test_shim_serve import qemu_io, refused, served
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.openimage import kind_of
-from vhdtool.image.qcow2 import MAGIC, check, mapping, read_header, snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.open import kind_of
+from vhdtool.image.metadata.qcow2 import MAGIC, check, mapping, read_header, snapshot
 from vhdtool.storage import FileStorage
 
 SIZE = 64 * MIB

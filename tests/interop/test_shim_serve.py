@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 from shim_process import MIB, ROOT, run
 
-from vhdtool.image.chain import open_chain
-from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.storage import FileStorage, StorageError
 
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}

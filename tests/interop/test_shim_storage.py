@@ -21,9 +21,9 @@ from real_mount import Mount, mounted
 from shim_process import MIB, ROOT, Served, run, serving
 
 from vhdtool.cli.vhdutil.main import run as vhd_util
-from vhdtool.image.chain import open_chain
-from vhdtool.image.check import check
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.storage import FileStorage
 from vhdtool.storage import nbd_wire as wire
 

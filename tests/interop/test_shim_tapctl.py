@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from shim_process import MIB, ROOT, run
 
-from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.marks import set_key
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.edit.batmap_fields import set_key
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk.tapctl.client import TapCtl
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from shim_process import MIB, Served, run, serving
 
-from vhdtool.image.check import check
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.storage import FileStorage
 from vhdtool.storage import nbd_wire as wire
 

@@ -10,9 +10,9 @@ import pytest
 from nbd_raw import Client
 from shim_process import MIB, run, serving
 
-from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.storage import FileStorage
 from vhdtool.storage import nbd_wire as wire
 

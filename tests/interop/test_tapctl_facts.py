@@ -33,8 +33,8 @@ from tapctl_facts import (
 )
 
 from vhdtool.cli import tapctl
-from vhdtool.image.changed import HEADER
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.tapdisk.tapctl.change_log import HEADER
 from vhdtool.tapdisk.tapctl.client import TapCtl
 
 OURS = {

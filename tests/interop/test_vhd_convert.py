@@ -7,7 +7,7 @@ import pytest
 from vhd_peers import run as tool
 
 from vhdtool.cli.main import run
-from vhdtool.image.chain import open_chain
+from vhdtool.image.chain.open import open_chain
 
 MIB = 1 << 20
 

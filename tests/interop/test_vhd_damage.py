@@ -11,7 +11,7 @@ from vhd_peers import run as tool
 
 import vhdtool
 from vhdtool.cli.main import run
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.geometry import NO_GEOMETRY
 

@@ -8,13 +8,13 @@ import pytest
 from real_images import NAMES, real_image
 from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 
-from vhdtool.image.chain import open_chain
-from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.info import info
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.chain.info import info
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.creators import CREATORS, size_for_qemu
 from vhdtool.vhd.geometry import NO_GEOMETRY, Geometry

@@ -10,10 +10,10 @@ from vhd_peers import qemu_create, qemu_write, run
 
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.cli.vhdutil.main import run as vhd_util
-from vhdtool.image.chain import open_chain
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.info import info
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.chain.info import info
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.creators import QEMU_BY_SIZE
 from vhdtool.vhd.geometry import Geometry

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from vhd_images import UUID_ONE, Picture
 
-from vhdtool.image import check as check_module
-from vhdtool.image.child import ParentFacts, create_child, snapshot
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.journal import journal_beside
-from vhdtool.image.metadata import read_ends
-from vhdtool.image.undo import Change, write_journal
+from vhdtool.image.check import image as check_module
+from vhdtool.image.create.differencing import ParentFacts, create_child, snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.journal.transaction import journal_beside
+from vhdtool.image.journal.undo import Change, write_journal
+from vhdtool.image.metadata.read import read_ends
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.batmap import BatmapHeader
 from vhdtool.vhd.bits import set_bits

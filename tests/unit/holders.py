@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shims import owner
 
-from vhdtool.image.openimage import VHD, disk_size
+from vhdtool.image.disk.open import VHD, disk_size
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.tapdisk.access import ImageOpener

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.image.chain import open_chain
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.parents import find_parent
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.chain.locate_parent import find_parent
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import SIZE, Header

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.meta import snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.metadata.dump import snapshot
 from vhdtool.oracle.case import POINTS
 from vhdtool.oracle.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
 from vhdtool.oracle.evidence.held import KINDS

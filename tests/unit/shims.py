@@ -7,7 +7,7 @@ from typing import Any
 
 from vhd_images import Picture
 
-from vhdtool.image.check import CheckReport, check
+from vhdtool.image.check.image import CheckReport, check
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
 from vhdtool.leases.owner import Owner

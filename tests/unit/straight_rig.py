@@ -11,7 +11,7 @@ from typing import Any
 from nbd_raw import Client
 from shims import in_thread, owner, plain_bytes, verdict
 
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease, TrustingLease
 from vhdtool.storage import MemoryStorage

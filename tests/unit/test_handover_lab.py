@@ -160,7 +160,7 @@ def test_the_bundle_is_deterministic_and_runs_on_the_standard_library(tmp_path: 
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         archive.extractall(tmp_path / "lib")
-    modules = "vhdtool.tapdisk.__main__, vhdtool.handover.agent, vhdtool.image.meta"
+    modules = "vhdtool.tapdisk.__main__, vhdtool.handover.agent, vhdtool.image.metadata.dump"
     done = subprocess.run(
         # -S leaves site-packages out: what hosts lack must not be needed.
         [sys.executable, "-S", "-c", f"import {modules}"],

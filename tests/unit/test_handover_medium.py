@@ -11,7 +11,7 @@ from vhdtool.handover.agent import Agent
 from vhdtool.handover.hosts import RemoteError
 from vhdtool.handover.medium import Medium
 from vhdtool.handover.strategies import STRATEGIES
-from vhdtool.image.check import check
+from vhdtool.image.check.image import check
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20

@@ -9,10 +9,10 @@ import pytest
 from damaged import BLOCK, CORPUS, SIZE, sound
 
 from vhdtool.cli.main import run
-from vhdtool.image import advice as words
-from vhdtool.image.advice import advice_for
-from vhdtool.image.chain_check import ChainReport, check_chain
-from vhdtool.image.journal import journal_beside
+from vhdtool.image.chain.check import ChainReport, check_chain
+from vhdtool.image.check import advice as words
+from vhdtool.image.check.advice import advice_for
+from vhdtool.image.journal.transaction import journal_beside
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR

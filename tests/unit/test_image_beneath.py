@@ -18,12 +18,12 @@ from shims import owner
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
-from vhdtool.image import journal
-from vhdtool.image.chain import open_chain
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.undo import Change
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.journal import transaction as journal
+from vhdtool.image.journal.undo import Change
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import FileStorage, Storage

@@ -11,13 +11,13 @@ from image_tools import change_header, write
 
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, ImageExists, UsageError
-from vhdtool.image.chain import ParentLoop, open_chain
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.child import create_child, parent_facts, snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.newfile import new_file
-from vhdtool.image.parents import ParentMismatch, ParentMissing, locator_paths
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.chain.locate_parent import ParentMismatch, ParentMissing, locator_paths
+from vhdtool.image.chain.open import ParentLoop, open_chain
+from vhdtool.image.create.differencing import create_child, parent_facts, snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.journal.new_file import new_file
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.header import Header
 

@@ -14,17 +14,17 @@ from vhd_images import Picture
 
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, UncleanImage, UnsupportedImage, UsageError
-from vhdtool.image.chain import open_chain
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.child import snapshot
-from vhdtool.image.coalesce import coalesce, fill
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.info import info
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.modify import modify_footer, modify_parent
-from vhdtool.image.resize import resize
-from vhdtool.image.scan import scan
-from vhdtool.image.undo import Change, apply, undo, write_journal
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.chain.info import info
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.chain.tree import scan
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.edit.coalesce import coalesce, fill
+from vhdtool.image.edit.modify import modify_footer, modify_parent
+from vhdtool.image.edit.resize import resize
+from vhdtool.image.journal.undo import Change, apply, undo, write_journal
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, StorageError
 
 MIB = 1 << 20
@@ -191,7 +191,7 @@ def test_a_journal_is_not_played_back_into_another_state_of_the_image(
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vhdtool.image.journal.apply", killed)
+        patch.setattr("vhdtool.image.journal.transaction.apply", killed)
         with pytest.raises(Killed):
             resize(path, 200 * MIB)
     if what == "backup":

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from shims import empty_image
 
-from vhdtool.image.changed import HEADER, TRACKED, ChangeLog
-from vhdtool.image.disk import DynamicDisk
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.tapdisk.tapctl.change_log import HEADER, TRACKED, ChangeLog
 
 
 def test_writes_zeros_and_trims_are_noted_and_reads_are_not(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 from vhd_images import Picture
 
 from vhdtool.errors import NotAVhd, UsageError
-from vhdtool.image.check import check
-from vhdtool.image.findings import Finding
+from vhdtool.image.check.image import check
+from vhdtool.image.metadata.findings import Finding
 from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, StorageError
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer

@@ -15,8 +15,8 @@ import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import ActivationRefused
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epochs import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage.image_lock import ImageInUse

@@ -11,12 +11,12 @@ from image_tools import clean, content, write
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, LeaseLost
-from vhdtool.image import chain
-from vhdtool.image.child import snapshot
-from vhdtool.image.coalesce import coalesce, fill
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.metadata import Metadata
-from vhdtool.image.newfile import new_path
+from vhdtool.image.chain import open as chain
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.edit.coalesce import coalesce, fill
+from vhdtool.image.journal.new_file import new_path
+from vhdtool.image.metadata.read import Metadata
 from vhdtool.leases import claim
 from vhdtool.storage import Storage, image_file
 from vhdtool.storage.image_file import ImageFile

@@ -10,7 +10,7 @@ import pytest
 from vhd_images import Picture
 
 from vhdtool.cli.main import COMMANDS, run
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 
 MIB = 1 << 20
 

@@ -9,9 +9,9 @@ from image_tools import clean, content, nearly_full, write
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import CorruptImage
-from vhdtool.image import coalesce as coalescing
-from vhdtool.image.child import create_child, parent_facts, snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
+from vhdtool.image.create.differencing import create_child, parent_facts, snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.edit import coalesce as coalescing
 from vhdtool.storage import FileStorage, StorageError
 
 MIB = 1 << 20

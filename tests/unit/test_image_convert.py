@@ -9,13 +9,13 @@ from vhd_images import Picture
 
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, ImageExists
-from vhdtool.image.chain import open_chain
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.child import snapshot
-from vhdtool.image.convert import convert
-from vhdtool.image.formats import guess_input, guess_output
-from vhdtool.image.info import info
-from vhdtool.image.workers import each
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.chain.detect import guess_input, guess_output
+from vhdtool.image.chain.info import info
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.chain.ordered_workers import each
+from vhdtool.image.create.convert import convert
+from vhdtool.image.create.differencing import snapshot
 
 MIB = 1 << 20
 

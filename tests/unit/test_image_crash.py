@@ -10,19 +10,19 @@ from crash import survives
 from vhd_images import Picture
 
 from vhdtool.errors import NotAVhd
-from vhdtool.image import coalesce as coalescing
-from vhdtool.image import modify as modifying
-from vhdtool.image import resize as resizing
-from vhdtool.image.chain import open_chain
-from vhdtool.image.check import check
-from vhdtool.image.child import ParentFacts, locator_table, snapshot, with_parent
-from vhdtool.image.create import create_dynamic, locators_offset, new_footer, write_empty
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.journal import Restored, recover
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.reader import Layer, Reader
-from vhdtool.image.repair import plan
-from vhdtool.image.undo import apply
+from vhdtool.image.chain.layers import Layer, Reader
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import ParentFacts, locator_table, snapshot, with_parent
+from vhdtool.image.create.empty import create_dynamic, locators_offset, new_footer, write_empty
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.edit import coalesce as coalescing
+from vhdtool.image.edit import modify as modifying
+from vhdtool.image.edit import resize as resizing
+from vhdtool.image.edit.repair import plan
+from vhdtool.image.journal.transaction import Restored, recover
+from vhdtool.image.journal.undo import apply
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage, Operation, RecordingStorage, Storage
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import ImageExists, UsageError
-from vhdtool.image.check import check
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.units import GIB, MIB, SECTOR
 

@@ -13,14 +13,15 @@ from vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
-from vhdtool.image import admission, lenient
-from vhdtool.image.admission import BITMAPS_KNOW, readable
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.check import check
-from vhdtool.image.journal import journal_beside
-from vhdtool.image.lenient import open_salvage
-from vhdtool.image.meta import snapshot
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.check import admission
+from vhdtool.image.check.admission import BITMAPS_KNOW, readable
+from vhdtool.image.check.image import check
+from vhdtool.image.journal.transaction import journal_beside
+from vhdtool.image.metadata.dump import snapshot
+from vhdtool.image.metadata.read import read_metadata
+from vhdtool.image.salvage import open as lenient
+from vhdtool.image.salvage.open import open_salvage
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Locator
@@ -74,7 +75,7 @@ def test_a_sound_image_needs_no_look_at_its_blocks(
     def looked(*args: object) -> None:
         raise AssertionError("the check was asked")
 
-    monkeypatch.setattr("vhdtool.image.check.check", looked)
+    monkeypatch.setattr("vhdtool.image.check.image.check", looked)
     with FileStorage(tmp_path / "image.vhd") as storage:
         assert readable(storage).size
 
@@ -192,21 +193,21 @@ GATE = {
     "cli/vhdutil/change.py": "whether there is a footer to be mended",
     "cli/vhdutil/read.py": "it asks the gate before it shows data",
     "cli/vhdutil/scan.py": "fields, and no data",
-    "image/blockreader.py": "DynamicDisk asks the gate; FaithfulDisk is tapdisk2, which does not",
-    "image/chain.py": "names only, or through the gate",
-    "image/chain_check.py": "it tells about damage",
-    "image/check.py": "it tells about damage",
-    "image/child.py": "after parent_facts has been through the gate",
-    "image/formats.py": "whether it is a VHD at all",
-    "image/info.py": "fields, and no data",
-    "image/lenient.py": "for salvage",
-    "image/meta.py": "fields, and no data",
-    "image/metadata.py": "its home",
-    "image/opened.py": "its home",
-    "image/openimage.py": "the kind and the size",
-    "image/parents.py": "uuids",
-    "image/repair.py": "it mends damage",
-    "image/scan.py": "fields, and no data",
+    "image/disk/block_reader.py": "DynamicDisk asks the gate; tapdisk2 itself does not",
+    "image/chain/open.py": "names only, or through the gate",
+    "image/chain/check.py": "it tells about damage",
+    "image/check/image.py": "it tells about damage",
+    "image/create/differencing.py": "after parent_facts has been through the gate",
+    "image/chain/detect.py": "whether it is a VHD at all",
+    "image/chain/info.py": "fields, and no data",
+    "image/salvage/open.py": "for salvage",
+    "image/metadata/dump.py": "fields, and no data",
+    "image/metadata/read.py": "its home",
+    "image/metadata/load.py": "its home",
+    "image/disk/open.py": "the kind and the size",
+    "image/chain/locate_parent.py": "uuids",
+    "image/edit/repair.py": "it mends damage",
+    "image/chain/tree.py": "fields, and no data",
     "tapdisk/tapctl/disks.py": "the key, before the image is opened",
 }
 """Who reads metadata without asking the gate, and why that is right."""

@@ -18,14 +18,14 @@ import vhdtool
 from vhdtool.cli.main import run as vhdtool_run
 from vhdtool.cli.vhdutil.main import run as vhd_util_run
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.admission import BITMAPS_KNOW
-from vhdtool.image.chain_check import check_chain
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.journal import journal_beside, recover
-from vhdtool.image.lenient import open_salvage
-from vhdtool.image.openimage import open_image
-from vhdtool.image.repair import MENDED
-from vhdtool.image.undo import ForeignJournal
+from vhdtool.image.chain.check import check_chain
+from vhdtool.image.check.admission import BITMAPS_KNOW
+from vhdtool.image.check.advice import MENDED
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.open import open_image
+from vhdtool.image.journal.transaction import journal_beside, recover
+from vhdtool.image.journal.undo import ForeignJournal
+from vhdtool.image.salvage.open import open_salvage
 from vhdtool.storage import FileStorage
 
 DAMAGED = {**CORPUS, **MORE}

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from shims import BLOCK, empty_image, plain_bytes, verdict
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.faithful import FaithfulDisk
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.tapdisk2 import FaithfulDisk
 from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 

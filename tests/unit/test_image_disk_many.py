@@ -9,10 +9,10 @@ import pytest
 from shims import plain_bytes, verdict
 
 from vhdtool.errors import LeaseLost
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.hooks import Hooks
-from vhdtool.image.many import ManyOpener, ManyRequests, Piece
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.disk.many import ManyOpener, ManyRequests, Piece
 from vhdtool.storage import FileStorage, MemoryStorage, StorageError
 from vhdtool.storage.many import DEPTH, Arena, Many, Transfer
 from vhdtool.vhd.units import SECTOR

@@ -11,11 +11,11 @@ from shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 from vhd_images import Picture
 
 from vhdtool.errors import CorruptImage, NotAVhd, UncleanImage, UnsupportedImage, VhdtoolError
-from vhdtool.image import blockmap
-from vhdtool.image.blockmap import BlockMap
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.faithful import FaithfulDisk
-from vhdtool.image.opened import pack_flags, read_opened, unpack_flags
+from vhdtool.image.disk import block_map as blockmap
+from vhdtool.image.disk.block_map import BlockMap
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.tapdisk2 import FaithfulDisk
+from vhdtool.image.metadata.load import pack_flags, read_opened, unpack_flags
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.footer import DIFFERENCING, FIXED

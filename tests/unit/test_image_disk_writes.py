@@ -6,10 +6,10 @@ import pytest
 from shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 
 from vhdtool.errors import LeaseLost, SplitBrain
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.faithful import FaithfulDisk
-from vhdtool.image.hooks import Hooks
-from vhdtool.image.room import FIRST_AHEAD
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.disk.preallocation import FIRST_AHEAD
+from vhdtool.image.disk.tapdisk2 import FaithfulDisk
 from vhdtool.storage import (
     FaultyStorage,
     MemoryStorage,

@@ -8,10 +8,10 @@ from vhd_images import Picture
 
 import vhdtool
 from vhdtool.errors import UnsupportedImage
-from vhdtool.image.check import check
-from vhdtool.image.info import info
-from vhdtool.image.repair import plan
-from vhdtool.image.scan import scan
+from vhdtool.image.chain.info import info
+from vhdtool.image.chain.tree import scan
+from vhdtool.image.check.image import check
+from vhdtool.image.edit.repair import plan
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bits import reversed_bits
 from vhdtool.vhd.units import SECTOR

@@ -14,9 +14,9 @@ import pytest
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import NotAVhd, UsageError, VhdtoolError
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.formats import guess_input
-from vhdtool.image.openimage import kind_of
+from vhdtool.image.chain.detect import guess_input
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.open import kind_of
 from vhdtool.vhd.footer import SECTOR
 
 SIZE = 192 << 10

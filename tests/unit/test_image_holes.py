@@ -7,12 +7,12 @@ import pytest
 from image_tools import write
 
 from vhdtool.cli.qemu import ReadOnly
-from vhdtool.image.chain import open_chain
-from vhdtool.image.child import snapshot
-from vhdtool.image.create import create_dynamic, create_fixed
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.flat import FlatDisk
-from vhdtool.image.openimage import OpenImage, open_image
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.flat import FlatDisk
+from vhdtool.image.disk.open import OpenImage, open_image
 from vhdtool.storage import FileStorage
 from vhdtool.storage.holes import Contents, joined
 from vhdtool.vhd.footer import SECTOR
@@ -103,7 +103,7 @@ def test_a_child_larger_than_its_parent_ends_with_zeros(tmp_path: Path) -> None:
     disk = flat(tmp_path / "base", "fixed")
     disk.write(SIZE - PAGE, b"x" * PAGE)
     disk.abandon()
-    from vhdtool.image.child import create_child, parent_facts
+    from vhdtool.image.create.differencing import create_child, parent_facts
 
     create_child(tmp_path / "leaf.vhd", parent_facts(tmp_path / "base"), 3 * SIZE)
     assert opened(tmp_path / "leaf.vhd").extents(0, 3 * SIZE, MOST) == [

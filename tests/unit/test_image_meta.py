@@ -9,7 +9,7 @@ import pytest
 from vhd_images import UUID_ONE, Picture
 
 from vhdtool.errors import NotAVhd, UsageError
-from vhdtool.image.meta import diff_growth, diff_monotonic, snapshot
+from vhdtool.image.metadata.dump import diff_growth, diff_monotonic, snapshot
 from vhdtool.storage import MemoryStorage, RecordingStorage
 from vhdtool.vhd.bits import clear_bits
 from vhdtool.vhd.footer import FIXED, Footer

@@ -7,13 +7,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from image_tools import clean, content, write
 
-from vhdtool.image.chain import open_chain
-from vhdtool.image.child import create_child, parent_facts
-from vhdtool.image.coalesce import coalesce, fill
-from vhdtool.image.convert import convert
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.modify import modify_parent
-from vhdtool.image.resize import resize
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.create.convert import convert
+from vhdtool.image.create.differencing import create_child, parent_facts
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.edit.coalesce import coalesce, fill
+from vhdtool.image.edit.modify import modify_parent
+from vhdtool.image.edit.resize import resize
 
 KIB = 1024
 BLOCK = 512 * KIB

@@ -7,9 +7,9 @@ import pytest
 from image_tools import content
 
 from vhdtool.cli.main import run
-from vhdtool.image.chain import open_chain
-from vhdtool.image.flat import FlatDisk
-from vhdtool.image.openimage import disk_size, open_image
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.disk.flat import FlatDisk
+from vhdtool.image.disk.open import disk_size, open_image
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.units import SECTOR, pad
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhdtool.image import order
+from vhdtool.image.metadata import bat_sort as order
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.units import UNUSED
 

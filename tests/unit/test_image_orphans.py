@@ -11,13 +11,13 @@ from vhd_images import Picture
 
 import vhdtool
 from vhdtool.cli.main import run
-from vhdtool.image.check import check
-from vhdtool.image.child import snapshot
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.findings import Finding
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.repair import plan
-from vhdtool.image.undo import apply
+from vhdtool.image.check.image import check
+from vhdtool.image.create.differencing import snapshot
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.edit.repair import plan
+from vhdtool.image.journal.undo import apply
+from vhdtool.image.metadata.findings import Finding
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.vhd.bits import set_bits

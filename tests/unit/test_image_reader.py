@@ -4,8 +4,8 @@ import pytest
 from vhd_images import Picture
 
 from vhdtool.errors import CorruptImage, NotAVhd
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.reader import Extent, Layer, Reader
+from vhdtool.image.chain.layers import Extent, Layer, Reader
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import MemoryStorage
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.units import SECTOR

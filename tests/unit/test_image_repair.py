@@ -13,11 +13,11 @@ from vhd_images import Picture
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, UnsupportedImage, UsageError
-from vhdtool.image.check import check
-from vhdtool.image.metadata import metadata_with, read_ends
-from vhdtool.image.reader import Layer, Reader
-from vhdtool.image.repair import plan, require_repairable
-from vhdtool.image.undo import apply, undo, write_journal
+from vhdtool.image.chain.layers import Layer, Reader
+from vhdtool.image.check.image import check
+from vhdtool.image.edit.repair import plan, require_repairable
+from vhdtool.image.journal.undo import apply, undo, write_journal
+from vhdtool.image.metadata.read import metadata_with, read_ends
 from vhdtool.storage import FileStorage, MemoryStorage, RecordingStorage
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import FIXED, Footer

@@ -13,11 +13,11 @@ from vhd_images import Picture
 import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, NotAVhd
-from vhdtool.image.lenient import open_salvage
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.partitions import file_system, partitions
-from vhdtool.image.reader import Layer
-from vhdtool.image.salvage import Doubted, Lost, Salvage
+from vhdtool.image.chain.layers import Layer
+from vhdtool.image.metadata.read import read_metadata
+from vhdtool.image.salvage.open import open_salvage
+from vhdtool.image.salvage.partitions import file_system, partitions
+from vhdtool.image.salvage.reader import Doubted, Lost, Salvage
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 

@@ -13,7 +13,7 @@ from shims import owner
 
 from vhdtool.cli.main import run
 from vhdtool.errors import StateError, UsageError, VhdtoolError
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases import epochs
 from vhdtool.leases import owner as owners
 from vhdtool.leases.epochs import EpochRecord

@@ -10,7 +10,7 @@ import pytest
 from test_oracle_view import MemoryView
 
 from vhdtool.errors import CorruptImage, NotAVhd
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.oracle.activation import judge_activation
 from vhdtool.oracle.checks.blocks import _open_at, blocks
 from vhdtool.oracle.checks.claims import claims

@@ -112,8 +112,8 @@ def test_an_activation_that_failed_with_the_lease_excuses_one_epoch_and_no_more(
 def test_leaked_space_is_only_information(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vhdtool.image.check import CheckReport
-    from vhdtool.image.findings import Finding as Checked
+    from vhdtool.image.check.image import CheckReport
+    from vhdtool.image.metadata.findings import Finding as Checked
     from vhdtool.oracle import structure
 
     def check(view: FileView, mode: str) -> CheckReport:

@@ -15,7 +15,7 @@ SOURCES = (
     "requirements.lock",
     "pyproject.toml",
     "scripts/setup",
-    "vhdtool/image/order.c",
+    "vhdtool/image/metadata/bat_sort.c",
     "vhdtool/tapdisk/nbd/straight.c",
 )
 """What decides whether .venv is up to date."""

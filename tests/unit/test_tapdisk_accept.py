@@ -286,7 +286,7 @@ sys.stdin.readline()
 """
 CONTROL = """
 import io
-from vhdtool.image.create import create_dynamic
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.choose import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.tapdisk.access import ImageOpener

@@ -293,7 +293,7 @@ def test_a_look_at_the_lease_counts_from_its_beginning(tmp_path: Path) -> None:
 
 def test_blocks_of_the_first_writer_are_never_given_away(tmp_path: Path) -> None:
     """Without any lease (guard of the image alone): the BAT and the file's end tell."""
-    from vhdtool.image.disk import DynamicDisk
+    from vhdtool.image.disk.dynamic import DynamicDisk
 
     for first, second in ((0, 1), (0, 200), (255, 3)):
         image = empty_image()

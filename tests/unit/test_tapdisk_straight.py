@@ -17,10 +17,10 @@ from shims import in_thread
 from straight_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 
 from vhdtool.errors import SplitBrain
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.many import ManyOpener
-from vhdtool.image.openimage import RAW
-from vhdtool.image.straight import StraightMap
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.layout import StraightMap
+from vhdtool.image.disk.many import ManyOpener
+from vhdtool.image.disk.open import RAW
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd import halves as nbd_straight
 from vhdtool.tapdisk.nbd import straight

@@ -13,7 +13,7 @@ import pytest
 from image_tools import clean, content, write
 
 from vhdtool.cli.vhdutil import main
-from vhdtool.image.metadata import read_metadata
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, names
 
 MIB = 1 << 20
@@ -148,7 +148,7 @@ def test_an_interrupted_resize_is_reverted(
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr("vhdtool.image.journal.apply", cut)
+        patch.setattr("vhdtool.image.journal.transaction.apply", cut)
         with pytest.raises(PowerCut):
             tool("resize", "--debug", "-s", "5000", "-n", base, "-j", journal)
     assert tool("revert", "--debug", "-n", base, "-j", journal) == b""

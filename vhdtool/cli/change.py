@@ -35,7 +35,7 @@ def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     \b
     Example: vhdtool resize disk.vhd 40g
     """
-    from vhdtool.image.resize import resize as work
+    from vhdtool.image.edit.resize import resize as work
     from vhdtool.vhd.creators import creator_name
 
     take_dead_lease(image, force_epoch)
@@ -71,8 +71,8 @@ def coalesce(
     \b
     Example: vhdtool coalesce child.vhd
     """
-    from vhdtool.image.coalesce import ancestor_of
-    from vhdtool.image.coalesce import coalesce as work
+    from vhdtool.image.edit.coalesce import ancestor_of
+    from vhdtool.image.edit.coalesce import coalesce as work
 
     if into is not None and whole:
         raise UsageError("--into and --all exclude each other")
@@ -96,7 +96,7 @@ def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
     \b
     Example: vhdtool fill disk.vhd
     """
-    from vhdtool.image.coalesce import fill as work
+    from vhdtool.image.edit.coalesce import fill as work
 
     take_dead_lease(image, force_epoch)
     if not quiet:
@@ -112,7 +112,7 @@ def _virtual_size(image: str) -> int:
 
 
 def _footer(image: str) -> "Footer":
-    from vhdtool.image.metadata import read_metadata
+    from vhdtool.image.metadata.read import read_metadata
     from vhdtool.storage import FileStorage
 
     with FileStorage(image) as storage:
@@ -148,7 +148,7 @@ def modify(
     \b
     Example: vhdtool modify child.vhd --parent ../base.vhd
     """
-    from vhdtool.image.modify import modify_footer, modify_parent
+    from vhdtool.image.edit.modify import modify_footer, modify_parent
     from vhdtool.vhd.units import vhd_time
 
     if parent is None and hidden is None and uuid is None and timestamp is None:

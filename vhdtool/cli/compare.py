@@ -26,7 +26,7 @@ def meta(image: str, output: str | None) -> None:
 
 
 def _snapshot(image: str) -> dict[str, Any]:
-    from vhdtool.image.meta import snapshot
+    from vhdtool.image.metadata.dump import snapshot
     from vhdtool.storage import FileStorage
 
     with FileStorage(image) as storage:
@@ -62,8 +62,8 @@ def diff(
     \b
     Example: vhdtool diff --monotonic before.json disk.vhd
     """
-    from vhdtool.image.findings import exit_code
-    from vhdtool.image.meta import diff_growth, diff_monotonic
+    from vhdtool.image.metadata.dump import diff_growth, diff_monotonic
+    from vhdtool.image.metadata.findings import exit_code
 
     old, new = _load(before), _load(after)
     lost = diff_monotonic(old, new)

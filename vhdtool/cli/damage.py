@@ -9,9 +9,9 @@ from vhdtool.cli.guestfiles import FileHit, Range, files_within, sectors
 from vhdtool.cli.options import image_argument, json_option, load_json, print_json
 from vhdtool.cli.orphans import counted
 from vhdtool.errors import UsageError
-from vhdtool.image.lenient import open_salvage
-from vhdtool.image.partitions import Partition, partitions
-from vhdtool.image.salvage import Lost, Salvage, Stray
+from vhdtool.image.salvage.open import open_salvage
+from vhdtool.image.salvage.partitions import Partition, partitions
+from vhdtool.image.salvage.reader import Lost, Salvage, Stray
 from vhdtool.vhd.units import SECTOR
 
 

@@ -12,8 +12,8 @@ from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from vhdtool.image.reader import Extent, Reader
-    from vhdtool.image.salvage import Lost, Salvage
+    from vhdtool.image.chain.layers import Extent, Reader
+    from vhdtool.image.salvage.reader import Lost, Salvage
 
 
 @click.command("map")
@@ -29,7 +29,7 @@ def map_(image: str, offset: int, length: int | None, as_json: bool) -> None:
     \b
     Example: vhdtool map --json disk.vhd
     """
-    from vhdtool.image.chain import open_chain
+    from vhdtool.image.chain.open import open_chain
 
     with open_chain(image) as reader:
         end = reader.size if length is None else offset + length
@@ -96,9 +96,9 @@ def read(
         context.exit(_salvage(image, offset, length, output, orphans, as_json))
     if orphans is not None:
         raise UsageError("--orphans goes with --salvage only")
-    from vhdtool.image.chain import open_chain
-    from vhdtool.image.export import export_raw, stream
-    from vhdtool.image.newfile import new_file
+    from vhdtool.image.chain.export import export_raw, stream
+    from vhdtool.image.chain.open import open_chain
+    from vhdtool.image.journal.new_file import new_file
 
     with open_chain(image) as reader:
         end = reader.size if length is None else min(offset + length, reader.size)
@@ -118,8 +118,8 @@ def _salvage(
     as_json: bool,
 ) -> int:
     from vhdtool.cli.orphans import export_orphans
-    from vhdtool.image.lenient import open_salvage
-    from vhdtool.image.newfile import new_file
+    from vhdtool.image.journal.new_file import new_file
+    from vhdtool.image.salvage.open import open_salvage
 
     with open_salvage(image) as source:
         end = source.size if length is None else min(offset + length, source.size)
@@ -172,7 +172,7 @@ def report_salvage(
 
 def _pipe(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
     """To standard output, where zeros fill what is not there."""
-    from vhdtool.image.salvage import Lost, merged
+    from vhdtool.image.salvage.reader import Lost, merged
 
     out, copied, lost, at = sys.stdout.buffer, 0, [], start
     for piece in source.data(start, end):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vhdtool.errors import UsageError
-from vhdtool.image.partitions import Partition, Read
+from vhdtool.image.salvage.partitions import Partition, Read
 from vhdtool.vhd.units import SECTOR
 
 _LIBRARIES = {"ext": "pyfsext", "ntfs": "pyfsntfs", "fat": "pyfsfat", "exfat": "pyfsfat"}

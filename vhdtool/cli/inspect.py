@@ -7,7 +7,7 @@ import click
 from vhdtool.cli.options import human, image_argument, json_option, print_json, quiet_option, rows
 
 if TYPE_CHECKING:
-    from vhdtool.image.chain_check import ChainReport
+    from vhdtool.image.chain.check import ChainReport
 
 
 @click.command()
@@ -19,7 +19,7 @@ def info(image: str, as_json: bool) -> None:
     \b
     Example: vhdtool info disk.vhd
     """
-    from vhdtool.image.info import info as collect
+    from vhdtool.image.chain.info import info as collect
 
     result = collect(image)
     if as_json:
@@ -119,7 +119,7 @@ def check(
     \b
     Example: vhdtool check --unclean disk.vhd
     """
-    from vhdtool.image.chain_check import check_chain
+    from vhdtool.image.chain.check import check_chain
 
     report = check_chain(image, mode, bitmaps, parents)  # type: ignore[arg-type]
     if as_json:

@@ -48,8 +48,8 @@ def create(
     Example: vhdtool create disk.vhd 20g
              vhdtool create --parent disk.vhd child.vhd
     """
-    from vhdtool.image import create as maker
-    from vhdtool.image.child import create_child, parent_facts
+    from vhdtool.image.create import empty as maker
+    from vhdtool.image.create.differencing import create_child, parent_facts
 
     if fixed and parent is not None:
         raise UsageError("--fixed and --parent exclude each other")
@@ -106,7 +106,7 @@ def snapshot(
     \b
     Example: vhdtool snapshot base.vhd child.vhd
     """
-    from vhdtool.image import child as maker
+    from vhdtool.image.create import differencing as maker
 
     take_dead_lease(child, force_epoch)
     footer, real = maker.snapshot(

@@ -9,9 +9,9 @@ from vhdtool.cli.options import force_option, image_argument, json_option, print
 from vhdtool.errors import ImageExists, UsageError
 
 if TYPE_CHECKING:
-    from vhdtool.image.chain_check import ChainReport
-    from vhdtool.image.findings import Finding
-    from vhdtool.image.repair import Plan
+    from vhdtool.image.chain.check import ChainReport
+    from vhdtool.image.edit.repair import Plan
+    from vhdtool.image.metadata.findings import Finding
 
 
 @click.command()
@@ -48,10 +48,10 @@ def repair(
     \b
     Example: vhdtool repair disk.vhd --yes
     """
-    from vhdtool.image.chain_check import check_chain
-    from vhdtool.image.journal import journal_beside, recover
-    from vhdtool.image.repair import plan
-    from vhdtool.image.undo import apply, journal_path, undo, write_journal
+    from vhdtool.image.chain.check import check_chain
+    from vhdtool.image.edit.repair import plan
+    from vhdtool.image.journal.transaction import journal_beside, recover
+    from vhdtool.image.journal.undo import apply, journal_path, undo, write_journal
     from vhdtool.leases.claim import claimed, who_has
     from vhdtool.storage import FileStorage
     from vhdtool.storage.image_lock import ImageInUse
@@ -120,7 +120,7 @@ def repair(
 
 def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:
     """What is no information and stays; `before` is the plan of a repair that was not done."""
-    from vhdtool.image.repair import MENDS
+    from vhdtool.image.check.advice import MENDS
 
     found = [*report.links, *(one for each in report.reports for one in each.findings)]
     left = [one for one in found if one.severity != "info"]

@@ -61,7 +61,7 @@ class Size(click.ParamType[int]):
 
 def note_two_sizes(image: str) -> None:
     """Says on standard error when QEMU shows another size of an image than everybody else."""
-    from vhdtool.image.metadata import read_metadata
+    from vhdtool.image.metadata.read import read_metadata
     from vhdtool.storage import FileStorage
     from vhdtool.vhd.creators import readers_agree, size_for_qemu
 

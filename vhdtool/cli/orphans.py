@@ -10,7 +10,7 @@ import click
 from vhdtool.errors import VhdtoolError
 
 if TYPE_CHECKING:
-    from vhdtool.image.salvage import Stray
+    from vhdtool.image.salvage.reader import Stray
 
 INDEX = "orphans.json"
 
@@ -21,7 +21,7 @@ def export_orphans(stray: "list[Stray]", folder: str) -> None:
     Raises StorageError, or ImageExists when the directory has such files already: nothing is left
     of what was written then.
     """
-    from vhdtool.image.newfile import new_file
+    from vhdtool.image.journal.new_file import new_file
     from vhdtool.storage import StorageError
 
     if not stray:
@@ -62,8 +62,8 @@ def note_orphans(image: str, what: str) -> None:
 
     What is no VHD, or is damaged otherwise, is for the command itself to name.
     """
-    from vhdtool.image.check import check
-    from vhdtool.image.metadata import read_ends
+    from vhdtool.image.check.image import check
+    from vhdtool.image.metadata.read import read_ends
     from vhdtool.storage import FileStorage
 
     try:
@@ -84,7 +84,7 @@ def note_orphans(image: str, what: str) -> None:
 
 def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> None:
     """Orphans of the layers that may be removed after a coalesce, and of the one it writes to."""
-    from vhdtool.image.chain import open_chain
+    from vhdtool.image.chain.open import open_chain
 
     with open_chain(image) as reader:
         below = [layer.name for layer in reader.layers[1:]]

@@ -11,11 +11,11 @@ from typing import Any
 from vhdtool.cli.progress import progress_bar
 from vhdtool.cli.signals import uninterrupted
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.image.convert import require_not_over_layers
-from vhdtool.image.disk import DynamicDisk
-from vhdtool.image.journal import require_replaceable
-from vhdtool.image.newfile import new_file, new_path
-from vhdtool.image.reader import Reader
+from vhdtool.image.chain.layers import Reader
+from vhdtool.image.create.convert import require_not_over_layers
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.journal.new_file import new_file, new_path
+from vhdtool.image.journal.transaction import require_replaceable
 from vhdtool.storage.holes import Held, joined
 from vhdtool.storage.kept import KeptOpen
 from vhdtool.tapdisk.nbd.server import NbdServer
@@ -139,7 +139,7 @@ def import_through_qemu(
     quiet: bool,
 ) -> int:
     """Fills a new dynamic VHD from an image of a format of QEMU's; returns its size."""
-    from vhdtool.image.create import create_dynamic
+    from vhdtool.image.create.empty import create_dynamic
 
     size = virtual_size(source, kind)
     if not size:

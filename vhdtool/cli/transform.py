@@ -16,8 +16,8 @@ from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import UsageError
 
 if TYPE_CHECKING:
-    from vhdtool.image.convert import Format
-    from vhdtool.image.reader import Reader
+    from vhdtool.image.chain.layers import Reader
+    from vhdtool.image.create.convert import Format
 
 FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 
@@ -63,9 +63,9 @@ def convert(
     Example: vhdtool convert disk.raw disk.vhd
              vhdtool convert --salvage broken.vhd mended.vhd
     """
-    from vhdtool.image.chain import open_chain
-    from vhdtool.image.convert import convert as work
-    from vhdtool.image.formats import NAMES, guess_input, guess_output
+    from vhdtool.image.chain.detect import NAMES, guess_input, guess_output
+    from vhdtool.image.chain.open import open_chain
+    from vhdtool.image.create.convert import convert as work
 
     take_dead_lease(target, force_epoch)
     kind = NAMES[source_format] if source_format else guess_input(source)
@@ -117,8 +117,8 @@ def _salvage(
     source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
 ) -> int:
     from vhdtool.cli.data import report_salvage
-    from vhdtool.image.lenient import open_salvage
-    from vhdtool.image.rescue import rescue
+    from vhdtool.image.salvage.convert import rescue
+    from vhdtool.image.salvage.open import open_salvage
 
     with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
         copied, lost = rescue(salvage, target, form, block_size, batmap, force, show)
@@ -136,7 +136,7 @@ def _through_qemu(
     quiet: bool,
 ) -> int:
     from vhdtool.cli.qemu import export_through_qemu, import_through_qemu
-    from vhdtool.image.chain import open_chain
+    from vhdtool.image.chain.open import open_chain
 
     if kind in ("vpc", "raw"):
         with open_chain(source, raw=kind == "raw") as reader:

@@ -7,7 +7,7 @@ import click
 from vhdtool.cli.options import human, json_option, print_json
 
 if TYPE_CHECKING:
-    from vhdtool.image.scan import Node
+    from vhdtool.image.chain.tree import Node
 
 
 @click.command()
@@ -22,7 +22,7 @@ def scan(context: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
     \b
     Example: vhdtool scan /srv/images
     """
-    from vhdtool.image.scan import scan as work
+    from vhdtool.image.chain.tree import scan as work
 
     roots = work(list(paths))
     if as_json:

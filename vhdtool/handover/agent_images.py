@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image import qcow2
-from vhdtool.image.create import create_dynamic
-from vhdtool.image.meta import snapshot
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.metadata import qcow2
+from vhdtool.image.metadata.dump import snapshot
 from vhdtool.storage import FileStorage
 from vhdtool.storage.anywhere import open_anywhere
 

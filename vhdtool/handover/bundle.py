@@ -4,7 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
-from vhdtool.image.newfile import new_path
+from vhdtool.image.journal.new_file import new_path
 
 PARTS = (
     "vhd",

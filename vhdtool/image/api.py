@@ -11,10 +11,10 @@ from typing import Literal, Protocol, Self
 from uuid import UUID
 
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.image.chain import NONE, PARENTS, open_chain
-from vhdtool.image.chain_check import ChainReport, check_chain
-from vhdtool.image.check import Mode
-from vhdtool.image.reader import Extent, Reader
+from vhdtool.image.chain.check import ChainReport, check_chain
+from vhdtool.image.chain.layers import Extent, Reader
+from vhdtool.image.chain.open import NONE, PARENTS, open_chain
+from vhdtool.image.check.image import Mode
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import DEFAULT_BLOCK
@@ -177,14 +177,14 @@ class _Flat:
 
 def _claimed(path: str, force_epoch: int | None) -> AbstractContextManager[FileStorage]:
     # Imported late: who only reads does not pay for the write path.
-    from vhdtool.image.journal import writable_image
+    from vhdtool.image.journal.transaction import writable_image
 
     return writable_image(path, force_epoch=force_epoch)
 
 
 def _writer(storage: FileStorage, reader: Reader) -> _Target:
-    from vhdtool.image.admission import writable
-    from vhdtool.image.disk import DynamicDisk
+    from vhdtool.image.check.admission import writable
+    from vhdtool.image.disk.dynamic import DynamicDisk
 
     parents = Below(reader.layers[1:])
     if writable(storage, closed=False).footer.disk_type == FIXED:
@@ -222,7 +222,7 @@ def create(
 
     Raises UsageError for what cannot be, ImageExists, or StorageError.
     """
-    from vhdtool.image import create as maker
+    from vhdtool.image.create import empty as maker
 
     if kind == "dynamic":
         return maker.create_dynamic(path, size, block_bytes, batmap, overwrite=overwrite).uuid
@@ -236,7 +236,7 @@ def snapshot(parent: Path, child: Path, *, raw_parent: bool = False) -> UUID:
 
     Raises UsageError when the chain would have more than 30 images, ImageExists, CorruptImage.
     """
-    from vhdtool.image.child import snapshot as work
+    from vhdtool.image.create.differencing import snapshot as work
 
     footer, _ = work(parent, child, raw=raw_parent)
     return footer.uuid

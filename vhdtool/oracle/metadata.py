@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.meta import snapshot
+from vhdtool.image.metadata.dump import snapshot
 from vhdtool.oracle.checks.blocks import Told, blocks
 from vhdtool.oracle.checks.growth import Meta, growth
 from vhdtool.oracle.checks.points import points

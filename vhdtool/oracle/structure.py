@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.check import check
+from vhdtool.image.check.image import check
 from vhdtool.oracle.finding import Finding, Outcome, Severity, doubt
 from vhdtool.oracle.readers import qcow2
 from vhdtool.oracle.view import View

@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhdtool.image.openimage import QCOW2
+from vhdtool.image.disk.open import QCOW2
 from vhdtool.leases.claim import locked_file
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.anywhere import is_lun, open_anywhere

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
-from vhdtool.image.openimage import KINDS, QCOW2, VHD
+from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
 from vhdtool.storage.anywhere import is_lun
 from vhdtool.storage.names import lasting_path

@@ -17,8 +17,8 @@ from vhdtool.errors import (
     UncleanImage,
     VhdtoolError,
 )
-from vhdtool.image.hooks import Hooks
-from vhdtool.image.openimage import VHD, OpenImage, open_image
+from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.disk.open import VHD, OpenImage, open_image
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record

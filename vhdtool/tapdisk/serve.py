@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import LeaseLost, UsageError
-from vhdtool.image.openimage import disk_size, kind_of
+from vhdtool.image.disk.open import disk_size, kind_of
 from vhdtool.leases.choose import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError

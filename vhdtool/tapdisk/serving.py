@@ -7,8 +7,8 @@ from time import monotonic
 from typing import Concatenate, ParamSpec, TypeVar
 
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
-from vhdtool.image.openimage import OpenImage
-from vhdtool.image.straight import StraightMap
+from vhdtool.image.disk.layout import StraightMap
+from vhdtool.image.disk.open import OpenImage
 from vhdtool.storage import LockedStorage, Storage, StorageError
 from vhdtool.tapdisk import reading
 from vhdtool.tapdisk.metrics import Latency

@@ -20,7 +20,7 @@ _MIB = 20
 
 def create(options: Options) -> int:
     needed(options, "ns")
-    from vhdtool.image.create import create_dynamic, create_fixed
+    from vhdtool.image.create.empty import create_dynamic, create_fixed
 
     size, room = _whole_blocks(options["s"]), _whole_blocks(options.get("S", ""))
     if room and room < size:
@@ -39,8 +39,8 @@ def _whole_blocks(megabytes: str) -> int:
 
 def snapshot(options: Options) -> int:
     needed(options, "np")
-    from vhdtool.image import child
-    from vhdtool.image.marks import read_marks, set_key
+    from vhdtool.image.create import differencing as child
+    from vhdtool.image.edit.batmap_fields import read_marks, set_key
 
     name, raw = options["n"], "m" in options
     limit = number(options.get("l", ""))
@@ -70,8 +70,8 @@ def snapshot(options: Options) -> int:
 
 def set_field(options: Options) -> int:
     needed(options, "nfv")
-    from vhdtool.image.marks import set_marker
-    from vhdtool.image.modify import modify_footer
+    from vhdtool.image.edit.batmap_fields import set_marker
+    from vhdtool.image.edit.modify import modify_footer
 
     field, value = options["f"], number(options["v"])
     if field not in ("hidden", "marker"):
@@ -91,7 +91,7 @@ def set_field(options: Options) -> int:
 
 def repair(options: Options) -> int:
     needed(options, "n")
-    from vhdtool.image.modify import modify_footer
+    from vhdtool.image.edit.modify import modify_footer
 
     open_image(options["n"])[0].close()
     _close(options["n"], always=True)
@@ -107,9 +107,9 @@ def _close(name: str, always: bool = False) -> None:
 
     A change that was interrupted is taken back: a storage manager knows no other command for that.
     """
-    from vhdtool.image.journal import guarded, journal_beside, recover
-    from vhdtool.image.metadata import read_ends
-    from vhdtool.image.repair import plan, require_repairable
+    from vhdtool.image.edit.repair import plan, require_repairable
+    from vhdtool.image.journal.transaction import guarded, journal_beside, recover
+    from vhdtool.image.metadata.read import read_ends
     from vhdtool.leases.claim import claimed
 
     with claimed(name, LockMode.BENEATH) as storage:
@@ -140,7 +140,7 @@ def resize(options: Options) -> int:
         if size > len(meta.bat) * DEFAULT_BLOCK:
             say(VhdtoolError(f"{name}: its tables have no room for {size} bytes; see -j"))
             return errno.EINVAL
-    from vhdtool.image.resize import resize as work
+    from vhdtool.image.edit.resize import resize as work
 
     note_orphans(name, IN_PLACE)
     try:
@@ -159,7 +159,7 @@ def fill(options: Options) -> int:
     if set(options) - {"n"}:
         raise Failed("-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP)
     open_image(options["n"])[0].close()
-    from vhdtool.image.coalesce import fill as work
+    from vhdtool.image.edit.coalesce import fill as work
 
     note_orphans(options["n"], IN_PLACE)
     work(options["n"])
@@ -168,7 +168,7 @@ def fill(options: Options) -> int:
 
 def coalesce(options: Options) -> int:
     needed(options, "n")
-    from vhdtool.image.coalesce import coalesce as work
+    from vhdtool.image.edit.coalesce import coalesce as work
     from vhdtool.vhd.footer import DIFFERENCING
 
     storage, meta = open_image(options["n"])
@@ -188,7 +188,7 @@ def coalesce(options: Options) -> int:
 
 def modify(options: Options) -> int:
     needed(options, "n")
-    from vhdtool.image import modify as work
+    from vhdtool.image.edit import modify as work
     from vhdtool.vhd.footer import DIFFERENCING
 
     name = options["n"]
@@ -221,8 +221,8 @@ def modify(options: Options) -> int:
 
 def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
     """SM does it to images in use, which it pauses and unpauses afterwards."""
-    from vhdtool.image.journal import journal_beside, recover
-    from vhdtool.image.modify import modify_parent
+    from vhdtool.image.edit.modify import modify_parent
+    from vhdtool.image.journal.transaction import journal_beside, recover
     from vhdtool.leases.claim import claimed
 
     # SM relinks images to another ancestor with it: the uuid is not compared.
@@ -238,7 +238,7 @@ def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
 
 def revert(options: Options) -> int:
     needed(options, "nj")
-    from vhdtool.image.undo import drop_journal, undo
+    from vhdtool.image.journal.undo import drop_journal, undo
     from vhdtool.leases.claim import claimed
 
     journal = options["j"]

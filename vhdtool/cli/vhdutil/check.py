@@ -9,12 +9,12 @@ import errno
 from vhdtool.cli.vhdutil.fields import dump, print_headers
 from vhdtool.cli.vhdutil.words import Options, Quiet, Wrong, errno_of, needed, say
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.chain_check import ChainReport, check_chain
-from vhdtool.image.check import Mode
-from vhdtool.image.findings import CheckReport, Finding
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.parents import ParentMismatch, ParentMissing, find_parent
-from vhdtool.image.reader import Layer
+from vhdtool.image.chain.check import ChainReport, check_chain
+from vhdtool.image.chain.layers import Layer
+from vhdtool.image.chain.locate_parent import ParentMismatch, ParentMissing, find_parent
+from vhdtool.image.check.image import Mode
+from vhdtool.image.metadata.findings import CheckReport, Finding
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.units import SECTOR, UNUSED

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.metadata import (
+from vhdtool.image.metadata.read import (
     Metadata,
     read_batmap,
     read_ends,

@@ -12,7 +12,7 @@ import sys
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Options, Wrong, errno_of, needed
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.image.marks import KEY_BYTES, read_marks, set_key
+from vhdtool.image.edit.batmap_fields import KEY_BYTES, read_marks, set_key
 
 _KEY_BITS = (512, 256)
 _HEX = re.compile(r"[0-9a-fA-F]{64}")

@@ -4,11 +4,11 @@ import errno
 
 from vhdtool.cli.vhdutil.words import Failed, Options, errno_of, needed, say
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.chain import open_chain
-from vhdtool.image.marks import read_marks
-from vhdtool.image.metadata import Metadata, read_metadata
-from vhdtool.image.parents import find_parent, locator_paths
-from vhdtool.image.places import end_of_data
+from vhdtool.image.chain.locate_parent import find_parent, locator_paths
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.edit.batmap_fields import read_marks
+from vhdtool.image.metadata.bounds import end_of_data
+from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING

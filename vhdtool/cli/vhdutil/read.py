@@ -7,11 +7,11 @@ from array import array
 from vhdtool.cli.vhdutil.fields import Number, decimal, dump, hexadecimal, print_headers
 from vhdtool.cli.vhdutil.words import Failed, Options, Quiet, errno_of, needed, number, say
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.admission import readable
-from vhdtool.image.chain import open_chain
-from vhdtool.image.export import stream
-from vhdtool.image.metadata import Metadata, read_batmap, read_metadata
-from vhdtool.image.reader import Layer
+from vhdtool.image.chain.export import stream
+from vhdtool.image.chain.layers import Layer
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.admission import readable
+from vhdtool.image.metadata.read import Metadata, read_batmap, read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bits import set_bits, test_bit
 from vhdtool.vhd.blocks import BlockLayout

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from vhdtool.cli.vhdutil.volumes import Volume, in_group, volume_name
 from vhdtool.cli.vhdutil.words import Options, Wrong, errno_of, parse, say
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.marks import Marks, read_marks
-from vhdtool.image.metadata import Metadata, read_metadata
-from vhdtool.image.parents import find_parent, locator_paths
+from vhdtool.image.chain.locate_parent import find_parent, locator_paths
+from vhdtool.image.edit.batmap_fields import Marks, read_marks
+from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.names import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING

@@ -63,7 +63,7 @@ def number(text: str) -> int:
 
 def errno_of(error: Exception) -> int:
     """The number that blktap's tool would have met."""
-    from vhdtool.image.parents import ParentMissing
+    from vhdtool.image.chain.locate_parent import ParentMissing
     from vhdtool.storage import StorageError
 
     if isinstance(error, (Failed, Quiet)):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vhdtool.errors import LabError
-from vhdtool.image.newfile import new_path
+from vhdtool.image.journal.new_file import new_path
 
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = (

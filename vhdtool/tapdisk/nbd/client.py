@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from vhdtool.image.many import ManyOpener, ManyRequests, Piece
+from vhdtool.image.disk.many import ManyOpener, ManyRequests, Piece
 from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.nbd.answers import Answers, Backend
 from vhdtool.tapdisk.nbd.burst import Burst, Served, is_located

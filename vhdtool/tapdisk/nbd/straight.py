@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from vhdtool.image.straight import StraightMap
+from vhdtool.image.disk.layout import StraightMap
 from vhdtool.tapdisk.metrics import BUCKETS
 from vhdtool.tapdisk.nbd.memory import SHARED
 

@@ -18,9 +18,9 @@ from vhdtool.errors import (
     UnsupportedImage,
     VhdtoolError,
 )
-from vhdtool.image.marks import read_marks
-from vhdtool.image.metadata import read_metadata
-from vhdtool.image.openimage import QCOW2, RAW, VHD, disk_size
+from vhdtool.image.disk.open import QCOW2, RAW, VHD, disk_size
+from vhdtool.image.edit.batmap_fields import read_marks
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.leases.choose import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import FileStorage

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.changed import ChangeLog
-from vhdtool.image.openimage import OpenImage
+from vhdtool.image.disk.open import OpenImage
 from vhdtool.storage import StorageError
 from vhdtool.storage.nbd import NbdStorage
+from vhdtool.tapdisk.tapctl.change_log import ChangeLog
 
 log = logging.getLogger("tap-ctl")
 

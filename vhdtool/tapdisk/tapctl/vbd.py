@@ -5,7 +5,7 @@ import os
 import threading
 from dataclasses import dataclass, field, replace
 
-from vhdtool.image.openimage import disk_size
+from vhdtool.image.disk.open import disk_size
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.nbd.server import NbdServer
 from vhdtool.tapdisk.tapctl import wire as wire

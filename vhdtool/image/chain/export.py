@@ -1,0 +1,137 @@
+"""Guest data out of a chain into a raw file, holes kept as holes."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from vhdtool.errors import CorruptImage
+from vhdtool.image.chain.layers import Extent, Reader
+from vhdtool.image.chain.ordered_workers import THREADS, each
+from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage.holes import DataMap
+
+CHUNK = 1 << 20
+_STEP = 1 << 20
+Progress = Callable[[int], None]
+"""Called with the guest bytes done so far."""
+_NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+
+
+def pieces(reader: Reader, start: int, end: int) -> Iterator[Extent]:
+    """Extents of guest bytes [start, end) that each fit into memory."""
+    for whole in reader.merged(start, end):
+        for skip in range(0, whole.length, CHUNK):
+            at = None if whole.offset is None else whole.offset + skip
+            yield Extent(whole.start + skip, min(CHUNK, whole.length - skip), whole.depth, at)
+
+
+def stream(reader: Reader, target: BinaryIO, start: int, end: int) -> None:
+    """Writes guest bytes [start, end) to a pipe or file, in order."""
+    for piece in pieces(reader, start, end):
+        target.write(reader.fetch(piece))
+
+
+def export_raw(
+    reader: Reader,
+    target: FileStorage,
+    start: int = 0,
+    end: int | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Copies guest bytes [start, end) to the start of an empty file; returns the bytes written.
+
+    Ranges that no layer has stay holes, and so do holes under allocated blocks. The kernel
+    copies where it can. Raises StorageError, or CorruptImage when a layer's file is too short.
+    """
+    stop = reader.size if end is None else min(end, reader.size)
+    target.truncate(max(stop - start, 0))
+    maps: dict[int, DataMap] = {}
+    written: list[int] = []
+
+    def work(extent: Extent) -> None:
+        written.append(_copy(reader, extent, target, extent.start - start, maps))
+
+    each(_with_data(reader, start, stop, progress), lambda: work, copiers(reader, target))
+    return sum(written)
+
+
+def copiers(reader: Reader, target: FileStorage) -> int:
+    """How many threads a copy gains from: one where the kernel copies within a file system.
+
+    Writers of one file wait for each other there; from elsewhere one may read meanwhile.
+    """
+    here = os.fstat(target.fileno()).st_dev
+    storages = [layer.storage for layer in reader.layers]
+    inside = all(
+        isinstance(one, FileStorage) and os.fstat(one.fileno()).st_dev == here for one in storages
+    )
+    return 1 if inside else THREADS
+
+
+def _with_data(
+    reader: Reader, start: int, stop: int, progress: Progress | None
+) -> Iterator[Extent]:
+    for extent in reader.merged(start, stop):
+        if extent.offset is not None:
+            for skip in range(0, extent.length, _STEP):
+                size = min(_STEP, extent.length - skip)
+                yield Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
+        if progress is not None:
+            progress(extent.end - start)
+
+
+def _copy(
+    reader: Reader, extent: Extent, target: FileStorage, place: int, maps: dict[int, DataMap]
+) -> int:
+    assert extent.offset is not None
+    source = reader.layers[extent.depth].storage
+    if not isinstance(source, FileStorage):
+        return _copy_buffered(reader, extent, target, place)
+    size = source.size()
+    if extent.offset + extent.length > size and reader.layers[extent.depth].metadata is not None:
+        raise CorruptImage(
+            f"{source.name}: the file ends within guest bytes {extent.start} to {extent.end}; "
+            "see `vhdtool check`"
+        )
+    end = min(extent.offset + extent.length, size)
+    written = 0
+    holes = maps.setdefault(extent.depth, DataMap(source.fileno()))
+    for first, stop in holes.ranges(extent.offset, end):
+        copy_range(source, first, target, place + first - extent.offset, stop - first)
+        written += stop - first
+    return written
+
+
+def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, place: int) -> int:
+    assert extent.offset is not None
+    for skip in range(0, extent.length, CHUNK):
+        size = min(CHUNK, extent.length - skip)
+        part = Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
+        target.pwrite(place + skip, reader.fetch(part))
+    return extent.length
+
+
+def copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:
+    """Copies bytes between files, in the kernel where it can. Raises CorruptImage, StorageError."""
+    while length > 0:
+        count = _kernel_copy(source, at, target, to, min(length, _STEP))
+        if count == 0:
+            data = source.pread(at, min(length, CHUNK))
+            if not data:
+                raise CorruptImage(f"{source.name}: became shorter while it was copied")
+            target.pwrite(to, data)
+            count = len(data)
+        at += count
+        to += count
+        length -= count
+
+
+def _kernel_copy(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> int:
+    """Bytes that the kernel copied, 0 where it does not do such a copy."""
+    try:
+        return os.copy_file_range(source.fileno(), target.fileno(), length, at, to)
+    except OSError as error:
+        if error.errno in _NO_COPY:
+            return 0
+        raise StorageError(target.name, f"copy {length} bytes to {to}", error.errno or 0) from None

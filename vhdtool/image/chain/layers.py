@@ -1,0 +1,232 @@
+"""Reading guest data of one layer or a whole chain, and saying where each range comes from."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from vhdtool.errors import CorruptImage
+from vhdtool.image.metadata.read import Metadata
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.holes import Contents, DataMap, Held
+from vhdtool.storage.shapes import Closes
+from vhdtool.vhd.bits import reversed_bits, runs
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size
+
+_CACHED_BITMAPS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of guest bytes. `depth` is the layer that has it (0: the image itself).
+
+    `offset` is the byte in that layer's file, or None where no layer has it and it reads as zeros.
+    """
+
+    start: int
+    length: int
+    depth: int
+    offset: int | None
+
+    @property
+    def end(self) -> int:
+        return self.start + self.length
+
+
+class Layer:
+    """One file of a chain: a dynamic or fixed VHD, or (without metadata) a raw disk."""
+
+    def __init__(self, storage: Storage, metadata: Metadata | None = None) -> None:
+        self.storage = storage
+        self.metadata = metadata
+        self.size = metadata.size if metadata is not None else raw_disk_size(storage.size())
+        self._bitmaps: dict[int, bytes] = {}
+        self._holes: DataMap | None = None
+        # Both empty for a disk that is one flat range: raw, or a fixed VHD.
+        self.layout = metadata.layout if metadata is not None else None
+        self._bat = metadata.bat if metadata is not None else array("I")
+
+    @property
+    def name(self) -> str:
+        return self.storage.name
+
+    @cached_property
+    def contents(self) -> Contents:
+        """Where its file has data; nobody writes to it while it is read here."""
+        return Contents(self.storage, self.size if self.metadata is None else None)
+
+    def ranges(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+        """(start, length, file offset or None) of guest bytes [start, end), in order.
+
+        None: not present in this layer. Raises CorruptImage for an entry outside the file.
+        """
+        stop = min(end, self.size)
+        if start < stop:
+            if self.layout is None:
+                yield from self._flat(start, stop)
+            else:
+                yield from self._dynamic(start, stop, self.layout)
+        if end > max(start, stop):
+            yield max(start, stop), end - max(start, stop), None
+
+    def _flat(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
+        """A hole in a flat file is as good as absent: nothing lies below a flat layer."""
+        if not isinstance(self.storage, FileStorage):
+            yield start, end - start, start
+            return
+        if self._holes is None:
+            self._holes = DataMap(self.storage.fileno())
+        for first, stop in self._holes.ranges(start, end):
+            # Whole sectors, also where the file ends within one.
+            stop = min(pad(stop), end)
+            if first > start:
+                yield start, first - start, None
+            yield first, stop - first, first
+            start = stop
+        if start < end:
+            yield start, end - start, None
+
+    def _dynamic(
+        self, start: int, end: int, layout: BlockLayout
+    ) -> Iterator[tuple[int, int, int | None]]:
+        size = layout.block_bytes
+        bat = self._bat
+        while start < end:
+            block = start // size
+            stop = min(end, (block + 1) * size)
+            entry = bat[block]
+            if entry == UNUSED:
+                while stop < end and bat[stop // size] == UNUSED:
+                    stop = min(end, stop + size)
+                yield start, stop - start, None
+            else:
+                yield from self._block(block, entry, start, stop, layout)
+            start = stop
+
+    def _block(
+        self, block: int, entry: int, start: int, end: int, layout: BlockLayout
+    ) -> Iterator[tuple[int, int, int | None]]:
+        base = block * layout.block_bytes
+        data = layout.data_offset(entry)
+        for present, first, count in runs(self._bitmap(block, entry, layout), layout.sectors):
+            low = max(start, base + first * SECTOR)
+            high = min(end, base + (first + count) * SECTOR)
+            if low < high:
+                yield low, high - low, data + low - base if present else None
+
+    def _bitmap(self, block: int, entry: int, layout: BlockLayout) -> bytes:
+        cached = self._bitmaps.get(block)
+        if cached is not None:
+            return cached
+        length = layout.bitmap_bytes
+        bits = self.storage.pread(entry * SECTOR, length) if entry else b""
+        if len(bits) < length:
+            raise CorruptImage(
+                f"{self.name}: block {block} at sector {entry} is outside the file; "
+                "see `vhdtool check`"
+            )
+        if self.metadata is not None and self.metadata.footer.bitmaps_reversed:
+            bits = reversed_bits(bits)
+        if len(self._bitmaps) >= _CACHED_BITMAPS:
+            self._bitmaps.clear()
+        self._bitmaps[block] = bits
+        return bits
+
+    def close(self) -> None:
+        self.storage.close()
+
+
+class Reader(Closes):
+    """Guest data through all layers, the image first and its oldest ancestor last.
+
+    Used as a context manager it closes the layers' storages.
+    """
+
+    def __init__(self, layers: list[Layer]) -> None:
+        self.layers = layers
+        self.size = layers[0].size if layers else 0
+
+    def extents(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """All ranges of guest bytes [start, end), in order; neighbours are not yet merged."""
+        stop = self.size if end is None else min(end, self.size)
+        yield from self._extents(start, stop, 0)
+
+    def _extents(self, start: int, end: int, depth: int) -> Iterator[Extent]:
+        for first, length, offset in self.layers[depth].ranges(start, end):
+            if offset is not None:
+                yield Extent(first, length, depth, offset)
+            elif depth + 1 < len(self.layers):
+                yield from self._extents(first, first + length, depth + 1)
+            else:
+                yield Extent(first, length, depth, None)
+
+    def merged(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
+        """`extents` with neighbours joined that are one range in the same file."""
+        pending: Extent | None = None
+        for extent in self.extents(start, end):
+            if pending is not None and _joins(pending, extent):
+                pending = Extent(
+                    pending.start, pending.length + extent.length, pending.depth, pending.offset
+                )
+                continue
+            if pending is not None:
+                yield pending
+            pending = extent
+        if pending is not None:
+            yield pending
+
+    def held(self, start: int, end: int) -> Iterator[Held]:
+        """Which of the guest bytes [start, end) may hold data, in whole sectors.
+
+        The rest reads as zeros: no layer has it, it is a hole in a layer's file, or it lies behind
+        the disk's end.
+        """
+        stop = min(end, pad(self.size))
+        for extent in self.merged(start, stop):
+            # Only at the end of a disk of an odd size is a range no whole number of sectors.
+            length = pad(extent.length)
+            if extent.offset is None:
+                yield length, False
+            else:
+                yield from self.layers[extent.depth].contents.held(extent.offset, length)
+        if end > max(start, stop):
+            yield end - max(start, stop), False
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Guest bytes; fewer past the end of the disk. Raises CorruptImage or StorageError."""
+        return b"".join([self.fetch(extent) for extent in self.extents(offset, offset + length)])
+
+    def fetch(self, extent: Extent) -> bytes:
+        """The bytes of one extent. Raises CorruptImage when the file ends before it does."""
+        if extent.offset is None:
+            return bytes(extent.length)
+        layer = self.layers[extent.depth]
+        data = layer.storage.pread(extent.offset, extent.length)
+        if len(data) == extent.length:
+            return data
+        if layer.metadata is None and extent.start + len(data) > layer.size - SECTOR:
+            return data.ljust(extent.length, b"\0")
+        raise CorruptImage(
+            f"{layer.name}: the file ends within guest bytes {extent.start} to {extent.end}; "
+            "see `vhdtool check`"
+        )
+
+    def fetch_into(self, extent: Extent, view: memoryview) -> None:
+        """Fills `view` with the bytes of an extent that has a file offset. Raises as `fetch`."""
+        layer = self.layers[extent.depth]
+        if extent.offset is not None and isinstance(layer.storage, FileStorage):
+            count = layer.storage.readinto(extent.offset, view)
+            if count == extent.length:
+                return
+        view[:] = self.fetch(extent)
+
+    def close(self) -> None:
+        for layer in self.layers:
+            layer.close()
+
+
+def _joins(one: Extent, other: Extent) -> bool:
+    if one.offset is None or other.offset is None:
+        return one.offset is other.offset
+    return one.depth == other.depth and one.offset + one.length == other.offset

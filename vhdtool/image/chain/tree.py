@@ -1,0 +1,108 @@
+"""A directory of images as trees of parents and children."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from vhdtool.errors import NotAVhd, VhdtoolError
+from vhdtool.image.chain.locate_parent import find_parent
+from vhdtool.image.metadata.read import read_metadata
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.footer import DIFFERENCING
+
+
+@dataclass(slots=True)
+class Node:
+    """One image. `parent` is a path, maybe outside of what was scanned."""
+
+    path: str
+    uuid: str | None = None
+    kind: str | None = None
+    virtual_size: int = 0
+    file_size: int = 0
+    hidden: bool = False
+    parent: str | None = None
+    error: str | None = None
+    children: list["Node"] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields in JSON types, children inside."""
+        return {
+            "image": self.path,
+            "uuid": self.uuid,
+            "type": self.kind,
+            "virtual_size": self.virtual_size,
+            "file_size": self.file_size,
+            "hidden": self.hidden,
+            "parent": self.parent,
+            "error": self.error,
+            "children": [child.as_dict() for child in self.children],
+        }
+
+
+def scan(paths: list[str]) -> list[Node]:
+    """The roots of all trees in the files and directories given, each in order of its path.
+
+    Files that are no VHD are passed over in directories, and named when they were given.
+    A child whose parent was not scanned is a root; so is one member of a loop.
+    """
+    nodes: dict[str, Node] = {}
+    for path in paths:
+        if os.path.isdir(path):
+            for name in sorted(os.listdir(path)):
+                full = os.path.join(path, name)
+                if os.path.isfile(full):
+                    _add(nodes, full, named=False)
+        else:
+            _add(nodes, path, named=True)
+    roots = []
+    for key, node in nodes.items():
+        parent = nodes.get(os.path.realpath(node.parent)) if node.parent is not None else None
+        if parent is None or _above(nodes, parent, key):
+            roots.append(node)
+        else:
+            parent.children.append(node)
+    return roots
+
+
+def _above(nodes: dict[str, Node], node: Node | None, key: str) -> bool:
+    """Whether the chain of parents from `node` comes back to `key`, of which it is the first."""
+    seen: list[str] = []
+    while node is not None:
+        here = os.path.realpath(node.path)
+        if here == key:
+            return all(key <= other for other in seen)
+        if here in seen:
+            return False
+        seen.append(here)
+        node = nodes.get(os.path.realpath(node.parent)) if node.parent is not None else None
+    return False
+
+
+def _add(nodes: dict[str, Node], path: str, named: bool) -> None:
+    try:
+        nodes.setdefault(os.path.realpath(path), _look(path))
+    except NotAVhd as error:
+        if named:
+            nodes[os.path.realpath(path)] = Node(path, error=str(error))
+    except VhdtoolError as error:
+        nodes[os.path.realpath(path)] = Node(path, error=str(error))
+
+
+def _look(path: str) -> Node:
+    with FileStorage(path) as storage:
+        meta = read_metadata(storage)
+        node = Node(
+            path,
+            str(meta.footer.uuid),
+            meta.footer.type_name,
+            meta.size,
+            meta.ends.file_size,
+            bool(meta.footer.hidden),
+        )
+        if meta.footer.disk_type == DIFFERENCING and meta.header is not None:
+            try:
+                node.parent = find_parent(path, storage, meta.header)
+            except VhdtoolError as error:
+                node.error = str(error)
+    return node

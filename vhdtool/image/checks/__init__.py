@@ -1,1 +1,0 @@
-"""The parts of `vhdtool check`, each with one question."""

@@ -1,0 +1,287 @@
+"""From one form into another: a chain or raw disk becomes a dynamic, fixed or raw image."""
+
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, get_args
+
+from vhdtool.errors import UsageError
+from vhdtool.image.chain.export import Progress, copiers, copy_range, export_raw
+from vhdtool.image.chain.layers import Reader
+from vhdtool.image.chain.ordered_workers import Turns, each
+from vhdtool.image.create.empty import check_block_bytes, check_size, locators_offset, new_footer
+from vhdtool.image.journal.new_file import new_file
+from vhdtool.image.journal.transaction import require_replaceable
+from vhdtool.image.metadata.bounds import footer_place
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
+from vhdtool.vhd.bits import all_set, set_bits
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import DYNAMIC, FIXED
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import DEFAULT_BLOCK, NO_OFFSET, SECTOR, pad
+
+Format = Literal["raw", "dynamic", "fixed"]
+_ZEROS = bytes(64 << 10)
+_SAMPLED, _SAMPLE = 256 << 10, 512
+
+
+def convert(
+    reader: Reader,
+    path: str | os.PathLike[str],
+    target: Format,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Writes all that `reader` shows to a new file; returns its virtual size in bytes.
+
+    The size is the input's, rounded up to a sector and never to a geometry. Blocks of zeros are
+    left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
+    """
+    names = [layer.name for layer in reader.layers]
+    with new_disk(names, path, target, reader.size, overwrite) as (storage, size):
+        if target == "dynamic":
+            check_block_bytes(block_bytes)
+            write_dynamic(reader, storage, size, block_bytes, batmap, progress)
+        else:
+            export_raw(reader, storage, progress=progress)
+            end_flat(storage, target, size)
+    return size
+
+
+@contextmanager
+def new_disk(
+    layers: list[str], path: str | os.PathLike[str], target: Format, size: int, overwrite: bool
+) -> Iterator[tuple[FileStorage, int]]:
+    """A new file for a copy of a disk of `size` bytes, and the size that the copy will have.
+
+    `layers`: the image that is read, and its parents. Raises as `convert` does.
+    """
+    if target not in get_args(Format):
+        raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
+    require_not_over_layers(layers, path)
+    require_replaceable(path)
+    size = pad(size)
+    if target != "raw":
+        size = check_size(size)
+    with new_file(path, overwrite) as storage:
+        # A device reads as zeros from here on, whatever it held before: zeros are left out later.
+        if storage.is_block_device:
+            if target == "fixed" and storage.size() != size + SECTOR:
+                raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
+            storage.zero(0, storage.size())
+        yield storage, size
+
+
+def end_flat(storage: FileStorage, target: Format, size: int) -> None:
+    """Gives a raw or fixed disk its length, and the latter its footer."""
+    storage.truncate(size)
+    if target == "fixed":
+        footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
+        storage.pwrite(size, footer.pack())
+
+
+def require_not_over_layers(layers: list[str], path: str | os.PathLike[str]) -> None:
+    """Raises UsageError when `path` is a parent of the image that is read (the first of `layers`).
+
+    The image itself may be replaced by its copy; its parents have other children, perhaps.
+    """
+    if os.path.exists(path) and any(os.path.samefile(path, one) for one in layers[1:]):
+        raise UsageError(f"{os.fspath(path)}: is a parent of {layers[0]}; it is left as it is")
+
+
+def write_dynamic(
+    reader: Reader,
+    storage: FileStorage,
+    size: int,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    progress: Progress | None = None,
+) -> None:
+    """Fills an empty storage with a dynamic image of `size` bytes, blocks in guest order.
+
+    Metadata is written last: until then the file is no VHD at all.
+    """
+    layout = BlockLayout(block_bytes)
+    header = Header(max(1, layout.blocks_for(size)), block_bytes)
+    footer = new_footer(size, DYNAMIC, batmap)
+    copier = _Copier(reader, storage, layout, header, locators_offset(header, batmap))
+    tickets = _tickets(reader, layout.block_bytes, progress)
+    each(tickets, lambda: _Worker(copier).block, copiers(reader, storage))
+    end = footer_place(storage, copier.end * SECTOR)
+    storage.pwrite(header.bat_offset, pack_bat(copier.bat))
+    if batmap:
+        fresh = batmap_header_for(header)
+        bits = bytes(copier.full).ljust(fresh.sectors * SECTOR, b"\0")
+        head = replace(fresh, checksum=batmap_checksum(bits, size))
+        storage.pwrite(header.bat_end, head.pack() + bits)
+    storage.pwrite(0, footer.pack() + header.pack())
+    storage.pwrite(end, footer.pack())
+
+
+def _tickets(
+    reader: Reader, block_bytes: int, progress: Progress | None
+) -> Iterator[tuple[int, int]]:
+    """(ticket from 0, block) of every block that some layer has data for, in order."""
+    ticket = 0
+    following = 0
+    for extent in reader.merged():
+        if extent.offset is not None:
+            first = max(following, extent.start // block_bytes)
+            following = max(first, -(-extent.end // block_bytes))
+            for block in range(first, following):
+                yield ticket, block
+                ticket += 1
+                if progress is not None:
+                    progress(min(block * block_bytes, reader.size))
+        elif progress is not None:
+            progress(extent.end)
+
+
+class _Copier:
+    """What the workers share. `end` is the first free sector of the file."""
+
+    def __init__(
+        self, reader: Reader, storage: FileStorage, layout: BlockLayout, header: Header, first: int
+    ) -> None:
+        self.reader = reader
+        self.storage = storage
+        self.layout = layout
+        self.bat: array[int] = empty_bat(header.max_entries)
+        self.full = bytearray(-(-header.max_entries // 8))
+        self.end = first // SECTOR
+        self.empty = bytes(layout.block_bytes)
+        self.turns = Turns()
+
+    def place(self, ticket: int, block: int, present: bool, full: bool) -> int | None:
+        """The block's place in the file, given out in guest order; None: it needs none."""
+        if not self.turns.wait(ticket):
+            return None
+        entry = None
+        if present:
+            entry = self.layout.place(self.end)
+            if not self.layout.fits(entry + self.layout.total_sectors):
+                raise UsageError(f"{self.storage.name}: blocks of more than 2 TiB fit no VHD")
+            self.bat[block] = entry
+            self.end = self.layout.end_sector(entry)
+            if full:
+                set_bits(self.full, block, 1)
+        self.turns.done()
+        return entry
+
+
+def _data_runs(source: FileStorage, offset: int, length: int) -> list[tuple[int, int]]:
+    """(place from `offset`, length) of what is not zero.
+
+    A few bytes that are not zero say enough about the data behind them: only where they are zero
+    all of it is read.
+    """
+    found: list[tuple[int, int]] = []
+    for at in range(0, length, _SAMPLED):
+        size = min(_SAMPLED, length - at)
+        if source.pread(offset + at, _SAMPLE) != _ZEROS[:_SAMPLE]:
+            _join(found, at, size)
+            continue
+        data = source.pread(offset + at, size)
+        for inner in range(0, size, len(_ZEROS)):
+            if not data.startswith(_ZEROS[: size - inner], inner):
+                _join(found, at + inner, min(len(_ZEROS), size - inner))
+    return found
+
+
+def _join(runs: list[tuple[int, int]], at: int, length: int) -> None:
+    if runs and sum(runs[-1]) == at:
+        runs[-1] = (runs[-1][0], runs[-1][1] + length)
+    else:
+        runs.append((at, length))
+
+
+class _Worker:
+    """Copies one block after another through its own buffer."""
+
+    def __init__(self, copier: _Copier) -> None:
+        self.shared = copier
+        self.buffer = bytearray(copier.layout.block_bytes)
+
+    def block(self, item: tuple[int, int]) -> None:
+        try:
+            self._block(*item)
+        except BaseException:
+            self.shared.turns.break_up()
+            raise
+
+    def _block(self, ticket: int, block: int) -> None:
+        shared = self.shared
+        layout = shared.layout
+        start = block * layout.block_bytes
+        whole = next(shared.reader.extents(start, start + layout.block_bytes), None)
+        if whole is not None and whole.length == layout.block_bytes and whole.offset is not None:
+            source = shared.reader.layers[whole.depth].storage
+            if (
+                isinstance(source, FileStorage)
+                and not source.direct
+                # A raw file may end within its last sector.
+                and whole.offset + whole.length <= source.size()
+            ):
+                self._whole_block(ticket, block, source, whole.offset)
+                return
+        bitmap = self._fill(block * layout.block_bytes)
+        full = all_set(bitmap, layout.sectors)
+        entry = shared.place(ticket, block, self.buffer != shared.empty, full)
+        if entry is None:
+            return
+        shared.storage.pwrite(entry * SECTOR, bitmap)
+        self._store(layout.data_offset(entry))
+
+    def _whole_block(self, ticket: int, block: int, source: FileStorage, offset: int) -> None:
+        """A block that is one range of one file: the kernel copies what is not zero."""
+        shared = self.shared
+        layout = shared.layout
+        runs = _data_runs(source, offset, layout.block_bytes)
+        entry = shared.place(ticket, block, bool(runs), full=True)
+        if entry is None:
+            return
+        bitmap = bytearray(layout.bitmap_sectors * SECTOR)
+        set_bits(bitmap, 0, layout.sectors)
+        shared.storage.pwrite(entry * SECTOR, bitmap)
+        target = layout.data_offset(entry)
+        for at, length in runs:
+            copy_range(source, offset + at, shared.storage, target + at, length)
+
+    def _fill(self, start: int) -> bytearray:
+        """Reads a block into the buffer; returns the bitmap of what is present."""
+        layout = self.shared.layout
+        bitmap = bytearray(layout.bitmap_sectors * SECTOR)
+        extents = self.shared.reader.extents(start, start + layout.block_bytes)
+        parts = [extent for extent in extents if extent.offset is not None]
+        if sum(extent.length for extent in parts) < layout.block_bytes:
+            self.buffer[:] = self.shared.empty
+        with memoryview(self.buffer) as view:
+            for extent in parts:
+                at = extent.start - start
+                self.shared.reader.fetch_into(extent, view[at : at + extent.length])
+                first = at // SECTOR
+                set_bits(bitmap, first, -(-(at + extent.length) // SECTOR) - first)
+        return bitmap
+
+    def _store(self, offset: int) -> None:
+        """Writes the buffer; runs of zeros stay holes."""
+        buffer = self.buffer
+        pwrite = self.shared.storage.pwrite
+        with memoryview(buffer) as view:
+            run = None
+            for at in range(0, len(buffer), len(_ZEROS)):
+                # startswith compares in place, where a slice would copy.
+                zero = buffer.startswith(_ZEROS, at)
+                if zero and run is not None:
+                    pwrite(offset + run, view[run:at])
+                    run = None
+                elif not zero and run is None:
+                    run = at
+            if run is not None:
+                pwrite(offset + run, view[run:])

@@ -1,0 +1,75 @@
+"""Disks that are their file from the first byte on: fixed VHDs and raw images."""
+
+from vhdtool.image.check.admission import require_closed_fixed
+from vhdtool.image.disk.layout import StraightMap
+from vhdtool.storage import FileStorage, Storage, discard, will_need
+from vhdtool.storage.holes import Contents, joined
+from vhdtool.vhd.units import raw_disk_size
+
+
+class FlatDisk:
+    """A disk without a table: nothing to allocate, nothing to write at its end.
+
+    Offsets and lengths are bytes. `raw`: the file is no VHD.
+    Raises NotAVhd, CorruptImage, UncleanImage on opening.
+    """
+
+    last_metadata: float | None = None
+    truncated_to: int | None = None
+
+    def __init__(self, storage: Storage, raw: bool = False) -> None:
+        self.storage = storage
+        self._raw = raw
+        self.size = raw_disk_size(storage.size()) if raw else require_closed_fixed(storage).size
+
+    def straight_map(self, writing: bool) -> StraightMap | None:
+        """For who moves data, or only reads it, without us; None where only we can."""
+        del writing
+        storage = self.storage
+        if not isinstance(storage, FileStorage):
+            return None
+        return StraightMap(storage.fileno(), storage.direct, self.size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes; raises ValueError past the end."""
+        self._inside(offset, length)
+        return self.storage.pread(offset, length).ljust(length, b"\0")
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        self._inside(offset, len(data))
+        self.storage.pwrite(offset, data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self._inside(offset, length)
+        self.storage.zero(offset, length)
+
+    def trim(self, offset: int, length: int) -> None:
+        """Frees what a range takes in the file, where that can be done; it reads as zeros then."""
+        self._inside(offset, length)
+        discard(self.storage, offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """The range is going to be read."""
+        self._inside(offset, length)
+        will_need(self.storage, offset, length)
+
+    def flush(self) -> None:
+        self.storage.flush()
+
+    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
+        """(bytes, may hold data) of the first `most` ranges, as the file system knows them now."""
+        self._inside(offset, length)
+        contents = Contents(self.storage, self.size if self._raw else None)
+        return joined(contents.held(offset, length), most)
+
+    def finish(self) -> bool:
+        """All that was written is durable; there is no footer to write."""
+        self.storage.flush()
+        return False
+
+    def abandon(self) -> None:
+        self.storage.close()
+
+    def _inside(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"{self.storage.name}: {length} bytes at {offset} pass the disk's end")

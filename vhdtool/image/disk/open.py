@@ -1,0 +1,130 @@
+"""An image of any kind, opened for reading and writing."""
+
+import os
+from typing import Protocol
+
+from vhdtool.errors import NotAVhd, UsageError, damaged
+from vhdtool.image.chain.detect import identify
+from vhdtool.image.disk.block_reader import Parent
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.flat import FlatDisk
+from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.journal.transaction import require_no_journal
+from vhdtool.image.metadata.load import FixedImage
+from vhdtool.image.metadata.qcow2 import read_header
+from vhdtool.image.metadata.read import read_ends
+from vhdtool.image.metadata.signatures import description
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.anywhere import open_anywhere
+from vhdtool.vhd.header import NO_UUID, Header
+from vhdtool.vhd.units import raw_disk_size
+
+VHD, RAW, QCOW2 = "vhd", "raw", "qcow2"
+KINDS = (VHD, RAW, QCOW2)
+
+
+class OpenImage(Protocol):
+    """What a server needs of it. Offsets and lengths are bytes."""
+
+    size: int
+
+    @property
+    def last_metadata(self) -> float | None: ...
+    @property
+    def truncated_to(self) -> int | None: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+    def write(self, offset: int, data: bytes | memoryview) -> None: ...
+    def write_zeroes(self, offset: int, length: int) -> None: ...
+    def trim(self, offset: int, length: int) -> None: ...
+    def prefetch(self, offset: int, length: int) -> None: ...
+    def flush(self) -> None: ...
+    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]: ...
+    def finish(self) -> bool: ...
+    def abandon(self) -> None: ...
+
+
+def open_image(
+    storage: Storage,
+    path: str,
+    *,
+    kind: str = VHD,
+    exclusive: bool = True,
+    faithful: bool = False,
+    unclean: bool = False,
+    kill_footer: bool = False,
+    preallocate: bool = True,
+    whole: bool = False,
+    hooks: Hooks | None = None,
+) -> OpenImage:
+    """The image in `storage`, which is the file at `path`: parents are looked for beside it.
+
+    `kind` is one of KINDS. `exclusive`: nobody may write the parents as long as the image is open,
+    and QEMU's lock is taken on a qcow2 image. The other options are those of DynamicDisk and
+    FaithfulDisk.
+
+    Raises ImageInUse, NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
+    """
+    if kind == RAW:
+        return FlatDisk(storage, raw=True)
+    if kind == QCOW2:
+        from vhdtool.image.disk.qcow2 import Qcow2Disk  # and what a child process needs
+
+        if not isinstance(storage, FileStorage):
+            raise UsageError(f"{path}: a qcow2 image must be a file or a block device")
+        return Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
+
+    def parent(header: Header) -> Parent:
+        # What only some images need is loaded for them, so that the others start sooner.
+        from vhdtool.image.chain.locate_parent import find_parent
+        from vhdtool.image.chain.open import ALL, NONE, open_chain
+
+        raw = header.parent_uuid == NO_UUID
+        below = find_parent(path, storage, header)
+        return open_chain(below, raw=raw, hold=ALL if exclusive else NONE)
+
+    try:
+        if faithful:
+            from vhdtool.image.disk.tapdisk2 import FaithfulDisk
+
+            return FaithfulDisk(
+                storage,
+                kill_footer=kill_footer,
+                preallocate=preallocate,
+                hooks=hooks,
+                parent=parent,
+            )
+        require_no_journal(path)
+        return DynamicDisk(storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole)
+    except FixedImage:
+        return FlatDisk(storage)
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """What the file shows itself to be: a VHD, or qcow2; never raw, which shows nothing.
+
+    Raises NotAVhd, UsageError or StorageError.
+    """
+    with open_anywhere(path) as storage:
+        found = identify(storage, ("qcow2",))
+        if found is None:
+            raise NotAVhd(
+                f"{path}: is neither VHD nor qcow2; {description(storage)}; "
+                "`--format raw` takes the file as a raw disk"
+            )
+        return QCOW2 if found == "qcow2" else VHD
+
+
+def disk_size(path: str | os.PathLike[str], kind: str) -> int:
+    """The disk's size in bytes. Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError."""
+    if kind not in KINDS:
+        raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
+    with open_anywhere(path) as storage:
+        if kind == RAW:
+            return raw_disk_size(storage.size())
+        if kind == QCOW2:
+            return read_header(storage).size
+        footer = read_ends(storage).best
+        if footer is None:
+            raise damaged(os.fspath(path), "neither footer is valid")
+        return footer.current_size

@@ -1,0 +1,64 @@
+"""What blktap keeps in the batmap's header besides the map: a marker, and the hash of a key.
+
+An image without a batmap has neither (blktap then uses extended attributes; we do not).
+"""
+
+import os
+from dataclasses import dataclass, replace
+
+from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.check.admission import changeable
+from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.journal.undo import Change
+from vhdtool.image.metadata.read import Metadata
+from vhdtool.storage.image_lock import LockMode
+from vhdtool.vhd.units import UNUSED
+
+KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """`key` is (nonce, hash), 32 bytes each, or None for an image that is not encrypted."""
+
+    marker: int = 0
+    key: tuple[bytes, bytes] | None = None
+
+
+def read_marks(meta: Metadata) -> Marks:
+    """The marks of an image; none without a batmap."""
+    if meta.batmap is None:
+        return Marks()
+    key = (meta.batmap.key_nonce, meta.batmap.key_hash) if meta.batmap.key_set == 1 else None
+    return Marks(meta.batmap.marker, key)
+
+
+def set_marker(
+    path: str | os.PathLike[str], marker: int, mode: LockMode = LockMode.EXCLUSIVE
+) -> None:
+    """Sets the marker (0 to 255). Raises UnsupportedImage without a batmap, UsageError."""
+    if not 0 <= marker <= 255:
+        raise UsageError(f"a marker of {marker} is impossible: choose 0 to 255")
+    _change(path, mode, marker=marker)
+
+
+def set_key(path: str | os.PathLike[str], digest: bytes, nonce: bytes = bytes(KEY_BYTES)) -> None:
+    """Notes the hash of the key that an empty image will be encrypted with.
+
+    Raises UsageError for a hash or nonce that is not 32 bytes, or an image that has data.
+    """
+    if len(digest) != KEY_BYTES or len(nonce) != KEY_BYTES:
+        raise UsageError(f"hash and nonce have {KEY_BYTES} bytes each")
+    _change(path, LockMode.EXCLUSIVE, key_set=1, key_nonce=nonce, key_hash=digest)
+
+
+def _change(path: str | os.PathLike[str], mode: LockMode, **fields: int | bytes) -> None:
+    with writable_image(path, mode) as storage:
+        meta = changeable(storage, closed=False)
+        if meta.batmap is None or meta.header is None:
+            raise UnsupportedImage(f"{storage.name}: has no batmap, which would keep this")
+        if "key_set" in fields and any(entry != UNUSED for entry in meta.bat):
+            raise UsageError(f"{storage.name}: has data already, which is not encrypted")
+        raw = replace(meta.batmap, **fields).pack()  # type: ignore[arg-type]
+        change = Change("write the batmap's header", meta.header.bat_end, raw)
+        guarded(storage, journal_beside(path), [change])

@@ -1,0 +1,90 @@
+"""Does it fit? Decided before the first byte is written: half a change helps nobody."""
+
+import errno
+import os
+
+from vhdtool.image.chain.layers import Layer, Reader
+from vhdtool.image.edit.resize import blocks_in_the_way
+from vhdtool.image.metadata.read import Metadata
+from vhdtool.storage import FileStorage, StorageError
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+
+def require_capacity(upper: Reader, target: Layer, size: int) -> None:
+    """Raises StorageError (ENOSPC) when what `upper` has does not fit into `target`.
+
+    `size`: what the target's disk will have, in bytes. Counts what is surely needed, so that a
+    copy that fits is never refused; other users of the file system may still fill it.
+    """
+    meta = target.metadata
+    if meta is None or meta.header is None or meta.layout is None:
+        _require_flat(upper, target, size)
+        return
+    new, data = _new_blocks(upper, meta, meta.layout)
+    what = f"{len(new)} new blocks"
+    if _is_device(target):
+        moved = len(blocks_in_the_way(meta, meta.header, size))
+        last = max((entry for entry in meta.bat if entry != UNUSED), default=0)
+        end = meta.layout.end_sector(last) + (len(new) + moved) * meta.layout.stride
+        _require(target.name, what, (end + 1) * SECTOR, target.storage.size())
+        return
+    data += len(new) * meta.layout.bitmap_sectors * SECTOR
+    _require(target.name, what, data + _moved(meta, meta.header, size), _free(target.name))
+
+
+def require_full(name: str, metadata: Metadata, layout: BlockLayout) -> None:
+    """Raises StorageError (ENOSPC) when the blocks that an image lacks do not fit."""
+    new = sum(1 for entry in metadata.bat if entry == UNUSED)
+    with FileStorage(name) as storage:
+        if storage.is_block_device:
+            return
+    _require(name, f"{new} new blocks", new * layout.total_sectors * SECTOR, _free(name))
+
+
+def _require_flat(upper: Reader, target: Layer, size: int) -> None:
+    if _is_device(target):
+        _require(target.name, f"a disk of {size} bytes", size, target.storage.size())
+        return
+    need = 0
+    for extent in upper.merged():
+        if extent.offset is not None:
+            holes = target.ranges(extent.start, extent.end)
+            need += sum(length for _, length, offset in holes if offset is None)
+    _require(target.name, "new data", need, _free(target.name))
+
+
+def _new_blocks(upper: Reader, meta: Metadata, layout: BlockLayout) -> tuple[set[int], int]:
+    """The blocks that the target does not have yet, and the bytes of data for them."""
+    size = layout.block_bytes
+    new, data = set(), 0
+    for extent in upper.merged():
+        if extent.offset is None:
+            continue
+        for block in range(extent.start // size, -(-extent.end // size)):
+            if block >= len(meta.bat) or meta.bat[block] == UNUSED:
+                new.add(block)
+                data += min(extent.end, (block + 1) * size) - max(extent.start, block * size)
+    return new, data
+
+
+def _moved(meta: Metadata, header: Header, size: int) -> int:
+    """Bytes of the blocks that larger tables would move to the end of the file."""
+    layout = BlockLayout(header.block_bytes)
+    return len(blocks_in_the_way(meta, header, size)) * layout.total_sectors * SECTOR
+
+
+def _is_device(layer: Layer) -> bool:
+    return bool(getattr(layer.storage, "is_block_device", False))
+
+
+def _free(path: str) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
+
+
+def _require(name: str, what: str, need: int, there: int) -> None:
+    if need > there:
+        text = f"write {what}: {need} bytes are needed, {there} are there"
+        raise StorageError(name, text, errno.ENOSPC)

@@ -1,0 +1,230 @@
+"""A child's data into its parent, or a whole chain into its base."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from vhdtool.errors import CorruptImage, UsageError
+from vhdtool.image.chain.export import CHUNK, Progress
+from vhdtool.image.chain.layers import Extent, Layer, Reader
+from vhdtool.image.chain.open import PARENTS, open_chain
+from vhdtool.image.check.admission import changeable, writable
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.edit.capacity import require_capacity, require_full
+from vhdtool.image.edit.resize import resize
+from vhdtool.image.journal.transaction import writable_image
+from vhdtool.leases.claim import claimed
+from vhdtool.storage import FileStorage
+from vhdtool.storage.holes import Held
+from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.kept import KeptOpen
+from vhdtool.vhd.footer import FIXED
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+
+class _Target(Protocol):
+    def write(self, offset: int, data: bytes) -> None: ...
+
+    def close(self) -> object: ...
+
+
+class _Nothing:
+    """Stands in for the layers below the target: whole sectors are written, none is read."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return bytes(length)
+
+    def held(self, start: int, end: int) -> Iterator[Held]:
+        if start < end:
+            yield end - start, False
+
+
+class _Flat:
+    """A raw or fixed disk as a target."""
+
+    def __init__(self, storage: FileStorage) -> None:
+        self.storage = storage
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.storage.pwrite(offset, data)
+
+    def close(self) -> None:
+        self.storage.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Coalesced:
+    """The ancestor's path, and how many guest sectors were written to it."""
+
+    name: str
+    sectors: int
+
+
+def coalesce(
+    path: str | os.PathLike[str],
+    ancestor: str | os.PathLike[str] | None = None,
+    whole: bool = False,
+    progress: Progress | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
+) -> Coalesced:
+    """Writes what `path` and the layers below it have into an ancestor, and reads it back.
+
+    The ancestor is the parent, the one that is named, or with `whole` the oldest. The images
+    above it stay as they are, and what they show stays the same at every moment: an interrupted
+    run is simply run again. An ancestor that is smaller is grown first. Other children of the
+    ancestor will see changed data: the caller must know that there are none. Nobody may write the
+    images meanwhile; with LockMode.BENEATH a child of them may be served.
+    Raises ImageInUse or ActivationRefused, UsageError, CorruptImage, or StorageError (disk full:
+    the ancestor stays consistent).
+    """
+    with open_chain(path) as reader:
+        depth = _depth(reader, path, ancestor, whole)
+        name = reader.layers[depth].name
+    with _held(path, name, depth) as reader:
+        target = reader.layers[depth]
+        raw = target.metadata is None
+        require_capacity(Reader(reader.layers[:depth]), target, max(reader.size, target.size))
+        larger = reader.size if reader.size > target.size else None
+    if larger is not None:
+        _grow(name, raw, larger, mode)
+    with _held(path, name, depth) as reader:
+        upper = Reader(reader.layers[:depth])
+        digest = _digest()
+        with writable_image(name, mode) as storage:
+            disk = _open(storage, reader.layers[depth])
+            sectors = 0
+            try:
+                for extent in _present(upper):
+                    data = upper.fetch(extent)
+                    digest.update(data)
+                    disk.write(extent.start, data)
+                    sectors += extent.length // SECTOR
+                    if progress is not None:
+                        progress(extent.end)
+            finally:
+                disk.close()
+        _prove(name, raw, upper, digest)
+    return Coalesced(name, sectors)
+
+
+@contextmanager
+def _held(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[Reader]:
+    """The chain, its layers above the ancestor held. Raises ImageInUse when it is another now."""
+    with open_chain(path, hold=range(depth)) as reader:
+        if [layer.name for layer in reader.layers[depth : depth + 1]] != [ancestor]:
+            raise ImageInUse(f"{os.fspath(path)}: its parents were changed meanwhile; run it again")
+        yield reader
+
+
+def ancestor_of(
+    path: str | os.PathLike[str], ancestor: str | os.PathLike[str] | None, whole: bool
+) -> str:
+    """The path of the image that `coalesce` would write. Raises as it does."""
+    with open_chain(path) as reader:
+        return reader.layers[_depth(reader, path, ancestor, whole)].name
+
+
+def _digest() -> hashlib.blake2b:
+    return hashlib.blake2b(digest_size=32)
+
+
+def _prove(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> None:
+    """Reads back what was written. Raises CorruptImage unless it is what the upper layers show."""
+    if not raw:
+        with FileStorage(name) as written_to:
+            changeable(written_to)
+    digest = _digest()
+    with open_chain(name, raw) as result:
+        storage = result.layers[0].storage
+        if isinstance(storage, FileStorage):
+            # So that it comes from the disk, where the file system can do that.
+            with suppress(OSError):
+                os.posix_fadvise(storage.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        for extent in _present(upper):
+            digest.update(result.read(extent.start, extent.length))
+    if digest.digest() != written.digest():
+        raise CorruptImage(
+            f"{name}: reads back other data than was written: keep {upper.layers[0].name}, and "
+            "look at the storage below"
+        )
+
+
+def _depth(
+    reader: Reader,
+    path: str | os.PathLike[str],
+    ancestor: str | os.PathLike[str] | None,
+    whole: bool,
+) -> int:
+    if len(reader.layers) < 2:
+        raise UsageError(f"{os.fspath(path)}: has no parent to be coalesced into")
+    if whole:
+        return len(reader.layers) - 1
+    if ancestor is None:
+        return 1
+    wanted = os.path.realpath(ancestor)
+    for depth, layer in enumerate(reader.layers[1:], 1):
+        if os.path.realpath(layer.name) == wanted:
+            return depth
+    raise UsageError(f"{os.fspath(ancestor)}: is no ancestor of {os.fspath(path)}")
+
+
+def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
+    if raw:
+        with claimed(name, mode) as storage:
+            storage.truncate(size)
+            storage.flush()
+        return
+    try:
+        # It may need larger tables, which is nothing that a served child could bear.
+        resize(name, size)
+    except ImageInUse:
+        if mode is LockMode.EXCLUSIVE:
+            raise
+        resize(name, size, mode=mode)
+
+
+def _present(upper: Reader) -> Iterator[Extent]:
+    for extent in upper.merged():
+        if extent.offset is None:
+            continue
+        for skip in range(0, extent.length, CHUNK):
+            size = min(CHUNK, extent.length - skip)
+            yield Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
+
+
+def _open(storage: FileStorage, layer: Layer) -> _Target:
+    # An interrupted run left no footer at the end; anything worse is not for us to write to.
+    if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
+        return _Flat(storage)
+    return DynamicDisk(KeptOpen(storage), unclean=True, parent=_Nothing())
+
+
+def fill(
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> int:
+    """Allocates every block of an image, with the data that it shows; returns how many were new.
+
+    A differencing image then no longer depends on its parent's data. Raises UsageError for an
+    image without blocks, ImageInUse or ActivationRefused, CorruptImage, or StorageError.
+    """
+    with writable_image(path) as storage, open_chain(path, hold=PARENTS) as reader:
+        meta = reader.layers[0].metadata
+        if meta is None or meta.layout is None:
+            raise UsageError(f"{os.fspath(path)}: a fixed disk is full already")
+        new = sum(1 for entry in meta.bat if entry == UNUSED)
+        require_full(os.fspath(path), meta, meta.layout)
+        writable(storage, closed=False)
+        disk = DynamicDisk(KeptOpen(storage), parent=_Nothing())
+        try:
+            for start in range(0, reader.size, CHUNK):
+                length = min(CHUNK, reader.size - start)
+                disk.write(start, reader.read(start, length))
+                if progress is not None:
+                    progress(start + length)
+        finally:
+            disk.close()
+    return new

@@ -1,0 +1,216 @@
+"""Changing what an image says about itself: its parent, hidden, uuid, time stamp."""
+
+import os
+from dataclasses import replace
+from uuid import UUID
+
+from vhdtool.errors import UnsupportedImage, UsageError
+from vhdtool.image.chain.locate_parent import ParentMissing
+from vhdtool.image.check.admission import changeable, readable
+from vhdtool.image.create.differencing import locator_paths_for, parent_facts, with_parent
+from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.journal.undo import Change
+from vhdtool.image.metadata.bounds import end_of_data, end_of_kept, footer_place
+from vhdtool.image.metadata.read import Metadata, read_batmap
+from vhdtool.storage import Storage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.names import lasting_path
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
+from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
+from vhdtool.vhd.locators import encode_locator
+from vhdtool.vhd.units import SECTOR, pad
+
+
+def footer_changes(meta: Metadata, footer: Footer) -> list[Change]:
+    """The writes that replace both footers of a closed image; the copy comes first."""
+    raw = footer.pack()
+    changes = []
+    if footer.disk_type != FIXED:
+        changes.append(Change("write the footer's copy", 0, raw))
+    changes.append(Change("write the footer", meta.ends.end_offset, raw))
+    return changes
+
+
+def modify_footer(
+    path: str | os.PathLike[str],
+    hidden: bool | int | None = None,
+    uuid: UUID | None = None,
+    timestamp: int | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
+) -> Footer:
+    """Changes fields of both footers; `timestamp` in VHD seconds. Returns the new footer.
+
+    Raises CorruptImage when the image was not closed, ImageInUse or ActivationRefused.
+    """
+    with writable_image(path, mode) as storage:
+        meta = changeable(storage)
+        footer = meta.footer
+        if hidden is not None:
+            footer = replace(footer, hidden=int(hidden))
+        if uuid is not None:
+            footer = replace(footer, uuid=uuid)
+        if timestamp is not None:
+            footer = replace(footer, timestamp=timestamp)
+        guarded(storage, journal_beside(path), footer_changes(meta, footer))
+    return footer
+
+
+def modify_parent(
+    path: str | os.PathLike[str],
+    parent: str | os.PathLike[str],
+    raw: bool = False,
+    other_disk: bool = False,
+    mode: LockMode = LockMode.EXCLUSIVE,
+) -> None:
+    """Makes a differencing image name `parent`. Its data stays as it is.
+
+    The parent must have the uuid that the image names already, or be raw as before, unless
+    `other_disk`: the image then shows another disk wherever it has no data of its own.
+    LockMode.RELINK changes an image that is served: its server never writes the header or the
+    locators. Raises UsageError when the parent cannot be one (it is another disk, the image
+    itself, over it, or larger than the image), UnsupportedImage when the image is no child.
+    """
+    facts = parent_facts(parent, raw, alone=True)
+    if _leads_to(facts.path, lasting_path(path), raw):
+        raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
+    relink = mode is LockMode.RELINK
+    with writable_image(path, mode) as storage:
+        # The footer of an image that is served may be its copy only.
+        meta = readable(storage) if relink else changeable(storage)
+        if meta.footer.disk_type != DIFFERENCING or meta.header is None:
+            raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
+        if facts.uuid != meta.header.parent_uuid and not other_disk:
+            raise UsageError(
+                f"{facts.path}: is not the disk that {storage.name} is a child of: its uuid is "
+                f"{_identity(facts.uuid)}, that of the parent is "
+                f"{_identity(meta.header.parent_uuid)}; --other-disk takes it all the same"
+            )
+        if facts.size > meta.size:
+            raise UsageError(f"{facts.path}: is larger than its child would be ({meta.size} bytes)")
+        table, changes = _locators(storage, meta, meta.header, facts.path, in_place=relink)
+        header = with_parent(meta.header, facts, table)
+        changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
+        guarded(storage, journal_beside(path), changes)
+
+
+def _identity(uuid: UUID) -> str:
+    return "none (raw)" if uuid == NO_UUID else str(uuid)
+
+
+def throw_data_away(path: str | os.PathLike[str]) -> None:
+    """Frees every block: a dynamic image then reads as zeros, a child as its parent.
+
+    Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
+    """
+    with writable_image(path) as storage:
+        meta = changeable(storage)
+        header, batmap = meta.header, meta.batmap
+        if header is None:
+            raise UnsupportedImage(f"{storage.name}: a fixed disk has no blocks to free")
+        changes = []
+        # The batmap first: it must never call a block full that the BAT has given up.
+        if batmap is not None and read_batmap(storage, batmap, header) is not None:
+            bits = bytes(batmap.sectors * SECTOR)
+            value = batmap_checksum(bits, meta.size, batmap.version)
+            fresh = replace(batmap, checksum=value).pack()
+            changes += [
+                Change("clear the batmap", batmap.offset, bits),
+                Change("write its header", header.bat_end, fresh),
+            ]
+        table = pack_bat(empty_bat(header.max_entries))
+        changes.append(Change("clear the BAT", header.bat_offset, table))
+        guarded(storage, journal_beside(path), changes)
+        if storage.is_block_device:
+            return
+        # What is left needs no journal: a crash leaves leaked space, which a repair frees.
+        end = end_of_data(meta.footer, header, batmap, empty_bat(0)) * SECTOR
+        storage.pwrite(end, meta.footer.pack())
+        storage.flush()
+        storage.truncate(end + SECTOR)
+        storage.flush()
+
+
+def set_file_size(path: str | os.PathLike[str], size: int) -> None:
+    """Puts the footer at the end of `size` bytes, for an image in a volume of that size.
+
+    Raises UsageError when data would be cut.
+    """
+    with writable_image(path) as storage:
+        meta = changeable(storage, closed=False)
+        if meta.header is None:
+            raise UnsupportedImage(f"{storage.name}: a fixed disk ends where its data does")
+        end = end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR
+        if size % SECTOR or size < end + SECTOR:
+            raise UsageError(f"{storage.name}: {end + SECTOR} bytes are in use, {size} are too few")
+        storage.pwrite(size - SECTOR, meta.footer.pack())
+        storage.flush()
+
+
+def _leads_to(parent: str, image: str, raw: bool) -> bool:
+    from vhdtool.image.chain.open import open_chain
+
+    try:
+        with open_chain(parent, raw, names_only=True) as reader:
+            return any(os.path.samefile(layer.name, image) for layer in reader.layers)
+    except ParentMissing:
+        # A storage manager may have the older images switched off meanwhile.
+        return parent == image
+
+
+def _locators(
+    storage: Storage, meta: Metadata, header: Header, parent: str, in_place: bool
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    """Locators in their old room where the new paths fit, else behind the data."""
+    wanted = []
+    for code, path in locator_paths_for(storage.name, parent):
+        try:
+            wanted.append((code, encode_locator(code, path)))
+        except UnicodeEncodeError:
+            raise UsageError(f"{parent!r}: a path that is not UTF-8 cannot be written") from None
+    rooms = [one for one in header.locators if one.used and one.room]
+    if len(rooms) >= len(wanted) and all(
+        len(raw) <= (room.room or 0) for (_, raw), room in zip(wanted, rooms, strict=False)
+    ):
+        table, changes = _in_place(wanted, rooms)
+    elif in_place:
+        raise ImageInUse(
+            f"{storage.name}: is served, and has no space for so long a path ({parent}) where its "
+            "locators are; pause it first"
+        )
+    else:
+        table, changes = _behind(storage, meta, header, wanted)
+    return table + (Locator(),) * (LOCATORS - len(table)), changes
+
+
+def _in_place(
+    wanted: list[tuple[bytes, bytes]], rooms: list[Locator]
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    table, changes = [], []
+    for (code, raw), room in zip(wanted, rooms, strict=False):
+        size = room.room or 0
+        table.append(replace(room, code=code, length=len(raw)))
+        changes.append(Change("write a locator", room.offset, raw.ljust(size, b"\0")))
+    return tuple(table), changes
+
+
+def _behind(
+    storage: Storage, meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
+) -> tuple[tuple[Locator, ...], list[Change]]:
+    used = end_of_data(meta.footer, header, meta.batmap, meta.bat)
+    layout = BlockLayout(header.block_bytes)
+    start = place = end_of_kept(storage, meta.ends, layout, meta.bat, used) * SECTOR
+    table, data = [], b""
+    for code, raw in wanted:
+        room = pad(len(raw))
+        table.append(Locator(code, room, len(raw), 0, place))
+        data += raw.ljust(room, b"\0")
+        place += room
+    end = footer_place(storage, place)
+    if end > place:
+        return tuple(table), [Change("write the locators", start, data)]
+    return tuple(table), [
+        Change("write the locators and the footer behind them", start, data + meta.footer.pack())
+    ]

@@ -1,0 +1,244 @@
+"""Another virtual size: growing, and shrinking with proof that nothing is cut."""
+
+import os
+from dataclasses import replace
+
+from vhdtool.errors import UncleanImage, UnsupportedImage, UsageError
+from vhdtool.image.chain.export import pieces
+from vhdtool.image.chain.layers import Reader
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.admission import writable
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import check_size
+from vhdtool.image.edit.modify import footer_changes
+from vhdtool.image.edit.relocate import Mover
+from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.journal.undo import Change, apply
+from vhdtool.image.metadata.bounds import end_of_data, footer_place, paths_kept
+from vhdtool.image.metadata.read import Metadata, believed_batmap
+from vhdtool.storage import FileStorage
+from vhdtool.storage.image_lock import LockMode
+from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.batmap import batmap_checksum, batmap_expected, batmap_header_for
+from vhdtool.vhd.bits import clear_bits
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.creators import with_size
+from vhdtool.vhd.footer import FIXED, Footer
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, UNUSED, pad
+
+
+def resize(
+    path: str | os.PathLike[str],
+    size_bytes: int,
+    journal: str | None = None,
+    mode: LockMode = LockMode.EXCLUSIVE,
+) -> Footer:
+    """Gives a closed image another virtual size (rounded up to 512); returns its footer.
+
+    Every reader finds that size in it, for which the creator may have to change (`with_size`).
+    Shrinking reads all that would be cut and refuses when any of it is not zero. Changes are
+    journalled (beside the image unless `journal` says where): after a crash `vhdtool repair`
+    brings the old size back. With LockMode.BENEATH a child may be served: then the image only
+    grows, within the tables that it has.
+    Raises UsageError, ImageInUse or ActivationRefused, CorruptImage, UncleanImage or StorageError.
+    """
+    size = check_size(size_bytes)
+    with writable_image(path, mode) as storage:
+        _require_possible(path, size, beneath=mode is LockMode.BENEATH)
+        meta = writable(storage)
+        footer = with_size(meta.footer, size)
+        journal = journal or journal_beside(path)
+        if meta.footer.disk_type == FIXED:
+            guarded(storage, journal, _fixed(storage, meta, footer))
+        elif meta.header is not None:
+            _dynamic(storage, meta, meta.header, footer, journal)
+    return footer
+
+
+def _require_possible(path: str | os.PathLike[str], size: int, beneath: bool) -> None:
+    """Raises UsageError when the image cannot have that size."""
+    with open_chain(path) as reader:
+        meta = reader.layers[0].metadata
+        if beneath and meta is not None:
+            header = meta.header
+            room = meta.size if header is None else header.max_entries * header.block_bytes
+            if not meta.size <= size <= room:
+                raise UsageError(
+                    f"{os.fspath(path)}: while a child is served, its size can only grow to {room}"
+                )
+        if reader.layers[0].size > size:
+            require_zeros(reader, size)
+        elif len(reader.layers) > 1 and size < reader.layers[1].size:
+            raise UsageError(f"{os.fspath(path)}: a child cannot be smaller than its parent")
+
+
+def require_zeros(reader: Reader, start: int) -> None:
+    """Raises UsageError, naming the place, unless the disk is zero from byte `start` on."""
+    for piece in pieces(reader, start, reader.size):
+        if piece.offset is None:
+            continue
+        data = reader.fetch(piece)
+        if any(data):
+            first = piece.start + len(data) - len(data.lstrip(b"\0"))
+            raise UsageError(
+                f"{reader.layers[0].name}: guest byte {first} and what follows is in use; "
+                "shrink the file system first"
+            )
+
+
+def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]:
+    if storage.is_block_device:
+        raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device has its size")
+    tail = meta.ends.end_offset - meta.size
+    if tail >= SECTOR:
+        raise UncleanImage(
+            f"{storage.name}: {tail} bytes lie between the disk's end and the footer; "
+            "`vhdtool repair` removes them"
+        )
+    size, raw = footer.current_size, footer.pack()
+    if size == meta.size:
+        return footer_changes(meta, footer)
+    if size > meta.size:
+        # The old footer's place belongs to the guest from now on.
+        clear = bytes(min(tail + SECTOR, size - meta.size))
+        return [
+            Change("write the footer", size, raw),
+            Change("clear the old one", meta.size, clear),
+        ]
+    return [Change("write the footer", size, raw), Change("cut the rest", size + SECTOR)]
+
+
+def _dynamic(
+    storage: FileStorage, meta: Metadata, header: Header, footer: Footer, journal: str
+) -> None:
+    need = -(-footer.current_size // header.block_bytes)
+    mover = Mover(storage, meta, header)
+    # Blocks behind the old end are nobody's, and must not come to light when the disk grows.
+    first = min(need, -(-meta.size // header.block_bytes))
+    beyond = [b for b in range(first, len(mover.bat)) if mover.bat[b] != UNUSED]
+    if footer.current_size > meta.size:
+        _clear_tail(storage, meta, header)
+    if beyond:
+        # The batmap first: it must never call a block full that the BAT has given up.
+        apply(storage, _batmap(storage, meta, header, meta.footer, beyond))
+        meta = mover.free(beyond, journal)
+    if need <= header.max_entries:
+        changes = _batmap(storage, meta, header, footer, []) + footer_changes(meta, footer)
+        guarded(storage, journal, changes)
+        return
+    larger = replace(header, max_entries=need)
+    front = _front_end(meta, larger) // SECTOR
+    _require_no_orphan(storage, front)
+    mover.clear_front(front)
+    mover.commit(journal, _larger_tables(header, larger, footer, mover))
+
+
+def _require_no_orphan(storage: FileStorage, front: int) -> None:
+    """Raises UsageError when larger tables would overwrite a block that no BAT entry names."""
+    for one in check(storage, "strict", bitmaps=False).orphans:
+        if one.entry < front:
+            raise UsageError(
+                f"{storage.name}: the larger tables need the place of a block that no BAT entry "
+                f"names, at sector {one.entry}; `vhdtool check` says what it may be and what to do"
+            )
+
+
+def _clear_tail(storage: FileStorage, meta: Metadata, header: Header) -> None:
+    """Zeros behind the disk's end in its last block; no guest can have written there."""
+    layout = BlockLayout(header.block_bytes)
+    block, within = divmod(meta.size, header.block_bytes)
+    if not within or meta.bat[block] == UNUSED:
+        return
+    place = layout.data_offset(meta.bat[block]) + within
+    data = storage.pread(place, header.block_bytes - within)
+    if any(data):
+        storage.pwrite(place, bytes(len(data)))
+        storage.flush()
+
+
+def _batmap(
+    storage: FileStorage, meta: Metadata, header: Header, footer: Footer, without: list[int]
+) -> list[Change]:
+    """The batmap without some blocks; its checksum covers as many bits as the size has blocks."""
+    if meta.batmap is None:
+        return []
+    kept = bytearray(believed_batmap(storage, meta))
+    for block in without:
+        clear_bits(kept, block, 1)
+    value = batmap_checksum(bytes(kept), footer.current_size, meta.batmap.version)
+    return [
+        Change("write the batmap", meta.batmap.offset, bytes(kept)),
+        Change("write its header", header.bat_end, replace(meta.batmap, checksum=value).pack()),
+    ]
+
+
+def blocks_in_the_way(meta: Metadata, header: Header, size: int) -> list[int]:
+    """The blocks that the tables for a disk of `size` bytes need the place of."""
+    larger = replace(header, max_entries=-(-size // header.block_bytes))
+    if larger.max_entries <= header.max_entries:
+        return []
+    front = _front_end(meta, larger) // SECTOR
+    return [block for block, entry in enumerate(meta.bat) if entry < front]
+
+
+def _front_end(meta: Metadata, larger: Header) -> int:
+    """Byte behind all metadata once the tables have their new size."""
+    end = larger.bat_end
+    if meta.batmap is not None or batmap_expected(meta.footer):
+        fresh = batmap_header_for(larger)
+        end = fresh.offset + fresh.sectors * SECTOR
+    return end + sum(room for _, room in paths_kept(meta.footer, larger))
+
+
+def _larger_tables(
+    old: Header,
+    larger: Header,
+    footer: Footer,
+    mover: Mover,
+) -> list[Change]:
+    """BAT, batmap and locators behind each other in the space that the mover made free.
+
+    The footer goes behind all data, and behind the blocks that no entry names.
+    """
+    storage, meta = mover.storage, mover.meta
+    bat = empty_bat(larger.max_entries)
+    bat[: len(mover.bat)] = mover.bat
+    data = pack_bat(bat)
+    batmap = None
+    if meta.batmap is not None:
+        fresh = batmap_header_for(larger)
+        bits = believed_batmap(storage, meta)
+        bits = bits[: -(-old.max_entries // 8)].ljust(fresh.sectors * SECTOR, b"\0")
+        value = batmap_checksum(bits, footer.current_size)
+        batmap = replace(
+            meta.batmap,
+            offset=fresh.offset,
+            sectors=fresh.sectors,
+            version=fresh.version,
+            checksum=value,
+        )
+        data += batmap.pack() + bits
+    elif batmap_expected(footer):
+        # It is lost, and its place is kept for a repair.
+        data += bytes(SECTOR + batmap_header_for(larger).sectors * SECTOR)
+    table = []
+    kept = paths_kept(footer, old)
+    for one in old.locators:
+        if one.room and (one.offset, one.room) in kept:
+            path = storage.pread(one.offset, min(one.length, one.room))
+            table.append(replace(one, offset=larger.bat_offset + len(data)))
+            data += path.ljust(pad(one.room), b"\0")
+        else:
+            table.append(one)
+    header = replace(larger, locators=tuple(table))
+    end = footer_place(storage, max(end_of_data(footer, header, batmap, bat), mover.kept) * SECTOR)
+    changes = [
+        Change("write the larger tables", larger.bat_offset, data),
+        Change("write the header", footer.data_offset, header.pack()),
+        Change("write the footer's copy", 0, footer.pack()),
+        Change("write the footer", end, footer.pack()),
+    ]
+    if meta.ends.file_size > end + SECTOR:
+        changes.append(Change("cut what is behind it", end + SECTOR))
+    return changes

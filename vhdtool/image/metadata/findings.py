@@ -1,0 +1,79 @@
+"""What a check or a comparison found, and what it means for an exit code."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vhdtool.image.metadata.orphans import Orphan
+
+Severity = Literal["corrupt", "unclean", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found. `offset` in bytes of the file; `sectors` = (first, count) of the guest."""
+
+    code: str
+    severity: Severity
+    message: str
+    block: int | None = None
+    offset: int | None = None
+    sectors: tuple[int, int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields in JSON types."""
+        return {
+            "code": self.code,
+            "severity": self.severity,
+            "message": self.message,
+            "block": self.block,
+            "offset": self.offset,
+            "sectors": list(self.sectors) if self.sectors is not None else None,
+        }
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """0 consistent, 2 corrupt, 3 unclean or leaks but nothing lost (1: could not be checked)."""
+    severities = {finding.severity for finding in findings}
+    if "corrupt" in severities:
+        return 2
+    return 3 if "unclean" in severities else 0
+
+
+VERDICTS = {0: "consistent", 2: "corrupt", 3: "unclean"}
+"""What an exit code of the check says, in a word."""
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """All findings about one image, worst first."""
+
+    name: str
+    mode: str
+    findings: list[Finding] = field(default_factory=list)
+    blocks: int = 0
+    """Blocks that the disk has."""
+    allocated: int = 0
+    orphans: "list[Orphan]" = field(default_factory=list)
+    """Blocks in the file that no BAT entry names."""
+    left_out: set[str] = field(default_factory=set)
+    """Codes of corrupt findings of which there are more than `findings` has."""
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.findings)
+
+    @property
+    def verdict(self) -> str:
+        return VERDICTS[self.exit_code]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "image": self.name,
+            "mode": self.mode,
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            "blocks": self.blocks,
+            "allocated": self.allocated,
+            "findings": [finding.as_dict() for finding in self.findings],
+        }

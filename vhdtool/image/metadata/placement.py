@@ -1,0 +1,65 @@
+"""The allocated blocks of an image in file order."""
+
+from array import array
+
+from vhdtool.storage import Storage
+from vhdtool.vhd.bits import reversed_bits
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+BLOCK_BITS = 32
+BLOCK_MASK = (1 << BLOCK_BITS) - 1
+
+
+class Placement:
+    """The allocated blocks in file order: `keys` are entry << 32 | block.
+
+    Entries that cannot be read at all (zero, past the end, wrapping) are reported and left out.
+    """
+
+    def __init__(
+        self,
+        bat: "array[int]",
+        layout: BlockLayout,
+        bat_offset: int,
+        file_size: int,
+        bitmaps_reversed: bool = False,
+    ) -> None:
+        self.layout = layout
+        self.bitmaps_reversed = bitmaps_reversed
+        self.bat_offset = bat_offset
+        self.file_sectors = file_size // SECTOR
+        last = self.file_sectors - layout.bitmap_sectors
+        self.zeroed: list[int] = []
+        self.outside: list[int] = []
+        keys = array("Q")
+        highest = 0
+        ordered = True
+        for block, entry in enumerate(bat):
+            if entry == UNUSED:
+                continue
+            if entry == 0:
+                self.zeroed.append(block)
+            elif entry > last:
+                self.outside.append(block)
+            else:
+                keys.append(entry << BLOCK_BITS | block)
+                ordered = ordered and entry >= highest
+                highest = entry
+        # Eight bytes a block; only a table that is out of order costs a sort in objects.
+        self.keys = keys if ordered else array("Q", sorted(keys))
+        self.bat = bat
+
+    def read_bitmap(self, storage: Storage, entry: int) -> bytes:
+        """The bits of the block at sector `entry`; fewer where the file ends before."""
+        raw = storage.pread(entry * SECTOR, self.layout.bitmap_bytes)
+        return reversed_bits(raw) if self.bitmaps_reversed else raw
+
+    def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
+        """Guest sectors (first, count) of a block that lie in file sectors [first, end)."""
+        start = max(first - self.layout.data_sector(entry), 0)
+        stop = min(end - self.layout.data_sector(entry), self.layout.sectors)
+        if first < self.layout.data_sector(entry) < end:
+            # Without its bitmap nothing in the block can be trusted.
+            start, stop = 0, self.layout.sectors
+        return (block * self.layout.sectors + start, stop - start) if stop > start else None
