@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from vhdtool.image.create.empty import create_dynamic  # noqa: E402
-from vhdtool.tapdisk.listen import nbd_uri  # noqa: E402
+from vhdtool.nbd.sockets import nbd_uri  # noqa: E402
 
 MIB = 1 << 20
 ABOUT = """# The shim beside qemu-nbd, nbdkit, the real tapdisk, and no server at all

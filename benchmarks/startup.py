@@ -26,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from vhdtool.image.create.empty import create_dynamic  # noqa: E402
 from vhdtool.image.metadata.read import read_metadata  # noqa: E402
+from vhdtool.nbd import protocol as wire  # noqa: E402
 from vhdtool.storage import FileStorage  # noqa: E402
-from vhdtool.storage import nbd_wire as wire  # noqa: E402
 from vhdtool.vhd.bat import pack_bat  # noqa: E402
 from vhdtool.vhd.units import SECTOR  # noqa: E402
 

@@ -22,7 +22,7 @@ from shims import BLOCK, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.leases import sanlock
-from vhdtool.leases.kept import kept_lease
+from vhdtool.leases.external import kept_lease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
 from vhdtool.leases.sanlock import Resource, SanlockKeeper

@@ -20,14 +20,14 @@ from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.handover.agent import Agent
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.leases.kept import kept_lease
+from vhdtool.leases.external import kept_lease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
-from vhdtool.leases.reservation import ReservationKeeper
+from vhdtool.leases.scsi_reservation import ReservationKeeper
 from vhdtool.storage import StorageError, scsi
 from vhdtool.storage.iscsi import IscsiStorage
 from vhdtool.storage.scsi import Lun, Session
-from vhdtool.tapdisk.reading import LEASE_CHECK
+from vhdtool.tapdisk.session import LEASE_CHECK
 
 HOSTS = {"a": "127.0.0.1", "b": "localhost"}
 

@@ -24,8 +24,8 @@ from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
+from vhdtool.nbd import protocol as wire
 from vhdtool.storage import FileStorage
-from vhdtool.storage import nbd_wire as wire
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 SIZE = 64 * MIB

@@ -14,8 +14,8 @@ from shim_process import MIB, Served, run, serving
 
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
+from vhdtool.nbd import protocol as wire
 from vhdtool.storage import FileStorage
-from vhdtool.storage import nbd_wire as wire
 
 CERTIFICATES = {
     "ca": "cn = test\nca\ncert_signing_key\ncrl_signing_key\n",

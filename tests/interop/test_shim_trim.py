@@ -13,8 +13,8 @@ from shim_process import MIB, run, serving
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.nbd import protocol as wire
 from vhdtool.storage import FileStorage
-from vhdtool.storage import nbd_wire as wire
 
 SIZE = 64 * MIB
 

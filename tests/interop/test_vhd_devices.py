@@ -12,7 +12,7 @@ import vhdtool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.storage import FileStorage
-from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.locking.image_lock import ImageInUse
 from vhdtool.vhd.footer import Footer
 
 MIB = 1 << 20

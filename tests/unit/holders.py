@@ -8,7 +8,7 @@ from pathlib import Path
 from shims import owner
 
 from vhdtool.image.disk.open import VHD, disk_size
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk

@@ -11,7 +11,7 @@ from shims import BLOCK, SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.leases import owner as owners
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
 
@@ -49,7 +49,7 @@ class LeaseSuite:
         """Lets a process take lease a; what is returned kills it."""
         code = (
             "import sys; from pathlib import Path\n"
-            "from vhdtool.leases.choose import lease_opener\n"
+            "from vhdtool.leases.factory import lease_opener\n"
             "from vhdtool.leases.owner import *\n"
             "lease = lease_opener(sys.argv[2] or None, Owner.here('a'), True)(Path(sys.argv[1]))\n"
             "print(lease.acquire(), flush=True); input()"

@@ -4,8 +4,8 @@ import socket
 import struct
 from pathlib import Path
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.listen import TcpPlace
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.sockets import TcpPlace
 
 
 class Client:

@@ -8,12 +8,12 @@ from typing import Any
 from vhd_images import Picture
 
 from vhdtool.image.check.image import CheckReport, check
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
 from vhdtool.leases.owner import Owner
 from vhdtool.oracle.reader import open_reader
 from vhdtool.storage import MemoryStorage, Storage
-from vhdtool.storage.locked_memory import LockServer
+from vhdtool.storage.locking.locked_memory import LockServer
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.disk import Settings, TapDisk
 

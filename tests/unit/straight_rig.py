@@ -12,13 +12,13 @@ from nbd_raw import Client
 from shims import in_thread, owner, plain_bytes, verdict
 
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.server import NbdServer
 from vhdtool.storage import MemoryStorage
-from vhdtool.storage import nbd_wire as wire
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
-from vhdtool.tapdisk.nbd.server import NbdServer
 
 BLOCK = 512 << 10
 SIZE = 16 * BLOCK + 4096

@@ -21,7 +21,7 @@ from vhdtool.handover.look import failed_checks
 from vhdtool.handover.options import RunOptions
 from vhdtool.handover.record import Record
 from vhdtool.handover.strategies import STRATEGIES
-from vhdtool.storage.image_lock import ImageInUse, NoLocks
+from vhdtool.storage.locking.image_lock import ImageInUse, NoLocks
 
 HOST = {
     "ssh": "h",

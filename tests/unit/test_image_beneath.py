@@ -24,10 +24,10 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal import transaction as journal
 from vhdtool.image.journal.undo import Change
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.locking.image_lock import ImageInUse
 from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10

@@ -24,7 +24,7 @@ from vhdtool.image.journal.transaction import Restored, recover
 from vhdtool.image.journal.undo import apply
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage, Operation, RecordingStorage, Storage
-from vhdtool.storage.kept import KeptOpen
+from vhdtool.storage.borrowed import KeptOpen
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR

@@ -208,7 +208,7 @@ GATE = {
     "image/chain/locate_parent.py": "uuids",
     "image/edit/repair.py": "it mends damage",
     "image/chain/tree.py": "fields, and no data",
-    "tapdisk/tapctl/disks.py": "the key, before the image is opened",
+    "tapdisk/tapctl/images.py": "the key, before the image is opened",
 }
 """Who reads metadata without asking the gate, and why that is right."""
 

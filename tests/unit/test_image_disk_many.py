@@ -12,9 +12,9 @@ from vhdtool.errors import LeaseLost
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.disk.many import ManyOpener, ManyRequests, Piece
+from vhdtool.nbd.many import ManyOpener, ManyRequests, Piece
 from vhdtool.storage import FileStorage, MemoryStorage, StorageError
-from vhdtool.storage.many import DEPTH, Arena, Many, Transfer
+from vhdtool.storage.aio import DEPTH, Arena, Many, Transfer
 from vhdtool.vhd.units import SECTOR
 
 BLOCK = 512 << 10

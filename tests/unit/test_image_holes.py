@@ -14,7 +14,7 @@ from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.flat import FlatDisk
 from vhdtool.image.disk.open import OpenImage, open_image
 from vhdtool.storage import FileStorage
-from vhdtool.storage.holes import Contents, joined
+from vhdtool.storage.sparse import Contents, joined
 from vhdtool.vhd.footer import SECTOR
 
 MIB = 1 << 20

@@ -19,7 +19,7 @@ from vhdtool.image.journal.undo import apply
 from vhdtool.image.metadata.findings import Finding
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage
-from vhdtool.storage.kept import KeptOpen
+from vhdtool.storage.borrowed import KeptOpen
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.units import SECTOR
 

@@ -14,13 +14,13 @@ from shims import owner
 from vhdtool.cli.main import run
 from vhdtool.errors import StateError, UsageError, VhdtoolError
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.leases import epochs
+from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, ReaderLease
 from vhdtool.leases.location import existing_record, record_of
 from vhdtool.storage import StorageError
-from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.locking.image_lock import ImageInUse
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 

@@ -10,7 +10,7 @@ import pytest
 from vhdtool.errors import ActivationRefused
 from vhdtool.leases import lease as leases
 from vhdtool.leases import owner as owners
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
 

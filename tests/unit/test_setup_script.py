@@ -16,7 +16,7 @@ SOURCES = (
     "pyproject.toml",
     "scripts/setup",
     "vhdtool/image/metadata/bat_sort.c",
-    "vhdtool/tapdisk/nbd/straight.c",
+    "vhdtool/nbd/fast_path.c",
 )
 """What decides whether .venv is up to date."""
 

@@ -10,10 +10,11 @@ import pytest
 from vhdtool.errors import LeaseLost
 from vhdtool.leases import claim
 from vhdtool.leases.claim import claimed, locked_file, who_has
-from vhdtool.storage import FileStorage, image_lock
-from vhdtool.storage.image_file import ImageFile
-from vhdtool.storage.image_lock import ImageInUse, LockMode, NoLocks, lock_image
-from vhdtool.storage.mounts import Mount, mount_of
+from vhdtool.storage import FileStorage
+from vhdtool.storage.locking import image_lock
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode, NoLocks, lock_image
+from vhdtool.storage.locking.locked_file import ImageFile
+from vhdtool.storage.locking.mounts import Mount, mount_of
 
 E, V, S, B, R = (
     LockMode.EXCLUSIVE,
@@ -184,6 +185,6 @@ def test_a_file_that_is_replaced_before_it_is_locked_is_not_used(
         other.write_bytes(bytes(512))
         other.rename(image)
 
-    monkeypatch.setattr("vhdtool.storage.image_file.lock_image", replaced)
+    monkeypatch.setattr("vhdtool.storage.locking.locked_file.lock_image", replaced)
     with pytest.raises(ImageInUse, match="try again"):
         ImageFile(image, V)

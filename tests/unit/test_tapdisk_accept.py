@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from nbd_raw import Client
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk import accept
-from vhdtool.tapdisk.accept import Acceptor, Peer
-from vhdtool.tapdisk.listen import TcpPlace, keep_alive, listen_unix
+from vhdtool.nbd import accept
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.server import NbdServer
+from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_unix
 from vhdtool.tapdisk.metrics_http import MetricsServer
-from vhdtool.tapdisk.nbd import server as nbd_server
-from vhdtool.tapdisk.nbd.server import NbdServer
 
 MOST = 4
 
@@ -265,7 +265,7 @@ def test_a_defect_ends_one_client_and_is_logged(
 CHILD = """
 import os, resource, sys
 from pathlib import Path
-from vhdtool.tapdisk import accept
+from vhdtool.nbd import accept
 accept.LONGEST_PAUSE = 0.05
 folder = Path(sys.argv[1])
 {start}
@@ -287,7 +287,7 @@ sys.stdin.readline()
 CONTROL = """
 import io
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.control import Control
@@ -305,7 +305,7 @@ server = Control(disk, events, folder / "ctl", folder / "nbd")
 TAPDISK = """
 import io
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.tapctl.server import TapdiskServer
+from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
 server = TapdiskServer(folder, True, "a", Events("a", io.StringIO()))
 server.path.rename(folder / "ctl")
 """

@@ -9,7 +9,7 @@ from shims import owner
 
 from vhdtool.cli.serve import serve
 from vhdtool.errors import UsageError
-from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.lease import EpochLease, TrustingLease
 from vhdtool.leases.sanlock import Resource
 from vhdtool.storage.scsi import Lun, initiator_name

@@ -17,7 +17,7 @@ from nbd_raw import Client
 from shims import SIZE, Shim, empty_image, owner
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.leases.epochs import EpochRecord
+from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import MemoryStorage
 from vhdtool.tapdisk import events as events_module

@@ -7,8 +7,8 @@ import pytest
 from lease_suite import LeaseSuite, Pair, gone_owner, history
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.leases.epochs import EpochRecord
-from vhdtool.leases.kept import HeldByAnother, KeptLease
+from vhdtool.leases.epoch_record import EpochRecord
+from vhdtool.leases.external import HeldByAnother, KeptLease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError

@@ -11,9 +11,9 @@ from lease_suite import LeaseSuite, Pair, gone_owner
 from shims import owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.leases import epochs
+from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners
-from vhdtool.leases.epochs import ALIVE, MUTEX, EpochRecord
+from vhdtool.leases.epoch_record import ALIVE, MUTEX, EpochRecord
 from vhdtool.leases.lease import EpochLease, TrustingLease, owner_of
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError

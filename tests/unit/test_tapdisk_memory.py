@@ -13,11 +13,13 @@ import pytest
 from nbd_raw import Client
 from straight_rig import BLOCK, Model, Pipe, Rig, play
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk import accept
-from vhdtool.tapdisk.nbd import answers, memory, straight
-from vhdtool.tapdisk.nbd import server as nbd_server
-from vhdtool.tapdisk.nbd.server import NbdServer
+from vhdtool.nbd import accept
+from vhdtool.nbd import fast_path as straight
+from vhdtool.nbd import memory_bound as memory
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd import requests as answers
+from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.server import NbdServer
 
 MIB = 1 << 20
 SPOKEN = b"\0\0\0\3" + wire.OPTION.pack(wire.OPTION_MAGIC, wire.OPT_EXPORT_NAME, 0)

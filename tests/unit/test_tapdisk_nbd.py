@@ -16,10 +16,10 @@ from nbd_raw import Client
 from shims import in_thread
 
 from vhdtool.errors import StateError, VhdtoolError
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.listen import nbd_uri
-from vhdtool.tapdisk.nbd import server as nbd_server
-from vhdtool.tapdisk.nbd.server import NbdServer, TcpPlace, listen_unix
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.server import NbdServer, TcpPlace, listen_unix
+from vhdtool.nbd.sockets import nbd_uri
 
 SIZE = 4 << 20
 

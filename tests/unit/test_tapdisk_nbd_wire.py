@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.storage.nbd_wire import Export, WireError
-from vhdtool.tapdisk.nbd.options import Negotiation
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.negotiation import Negotiation
+from vhdtool.nbd.protocol import Export, WireError
 
 EXPORT = Export(1 << 20, extents=True)
 

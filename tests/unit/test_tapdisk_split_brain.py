@@ -10,8 +10,8 @@ from shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdic
 
 from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
-from vhdtool.storage.locked_memory import LockServer
-from vhdtool.tapdisk.reading import LEASE_CHECK
+from vhdtool.storage.locking.locked_memory import LockServer
+from vhdtool.tapdisk.session import LEASE_CHECK
 from vhdtool.vhd.units import SECTOR
 
 assert LEASE_CHECK < 1

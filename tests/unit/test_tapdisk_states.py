@@ -500,7 +500,7 @@ def test_a_stolen_lease_is_noticed_by_requests_that_write_no_metadata(
     one.activated().put(0, 1)
     thief = Shim("b", image, tmp_path).attached()
     thief.activate(force_epoch=1)
-    monkeypatch.setattr("vhdtool.tapdisk.reading.LEASE_CHECK", -1.0)
+    monkeypatch.setattr("vhdtool.tapdisk.session.LEASE_CHECK", -1.0)
     before = image.getvalue()
     with pytest.raises(OSError, match="forced activation"):
         one.put(0, 2)

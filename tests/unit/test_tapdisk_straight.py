@@ -18,13 +18,13 @@ from straight_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
-from vhdtool.image.disk.layout import StraightMap
-from vhdtool.image.disk.many import ManyOpener
 from vhdtool.image.disk.open import RAW
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd import halves as nbd_straight
-from vhdtool.tapdisk.nbd import straight
-from vhdtool.tapdisk.nbd.client import Connection
+from vhdtool.nbd import fast_path as straight
+from vhdtool.nbd import fast_path_session as nbd_straight
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.connection import Connection
+from vhdtool.nbd.many import ManyOpener
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
 

@@ -16,8 +16,8 @@ from vhdtool.cli import tapctl
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError
-from vhdtool.tapdisk.tapctl.minors import Minors
-from vhdtool.tapdisk.tapctl.server import TapdiskServer
+from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
+from vhdtool.tapdisk.tapctl.minor_files import Minors
 from vhdtool.tapdisk.tapctl.wire import Message, MessageError, Params
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import UsageError
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd import server as nbd_server
-from vhdtool.tapdisk.nbd import tls, tls_psk
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.tls import context as tls
+from vhdtool.nbd.tls import psk as tls_psk
 
 KEY = "0f" * 32
 

@@ -14,7 +14,8 @@ from image_tools import clean, content, write
 
 from vhdtool.cli.vhdutil import main
 from vhdtool.image.metadata.read import read_metadata
-from vhdtool.storage import FileStorage, names
+from vhdtool.storage import FileStorage
+from vhdtool.storage.locking import persistent_path as names
 
 MIB = 1 << 20
 Call = Callable[..., bytes]

@@ -16,9 +16,9 @@ from vhdtool.image.create.convert import require_not_over_layers
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.new_file import new_file, new_path
 from vhdtool.image.journal.transaction import require_replaceable
-from vhdtool.storage.holes import Held, joined
-from vhdtool.storage.kept import KeptOpen
-from vhdtool.tapdisk.nbd.server import NbdServer
+from vhdtool.nbd.server import NbdServer
+from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.sparse import Held, joined
 
 
 class ReadOnly:

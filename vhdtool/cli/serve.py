@@ -9,8 +9,8 @@ import click
 from vhdtool.cli.options import image_argument
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.listen import TcpPlace
-    from vhdtool.tapdisk.nbd.tls import Tls
+    from vhdtool.nbd.sockets import TcpPlace
+    from vhdtool.nbd.tls.context import Tls
 
 
 @click.command()
@@ -129,7 +129,7 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
         return None
     if folder is not None and keys is not None:
         raise UsageError("choose one of --tls-certificates and --tls-psk")
-    from vhdtool.tapdisk.nbd.tls import by_certificates, by_keys
+    from vhdtool.nbd.tls.context import by_certificates, by_keys
 
     if folder is not None:
         return by_certificates(Path(folder), verify_peer)
@@ -138,7 +138,7 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
 
 def _tcp_place(option: str, text: str) -> "TcpPlace":
     from vhdtool.errors import UsageError
-    from vhdtool.tapdisk.listen import TcpPlace
+    from vhdtool.nbd.sockets import TcpPlace
 
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and len(port) < 10):

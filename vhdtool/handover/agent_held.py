@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vhdtool.leases.epochs import EpochRecord
-from vhdtool.leases.reservation import registrations
+from vhdtool.leases.epoch_record import EpochRecord
+from vhdtool.leases.scsi_reservation import registrations
 
 _FLOCK = "hhqqi4x"
 _LISTENS, _ESTABLISHED = "0A", "01"

@@ -13,7 +13,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.metadata import qcow2
 from vhdtool.image.metadata.dump import snapshot
 from vhdtool.storage import FileStorage
-from vhdtool.storage.anywhere import open_anywhere
+from vhdtool.storage.open import open_anywhere
 
 
 class Images:

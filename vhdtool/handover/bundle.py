@@ -9,6 +9,7 @@ from vhdtool.image.journal.new_file import new_path
 PARTS = (
     "vhd",
     "storage",
+    "nbd",
     "image",
     "leases",
     "tapdisk",

@@ -16,7 +16,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.handover.hosts import Host
-from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.locking.image_lock import ImageInUse
 
 OP_TIMEOUT = 40.0
 REFUSALS: dict[str, type[VhdtoolError]] = {

@@ -10,8 +10,7 @@ from vhdtool.leases.lease import open_lease
 from vhdtool.leases.location import existing_record
 from vhdtool.leases.owner import Owner, boot_id
 from vhdtool.storage import FileStorage
-from vhdtool.storage.image_file import ImageFile
-from vhdtool.storage.image_lock import (
+from vhdtool.storage.locking.image_lock import (
     ImageInUse,
     LockMode,
     NoLocks,
@@ -21,8 +20,9 @@ from vhdtool.storage.image_lock import (
     locks_exclude,
     require_name,
 )
-from vhdtool.storage.loop import loop_over
-from vhdtool.storage.mounts import mount_of
+from vhdtool.storage.locking.locked_file import ImageFile
+from vhdtool.storage.locking.loop import loop_over
+from vhdtool.storage.locking.mounts import mount_of
 
 log = logging.getLogger("vhdtool")
 

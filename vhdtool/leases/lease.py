@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.leases.epochs import ALIVE, EpochRecord, Holder
+from vhdtool.leases.epoch_record import ALIVE, EpochRecord, Holder
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
-from vhdtool.storage.mounts import on_nfs
+from vhdtool.storage.locking.mounts import on_nfs
 
 
 class Lease(Protocol):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.persistent_path import lasting_path
 
 SUFFIX = ".lease"
 _LARGEST_POINTER = 8192

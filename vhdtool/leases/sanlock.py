@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, UsageError
-from vhdtool.leases.kept import HeldByAnother
+from vhdtool.leases.external import HeldByAnother
 from vhdtool.leases.owner import Owner
 
 _MAGIC, _VERSION = 0x04282010, 1

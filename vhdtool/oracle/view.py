@@ -13,7 +13,7 @@ from typing import Protocol
 
 from vhdtool.oracle.evidence.pieces import LARGEST_IMAGE, open_regular
 from vhdtool.storage import Storage
-from vhdtool.storage.shapes import ReadOnly
+from vhdtool.storage.mixins import ReadOnly
 
 
 def kind_of(name: str) -> str:

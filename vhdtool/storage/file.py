@@ -10,8 +10,8 @@ import threading
 
 from vhdtool.errors import ImageExists
 from vhdtool.storage.base import StorageError
+from vhdtool.storage.mixins import Closes
 from vhdtool.storage.punch import punch_hole
-from vhdtool.storage.shapes import Closes
 
 ALIGN = 512
 _SMALL = 1 << 20
@@ -146,7 +146,7 @@ class FileStorage(Closes):
 
     def _write_at_once(self, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         # Imported late: ctypes costs some milliseconds that `vhdtool info` does not have.
-        from vhdtool.storage.many import together
+        from vhdtool.storage.aio import together
 
         try:
             return together.write(self._fd, parts)

@@ -5,8 +5,8 @@ import struct
 
 from vhdtool.errors import UnsupportedImage
 from vhdtool.storage.base import StorageError
+from vhdtool.storage.mixins import Closes
 from vhdtool.storage.scsi import Lun, ScsiError, Session
-from vhdtool.storage.shapes import Closes
 
 BLOCK = 512
 _MOST = 256 << 10

@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.leases.choose import KINDS, lease_opener
+from vhdtool.leases.factory import KINDS, lease_opener
 from vhdtool.leases.owner import Owner
+from vhdtool.nbd.metrics import dump
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.metrics import dump
 
 
 def main() -> int:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.tapdisk.accept import Acceptor, Peer
+from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.server import NbdServer
+from vhdtool.nbd.sockets import listen_unix
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events, Outbox
-from vhdtool.tapdisk.listen import listen_unix
-from vhdtool.tapdisk.nbd.server import NbdServer
 
 log = logging.getLogger("control")
 MAX_LINE = 64 << 10

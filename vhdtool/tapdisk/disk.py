@@ -18,10 +18,10 @@ from typing import Any
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
 from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
-from vhdtool.storage.anywhere import is_lun
-from vhdtool.storage.names import lasting_path
-from vhdtool.tapdisk.reading import Settings
-from vhdtool.tapdisk.serving import Serving
+from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.open import is_lun
+from vhdtool.tapdisk.router import Serving
+from vhdtool.tapdisk.session import Settings
 
 __all__ = ["Settings", "TapDisk"]
 

@@ -5,7 +5,7 @@ import threading
 from time import monotonic
 
 from vhdtool.errors import StateError
-from vhdtool.tapdisk.nbd.straight import SharedGate
+from vhdtool.nbd.fast_path import SharedGate
 
 DRAIN_PATIENCE = 30.0
 """Seconds that a pause or deactivation waits for requests in flight."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
-from vhdtool.tapdisk.accept import Acceptor, Peer
-from vhdtool.tapdisk.listen import TcpPlace, keep_alive, listen_tcp
+from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_tcp
 
 MOST_CLIENTS = 16
 PATIENCE = 10.0

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import LeaseLost, UsageError
 from vhdtool.image.disk.open import disk_size, kind_of
-from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
+from vhdtool.nbd.metrics import dump, prometheus
+from vhdtool.nbd.server import NbdServer
+from vhdtool.nbd.sockets import TcpPlace
 from vhdtool.storage import StorageError
-from vhdtool.storage.anywhere import is_lun
+from vhdtool.storage.open import is_lun
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.listen import TcpPlace
-from vhdtool.tapdisk.metrics import dump, prometheus
-from vhdtool.tapdisk.nbd.server import NbdServer
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd.tls import Tls
+    from vhdtool.nbd.tls.context import Tls
 
 
 @dataclass(frozen=True)

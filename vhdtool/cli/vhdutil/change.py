@@ -12,7 +12,7 @@ from vhdtool.cli.orphans import IN_PLACE, note_coalesced, note_orphans
 from vhdtool.cli.vhdutil.query import open_image
 from vhdtool.cli.vhdutil.words import Failed, Options, Wrong, errno_of, needed, number, say
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
 _MIB = 20

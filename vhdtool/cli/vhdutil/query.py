@@ -10,7 +10,7 @@ from vhdtool.image.edit.batmap_fields import read_marks
 from vhdtool.image.metadata.bounds import end_of_data
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.units import SECTOR, UNUSED
 

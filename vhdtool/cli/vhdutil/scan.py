@@ -14,7 +14,7 @@ from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.edit.batmap_fields import Marks, read_marks
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID, Header
 

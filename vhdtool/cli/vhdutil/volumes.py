@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vhdtool.errors import UnsupportedImage, VhdtoolError
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.shapes import ReadOnly
+from vhdtool.storage.mixins import ReadOnly
 
 _BYTES = ("--noheadings", "--units", "b", "--nosuffix", "--separator", "|")
 

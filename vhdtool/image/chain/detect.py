@@ -6,7 +6,7 @@ from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.metadata.read import read_ends
 from vhdtool.image.metadata.signatures import SUFFIXES, description, likeness, promised
 from vhdtool.storage import Storage
-from vhdtool.storage.anywhere import open_anywhere
+from vhdtool.storage.open import open_anywhere
 
 NAMES = {"vpc": "vpc", "vhd": "vpc", "raw": "raw", "qcow2": "qcow2", "vhdx": "vhdx"}
 """What -f and -O take -> qemu-img's name."""

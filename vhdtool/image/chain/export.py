@@ -9,7 +9,7 @@ from vhdtool.errors import CorruptImage
 from vhdtool.image.chain.layers import Extent, Reader
 from vhdtool.image.chain.ordered_workers import THREADS, each
 from vhdtool.storage import FileStorage, StorageError
-from vhdtool.storage.holes import DataMap
+from vhdtool.storage.sparse import DataMap
 
 CHUNK = 1 << 20
 _STEP = 1 << 20

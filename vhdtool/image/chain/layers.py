@@ -8,8 +8,8 @@ from functools import cached_property
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.holes import Contents, DataMap, Held
-from vhdtool.storage.shapes import Closes
+from vhdtool.storage.mixins import Closes
+from vhdtool.storage.sparse import Contents, DataMap, Held
 from vhdtool.vhd.bits import reversed_bits, runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size

@@ -9,7 +9,7 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check.locators import LARGEST
 from vhdtool.image.metadata.read import read_ends
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.locators import decode_locator, url_decoded
 

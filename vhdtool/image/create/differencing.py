@@ -17,7 +17,7 @@ from vhdtool.image.create.empty import (
 )
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, encode_locator

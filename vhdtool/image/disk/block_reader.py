@@ -8,7 +8,7 @@ from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.disk.block_map import BlockMap, window
 from vhdtool.image.metadata.load import read_opened
 from vhdtool.storage import Storage
-from vhdtool.storage.holes import Contents, Held, joined
+from vhdtool.storage.sparse import Contents, Held, joined
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED

@@ -12,9 +12,9 @@ from vhdtool.image.disk.block_reader import FindParent, Parent
 from vhdtool.image.disk.closing import write_batmap, write_footer
 from vhdtool.image.disk.freeing import Freeing
 from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.disk.layout import StraightMap
-from vhdtool.image.disk.many import Put
 from vhdtool.image.metadata.load import Opened
+from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.many import Put
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED, pad

@@ -1,9 +1,9 @@
 """Disks that are their file from the first byte on: fixed VHDs and raw images."""
 
 from vhdtool.image.check.admission import require_closed_fixed
-from vhdtool.image.disk.layout import StraightMap
+from vhdtool.nbd.block_layout import StraightMap
 from vhdtool.storage import FileStorage, Storage, discard, will_need
-from vhdtool.storage.holes import Contents, joined
+from vhdtool.storage.sparse import Contents, joined
 from vhdtool.vhd.units import raw_disk_size
 
 

@@ -15,7 +15,7 @@ from vhdtool.image.metadata.qcow2 import read_header
 from vhdtool.image.metadata.read import read_ends
 from vhdtool.image.metadata.signatures import description
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.anywhere import open_anywhere
+from vhdtool.storage.open import open_anywhere
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.units import raw_disk_size
 

@@ -19,8 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vhdtool.errors import UnsupportedImage, VhdtoolError
+from vhdtool.nbd.client import NbdStorage
 from vhdtool.storage import FileStorage, StorageError
-from vhdtool.storage.nbd import NbdStorage
 
 START_PATIENCE = 20.0
 STOP_PATIENCE = 60.0

@@ -18,9 +18,9 @@ from vhdtool.image.edit.resize import resize
 from vhdtool.image.journal.transaction import writable_image
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage
-from vhdtool.storage.holes import Held
-from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.storage.kept import KeptOpen
+from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+from vhdtool.storage.sparse import Held
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
 

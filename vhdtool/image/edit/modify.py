@@ -13,8 +13,8 @@ from vhdtool.image.journal.undo import Change
 from vhdtool.image.metadata.bounds import end_of_data, end_of_kept, footer_place
 from vhdtool.image.metadata.read import Metadata, read_batmap
 from vhdtool.storage import Storage
-from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.blocks import BlockLayout

@@ -18,9 +18,9 @@ from vhdtool.image.journal.undo import (
 )
 from vhdtool.leases.claim import claimed, who_has
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.storage.names import lasting_path
-from vhdtool.storage.shapes import ReadOnly
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.mixins import ReadOnly
 
 _PATIENCE = 5.0
 """Seconds; a change that is guarded takes milliseconds, so a longer one is stopped."""

@@ -14,7 +14,7 @@ from vhdtool.image.metadata.findings import Severity
 from vhdtool.image.metadata.guesses import content_block, order_blocks
 from vhdtool.image.metadata.placement import Placement
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.holes import DataMap
+from vhdtool.storage.sparse import DataMap
 from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
 from vhdtool.vhd.bits import all_set, count_set, last_set, runs, set_runs
 from vhdtool.vhd.bits import test_bit as bit

@@ -8,7 +8,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.salvage.reader import Lost, Salvage, merged
 from vhdtool.storage import FileStorage
-from vhdtool.storage.kept import KeptOpen
+from vhdtool.storage.borrowed import KeptOpen
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
 

@@ -10,7 +10,7 @@ from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.storage import FileStorage, Storage, StorageError
-from vhdtool.storage.shapes import Closes
+from vhdtool.storage.mixins import Closes
 from vhdtool.vhd.units import SECTOR
 
 _SMALLEST = 4096

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.minors import Minors, TapctlError, numbers
+from vhdtool.tapdisk.tapctl.minor_files import Minors, TapctlError, numbers
 from vhdtool.tapdisk.tapctl.wire import Message, Params
 
 __all__ = ["Entry", "TapCtl", "TapctlError", "Unexpected"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.tapctl.server import TapdiskServer
+from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
 
 RUN_DIR = Path("/run/blktap-control")
 

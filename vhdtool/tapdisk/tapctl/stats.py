@@ -1,7 +1,7 @@
 """What `stats` tells of a minor, spelled as tapdisk spells it."""
 
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.vbd import Vbd
+from vhdtool.tapdisk.tapctl.minor import Vbd
 
 TYPE_NUMBERS = {"aio": 0, "vhd": 4, "qcow2": 6, "log": 9, "nbd": 15}
 """As tapdisk counts its drivers; 6 is its qcow, of which only the number is left."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.leases.epochs import EpochRecord, Holder
+from vhdtool.leases.epoch_record import EpochRecord, Holder
 from vhdtool.leases.lease import EpochLease, owner_of
 from vhdtool.leases.owner import Owner
 

@@ -1,4 +1,4 @@
-"""Straight requests, served by straight.c: no Python between a client and what it may have.
+"""Straight requests, served by fast_path.c: no Python between a client and what it may have.
 
 A client's thread hands its connection over and gets it back with a reason: a request that needs
 more than data moved to or from its place, one that failed and has to be tried again here (which
@@ -16,13 +16,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from vhdtool.image.disk.layout import StraightMap
-from vhdtool.tapdisk.metrics import BUCKETS
-from vhdtool.tapdisk.nbd.memory import SHARED
+from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.memory_bound import SHARED
+from vhdtool.nbd.metrics import BUCKETS
 
 log = logging.getLogger("nbd")
 GONE, SLOW, AGAIN, PLACE = range(4)
-"""Why the library gave a connection back; see straight.c."""
+"""Why the library gave a connection back; see fast_path.c."""
 Tally = list[int] | ctypes.Array[ctypes.c_uint64]
 """Bytes read, bytes written; then requests: reads, writes, others."""
 _DIRECT, _WRITABLE, _ZEROS, _WHOLE, _STRUCTURED = 1, 2, 4, 8, 16
@@ -78,7 +78,7 @@ _BOUNDS = (ctypes.c_uint64 * len(BUCKETS))(*(int(bound * 1e9) for bound in BUCKE
 def _load() -> ctypes.CDLL | None:
     if os.environ.get("VHDTOOL_STRAIGHT") == "off":
         return None
-    for path in sorted(Path(__file__).parent.glob("_straight*.so")):
+    for path in sorted(Path(__file__).parent.glob("_fast_path*.so")):
         try:
             library = ctypes.CDLL(str(path))
             gate, engine = ctypes.POINTER(GateWords), ctypes.POINTER(_Engine)

@@ -4,7 +4,7 @@
  *
  * No metadata is written here, no lock is taken, nothing is decided: a request is let in only while
  * the gate's mode and generation are those under which Python handed out `struct places`.
- * straight.py is the only caller and explains the values; it holds the memory that is pointed to.
+ * fast_path.py is the only caller and explains the values; it holds the memory that is pointed to.
  *
  * With O_DIRECT requests go to the kernel's own queue (io_submit(2)) and overlap; in the page cache
  * they are done at once, where they are met.
@@ -91,7 +91,7 @@ struct slot {
 };
 
 struct engine {
-    /* What Python reads and writes: straight.py's `Engine` has the same fields. */
+    /* What Python reads and writes: fast_path.py's `Engine` has the same fields. */
     uint32_t in_at, in_end;
     uint32_t inflight;
     uint32_t again_length;

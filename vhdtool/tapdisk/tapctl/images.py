@@ -21,13 +21,13 @@ from vhdtool.errors import (
 from vhdtool.image.disk.open import QCOW2, RAW, VHD, disk_size
 from vhdtool.image.edit.batmap_fields import read_marks
 from vhdtool.image.metadata.read import read_metadata
-from vhdtool.leases.choose import lease_opener
+from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.layers import Copy, Layers
+from vhdtool.tapdisk.tapctl.filters import Copy, Layers
 
 TYPES = {"vhd": VHD, "aio": RAW, "qcow2": QCOW2}
 """Image types -> what the file is. tapdisk has no driver for the last one."""

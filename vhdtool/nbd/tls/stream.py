@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from vhdtool.storage.nbd_wire import WireError
+from vhdtool.nbd.protocol import WireError
 
 _AT_ONCE = 256 << 10
 """Bytes that are received with one call: sixteen of TLS's records."""

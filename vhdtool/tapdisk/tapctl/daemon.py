@@ -15,14 +15,14 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.owner import Owner
-from vhdtool.tapdisk.accept import Acceptor, Peer
+from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.metrics import dump
+from vhdtool.nbd.sockets import listen_unix
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.listen import listen_unix
-from vhdtool.tapdisk.metrics import dump
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.disks import Opening, Refused, errno_of, locked_marker
+from vhdtool.tapdisk.tapctl.images import Opening, Refused, errno_of, locked_marker
+from vhdtool.tapdisk.tapctl.minor import Vbd
 from vhdtool.tapdisk.tapctl.stats import spelled, stats_of
-from vhdtool.tapdisk.tapctl.vbd import Vbd
 from vhdtool.tapdisk.tapctl.wire import Message
 
 log = logging.getLogger("tap-ctl")

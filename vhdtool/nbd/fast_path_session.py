@@ -4,9 +4,9 @@ import socket
 from typing import Protocol, Self, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.metrics import Latency
-from vhdtool.tapdisk.nbd.straight import (
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.buffers import Inbox, Stream
+from vhdtool.nbd.fast_path import (
     AGAIN,
     GONE,
     PLACE,
@@ -16,7 +16,7 @@ from vhdtool.tapdisk.nbd.straight import (
     Tally,
     available,
 )
-from vhdtool.tapdisk.nbd.stream import Inbox, Stream
+from vhdtool.nbd.metrics import Latency
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd.tls_stream import TlsStream
+    from vhdtool.nbd.tls.stream import TlsStream
 
 Stream: TypeAlias = "socket.socket | TlsStream"
 

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Callable
 from typing import Literal
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.storage.nbd_wire import Export
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.protocol import Export
 
 Outcome = Literal["go", "abort", "tls"] | None
 TlsState = Literal["none", "required", "on"]

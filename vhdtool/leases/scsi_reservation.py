@@ -13,7 +13,7 @@ import struct
 import zlib
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.leases.kept import HeldByAnother
+from vhdtool.leases.external import HeldByAnother
 from vhdtool.leases.owner import Owner
 from vhdtool.storage.scsi import Lun, ScsiError, Session
 

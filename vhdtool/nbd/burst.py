@@ -2,7 +2,7 @@
 
 from typing import Protocol, TypeGuard, runtime_checkable
 
-from vhdtool.image.disk.many import Located
+from vhdtool.nbd.many import Located
 
 
 class Served(Protocol):

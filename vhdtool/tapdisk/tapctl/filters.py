@@ -8,8 +8,8 @@ from typing import Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.disk.open import OpenImage
+from vhdtool.nbd.client import NbdStorage
 from vhdtool.storage import StorageError
-from vhdtool.storage.nbd import NbdStorage
 from vhdtool.tapdisk.tapctl.change_log import ChangeLog
 
 log = logging.getLogger("tap-ctl")

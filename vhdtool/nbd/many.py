@@ -11,7 +11,7 @@ from typing import Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage import FileStorage, Storage, StorageError
-from vhdtool.storage.many import DEPTH, Arena, Many, Transfer
+from vhdtool.storage.aio import DEPTH, Arena, Many, Transfer
 
 ARENA = 8 << 20
 """Bytes of requests under way at once; touched only as far as it is used."""

@@ -11,14 +11,14 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.accept import Acceptor, Peer
-from vhdtool.tapdisk.listen import TcpPlace, keep_alive, listen_tcp, listen_unix, nbd_uri
-from vhdtool.tapdisk.nbd.answers import Backend
-from vhdtool.tapdisk.nbd.client import Connection
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.connection import Connection
+from vhdtool.nbd.requests import Backend
+from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_tcp, listen_unix, nbd_uri
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd.tls import Tls
+    from vhdtool.nbd.tls.context import Tls
 
 __all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
 

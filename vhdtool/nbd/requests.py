@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd.memory import PIECE, SMALL_PIECE, shares
-from vhdtool.tapdisk.nbd.stream import Inbox, Outlet
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.buffers import Inbox, Outlet
+from vhdtool.nbd.memory_bound import PIECE, SMALL_PIECE, shares
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd.stream import Stream
-    from vhdtool.tapdisk.nbd.tls import Tls
+    from vhdtool.nbd.buffers import Stream
+    from vhdtool.nbd.tls.context import Tls
 
 log = logging.getLogger("nbd")
 MOST_EXTENTS = 1 << 14

@@ -6,10 +6,11 @@ import threading
 from dataclasses import dataclass, field, replace
 
 from vhdtool.image.disk.open import disk_size
+from vhdtool.nbd.server import NbdServer
 from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.nbd.server import NbdServer
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.disks import (
+from vhdtool.tapdisk.tapctl.filters import Layers
+from vhdtool.tapdisk.tapctl.images import (
     Opening,
     Refused,
     check_flags,
@@ -18,7 +19,6 @@ from vhdtool.tapdisk.tapctl.disks import (
     put_over,
     started,
 )
-from vhdtool.tapdisk.tapctl.layers import Layers
 
 KEPT = wire.RDONLY | wire.NO_O_DIRECT
 """Flags of an `open` that its `unpause` keeps."""

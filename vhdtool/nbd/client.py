@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from vhdtool.storage import nbd_wire as wire
+from vhdtool.nbd import protocol as wire
 from vhdtool.storage.base import StorageError
 
 LARGEST = 32 << 20

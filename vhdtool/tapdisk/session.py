@@ -23,9 +23,9 @@ from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record
 from vhdtool.storage import LockedStorage, Storage
-from vhdtool.storage.image_lock import ImageInUse
-from vhdtool.storage.mounts import on_nfs
-from vhdtool.storage.names import lasting_path
+from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.locking.mounts import on_nfs
+from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate

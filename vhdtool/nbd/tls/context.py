@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vhdtool.errors import UsageError
-from vhdtool.storage.nbd_wire import WireError
-from vhdtool.tapdisk.nbd.tls_psk import Keys, read_keys, use_keys
-from vhdtool.tapdisk.nbd.tls_stream import TlsStream
+from vhdtool.nbd.protocol import WireError
+from vhdtool.nbd.tls.psk import Keys, read_keys, use_keys
+from vhdtool.nbd.tls.stream import TlsStream
 
 CERTIFICATE, KEY = "server-cert.pem", "server-key.pem"
 AUTHORITY, REVOKED = "ca-cert.pem", "ca-crl.pem"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.leases.kept import kept_lease
+from vhdtool.leases.external import kept_lease
 from vhdtool.leases.lease import Lease, ReaderLease, open_lease
 from vhdtool.leases.owner import Owner
 
@@ -30,7 +30,7 @@ def lease_opener(text: str | None, owner: Owner, guard: bool, read_only: bool = 
         resource = Resource.parse(rest)
         return lambda path: kept_lease(path, owner, SanlockKeeper(resource))
     if kind == "scsi":
-        from vhdtool.leases.reservation import ReservationKeeper
+        from vhdtool.leases.scsi_reservation import ReservationKeeper
         from vhdtool.storage.scsi import Lun
 
         lun = Lun.parse(rest)

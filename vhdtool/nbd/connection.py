@@ -8,18 +8,18 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from vhdtool.image.disk.many import ManyOpener, ManyRequests, Piece
-from vhdtool.storage import nbd_wire as wire
-from vhdtool.tapdisk.nbd.answers import Answers, Backend
-from vhdtool.tapdisk.nbd.burst import Burst, Served, is_located
-from vhdtool.tapdisk.nbd.halves import StraightHalf
-from vhdtool.tapdisk.nbd.memory import LONGEST_WHOLE, SMALL_PIECE
-from vhdtool.tapdisk.nbd.options import Negotiation
-from vhdtool.tapdisk.nbd.straight import Tally
-from vhdtool.tapdisk.nbd.stream import BUFFER, widen
+from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.buffers import BUFFER, widen
+from vhdtool.nbd.burst import Burst, Served, is_located
+from vhdtool.nbd.fast_path import Tally
+from vhdtool.nbd.fast_path_session import StraightHalf
+from vhdtool.nbd.many import ManyOpener, ManyRequests, Piece
+from vhdtool.nbd.memory_bound import LONGEST_WHOLE, SMALL_PIECE
+from vhdtool.nbd.negotiation import Negotiation
+from vhdtool.nbd.requests import Answers, Backend
 
 if TYPE_CHECKING:
-    from vhdtool.tapdisk.nbd.tls import Tls
+    from vhdtool.nbd.tls.context import Tls
 
 MOST_OPTIONS = 1000
 """Options of one client before it chooses the export."""

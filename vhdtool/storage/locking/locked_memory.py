@@ -10,7 +10,7 @@ from typing import Self
 
 from vhdtool.errors import LeaseLost
 from vhdtool.storage.base import Storage, StorageError
-from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.locking.image_lock import ImageInUse
 
 
 class LockServer:

@@ -7,13 +7,13 @@ from time import monotonic
 from typing import Concatenate, ParamSpec, TypeVar
 
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
-from vhdtool.image.disk.layout import StraightMap
 from vhdtool.image.disk.open import OpenImage
+from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.fast_path import Grant, SharedGate, Tally, new_tally
+from vhdtool.nbd.metrics import Latency
 from vhdtool.storage import LockedStorage, Storage, StorageError
-from vhdtool.tapdisk import reading
-from vhdtool.tapdisk.metrics import Latency
-from vhdtool.tapdisk.nbd.straight import Grant, SharedGate, Tally, new_tally
-from vhdtool.tapdisk.reading import Reading, Settings
+from vhdtool.tapdisk import session as reading
+from vhdtool.tapdisk.session import Reading, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -1,0 +1,37 @@
+"""The NBD protocol: a client, a server with TLS, and the fast path in C for plain reads and writes.
+
+tls/               TLS for NBD connections: certificates, and keys that
+                   both sides share
+accept             The accept loop of every listening socket: NBD,
+                   control, tap-ctl and metrics
+block_layout       Where an open image's data lies, for who moves it
+                   without asking for each request
+buffers            Bytes of one client: requests are read many at a time,
+                   replies leave many at a time
+burst              What a backend offers beyond single requests: several
+                   of one client let in at once
+client             A storage behind an NBD server on a Unix socket: the
+                   client's half of the protocol
+connection         One client of the NBD server: negotiation, then its
+                   requests in order
+fast_path          Straight requests, served by fast_path.c: no Python
+                   between a client and what it may have
+fast_path_session  The library's half of a client: who serves which of
+                   its requests
+many               Several requests of one disk at once, on storage that
+                   bypasses the page cache
+memory_bound       A bound on the memory that all clients together take
+                   for data on its way
+metrics            What a disk does, in numbers: Prometheus' text format
+                   over HTTP, and a dump for people
+negotiation        NBD's negotiation, without sockets: an option goes in,
+                   the bytes of its answer come out
+protocol           The NBD protocol without sockets: bytes to values and
+                   back
+requests           What the NBD server answers to one request, over a
+                   backend that says what it gives
+server             The NBD server: where it listens, and how many clients
+                   it serves at once
+sockets            Listening sockets: Unix ones that only their owner
+                   reaches, TCP ones on a named address
+"""

@@ -1,0 +1,7 @@
+"""TLS for NBD connections: certificates, and keys that both sides share.
+
+context  TLS of the NBD server: what a certificate directory or a file of keys is
+         made into
+psk      Keys that both sides know beforehand (PSK), for servers on every Python
+stream   A TLS connection that an Inbox and an Outlet take for a socket
+"""
