@@ -12,11 +12,11 @@ from shim_process import run
 
 from vhdtool.handover.agent import Agent
 from vhdtool.image.metadata.qcow2 import snapshot
-from vhdtool.oracle.qcow2 import Qcow2Reader, entry_bytes
-from vhdtool.oracle.reader import SECTOR, open_reader
+from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import PLACE, Tables
+from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes
+from vhdtool.oracle.readers.vhd import SECTOR, open_reader
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.oracle.view import FileView
 
 Change = Callable[[Path], None]
 

@@ -8,8 +8,8 @@ from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_writ
 
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
-from vhdtool.oracle.reader import SECTOR, DynamicReader, FixedReader, open_reader
-from vhdtool.oracle.view import FileView
+from vhdtool.oracle.readers.image_view import FileView
+from vhdtool.oracle.readers.vhd import SECTOR, DynamicReader, FixedReader, open_reader
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20

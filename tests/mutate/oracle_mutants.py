@@ -33,10 +33,11 @@ from vhdtool.oracle.verdict import judge_case  # noqa: E402
 
 ORACLE = ROOT / "vhdtool" / "oracle"
 MODULES = (
-    "activation", "console", "content", "coverage", "legs", "metadata", "reader", "snapshots",
-    "structure", "verdict", "checks/leftovers", "checks/flight", "checks/blocks", "checks/claims",
-    "checks/epochs", "checks/growth", "checks/life", "checks/points", "checks/talk",
-    "readers/qcow2",
+    "coverage", "verdict", "checks/activation", "checks/content", "checks/flight", "checks/growth",
+    "checks/leftovers", "checks/metadata", "checks/structure", "contradictions/blocks",
+    "contradictions/claims", "contradictions/consoles", "contradictions/epochs",
+    "contradictions/life", "contradictions/points", "evidence/attempts", "evidence/console",
+    "evidence/load", "evidence/snapshots", "readers/qcow2", "readers/vhd",
 )  # fmt: skip
 """The modules that decide. The others load, and plant."""
 WORDS = (
@@ -50,11 +51,11 @@ COUNT = 130
 TIMEOUT = 300
 """Seconds; a mutant that loops for ever is seen too."""
 TESTS = {
-    "activation": "activation", "checks.flight": "depth", "checks.leftovers": "leftovers",
-    "console": "console", "content": "content", "coverage": "verdict depth",
-    "legs": "activation verdict", "metadata": "metadata", "reader": "view",
-    "readers.qcow2": "view", "snapshots": "metadata pieces", "structure": "verdict",
-    "verdict": "verdict",
+    "checks.activation": "activation", "checks.content": "content", "checks.flight": "depth",
+    "checks.leftovers": "leftovers", "checks.metadata": "metadata", "checks.structure": "verdict",
+    "coverage": "verdict depth", "evidence.attempts": "activation verdict",
+    "evidence.console": "console", "evidence.load": "content", "evidence.snapshots":
+    "metadata pieces", "readers.qcow2": "view", "readers.vhd": "view", "verdict": "verdict",
 }  # fmt: skip
 """The tests that touch a module, by the rest of their name, beside those of all checks."""
 COMMON = ("checks", "decides")

@@ -33,7 +33,7 @@ from tamper_image import image  # noqa: E402
 from tamper_snapshots import snapshots  # noqa: E402
 
 from vhdtool.oracle import verdict  # noqa: E402
-from vhdtool.oracle.planted import Planted  # noqa: E402
+from vhdtool.oracle.planted.plant import Planted  # noqa: E402
 from vhdtool.oracle.verdict import judge_case  # noqa: E402
 
 LABS = (

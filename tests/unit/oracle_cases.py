@@ -13,10 +13,10 @@ from uuid import UUID
 
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.metadata.dump import snapshot
-from vhdtool.oracle.case import POINTS
-from vhdtool.oracle.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
+from vhdtool.oracle.evidence.case import POINTS
+from vhdtool.oracle.evidence.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
 from vhdtool.oracle.evidence.held import KINDS
-from vhdtool.oracle.schedule import SECTOR, Schedule
+from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 from vhdtool.storage import MemoryStorage
 
 DISK = 128 << 20

@@ -11,7 +11,7 @@ from vhdtool.image.check.image import CheckReport, check
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
 from vhdtool.leases.owner import Owner
-from vhdtool.oracle.reader import open_reader
+from vhdtool.oracle.readers.vhd import open_reader
 from vhdtool.storage import MemoryStorage, Storage
 from vhdtool.storage.locking.locked_memory import LockServer
 from vhdtool.tapdisk.access import Access

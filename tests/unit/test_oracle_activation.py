@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_cases import Lab
 
-from vhdtool.oracle.activation import ActivationOutcome, judge_activation
-from vhdtool.oracle.events import Events, parse_events
-from vhdtool.oracle.legs import attempts_of
+from vhdtool.oracle.checks.activation import ActivationOutcome, judge_activation
+from vhdtool.oracle.evidence.attempts import attempts_of
+from vhdtool.oracle.evidence.events import Events, parse_events
 
 
 def parsed(lab: Lab) -> Events:

@@ -11,29 +11,29 @@ from test_oracle_view import MemoryView
 
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.oracle.activation import judge_activation
-from vhdtool.oracle.checks.blocks import _open_at, blocks
-from vhdtool.oracle.checks.claims import claims
-from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.activation import judge_activation
+from vhdtool.oracle.checks.content import judge_content
 from vhdtool.oracle.checks.flight import few, in_flight, shallow
 from vhdtool.oracle.checks.growth import growth
-from vhdtool.oracle.checks.points import points
-from vhdtool.oracle.checks.talk import _pace, _through, talk
-from vhdtool.oracle.console import Ack, Check, Console, read_console
-from vhdtool.oracle.content import judge_content
-from vhdtool.oracle.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
-from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.checks.structure import judge_structure
+from vhdtool.oracle.contradictions.blocks import _open_at, blocks
+from vhdtool.oracle.contradictions.claims import claims
+from vhdtool.oracle.contradictions.consoles import _pace, _through, talk
+from vhdtool.oracle.contradictions.epochs import epochs
+from vhdtool.oracle.contradictions.points import points
+from vhdtool.oracle.evidence.attempts import Attempt, attempts_of, gaps_in
+from vhdtool.oracle.evidence.console import Ack, Check, Console, read_console
+from vhdtool.oracle.evidence.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
+from vhdtool.oracle.evidence.events import Event, Events
 from vhdtool.oracle.evidence.grammar import is_step
+from vhdtool.oracle.evidence.record import Chunk, load_record
+from vhdtool.oracle.evidence.schedule import Schedule
+from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, gather
-from vhdtool.oracle.legs import Attempt, attempts_of, gaps_in
-from vhdtool.oracle.reader import DynamicReader, open_reader
+from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import COPIED, Tables, _Refcounts
-from vhdtool.oracle.record import Chunk, load_record
-from vhdtool.oracle.schedule import Schedule
-from vhdtool.oracle.snapshots import Snapshot
-from vhdtool.oracle.structure import judge_structure
-from vhdtool.oracle.view import FileView
+from vhdtool.oracle.readers.vhd import DynamicReader, open_reader
 from vhdtool.storage import MemoryStorage
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhdtool.oracle.console import Console, read_console
-from vhdtool.oracle.record import Chunk, load_record
+from vhdtool.oracle.evidence.console import Console, read_console
+from vhdtool.oracle.evidence.record import Chunk, load_record
 
 WHOLE = b"ready\r\nstart 7\r\n" + b"".join(b"acked %d\r\n" % n for n in range(30))
 WHOLE += b"stopped 30\r\nreadback done 9 0\r\n"

@@ -7,13 +7,13 @@ import oracle_cases
 import pytest
 from oracle_cases import BLOCK, Lab
 
-from vhdtool.oracle.console import read_console
-from vhdtool.oracle.content import ContentOutcome, judge_content
+from vhdtool.oracle.checks.content import ContentOutcome, judge_content
+from vhdtool.oracle.evidence.console import read_console
+from vhdtool.oracle.evidence.record import load_record
+from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 from vhdtool.oracle.finding import SHOWN
-from vhdtool.oracle.reader import DynamicReader, open_reader
-from vhdtool.oracle.record import load_record
-from vhdtool.oracle.schedule import SECTOR, Schedule
-from vhdtool.oracle.view import FileView, OverlayView
+from vhdtool.oracle.readers.image_view import FileView, OverlayView
+from vhdtool.oracle.readers.vhd import DynamicReader, open_reader
 
 Patch = tuple[int, bytes]
 

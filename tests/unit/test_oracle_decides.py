@@ -10,19 +10,19 @@ from pathlib import Path
 import oracle_cases
 import pytest
 
-from vhdtool.oracle.activation import ActivationOutcome
-from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.activation import ActivationOutcome
+from vhdtool.oracle.checks.content import ContentOutcome
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome
-from vhdtool.oracle.content import ContentOutcome
+from vhdtool.oracle.checks.structure import HARMLESS, judge_structure
+from vhdtool.oracle.contradictions.epochs import epochs
 from vhdtool.oracle.coverage import Coverage
-from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.evidence.events import Event, Events
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.judge import Evidence, Judged, gather
-from vhdtool.oracle.planted import Planted
-from vhdtool.oracle.record import load_record
-from vhdtool.oracle.structure import HARMLESS, judge_structure
+from vhdtool.oracle.planted.plant import Planted
+from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.verdict import VERDICTS, decide
-from vhdtool.oracle.view import FileView
 
 CLEAN = Judged(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
 PROOF = Finding("lost", "write 1 is lost")
@@ -114,7 +114,7 @@ def test_leaked_space_is_only_information(
 ) -> None:
     from vhdtool.image.check.image import CheckReport
     from vhdtool.image.metadata.findings import Finding as Checked
-    from vhdtool.oracle import structure
+    from vhdtool.oracle.checks import structure
 
     def check(view: FileView, mode: str) -> CheckReport:
         report = CheckReport(view.name, mode)

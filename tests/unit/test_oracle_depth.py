@@ -8,7 +8,7 @@ from typing import Any
 import oracle_cases
 import pytest
 
-from vhdtool.oracle.depth import (
+from vhdtool.oracle.evidence.depth import (
     DISCARD,
     ONCE,
     SLOTS,
@@ -18,11 +18,11 @@ from vhdtool.oracle.depth import (
     Depth,
     Left,
 )
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.judge import gather, judge
-from vhdtool.oracle.planted import try_oracles
-from vhdtool.oracle.record import load_record
+from vhdtool.oracle.planted.plant import try_oracles
+from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.oracle.view import FileView
 
 DEPTH = Depth(100, 16, 1024)
 IN_FLIGHT = SLOTS - len(WAIT_FOR_A_WRITE)

@@ -9,9 +9,9 @@ import oracle_cases
 import pytest
 
 from vhdtool.oracle.evidence.held import KINDS
-from vhdtool.oracle.faults_held import PLANTED
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.judge import gather, leftovers
-from vhdtool.oracle.record import load_record
+from vhdtool.oracle.planted.leftover_faults import PLANTED
 from vhdtool.oracle.run import exit_code, judge_run
 
 Change = Callable[[dict[str, Any]], object]

@@ -8,12 +8,12 @@ from typing import Any
 import oracle_cases
 import pytest
 
-from vhdtool.oracle.events import parse_events
+from vhdtool.oracle.evidence.events import parse_events
+from vhdtool.oracle.evidence.record import load_record
+from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Outcome
 from vhdtool.oracle.judge import Evidence, gather, metadata
-from vhdtool.oracle.record import load_record
-from vhdtool.oracle.snapshots import Snapshot
-from vhdtool.oracle.view import FileView
+from vhdtool.oracle.readers.image_view import FileView
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from pathlib import Path
 import oracle_cases
 import pytest
 
-from vhdtool.oracle.evidence import pieces
-from vhdtool.oracle.evidence.pieces import read_piece
-from vhdtool.oracle.strict import TornRecord, parse_object
+from vhdtool.oracle.evidence import files as pieces
+from vhdtool.oracle.evidence.files import read_piece
+from vhdtool.oracle.evidence.json_fields import TornRecord, parse_object
 from vhdtool.oracle.verdict import judge_case
 
 PIECES = (

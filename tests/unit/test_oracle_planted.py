@@ -9,16 +9,16 @@ import oracle_cases
 import pytest
 
 from vhdtool.oracle import judge as judging
-from vhdtool.oracle import planted
-from vhdtool.oracle.activation import ActivationOutcome
+from vhdtool.oracle.checks.activation import ActivationOutcome
+from vhdtool.oracle.checks.content import ContentOutcome
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome
-from vhdtool.oracle.content import ContentOutcome
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.finding import Finding, Outcome
 from vhdtool.oracle.judge import Evidence, Judged, gather, judge
-from vhdtool.oracle.planted import try_oracles
-from vhdtool.oracle.record import load_record
+from vhdtool.oracle.planted import plant as planted
+from vhdtool.oracle.planted.plant import try_oracles
+from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.oracle.view import FileView
 
 MAKERS = (*oracle_cases.SAFE.values(), oracle_cases.refused, oracle_cases.overlap)
 

@@ -5,11 +5,11 @@ import json
 import oracle_cases
 from oracle_cases import Lab
 
-from vhdtool.oracle.activation import judge_activation
-from vhdtool.oracle.console import Ack
-from vhdtool.oracle.events import parse_events
-from vhdtool.oracle.legs import attempts_of, gaps_in
-from vhdtool.oracle.timing import PHASES, blackout, nothing
+from vhdtool.oracle.checks.activation import judge_activation
+from vhdtool.oracle.checks.timing import PHASES, blackout, nothing
+from vhdtool.oracle.evidence.attempts import attempts_of, gaps_in
+from vhdtool.oracle.evidence.console import Ack
+from vhdtool.oracle.evidence.events import parse_events
 
 
 def times(lab: Lab, acks: list[Ack]) -> dict[str, float]:

@@ -10,8 +10,8 @@ import oracle_cases
 import pytest
 
 from vhdtool.oracle.coverage import MINIMUM, cover
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.judge import gather
-from vhdtool.oracle.record import load_record
 from vhdtool.oracle.verdict import judge_case
 
 ORACLES = ("content", "metadata", "structure", "activation")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from oracle_cases import BLOCK, DISK, Lab, NaiveShim
 
 from vhdtool.errors import CorruptImage, NotAVhd, StateError, VhdtoolError
-from vhdtool.oracle.reader import SECTOR, DynamicReader, RawReader, Reader, open_reader
-from vhdtool.oracle.view import Extent, FileView, OverlayView, clip, merge
+from vhdtool.oracle.readers.image_view import Extent, FileView, OverlayView, clip, merge
+from vhdtool.oracle.readers.vhd import SECTOR, DynamicReader, RawReader, Reader, open_reader
 from vhdtool.storage import MemoryStorage
 
 

@@ -7,8 +7,8 @@ import pytest
 import synthetic_run
 from synthetic_run import Recorder
 
-from vhdtool.oracle.console import read_console
-from vhdtool.oracle.record import load_record
+from vhdtool.oracle.evidence.console import read_console
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.verdict import judge_case
 from vhdtool.report.blackout import Blackout, blackouts
 from vhdtool.report.diagram import overview, zoom

@@ -8,7 +8,7 @@ from typing import Any
 from vhdtool.errors import UsageError
 from vhdtool.handover.hosts import HostConfig
 from vhdtool.handover.options import OPTIONS, RunOptions, of_record
-from vhdtool.oracle.case import HOST
+from vhdtool.oracle.evidence.case import HOST
 
 FIELDS = tuple(option.field for option in OPTIONS)
 

@@ -22,8 +22,8 @@ from vhdtool.handover.plan import CasePlan, Side
 from vhdtool.handover.qemu import Loop, Machine
 from vhdtool.handover.record import Record
 from vhdtool.handover.runner import CaseRun
-from vhdtool.oracle.case import SCHEMA
-from vhdtool.oracle.depth import deep_blocks
+from vhdtool.oracle.evidence.case import SCHEMA
+from vhdtool.oracle.evidence.depth import deep_blocks
 
 Say = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from vhdtool.errors import UsageError
 from vhdtool.handover.strategies import IMAGES, STRATEGIES, Strategy, named
-from vhdtool.oracle.depth import deep_blocks
+from vhdtool.oracle.evidence.depth import deep_blocks
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LARGEST_SEED = (1 << 64) - 1

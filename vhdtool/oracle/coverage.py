@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vhdtool.oracle.checks.flight import few, in_flight, shallow
-from vhdtool.oracle.console import Ack
-from vhdtool.oracle.events import Event, Events
+from vhdtool.oracle.evidence.attempts import Attempt, gaps_in
+from vhdtool.oracle.evidence.console import Ack
+from vhdtool.oracle.evidence.events import Event, Events
 from vhdtool.oracle.evidence.grammar import line
 from vhdtool.oracle.judge import Evidence
-from vhdtool.oracle.legs import Attempt, gaps_in
 
 MINIMUM = 8
 """New blocks, and acknowledged writes, that each side of a switch must have."""

@@ -5,24 +5,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from vhdtool.oracle.activation import ActivationOutcome, judge_activation
-from vhdtool.oracle.checks.blocks import Told, told_by
-from vhdtool.oracle.checks.claims import claims
-from vhdtool.oracle.checks.epochs import epochs
+from vhdtool.oracle.checks.activation import ActivationOutcome, judge_activation
+from vhdtool.oracle.checks.content import ContentOutcome, judge_content
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome, judge_leftovers
-from vhdtool.oracle.checks.life import life
-from vhdtool.oracle.checks.talk import talk
-from vhdtool.oracle.console import Console, read_console
-from vhdtool.oracle.content import ContentOutcome, judge_content
-from vhdtool.oracle.events import Events
+from vhdtool.oracle.checks.metadata import image_metadata, judge_metadata
+from vhdtool.oracle.checks.structure import judge_structure
+from vhdtool.oracle.contradictions.blocks import Told, told_by
+from vhdtool.oracle.contradictions.claims import claims
+from vhdtool.oracle.contradictions.consoles import talk
+from vhdtool.oracle.contradictions.epochs import epochs
+from vhdtool.oracle.contradictions.life import life
+from vhdtool.oracle.evidence.attempts import Attempt, attempts_of
+from vhdtool.oracle.evidence.console import Console, read_console
+from vhdtool.oracle.evidence.events import Events
 from vhdtool.oracle.evidence.held import Held
+from vhdtool.oracle.evidence.record import Record
+from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Finding, Outcome, doubt
-from vhdtool.oracle.legs import Attempt, attempts_of
-from vhdtool.oracle.metadata import image_metadata, judge_metadata
-from vhdtool.oracle.record import Record
-from vhdtool.oracle.snapshots import Snapshot
-from vhdtool.oracle.structure import judge_structure
-from vhdtool.oracle.view import FileView, View, kind_of
+from vhdtool.oracle.readers.image_view import FileView, View, kind_of
 
 ORACLES = ("content", "metadata", "structure", "activation", "leftovers")
 _O = TypeVar("_O", bound=Outcome)

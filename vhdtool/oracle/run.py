@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.oracle.evidence.pieces import names_in, read_piece
-from vhdtool.oracle.record import load_record
-from vhdtool.oracle.strict import TornRecord, parse_object
+from vhdtool.oracle.evidence.files import names_in, read_piece
+from vhdtool.oracle.evidence.json_fields import TornRecord, parse_object
+from vhdtool.oracle.evidence.record import load_record
+from vhdtool.oracle.readers.image_view import kind_of
 from vhdtool.oracle.verdict import Entry, judge_case, unproved
-from vhdtool.oracle.view import kind_of
 
 SKIPPED = 125
 """Exit code of whatever proves nothing; `git bisect run` then skips the revision."""

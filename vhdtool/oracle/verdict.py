@@ -6,14 +6,14 @@
 from pathlib import Path
 from typing import Any
 
+from vhdtool.oracle.checks.timing import blackout, nothing
 from vhdtool.oracle.coverage import MINIMUM, Coverage, cover
+from vhdtool.oracle.evidence.json_fields import TornRecord
+from vhdtool.oracle.evidence.record import Record, load_record, unread
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, Judged, gather, judge
-from vhdtool.oracle.planted import Planted, try_oracles
-from vhdtool.oracle.record import Record, load_record, unread
-from vhdtool.oracle.strict import TornRecord
-from vhdtool.oracle.timing import blackout, nothing
-from vhdtool.oracle.view import FileView
+from vhdtool.oracle.planted.plant import Planted, try_oracles
+from vhdtool.oracle.readers.image_view import FileView
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
 Entry = dict[str, Any]

@@ -1,14 +1,14 @@
 """The blackout of each leg placed on the time axis: last acknowledgement, phases, first after.
 
-All times are the oracle's own (vhdtool.oracle.timing), so that the drawing and the figures of the
-verdict cannot differ.
+All times are the oracle's own (vhdtool.oracle.checks.timing), so that the drawing and the figures
+of the verdict cannot differ.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vhdtool.oracle.console import Ack
-from vhdtool.oracle.timing import Silence, silences
+from vhdtool.oracle.checks.timing import Silence, silences
+from vhdtool.oracle.evidence.console import Ack
 from vhdtool.report.timeline import Leg, Timeline
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vhdtool.oracle.console import Ack
-from vhdtool.oracle.events import Events
+from vhdtool.oracle.evidence.console import Ack
+from vhdtool.oracle.evidence.events import Events
 from vhdtool.report.loose import integer, items, mapping, number, text
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")

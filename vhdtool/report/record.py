@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
-from vhdtool.oracle.console import read_console
-from vhdtool.oracle.record import load_record
+from vhdtool.oracle.evidence.console import read_console
+from vhdtool.oracle.evidence.record import load_record
 from vhdtool.report import words
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.loose import mapping, text

@@ -1,6 +1,6 @@
 """Rows that both drawings share: the two hosts' VDI.attached and VDI.active bars."""
 
-from vhdtool.oracle.events import RELEASES
+from vhdtool.oracle.evidence.events import RELEASES
 from vhdtool.report.figures import milliseconds
 from vhdtool.report.shapes import Bar, Drawing, Label, Rule, Scale, Shape, text_width
 from vhdtool.report.timeline import TROUBLE, Mark, Span, Timeline

@@ -1,6 +1,6 @@
 """Events of a case -> the bars of the mail's diagram: who had the disk attached, who was active.
 
-Activations are the oracle's own (vhdtool.oracle.activation), so that the picture never shows
+Activations are the oracle's own (vhdtool.oracle.checks.activation), so that the picture never shows
 another truth than the verdict. Whether two of them overlap is decided by epochs, which order
 both hosts' reads and releases without a clock; times (seconds of the controller's clock) only
 place the overlap on the axis.
@@ -9,9 +9,9 @@ place the overlap on the axis.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vhdtool.oracle.activation import Reading, judge_activation
-from vhdtool.oracle.events import READS, RELEASES, Event, Events
-from vhdtool.oracle.legs import Attempt, attempts_of
+from vhdtool.oracle.checks.activation import Reading, judge_activation
+from vhdtool.oracle.evidence.attempts import Attempt, attempts_of
+from vhdtool.oracle.evidence.events import READS, RELEASES, Event, Events
 
 TROUBLE = frozenset({"refused", "fenced", "fault-injected"})
 MARKED = READS | RELEASES | TROUBLE

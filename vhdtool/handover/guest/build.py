@@ -152,9 +152,9 @@ def payload_digest() -> str:
 def payload() -> dict[str, Path]:
     """The project's own files inside the guest."""
     here = Path(__file__).parent
-    oracle = here.parents[1] / "oracle"
+    evidence = here.parents[1] / "oracle" / "evidence"
     found = {name: here / name for name in ("load.py", "slots.py")}
-    return {**found, **{name: oracle / name for name in ("schedule.py", "depth.py")}}
+    return {**found, **{name: evidence / name for name in ("schedule.py", "depth.py")}}
 
 
 def download(names: tuple[str, ...], scratch: Path) -> list[Path]:

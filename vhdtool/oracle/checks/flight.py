@@ -8,10 +8,10 @@ later, had that one in flight.
 
 from collections.abc import Sequence
 
-from vhdtool.oracle.console import Console
-from vhdtool.oracle.depth import LEAST_IN_FLIGHT, SLOTS, WAIT_FOR_A_WRITE
-from vhdtool.oracle.events import Event
-from vhdtool.oracle.legs import Attempt
+from vhdtool.oracle.evidence.attempts import Attempt
+from vhdtool.oracle.evidence.console import Console
+from vhdtool.oracle.evidence.depth import LEAST_IN_FLIGHT, SLOTS, WAIT_FOR_A_WRITE
+from vhdtool.oracle.evidence.events import Event
 
 
 def in_flight(console: Console, attempts: Sequence[Attempt]) -> list[int]:

@@ -9,11 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from vhdtool.oracle.case import Case
-from vhdtool.oracle.events import READS, RELEASES, Events
+from vhdtool.oracle.evidence.attempts import Attempt
+from vhdtool.oracle.evidence.case import Case
+from vhdtool.oracle.evidence.events import READS, RELEASES, Events
 from vhdtool.oracle.evidence.held import KINDS, Held
 from vhdtool.oracle.finding import Finding, Outcome, Result, doubt
-from vhdtool.oracle.legs import Attempt
 
 NAMES = {
     "locks": "a lock", "lease": "the lease", "keys": "a key of a reservation",

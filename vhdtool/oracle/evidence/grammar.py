@@ -6,7 +6,7 @@ are in the order in which they happened, those of two shims only where an operat
 asked for after the other had answered.
 """
 
-from vhdtool.oracle.events import Event
+from vhdtool.oracle.evidence.events import Event
 
 Table = dict[str, dict[str, str]]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhdtool.oracle import strict
-from vhdtool.oracle.evidence.pieces import names_in, read_piece
-from vhdtool.oracle.strict import TornRecord
+from vhdtool.oracle.evidence import json_fields as strict
+from vhdtool.oracle.evidence.files import names_in, read_piece
+from vhdtool.oracle.evidence.json_fields import TornRecord
 
 KINDS = (
     "locks", "lease", "keys", "sockets", "processes", "mounts", "loop", "nbd", "dm", "iscsi",

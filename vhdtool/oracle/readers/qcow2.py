@@ -13,7 +13,7 @@ from typing import Any
 
 from vhdtool.errors import CorruptImage
 from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.view import View
+from vhdtool.oracle.readers.image_view import View
 
 SECTOR = 512
 MAGIC = b"QFI\xfb"

@@ -1,0 +1,146 @@
+"""The events of a case: one typed value a line, and what is wrong with the file.
+
+A line that cannot be used leaves the others standing: they still prove what they say, but no
+oracle may then argue from an event that is absent (`Events.complete`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vhdtool.oracle.evidence import json_fields as strict
+from vhdtool.oracle.evidence.json_fields import TornRecord
+
+READS = frozenset({"opened", "activated", "unpaused"})
+"""A host read footer, header and BAT: `epoch`, `read_mono`."""
+RELEASES = frozenset({"paused", "closed", "deactivated"})
+"""A host closed the image: `epoch` of the release, `ended` epoch of the read that it ends."""
+FIRSTS = frozenset({"first-request", "first-write"})
+"""The first request (write) served on the metadata read `epoch`."""
+CONTROLLER = frozenset(
+    {
+        "migrate-started", "suspended", "resumed", "migrated", "cancelled", "fault-injected",
+        "kept-out",
+    }
+)  # fmt: skip
+KNOWN = (
+    READS | RELEASES | FIRSTS | CONTROLLER | {"attached", "detached", "allocated", "refused"}
+) | {"fenced"}
+SIDES = ("source", "destination", "controller")
+CONTROLLER_HOST = "controller"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`mono` is in seconds of the controller's clock; `epoch` counts on the shared storage."""
+
+    seq: int
+    name: str
+    leg: int
+    host: str
+    side: str
+    pid: int | None
+    epoch: int | None
+    mono: float
+    extra: Mapping[str, object]
+
+    @property
+    def who(self) -> str:
+        return f"{self.host}:{self.pid}"
+
+    def number(self, key: str) -> float | None:
+        """A number among the event's own fields, or None."""
+        value = self.extra.get(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    def integer(self, key: str) -> int | None:
+        """An integer among the event's own fields, or None."""
+        value = self.extra.get(key)
+        return value if isinstance(value, int) else None
+
+
+@dataclass(frozen=True)
+class Events:
+    """Events in the order of `seq`, and the reasons why some may be missing."""
+
+    items: tuple[Event, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        return not self.problems
+
+    @property
+    def last_seq(self) -> int:
+        return self.items[-1].seq if self.items else 0
+
+    def named(self, *names: str) -> list[Event]:
+        return [event for event in self.items if event.name in names]
+
+
+def parse_events(data: bytes, hosts: tuple[str, ...] | None) -> Events:
+    """All events of events.jsonl; `hosts` None: any name goes."""
+    found: list[Event] = []
+    problems: list[str] = []
+    *lines, rest = data.split(b"\n")
+    if rest:
+        problems.append("events.jsonl is torn: its last line does not end")
+    for place, line in enumerate(lines, 1):
+        try:
+            found.append(_event(strict.parse_object(line), hosts))
+        except TornRecord as error:
+            problems.append(f"events.jsonl, line {place}: {error}")
+    for place, event in enumerate(found, 1):
+        if not problems and event.seq != place:
+            problems.append(f"events.jsonl has seq {event.seq} where {place} belongs")
+    if not lines:
+        problems.append("events.jsonl is empty")
+    return Events(tuple(sorted(found, key=lambda event: event.seq)), tuple(problems))
+
+
+def _event(line: strict.Object, hosts: tuple[str, ...] | None) -> Event:
+    name, side, host = (strict.text(line, key) for key in ("event", "side", "host"))
+    if name not in KNOWN:
+        raise TornRecord(f"unknown event {name[:40]!r}")
+    if side not in SIDES:
+        raise TornRecord(f"unknown side {side[:40]!r}")
+    if hosts is not None and host not in (*hosts, CONTROLLER_HOST):
+        raise TornRecord(f"unknown host {host[:40]!r}")
+    event = Event(
+        seq=strict.integer(line, "seq", 1),
+        name=name,
+        leg=strict.integer(line, "leg", 0, 1000),
+        host=host,
+        side=side,
+        pid=strict.optional_integer(line, "pid"),
+        epoch=strict.optional_integer(line, "epoch"),
+        mono=strict.number(line, "mono"),
+        extra=line,
+    )
+    strict.number(line, "wall")
+    _own_fields(event, line)
+    return event
+
+
+def _own_fields(event: Event, line: strict.Object) -> None:
+    """The fields from which an oracle argues must be there."""
+    strict.optional_number(line, "began_mono")
+    if event.name in READS:
+        strict.integer(line, "epoch", 1)
+        strict.number(line, "read_mono")
+    elif event.name in FIRSTS:
+        strict.integer(line, "epoch", 1)
+    elif event.name == "allocated":
+        for key in ("epoch", "block", "sector"):
+            strict.integer(line, key)
+    elif event.name in RELEASES:
+        strict.optional_number(line, "last_metadata_mono")
+        ended = strict.optional_integer(line, "ended")
+        if "ended" not in line or (ended is not None and event.epoch is None):
+            raise TornRecord(f"{event.name!r} does not say which read it ended, or at what epoch")
+    elif event.name in CONTROLLER:
+        strict.optional_number(line, "stop_mono")
+        strict.optional_number(line, "completed_mono")
+    if event.name in READS | FIRSTS | RELEASES | {"allocated"}:
+        strict.integer(line, "pid", 1)
+        if event.side == CONTROLLER_HOST:
+            raise TornRecord(f"{event.name!r} is no event of the controller")

@@ -1,0 +1,78 @@
+"""Reads the files of a record: only regular files, only up to a size, never through a link.
+
+A record is data from somewhere else. A FIFO would make the judge wait for ever, a device or a
+link to one would fill its memory, and a link out of the record is no part of it.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from vhdtool.oracle.evidence.json_fields import TornRecord
+
+LARGEST_PIECE = 64 << 20
+"""Bytes; no piece of a record but the image comes near."""
+LARGEST_IMAGE = 4 << 40
+"""Bytes; twice the largest VHD. An image is read in small parts, whatever its size."""
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+
+
+def open_regular(path: Path, most: int) -> int:
+    """A descriptor of a regular file of at most `most` bytes.
+
+    Raises TornRecord, without the file's name, for anything else. Never waits.
+    """
+    try:
+        fd = os.open(path, _FLAGS)
+    except OSError as error:
+        raise TornRecord(_why(error)) from error
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise TornRecord("not a regular file")
+        if status.st_size > most:
+            raise TornRecord(f"{status.st_size} bytes, more than {most >> 20} MiB")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return "missing"
+    if error.errno == errno.ELOOP:
+        return "a symbolic link; a record holds its own files"
+    if error.errno == errno.ENXIO:
+        return "not a regular file"
+    return f"cannot be read ({error.strerror})"
+
+
+def read_piece(path: Path, most: int = LARGEST_PIECE) -> bytes:
+    """A file's bytes. Raises TornRecord, without the file's name, when it cannot be read."""
+    fd = open_regular(path, most)
+    try:
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise TornRecord(_why(error)) from error
+    if len(data) > most:
+        raise TornRecord(f"more than {most >> 20} MiB")
+    return data
+
+
+def names_in(folder: Path, most: int = 4096) -> list[str]:
+    """The names in a directory, sorted; none where it is no directory of the record."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    names = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) >= most:
+                    break
+    except OSError:
+        return []
+    return sorted(names)

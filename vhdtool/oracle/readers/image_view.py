@@ -1,0 +1,128 @@
+"""Read-only views of an image: a file, and a file with planted bytes over it.
+
+Both answer the calls of `vhdtool.storage` that read, so that the strict check and the metadata
+snapshot run on them too; whatever would write is refused.
+"""
+
+import bisect
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from vhdtool.oracle.evidence.files import LARGEST_IMAGE, open_regular
+from vhdtool.storage import Storage
+from vhdtool.storage.mixins import ReadOnly
+
+
+def kind_of(name: str) -> str:
+    """vhd, qcow2 or raw: what a record's image is stands in its name."""
+    suffix = name.rpartition(".")[2]
+    return suffix if suffix in ("vhd", "qcow2") else "raw"
+
+
+Extent = tuple[int, int]
+"""(start, end) in bytes of the file, half open."""
+
+
+class View(Storage, Protocol):
+    """What the oracles need of an image: a storage that also knows where its data lies."""
+
+    def extents(self) -> Sequence[Extent]:
+        """Rising, disjoint ranges outside which the file reads as zeros."""
+
+
+class FileView(ReadOnly):
+    """A file opened for reading; sparse areas are skipped where the file system tells them.
+
+    Raises TornRecord when it is no regular file that can be opened. A context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._fd = open_regular(path, LARGEST_IMAGE)
+        self._size = os.fstat(self._fd).st_size
+        self._extents: list[Extent] | None = None
+
+    def pread(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def size(self) -> int:
+        return self._size
+
+    def extents(self) -> Sequence[Extent]:
+        if self._extents is None:
+            self._extents = list(_data_of(self._fd, self._size))
+        return self._extents
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _data_of(fd: int, size: int) -> list[Extent]:
+    found: list[Extent] = []
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+            position = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            # A file system without the calls: all of it may be data.
+            return [(0, size)]
+        found.append((start, min(position, size)))
+    return found
+
+
+class OverlayView(ReadOnly):
+    """A view with some bytes replaced, in memory. Patches must lie inside the file."""
+
+    def __init__(self, base: View, patches: Sequence[tuple[int, bytes]]) -> None:
+        self.name = base.name
+        self._base = base
+        self._patches = sorted(patches)
+        self._extents: list[Extent] | None = None
+
+    def pread(self, offset: int, length: int) -> bytes:
+        data = self._base.pread(offset, length)
+        end = offset + len(data)
+        for start, patch in self._patches:
+            low, high = max(offset, start), min(end, start + len(patch))
+            if low < high:
+                middle = patch[low - start : high - start]
+                data = data[: low - offset] + middle + data[high - offset :]
+        return data
+
+    def size(self) -> int:
+        return self._base.size()
+
+    def extents(self) -> Sequence[Extent]:
+        if self._extents is None:
+            patched = [(start, start + len(patch)) for start, patch in self._patches]
+            self._extents = merge([*self._base.extents(), *patched])
+        return self._extents
+
+
+def merge(extents: Sequence[Extent]) -> list[Extent]:
+    """Rising and disjoint."""
+    merged: list[Extent] = []
+    for start, end in sorted(extents):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def clip(extents: Sequence[Extent], start: int, end: int) -> list[Extent]:
+    """The parts of rising, disjoint `extents` inside start..end."""
+    first = max(bisect.bisect_right(extents, (start, 1 << 63)) - 1, 0)
+    parts = []
+    for low, high in extents[first:]:
+        if low >= end:
+            break
+        if high > start:
+            parts.append((max(low, start), min(high, end)))
+    return parts
