@@ -17,9 +17,9 @@ from shim_process import ROOT, run
 from shims import BLOCK, Shim, owner
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.handover.agent import Agent
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
+from vhdtool.lab.hosts.agent import Agent
 from vhdtool.leases.external import kept_lease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner

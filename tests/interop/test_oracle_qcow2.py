@@ -10,8 +10,8 @@ import pytest
 from oracle_cases import BLOCK, Lab, activate
 from shim_process import run
 
-from vhdtool.handover.agent import Agent
 from vhdtool.image.metadata.qcow2 import snapshot
+from vhdtool.lab.hosts.agent import Agent
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import PLACE, Tables
 from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes

@@ -4,8 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from vhdtool.handover.localhosts import procs
-from vhdtool.handover.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts import processes as procs
+from vhdtool.lab.localhosts.control import LocalHosts
 
 
 def remains(lab: LocalHosts, networks: set[int]) -> list[str]:

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from vhdtool.handover.localhosts.control import LocalHosts
-from vhdtool.handover.localhosts.options import HostOptions
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HostOptions
 
 NAMES = ("my proj (1)", 'it\'s "quoted"', "100% ${HOME} %h", "größer", "-F", "a\\b $(x)")
 

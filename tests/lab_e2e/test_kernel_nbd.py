@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.handover.guest.build import build, cpio, download, gzip_fast, kernel_package, members
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
+from vhdtool.lab.guest.build import build, cpio, download, gzip_fast, kernel_package, members
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20

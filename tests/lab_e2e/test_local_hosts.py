@@ -11,10 +11,10 @@ import pytest
 from footprint import networks_of, remains
 
 from vhdtool.errors import LabError, UsageError
-from vhdtool.handover.localhosts import procs
-from vhdtool.handover.localhosts.control import LocalHosts
-from vhdtool.handover.localhosts.options import HostOptions
-from vhdtool.handover.localhosts.procs import Process
+from vhdtool.lab.localhosts import processes as procs
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HostOptions
+from vhdtool.lab.localhosts.processes import Process
 
 SEED = 20260101
 

@@ -17,7 +17,7 @@ from conftest import ROOT
 from footprint import networks_of, remains
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.handover.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.report.ending import UNDER_WAY
 
 

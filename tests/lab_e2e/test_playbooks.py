@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import BIN, ROOT
 
-from vhdtool.handover.localhosts.control import LocalHosts
-from vhdtool.handover.localhosts.options import HOSTS, HostOptions
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
 from vhdtool.report.ending import UNDER_WAY, begin
 

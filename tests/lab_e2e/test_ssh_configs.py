@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import LabError
-from vhdtool.handover.bundle import write as write_bundle
-from vhdtool.handover.hosts import Host, HostConfig
-from vhdtool.handover.localhosts.control import LocalHosts
-from vhdtool.handover.localhosts.options import HOSTS, HostOptions
+from vhdtool.lab.hosts.bundle import write as write_bundle
+from vhdtool.lab.hosts.connection import Host, HostConfig
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 
 BUNDLE = "vhdtool.zip"
 PLACE = "my proj (1) 100% ü"

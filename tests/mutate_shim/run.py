@@ -23,7 +23,7 @@ from typing import Any
 
 from mutants import MUTANTS, Mutant
 
-from vhdtool.handover.bundle import files
+from vhdtool.lab.hosts.bundle import files
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutants"

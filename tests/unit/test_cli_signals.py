@@ -12,9 +12,9 @@ import pytest
 
 from vhdtool.cli.main import run
 from vhdtool.cli.signals import clean_up_on_signals, uninterrupted
-from vhdtool.handover.guest.build import replace
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.journal.new_file import new_path
+from vhdtool.lab.guest.build import replace
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20

@@ -22,7 +22,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vhdtool.handover.agent"],
+            [sys.executable, "-m", "vhdtool.lab.hosts.agent"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

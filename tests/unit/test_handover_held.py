@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.handover.agent_held import Look
+from vhdtool.lab.hosts.agent_held import Look
 from vhdtool.oracle.evidence.held import KINDS
 
 TARGET = ("iqn.lab", 3261)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vhdtool.errors import LabError
-from vhdtool.handover.hosts import Host, HostConfig, RemoteError
+from vhdtool.lab.hosts.connection import Host, HostConfig, RemoteError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN_IT = 'for word; do :; done\nexec sh -c "$word"\n'

@@ -14,13 +14,15 @@ from click.testing import CliRunner
 
 from vhdtool.cli import main as cli
 from vhdtool.errors import ActivationRefused, LabError, UsageError
-from vhdtool.handover import bundle, lab, tap
-from vhdtool.handover.config import LabConfig
-from vhdtool.handover.guest import build
-from vhdtool.handover.look import failed_checks
-from vhdtool.handover.options import RunOptions
-from vhdtool.handover.record import Record
-from vhdtool.handover.strategies import STRATEGIES
+from vhdtool.lab import campaign as lab
+from vhdtool.lab.case.live_checks import failed_checks
+from vhdtool.lab.case.record import Record
+from vhdtool.lab.config import LabConfig
+from vhdtool.lab.guest import build
+from vhdtool.lab.hosts import bundle
+from vhdtool.lab.hosts import shim as tap
+from vhdtool.lab.options import RunOptions
+from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.storage.locking.image_lock import ImageInUse, NoLocks
 
 HOST = {
@@ -160,7 +162,7 @@ def test_the_bundle_is_deterministic_and_runs_on_the_standard_library(tmp_path: 
     assert first.read_bytes() == second.read_bytes()
     with zipfile.ZipFile(first) as archive:
         archive.extractall(tmp_path / "lib")
-    modules = "vhdtool.tapdisk.__main__, vhdtool.handover.agent, vhdtool.image.metadata.dump"
+    modules = "vhdtool.tapdisk.__main__, vhdtool.lab.hosts.agent, vhdtool.image.metadata.dump"
     done = subprocess.run(
         # -S leaves site-packages out: what hosts lack must not be needed.
         [sys.executable, "-S", "-c", f"import {modules}"],
@@ -245,7 +247,7 @@ def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:
     """It holds the controller's output, and the playbook would wait for the end of that."""
     code = (
         "import os, time; from concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context; from vhdtool.handover.lab import end_with\n"
+        "from multiprocessing import get_context; from vhdtool.lab.campaign import end_with\n"
         "pool = ProcessPoolExecutor(1, get_context('fork'), end_with, (os.getpid(),))\n"
         "print(pool.submit(os.getpid).result(), flush=True); time.sleep(60)"
     )

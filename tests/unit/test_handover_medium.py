@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from vhdtool.errors import LabError, VhdtoolError
-from vhdtool.handover.agent import Agent
-from vhdtool.handover.hosts import RemoteError
-from vhdtool.handover.medium import Medium
-from vhdtool.handover.strategies import STRATEGIES
 from vhdtool.image.check.image import check
+from vhdtool.lab.case.image_location import Medium
+from vhdtool.lab.hosts.agent import Agent
+from vhdtool.lab.hosts.connection import RemoteError
+from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20

@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from vhdtool.errors import LabError
-from vhdtool.handover.console import Consoles
-from vhdtool.handover.hosts import Host
-from vhdtool.handover.record import Record
+from vhdtool.lab.case.console import Consoles
+from vhdtool.lab.case.record import Record
+from vhdtool.lab.hosts.connection import Host
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from vhdtool.errors import UsageError
-from vhdtool.handover.strategies import ALL_POINTS, STRATEGIES, Step, leg, named
+from vhdtool.lab.strategies import ALL_POINTS, STRATEGIES, Step, leg, named
 
 TABLE = {
     "overlap": ("corrupt", "refused"),

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "tests" / "mutate_shim"))
 
 from mutants import MUTANTS, Mutant  # noqa: E402
 
-from vhdtool.handover.strategies import STRATEGIES  # noqa: E402
+from vhdtool.lab.strategies import STRATEGIES  # noqa: E402
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

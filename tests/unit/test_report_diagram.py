@@ -10,10 +10,10 @@ from synthetic_run import Recorder
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.report.blackout import Blackout, blackouts
-from vhdtool.report.diagram import overview, zoom
-from vhdtool.report.shapes import Bar, Drawing, Label, Scale, Shape, text_width
-from vhdtool.report.timeline import Timeline, build
+from vhdtool.report.drawing.blackout import Blackout, blackouts
+from vhdtool.report.drawing.diagram import overview, zoom
+from vhdtool.report.drawing.primitives import Bar, Drawing, Label, Scale, Shape, text_width
+from vhdtool.report.drawing.timeline import Timeline, build
 
 
 def _read(recorder: Recorder, path: Path) -> tuple[Timeline, list[Blackout]]:

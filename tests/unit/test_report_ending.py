@@ -15,8 +15,8 @@ from vhdtool.cli import main as cli
 from vhdtool.errors import LabError, UsageError
 from vhdtool.oracle.run import exit_code, judge_run
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.report import build
 from vhdtool.report.ending import UNDER_WAY, begin, end, end_unless_ended, ended_early
+from vhdtool.report.output import files as build
 
 CASE = "activate-on-s7"
 

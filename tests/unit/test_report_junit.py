@@ -6,7 +6,7 @@ from pathlib import Path
 
 from synthetic_run import entry, make
 
-from vhdtool.report.build import write_files
+from vhdtool.report.output.files import write_files
 from vhdtool.report.record import load_run
 
 

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from synthetic_run import entry, make
 
 from vhdtool.cli.report import report
-from vhdtool.report.build import write_files
-from vhdtool.report.page import damage, merged
+from vhdtool.report.output.files import write_files
+from vhdtool.report.output.page import damage, merged
 from vhdtool.report.record import load_run
 
 VOID = {"meta", "br", "rect", "line", "polygon"}

@@ -7,7 +7,7 @@ import pytest
 from synthetic_run import PHASES, entry
 
 from vhdtool.errors import UsageError
-from vhdtool.report import soak
+from vhdtool.report.output import soak
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 from synthetic_run import entry, make
 
-from vhdtool.handover.strategies import STRATEGIES
-from vhdtool.report import words
+from vhdtool.lab.strategies import STRATEGIES
+from vhdtool.report import texts as words
 from vhdtool.report.case import parse_entry
+from vhdtool.report.output.soak import summarise
+from vhdtool.report.output.table import case_names, show
 from vhdtool.report.record import Run, load_run
-from vhdtool.report.soak import summarise
-from vhdtool.report.table import case_names, show
 
 
 def _shown(run: Run, width: int, colour: bool = False) -> list[str]:

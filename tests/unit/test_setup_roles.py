@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vhdtool.handover.options import OPTIONS, RunOptions
-from vhdtool.handover.strategies import STRATEGIES
+from vhdtool.lab.options import OPTIONS, RunOptions
+from vhdtool.lab.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())

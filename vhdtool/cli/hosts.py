@@ -10,10 +10,10 @@ import click
 
 import vhdtool
 from vhdtool.errors import UsageError
-from vhdtool.handover.localhosts.control import LocalHosts
-from vhdtool.handover.localhosts.options import HostOptions, default_cache
-from vhdtool.handover.localhosts.procs import Process
-from vhdtool.handover.localhosts.state import MARK
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HostOptions, default_cache
+from vhdtool.lab.localhosts.processes import Process
+from vhdtool.lab.localhosts.state import MARK
 
 _state = click.option(
     "--state",

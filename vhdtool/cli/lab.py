@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from vhdtool.handover.options import RunOptions
+    from vhdtool.lab.options import RunOptions
 
 EPILOG = """\b
 Exit codes: 0 every verdict is the expected one; 1 one is not;
@@ -31,8 +31,8 @@ def run(ctx: click.Context, config: Path) -> None:
 
     Example: vhdtool lab run --config runs/latest/config.json
     """
-    from vhdtool.handover.config import LabConfig
-    from vhdtool.handover.lab import Lab
+    from vhdtool.lab.campaign import Lab
+    from vhdtool.lab.config import LabConfig
     from vhdtool.oracle.run import exit_code
     from vhdtool.oracle.verdict import judge_case
     from vhdtool.report.ending import begin, end, ended_early
@@ -92,7 +92,7 @@ def validate(words: str) -> None:
 def _options(words: str) -> "RunOptions":
     """The options of a run from the role's variables, as JSON. Raises UsageError."""
     from vhdtool.errors import UsageError
-    from vhdtool.handover.options import RunOptions
+    from vhdtool.lab.options import RunOptions
 
     try:
         given = json.loads(words)
@@ -106,7 +106,7 @@ def _options(words: str) -> "RunOptions":
 @lab.command()
 def strategies() -> None:
     """List the strategies: their steps, and what they are expected to do to the disk."""
-    from vhdtool.handover.strategies import STRATEGIES
+    from vhdtool.lab.strategies import STRATEGIES
 
     for strategy in STRATEGIES.values():
         click.echo(f"{strategy.name}: {strategy.option}")

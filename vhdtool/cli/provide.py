@@ -19,7 +19,7 @@ def build(out: Path) -> None:
 
     Example: vhdtool guest build --out ~/.cache/vhdlab/guest
     """
-    from vhdtool.handover.guest.build import build as make
+    from vhdtool.lab.guest.build import build as make
 
     for path in make(out, click.echo):
         click.echo(path)
@@ -34,6 +34,6 @@ def bundle(out: Path) -> None:
 
     Example: vhdtool bundle --out build/vhdtool.zip
     """
-    from vhdtool.handover.bundle import write
+    from vhdtool.lab.hosts.bundle import write
 
     click.echo(f"{out}: {'written' if write(out) else 'unchanged'}")

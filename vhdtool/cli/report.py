@@ -23,11 +23,11 @@ def report(run_dir: Path, soak: bool) -> None:
     """
     from rich.console import Console
 
-    from vhdtool.report import soak as statistics
-    from vhdtool.report.build import write_files
+    from vhdtool.report.output import soak as statistics
+    from vhdtool.report.output.files import write_files
+    from vhdtool.report.output.table import show
     from vhdtool.report.record import load_run
-    from vhdtool.report.table import show
-    from vhdtool.report.words import headline
+    from vhdtool.report.texts import headline
 
     if soak or statistics.repeated(run_dir):
         statistics.write(run_dir)

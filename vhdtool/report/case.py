@@ -6,7 +6,7 @@ from typing import Any
 
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.oracle.evidence.events import Events
-from vhdtool.report.loose import integer, items, mapping, number, text
+from vhdtool.report.json_fields import integer, items, mapping, number, text
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
 ORACLES = ("content", "metadata", "structure", "activation", "leftovers")

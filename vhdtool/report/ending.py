@@ -15,8 +15,8 @@ from pathlib import Path
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.oracle.run import is_case, judge_run, run_verdict
 from vhdtool.oracle.verdict import Entry
-from vhdtool.report.build import write_files
-from vhdtool.report.loose import text
+from vhdtool.report.json_fields import text
+from vhdtool.report.output.files import write_files
 from vhdtool.report.record import load_run, load_verdict
 
 UNDER_WAY = "it is still under way, was killed, or could not write more"

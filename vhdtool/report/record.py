@@ -15,9 +15,9 @@ from typing import Any
 from vhdtool.errors import UsageError
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.report import words
+from vhdtool.report import texts as words
 from vhdtool.report.case import Case, parse_entry
-from vhdtool.report.loose import mapping, text
+from vhdtool.report.json_fields import mapping, text
 
 _OFFERED = (
     "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.qcow2", "check.json",

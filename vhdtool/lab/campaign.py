@@ -1,0 +1,238 @@
+"""All cases of a run: configuration in, `runs/<id>/` out, a line of progress for each step."""
+
+import ctypes
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
+from vhdtool.lab.case.live_checks import FailedLook, look
+from vhdtool.lab.case.plan import CasePlan, Side
+from vhdtool.lab.case.record import Record
+from vhdtool.lab.case.runner import CaseRun
+from vhdtool.lab.config import LabConfig
+from vhdtool.lab.guest.memory_state import accelerator, ensure_snapshot
+from vhdtool.lab.hosts.connection import Host
+from vhdtool.lab.hypervisors.qemu import Loop, Machine
+from vhdtool.lab.options import MIB, OPTIONS, RunOptions
+from vhdtool.oracle.evidence.case import SCHEMA
+from vhdtool.oracle.evidence.depth import deep_blocks
+
+Say = Callable[[str], None]
+Judge = Callable[[Path], dict[str, Any]]
+ATTEMPTS = 2
+_PR_SET_PDEATHSIG = 1
+
+
+class Lab:
+    """Two hosts, ready to run cases one after the other."""
+
+    def __init__(self, config: LabConfig, judge: Judge, say: Say) -> None:
+        self.verdicts: dict[str, dict[str, Any]] = {}
+        """Of the cases that were judged so far, by the name of their directory."""
+        self.config = config
+        self.judge = judge
+        self.say = say
+
+    def run(self) -> None:
+        """Runs and judges every case. Raises LabError, UsageError."""
+        config = self.config
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            hosts = [stack.enter_context(Host(host, config.ssh_config)) for host in config.hosts]
+            machine, snapshot = self._prepare(hosts)
+            # Judging takes the other core while the next case runs.
+            forked = get_context("fork")
+            pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
+            pool.submit(os.getpid).result()
+            self._all_cases(hosts, machine, snapshot, pool)
+
+    def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
+        config = self.config
+        for host in hosts:
+            host.call("claim", path=f"{host.config.private_dir}/run.lock")
+            host.call("prepare", folder=f"{host.config.private_dir}/run")
+        wanted = 2 * 4100 * (config.image_bytes // config.block_bytes) + 64 * MIB
+        free = hosts[0].call("free", path=config.shared_dir)
+        if free < wanted:
+            raise LabError(
+                f"{config.shared_dir}: {free // MIB} MiB free on the shared directory, a case "
+                f"needs {wanted // MIB}; make room or take a smaller image"
+            )
+        facts = [host.call("facts", qemu=host.config.qemu) for host in hosts]
+        if facts[0]["qemu"] != facts[1]["qemu"]:
+            self.say(f"the hosts differ: {facts[0]['qemu']} and {facts[1]['qemu']}")
+        kinds = {
+            accelerator(host, config.accelerator, config.kernel, config.initrd, fact)
+            for host, fact in zip(hosts, facts, strict=True)
+        }
+        machine = Machine(config.kernel, config.initrd, "kvm" if kinds == {"kvm"} else "tcg")
+        self.loop = Loop()
+        snapshot = ensure_snapshot(
+            hosts[0], self.loop, machine, config.image_bytes, facts[0], self.say
+        )
+        return machine, snapshot
+
+    def _all_cases(
+        self, hosts: list[Host], machine: Machine, snapshot: str, pool: ProcessPoolExecutor
+    ) -> None:
+        config = self.config
+        waiting: list[Future[dict[str, Any]]] = []
+        todo = config.planned()
+        for line in config.left_out():
+            self.say(f"left out: {line}")
+        for number, (name, strategy, guard, seed) in enumerate(todo, start=1):
+            self.say(f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}")
+            plan = CasePlan(
+                strategy=strategy,
+                guard=guard,
+                seed=seed,
+                name=name,
+                image=f"{config.shared_dir}/{name}.{config.image}",
+                kind=config.image,
+                image_bytes=config.image_bytes,
+                block_bytes=config.block_bytes,
+                pace_us=config.pace_us,
+                deep_blocks=deep_blocks(config.image_bytes // config.block_bytes),
+                machine=machine,
+                snapshot=snapshot,
+                port=config.migration_port,
+            )
+            self._case(plan, hosts)
+            judged = pool.submit(self.judge, config.run_dir / name)
+            judged.add_done_callback(self._judged)
+            waiting.append(judged)
+        for judged in waiting:
+            judged.result()
+
+    def _judged(self, future: "Future[dict[str, Any]]") -> None:
+        if not future.cancelled() and future.exception() is None:
+            verdict = future.result()
+            self.verdicts[verdict["case"]] = verdict
+            self.say(told(verdict))
+
+    def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
+        """Runs a case; one in which the lab failed, and not the image, is tried once more."""
+        folder = self.config.run_dir / plan.name
+        for attempt in range(1, ATTEMPTS + 1):
+            error = self._attempt(plan, hosts, folder, attempt)
+            if error is None:
+                return
+            self.say(f"  lab error: {error}")
+            if isinstance(error, ImageTrouble) or self._proved(error, folder):
+                return
+            if attempt < ATTEMPTS:
+                failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
+                failed.parent.mkdir(exist_ok=True)
+                shutil.move(folder, failed)
+                self.say(f"  trying once more; the record is in failed/{failed.name}")
+
+    def _proved(self, error: VhdtoolError, folder: Path) -> bool:
+        """Whether the record shows why a look at the hosts failed: damage is not retried."""
+        return isinstance(error, FailedLook) and self.judge(folder)["verdict"] == "corrupt"
+
+    def _attempt(
+        self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
+    ) -> VhdtoolError | None:
+        """Why it failed; None where it did not."""
+        record = Record(folder)
+        run = CaseRun(
+            plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, partial(look, self.config)
+        )
+        error: VhdtoolError | None = None
+        try:
+            run.run()
+        except LabError as failure:
+            error = failure
+        except VhdtoolError as failure:
+            error = LabError(f"unexpected refusal: {failure}")
+        trouble = record.consoles.trouble
+        looked = isinstance(error, FailedLook)
+        if error and not looked and record.count(lambda event: event["event"] == "fenced"):
+            # Another writer may have been there, and would not be the next time.
+            error = ImageTrouble(str(error))
+        if error is not None and trouble is not None and trouble != str(error):
+            kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
+            error = kind(f"{trouble}; then {error}")
+        record.case(self._case_json(plan, hosts, attempt, error, record))
+        (folder / "reproduce.txt").write_text(self.reproduce(plan) + "\n")
+        return error
+
+    def reproduce(self, plan: CasePlan) -> str:
+        """The one command that repeats a case."""
+        options = {option.field: getattr(self.config, option.field) for option in OPTIONS}
+        options.update(strategies=(plan.strategy.name,), seed=plan.seed, repeats=1)
+        options.update(guard="on" if plan.guard else "off")
+        return RunOptions(**options).command(self.config.inventory)
+
+    def _case_json(
+        self,
+        plan: CasePlan,
+        hosts: list[Host],
+        attempt: int,
+        error: VhdtoolError | None,
+        record: Record,
+    ) -> dict[str, Any]:
+        config, strategy = self.config, plan.strategy
+        failure: dict[str, Any] | None = None
+        if error is not None:
+            failure = {"what": str(error), "log": last_words(record)}
+            if isinstance(error, FailedLook):
+                failure["look"] = True
+        return {
+            "schema": SCHEMA,
+            "strategy": strategy.name,
+            "guard": plan.guard,
+            "seed": plan.seed,
+            "expected": strategy.expected(plan.guard),
+            "direction": "->".join(host.name for host in hosts),
+            "attempts": attempt,
+            "load": {
+                "profile": config.profile,
+                "pace_us": plan.pace_us,
+                "deep_blocks": plan.deep_blocks,
+                "frees": plan.frees,
+            },
+            "image_bytes": plan.image_bytes,
+            "block_bytes": plan.block_bytes,
+            "image": f"image.{plan.kind}",
+            "storage": f"a LUN (iSCSI), in {config.storage}" if strategy.lun else config.storage,
+            "hypervisor": config.hypervisor,
+            "accelerator": plan.machine.accelerator,
+            "legs": len(strategy.legs),
+            "points": strategy.points(plan.guard),
+            "hosts": [host.name for host in hosts],
+            "exclusive": strategy.lun and plan.guard,
+            "error": failure,
+        }
+
+
+def end_with(parent: int) -> None:
+    """This process is killed when `parent` ends: it has its output, for whose end others wait."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def last_words(record: Record) -> list[str]:
+    """The last lines of every log that can tell why the lab failed."""
+    lines = [f"guest: {line}" for line in record.consoles.said[-3:]]
+    logs = [*record.folder.glob("qemu-*.log"), *record.folder.glob("shim-*.err")]
+    for path in sorted(logs):
+        text = path.read_text(errors="replace").strip().splitlines()
+        lines += [f"{path.name}: {line}" for line in text[-3:]]
+    return lines
+
+
+def told(verdict: dict[str, Any]) -> str:
+    """One line of progress about a case that was judged."""
+    mark = "as expected" if verdict["verdict"] == verdict["expected"] else "NOT AS EXPECTED"
+    guard = "on" if verdict["guard"] else "off"
+    return f"  {verdict['name']}, guard {guard}: {verdict['verdict']} ({mark}) — {verdict['why']}"

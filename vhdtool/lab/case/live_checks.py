@@ -1,0 +1,91 @@
+"""Looking at the hosts while a case is live, and after it: testinfra over SSH, as a user would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+from vhdtool.errors import LabError
+from vhdtool.lab.case.runner import CaseRun
+from vhdtool.lab.config import LabConfig
+
+LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
+"""Where testinfra looks at the hosts in the middle of a case: one of each verdict."""
+TIMEOUT = 120
+
+
+class FailedLook(LabError):
+    """A check of the hosts failed. The case ran on: its record says whether the order is unsafe."""
+
+
+def look(config: LabConfig, run: CaseRun, phase: str) -> None:
+    """Runs tests/lab against the hosts. Raises FailedLook when they see what must not be."""
+    plan, tests = run.plan, config.live_tests
+    if tests is None or (plan.strategy.name, plan.guard) not in LIVE_CASES:
+        return
+    path = run.record.folder / "live.json"
+    path.write_text(json.dumps(describe(config, run, phase), indent=1))
+    log = run.record.folder / f"testinfra-{phase}.log"
+    command = [sys.executable, "-m", "pytest", "-q", "-m", phase, "-p", "no:cacheprovider"]
+    with open(log, "wb") as out:
+        try:
+            done = subprocess.run(
+                [*command, str(tests)],
+                env={**os.environ, "VHDLAB_LIVE": str(path.resolve())},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                check=False,
+                timeout=TIMEOUT,
+            )
+        except subprocess.TimeoutExpired:
+            raise LabError(f"testinfra, {phase}: no end within {TIMEOUT} s; see {log}") from None
+    if done.returncode:
+        raise FailedLook(f"testinfra, {phase}: {failed_checks(log.read_text(errors='replace'))}")
+
+
+def failed_checks(output: str) -> str:
+    """Which checks failed, in words, or pytest's last line."""
+    names = dict.fromkeys(re.findall(r"^(?:FAILED|ERROR) \S+::test_(\w+)", output, re.MULTILINE))
+    if names:
+        return "not true that " + ", ".join(name.replace("_", " ") for name in names)
+    return " ".join(output.strip().splitlines()[-1:])
+
+
+def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
+    """What there is on the hosts now, for whoever looks at them from outside."""
+    hosts: dict[str, Any] = {}
+    active = []
+    for side, role in ((run.source, "source"), (run.destination, "destination")):
+        tap, qemu = side.tap, side.qemu
+        shim = None
+        if tap is not None:
+            shim = {"pid": tap.pid, "socket": tap.socket, "control": tap.control}
+            shim["state"] = tap.do("status")["state"]
+            active += [side.host.name] if shim["state"] == "active" else []
+        machine = None
+        if qemu is not None and qemu.died is None:
+            machine = {"pid": qemu.pid, "qmp": qemu.qmp, "console": qemu.console}
+        hosts[side.host.name] = {
+            "ssh": side.host.config.ssh,
+            "sudo": side.host.config.sudo,
+            "role": role,
+            "private_dir": side.host.config.private_dir,
+            "shim": shim,
+            "qemu": machine,
+        }
+    plan = run.plan
+    return {
+        "phase": phase,
+        "strategy": plan.strategy.name,
+        "guard": plan.guard,
+        "expected": plan.strategy.expected(plan.guard),
+        "shared_dir": config.shared_dir,
+        "image": plan.image,
+        "lease": plan.image + ".lease",
+        "ssh_config": os.path.relpath(config.ssh_config) if config.ssh_config else None,
+        "hosts": hosts,
+        "active": "both" if len(active) == 2 else active[0] if active else "none",
+    }

@@ -1,0 +1,64 @@
+"""The configuration of a run: read from JSON, checked before anything is touched."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import UsageError
+from vhdtool.lab.hosts.connection import HostConfig
+from vhdtool.lab.options import OPTIONS, RunOptions, of_record
+from vhdtool.oracle.evidence.case import HOST
+
+FIELDS = tuple(option.field for option in OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabConfig(RunOptions):
+    """What the role `migration` (or a caller) asks for, and where."""
+
+    run_dir: Path
+    hosts: tuple[HostConfig, HostConfig]
+    shared_dir: str
+    kernel: str
+    initrd: str
+    ssh_config: Path | None = None
+    storage: str = "a directory"
+    inventory: str | None = None
+    """What `ansible-playbook -i` was given; None for the local hosts of `make lab`."""
+    live_tests: Path | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> "LabConfig":
+        """Reads the JSON file. Raises UsageError that names the key that is wrong."""
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: no configuration of a lab: {error}") from error
+        try:
+            return cls(**cls._fields(raw))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{path}: bad configuration of a lab: {error}") from error
+
+    @classmethod
+    def _fields(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        guest = raw.pop("guest")
+        options = of_record({name: raw.pop(name) for name in FIELDS if name in raw})
+        for key in ("ssh_config", "live_tests"):
+            raw[key] = Path(raw[key]) if raw.get(key) else None
+        run_dir = Path(raw.pop("run_dir"))
+        hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
+        return {**raw, **options, "run_dir": run_dir, "hosts": hosts, **guest}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.hosts) != 2:
+            raise UsageError(f"a lab has two hosts, not {len(self.hosts)}")
+        for host in self.hosts:
+            if not HOST.fullmatch(host.name):
+                raise UsageError(
+                    f"host {host.name!r}: a name has up to 63 letters, digits and . _ -, "
+                    "and begins with a letter or digit; give it another in the inventory"
+                )
+        if self.hosts[0].name == self.hosts[1].name:
+            raise UsageError(f"host {self.hosts[0].name}: named twice")

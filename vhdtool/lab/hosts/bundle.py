@@ -1,0 +1,54 @@
+"""The part of the package that hosts run, as one zip file that depends on nothing but Python."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from vhdtool.image.journal.new_file import new_path
+
+PARTS = (
+    "vhd",
+    "storage",
+    "nbd",
+    "leases",
+    "image",
+    "tapdisk",
+    "lab/__init__.py",
+    "lab/hosts/__init__.py",
+    "lab/hosts/agent.py",
+    "lab/hosts/agent_held.py",
+    "lab/hosts/agent_images.py",
+)
+"""Standard library only: hosts need Python 3.11 and nothing from PyPI."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def files() -> list[tuple[str, bytes]]:
+    """(name in the archive, content), sorted."""
+    root = Path(__file__).resolve().parents[2]
+    paths = [root / "__init__.py", root / "errors.py"]
+    for part in PARTS:
+        path = root / part
+        paths += [path] if path.is_file() else path.rglob("*.py")
+    # Libraries in C, where they were built: a host that cannot load one does without.
+    paths += root.rglob("_*.so")
+    return sorted((f"vhdtool/{path.relative_to(root)}", path.read_bytes()) for path in paths)
+
+
+def write(out: Path) -> bool:
+    """Writes the archive; False when it was there with the same content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files():
+            # A fixed time and mode: the same sources give the same bytes.
+            info = zipfile.ZipInfo(name, _EPOCH)
+            info.external_attr = 0o644 << 16
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, data)
+    data = buffer.getvalue()
+    if out.exists() and out.read_bytes() == data:
+        return False
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with new_path(out, overwrite=True) as part:
+        Path(part).write_bytes(data)
+    return True

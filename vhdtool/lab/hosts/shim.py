@@ -1,0 +1,129 @@
+"""The shim as the controller drives it: operations in, events out."""
+
+import json
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from vhdtool.errors import (
+    ActivationRefused,
+    ImageTrouble,
+    LabError,
+    LeaseLost,
+    SplitBrain,
+    VhdtoolError,
+)
+from vhdtool.lab.hosts.connection import Host
+from vhdtool.storage.locking.image_lock import ImageInUse
+
+OP_TIMEOUT = 40.0
+REFUSALS: dict[str, type[VhdtoolError]] = {
+    "ActivationRefused": ActivationRefused,
+    ImageInUse.__name__: ActivationRefused,
+    "LeaseLost": LeaseLost,
+    "SplitBrain": SplitBrain,
+    **dict.fromkeys(
+        ("CorruptImage", "NotAVhd", "UncleanImage", "UnsupportedImage", "VhdtoolError"),
+        ImageTrouble,
+    ),
+}
+"""Errors that say no to a hand-over, or tell of the image. Any other is a fault of the lab."""
+OnEvent = Callable[[Host, dict[str, Any]], None]
+
+
+class Tap:
+    """One shim process on a host, with one disk."""
+
+    def __init__(
+        self, host: Host, name: str, guard: bool, on_event: OnEvent, lease: str | None = None
+    ) -> None:
+        folder = f"{host.config.private_dir}/run"
+        self.host = host
+        self.control = f"{folder}/{name}.ctl"
+        self.socket = f"{folder}/{name}.nbd"
+        self.log = f"{folder}/{name}.tap.log"
+        self.err = f"{folder}/{name}.tap.err"
+        self.state = "detached"
+        self.died: int | None = None
+        self.may_end = False
+        """Whether its end is part of the plan; else `on_trouble` is told why it came."""
+        self.on_trouble: Callable[[str], None] = lambda why: None
+        self._gone = threading.Event()
+        self._on_event = on_event
+        self._replies: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._pending = b""
+        self._number = 0
+        self._lock = threading.Lock()
+        argv = [host.config.python, "-m", "vhdtool.tapdisk", "--dir", folder, "--name", name]
+        argv += ["--host", host.name] + ([] if guard else ["--faithful"])
+        argv += ["--lease", lease] if lease is not None else []
+        env = {"TMPDIR": folder, "PYTHONPATH": host.config.lib}
+        self.pid = int(host.call("spawn", argv=argv, log=self.log, err=self.err, env=env))
+        host.on_exit[self.pid] = self._exited
+        self._stream: int | None = None
+
+    def connect(self) -> None:
+        """Waits for the control socket and subscribes to the events."""
+        self._stream = self.host.connect(self.control, self._data)
+        self.do("events")
+
+    def do(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """One operation. Raises the refusal that the shim told, or LabError."""
+        with self._lock:
+            self._number += 1
+            request = {"id": self._number, "op": op, **arguments}
+            assert self._stream is not None
+            self.host.send(self._stream, json.dumps(request).encode() + b"\n")
+            try:
+                reply = self._replies.get(timeout=OP_TIMEOUT)
+            except queue.Empty:
+                raise LabError(
+                    f"{self.host.name}: the shim did not answer {op} in {OP_TIMEOUT:.0f} s"
+                ) from None
+        if "error" in reply:
+            told = reply["error"]
+            kind = REFUSALS.get(told["type"], LabError)
+            raise kind(f"{self.host.name}: {op}: {told['message']}")
+        result: dict[str, Any] = reply["ok"]
+        self.state = result.get("state", self.state)
+        return result
+
+    def _data(self, data: bytes) -> None:
+        if not data:
+            self._lost("the shim closed its control socket")
+            return
+        self._pending += data
+        *lines, self._pending = self._pending.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "event" in message:
+                self._on_event(self.host, message)
+            else:
+                self._replies.put(message)
+
+    def _exited(self, status: int) -> None:
+        self.died = status
+        self._gone.set()
+        if not self.may_end:
+            self.on_trouble(f"the shim on {self.host.name} ended by itself with status {status}")
+        self._lost(f"the shim exited with {status}")
+
+    def _lost(self, why: str) -> None:
+        self._replies.put({"error": {"type": "LabError", "message": why}})
+
+    def leave(self) -> None:
+        """Detaches the disk (what is open is closed) and waits until the process is gone."""
+        self.do("detach")
+        self.end()
+        if not self._gone.wait(OP_TIMEOUT):
+            raise LabError(f"{self.host.name}: the shim did not end in {OP_TIMEOUT:.0f} s")
+        if self.died:
+            raise LabError(f"{self.host.name}: the shim exited with {self.died}")
+
+    def end(self) -> None:
+        """Asks the process to close its disk and go."""
+        self.may_end = True
+        if self.died is None:
+            self.host.call("kill", pid=self.pid, signal=int(signal.SIGTERM))

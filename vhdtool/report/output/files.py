@@ -1,0 +1,60 @@
+"""Writes a run's report files; what `vhdtool report` and the lab's last step call."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+
+from rich.console import Console
+
+from vhdtool.errors import UsageError
+from vhdtool.report.output.junit import junit
+from vhdtool.report.output.page import page
+from vhdtool.report.output.table import show
+from vhdtool.report.record import Run
+
+
+def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[Path, Path]:
+    """Writes junit.xml and report.html beside verdict.json, and `others`; returns their paths.
+
+    All of them or none: on a full disk the old ones stay. A reader never sees half a file.
+    Raises UsageError when they cannot be written.
+    """
+    plain = StringIO()
+    show(run, Console(file=plain, width=120, no_color=True, force_terminal=False))
+    xml, html = run.path / "junit.xml", run.path / "report.html"
+    documents = {
+        xml: junit(run, plain.getvalue()),
+        html: page(run).encode("utf-8", errors="replace"),
+        **(others or {}),
+    }
+    parts: dict[Path, str] = {}
+    try:
+        for path, content in documents.items():
+            parts[path] = _write_beside(path, content)
+        for path in documents:
+            os.replace(parts[path], path)
+            del parts[path]
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}); free space or fix its permissions, "
+            "then: vhdtool report DIR"
+        ) from error
+    finally:
+        for part in parts.values():
+            os.unlink(part)
+    return xml, html
+
+
+def _write_beside(path: Path, content: bytes) -> str:
+    """The name of a new file with that content in the same directory."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)
+            file.write(content)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return name

@@ -1,0 +1,166 @@
+"""soak.json: what N runs of each case allow to state, and the medians of their figures.
+
+Only the standard library. Sources: the exact binomial bound of Clopper and Pearson (1934), one
+sided; with no failures in n runs it is 1 - 0.05**(1/n), which "3/n" approximates from above.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import UsageError
+from vhdtool.report import texts as words
+from vhdtool.report.case import PHASES, Case, parse_entry
+from vhdtool.report.json_fields import items, mapping
+from vhdtool.report.record import load_verdict
+
+CONFIDENCE = 0.95
+ENOUGH = 5
+"""Fewer blackouts than this are too noisy to compare: single pairs vary by a factor of two."""
+RATIO_LIMIT = 1.1
+SWITCH_LIMIT_MS = 5.0
+
+
+def failure_bound(failures: int, runs: int, confidence: float = CONFIDENCE) -> float:
+    """Upper bound on the failure rate after `failures` in `runs`, at `confidence`, in 0..1.
+
+    The largest rate at which so few failures still have a probability of 1 - confidence.
+    Raises ValueError unless 0 <= failures <= runs and 0 < confidence < 1.
+    """
+    if not 0 <= failures <= runs or not 0 < confidence < 1:
+        raise ValueError("needs 0 <= failures <= runs and a confidence between 0 and 1")
+    if failures == runs:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(failures, runs, middle) > 1 - confidence:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _at_most(failures: int, runs: int, rate: float) -> float:
+    """P(X <= failures) for X binomial(runs, rate)."""
+    return math.fsum(
+        math.comb(runs, k) * rate**k * (1 - rate) ** (runs - k) for k in range(failures + 1)
+    )
+
+
+def median(values: Sequence[float]) -> float | None:
+    """The median, or None of nothing."""
+    return statistics.median(values) if values else None
+
+
+def p90(values: Sequence[float]) -> float | None:
+    """The 90th percentile, interpolated between the two nearest values; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    place = 0.9 * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def summarise(verdict: dict[str, Any]) -> dict[str, Any]:
+    """A run's verdict.json -> the contents of soak.json. All times in ms.
+
+    Inconclusive and failed cases count as not as expected; times are taken from cases that were
+    as expected, since a case of another kind measures something else.
+    """
+    groups = dict[tuple[str, bool, str], list[Case]]()
+    cases = [parse_entry(mapping(entry)) for entry in items(verdict.get("strategies"))]
+    for case in sorted(cases, key=words.order):
+        groups.setdefault((case.strategy, case.guard, case.expected), []).append(case)
+    strategies = [_group(key, cases) for key, cases in groups.items()]
+    return {
+        "schema": 1,
+        "n": max((entry["runs"] for entry in strategies), default=0),
+        "strategies": strategies,
+        "ratios": _ratios(strategies),
+        "targets": _targets(strategies),
+    }
+
+
+def repeated(run_dir: Path) -> bool:
+    """Whether any case of the run was repeated. Raises UsageError without a verdict.json."""
+    return bool(summarise(load_verdict(run_dir))["n"] > 1)
+
+
+def write(run_dir: Path) -> Path:
+    """Writes run_dir/soak.json from its verdict.json. Raises UsageError when either fails."""
+    soak = summarise(load_verdict(run_dir))
+    path = run_dir / "soak.json"
+    try:
+        path.write_text(json.dumps(soak, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror})") from error
+    return path
+
+
+def _group(key: tuple[str, bool, str], cases: list[Case]) -> dict[str, Any]:
+    met = [case for case in cases if case.as_expected]
+    margins = [case.margin_ms for case in met if case.margin_ms is not None]
+    switches = [value for case in met if (value := _switch(case)) is not None]
+    lost = [value for case in cases if (value := case.writes["lost"]) is not None]
+    return {
+        "name": key[0],
+        "guard": key[1],
+        "expected": key[2],
+        "runs": len(cases),
+        "as_expected": len(met),
+        "bound_95": failure_bound(len(cases) - len(met), len(cases)),
+        "blackout_ms": _spread(met, "total"),
+        "phases_ms": {phase: _spread(met, phase) for phase in PHASES},
+        "switch_ms": {"median": median(switches), "p90": p90(switches), "n": len(switches)},
+        "margin_ms": {"median": median(margins), "min": min(margins, default=None)},
+        "lost": {"min": min(lost, default=None), "max": max(lost, default=None)},
+    }
+
+
+def _switch(case: Case) -> float | None:
+    """deactivate + activate of one case: what the order of operations itself costs."""
+    out, into = case.blackout_ms["deactivate"], case.blackout_ms["activate"]
+    return None if out is None or into is None else out + into
+
+
+def _spread(cases: list[Case], key: str) -> dict[str, Any]:
+    values = [value for case in cases if (value := case.blackout_ms[key]) is not None]
+    return {"median": median(values), "p90": p90(values), "n": len(values)}
+
+
+def _ratios(strategies: list[dict[str, Any]]) -> dict[str, float]:
+    """Median blackout of each consistent strategy over that of overlap in the same run."""
+    base = next(
+        (e["blackout_ms"] for e in strategies if e["name"] == "overlap" and not e["guard"]), None
+    )
+    if base is None or not base["median"] or base["n"] < ENOUGH:
+        return {}
+    return {
+        f"{entry['name']}/overlap blackout": entry["blackout_ms"]["median"] / base["median"]
+        for entry in strategies
+        if entry["expected"] == "consistent" and entry["blackout_ms"]["n"] >= ENOUGH
+    }
+
+
+def _targets(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The two stated limits on `activate`, where enough runs allow a statement."""
+    targets = []
+    ratio = _ratios(strategies).get("activate/overlap blackout")
+    if ratio is not None:
+        targets.append(_target("activate/overlap median blackout", ratio, RATIO_LIMIT, ""))
+    for entry in strategies:
+        if entry["name"] == "activate" and entry["switch_ms"]["n"] >= ENOUGH:
+            value = entry["switch_ms"]["median"]
+            what = "activate: median deactivate + activate"
+            targets.append(_target(what, value, SWITCH_LIMIT_MS, "ms"))
+    return targets
+
+
+def _target(what: str, value: float, limit: float, unit: str) -> dict[str, Any]:
+    return {"what": what, "value": value, "limit": limit, "unit": unit, "met": value <= limit}
