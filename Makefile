@@ -24,16 +24,16 @@ test: setup ## every check that needs no special hardware
 	@scripts/test
 
 fuzz: setup ## N=10000 damaged images through every command that reads
-	@PYTHONPATH=. .venv/bin/python tests/fuzz/fuzz_vhd.py --cases $(or $(N),10000) --keep build/fuzz
+	@.venv/bin/python -m tests.fuzz.fuzz_vhd --cases $(or $(N),10000) --keep build/fuzz
 
 tamper: setup ## hundreds of changes to records, RUNS="dir ..." or of fresh labs; none judged wrongly
-	@.venv/bin/python tests/tamper/tamper.py $(RUNS) $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(or $(SEED),1)
+	@.venv/bin/python -m tests.tamper $(RUNS) $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(or $(SEED),1)
 
 mutate: setup ## mutants of the oracles; each seen by planted faults or by tests. RUNS= COUNT= SEED=
-	@.venv/bin/python tests/mutate/oracle_mutants.py $(RUNS) $(if $(COUNT),--count $(COUNT)) --seed $(or $(SEED),1)
+	@.venv/bin/python -m tests.mutate $(RUNS) $(if $(COUNT),--count $(COUNT)) --seed $(or $(SEED),1)
 
 interop: setup ## who reads whose images: writes docs/interop.md
-	@PYTHONPATH=. .venv/bin/python tests/interop/interop_matrix.py
+	@.venv/bin/python -m tests.interop.interop_matrix
 
 bench-vhdtool: setup ## speed of check and convert against qemu-img, on tmpfs
 	@PYTHONPATH=. .venv/bin/python benchmarks/vhdtool_bench.py --write
@@ -45,11 +45,11 @@ bench-startup: setup ## start to first reply, memory and idle time for 2040 GiB
 	@.venv/bin/python benchmarks/startup.py --out benchmarks/results/startup.md $(BENCH)
 
 mutate-shim: setup ## real cases on shims that are wrong on purpose: MUTANT=name,... SEEDS=3
-	@PYTHONPATH=. .venv/bin/python tests/mutate_shim/run.py --seeds $(or $(SEEDS),3) \
+	@.venv/bin/python -m tests.mutate_shim --seeds $(or $(SEEDS),3) \
 	    --mutants "$(MUTANT)" $(if $(OUT),--out $(OUT))
 
 chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
-	@.venv/bin/python tests/interop/shim_chaos.py --kills $(or $(N),500)
+	@.venv/bin/python -m tests.interop.shim_chaos --kills $(or $(N),500)
 
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \

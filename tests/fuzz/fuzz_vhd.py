@@ -5,7 +5,7 @@ made right again, so that the damage gets past the first gate), and runs the com
 A traceback, a hang beyond 2 seconds, memory beyond 200 MB, an exit code that does not exist, and
 an image that the check calls consistent but that cannot be read, or calls corrupt but that is read
 all the same, are failures. A failing case is
-kept and named by its seed: `fuzz_vhd.py --seed N --cases 1`.
+kept and named by its seed: `python -m tests.fuzz.fuzz_vhd --seed N --cases 1`.
 """
 
 import argparse
@@ -22,10 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
-
-from vhd_images import Picture
-
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhdutil
 from vhdtool.image.chain.check import check_chain

@@ -3,17 +3,21 @@
 `make interop` writes docs/interop.md; a test checks that it is current.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from real_images import real_image
-from vhd_peers import dissect_raw, libvhdi_raw, mounted, qemu_create, qemu_raw, qemu_write, run
-
 import vhdtool
+from tests.support.real_images import real_image
+from tests.support.vhd_peers import (
+    dissect_raw,
+    libvhdi_raw,
+    mounted,
+    qemu_create,
+    qemu_raw,
+    qemu_write,
+    run,
+)
 from vhdtool.errors import VhdtoolError
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "interop.md"

@@ -1,4 +1,4 @@
-"""kill -9 of a shim anywhere: `python tests/interop/shim_chaos.py --kills 500 [--seed 1]`.
+"""kill -9 of a shim anywhere: `python -m tests.interop.shim_chaos --kills 500 [--seed 1]`.
 
 A client writes, flushes, pauses and switches until the process dies, at one of its kill points
 (VHDTOOL_FAILPOINT) or at any moment. What was acknowledged must be there, the image must be
@@ -7,24 +7,21 @@ consistent or merely unclean, and the next process takes over without anybody's 
 
 import argparse
 import random
-import sys
 import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.support.nbd_raw import Client
+from tests.support.shim_process import ShimProcess
+from tests.support.shims import plain_bytes
+from vhdtool.image.check.image import check
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.storage import FileStorage
+from vhdtool.tapdisk.failpoint import NAMES
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "unit"), str(ROOT / "tests" / "interop")]
-
-from nbd_raw import Client  # noqa: E402
-from shim_process import ShimProcess  # noqa: E402
-from shims import plain_bytes  # noqa: E402
-
-from vhdtool.image.check.image import check  # noqa: E402
-from vhdtool.image.create.empty import create_dynamic  # noqa: E402
-from vhdtool.image.disk.dynamic import DynamicDisk  # noqa: E402
-from vhdtool.storage import FileStorage  # noqa: E402
-from vhdtool.tapdisk.failpoint import NAMES  # noqa: E402
 
 SECTOR = 512
 BLOCK = 512 << 10

@@ -1,6 +1,6 @@
 """What blktap's real tap-ctl sends and says, as facts: how they are recorded, and repeated.
 
-    python tests/interop/tapctl_facts.py TAP_CTL
+    python -m tests.interop.tapctl_facts TAP_CTL
 
 records facts/tapctl_session.json (a session with the real tapdisk: exit codes, output) and
 facts/tapctl_bytes.json (what the tool sends, byte by byte, and what it makes of given answers).

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from shim_process import ShimProcess, run, serving
 
 import vhdtool
+from tests.support.shim_process import ShimProcess, run, serving
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import StorageError

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lease_daemons import Sanlock, joined, new_resource, succeeded
-from lease_suite import LeaseSuite, Pair, history
-from shim_process import ROOT, ShimProcess
-from shims import BLOCK, Shim, empty_image, owner
 
+from tests.support.lease_daemons import Sanlock, joined, new_resource, succeeded
+from tests.support.lease_suite import LeaseSuite, Pair, history
+from tests.support.shim_process import ROOT, ShimProcess
+from tests.support.shims import BLOCK, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.leases import sanlock

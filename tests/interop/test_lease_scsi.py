@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lease_daemons import MIB, Target
-from lease_suite import LeaseSuite, Pair, gone_owner
-from shim_process import ROOT, run
-from shims import BLOCK, Shim, owner
 
+from tests.support.lease_daemons import MIB, Target
+from tests.support.lease_suite import LeaseSuite, Pair, gone_owner
+from tests.support.shim_process import ROOT, run
+from tests.support.shims import BLOCK, Shim, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle_cases import BLOCK, Lab, activate
-from shim_process import run
 
+from tests.support.oracle_cases import BLOCK, Lab, activate
+from tests.support.shim_process import run
 from vhdtool.image.metadata.qcow2 import snapshot
 from vhdtool.lab.hosts.agent import Agent
 from vhdtool.oracle.readers.image_view import FileView

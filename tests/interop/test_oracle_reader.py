@@ -4,8 +4,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 
+from tests.support.vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.oracle.readers.image_view import FileView

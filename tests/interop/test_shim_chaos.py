@@ -1,7 +1,6 @@
 """40 kills of a shim; `make chaos` does 500."""
 
-from shim_chaos import ANYWHERE, run
-
+from tests.interop.shim_chaos import ANYWHERE, run
 from vhdtool.tapdisk.failpoint import NAMES
 
 

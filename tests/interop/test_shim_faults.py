@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_process import ShimProcess, run
 
+from tests.support.shim_process import ShimProcess, run
 from vhdtool.image.create.empty import create_dynamic
 
 GIB = 1 << 30

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, run
 from test_shim_serve import qemu_io, served
 
+from tests.support.shim_process import MIB, run
 from vhdtool.cli import qemu
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.image.create.differencing import snapshot

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, ShimProcess, run
+
+from tests.support.shim_process import MIB, ShimProcess, run
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, ShimProcess, run
 from test_shim_serve import qemu_io, refused, served
 
+from tests.support.shim_process import MIB, ShimProcess, run
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.disk.open import kind_of

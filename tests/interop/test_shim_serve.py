@@ -16,8 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, ROOT, run
 
+from tests.support.shim_process import MIB, ROOT, run
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot

@@ -16,10 +16,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from nbd_raw import Client
-from real_mount import Mount, mounted
-from shim_process import MIB, ROOT, Served, run, serving
 
+from tests.support.kernel_mount import Mount, mounted
+from tests.support.nbd_raw import Client
+from tests.support.shim_process import MIB, ROOT, Served, run, serving
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check

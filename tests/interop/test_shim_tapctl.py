@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, ROOT, run
 
+from tests.support.shim_process import MIB, ROOT, run
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic

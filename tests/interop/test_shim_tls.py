@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from shim_process import MIB, Served, run, serving
 
+from tests.support.shim_process import MIB, Served, run, serving
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.nbd import protocol as wire

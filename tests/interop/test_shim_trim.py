@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from nbd_raw import Client
-from shim_process import MIB, run, serving
 
+from tests.support.nbd_raw import Client
+from tests.support.shim_process import MIB, run, serving
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from shim_process import ROOT
-from tapctl_facts import (
+
+from tests.interop.tapctl_facts import (
     EXCHANGES,
     PLACE,
     Fact,
@@ -31,7 +31,7 @@ from tapctl_facts import (
     session,
     whole,
 )
-
+from tests.support.shim_process import ROOT
 from vhdtool.cli import tapctl
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.tapctl.change_log import HEADER
@@ -241,7 +241,7 @@ INSIDE = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from tapctl_facts import PLACE, Scene, binary, session
+from tests.interop.tapctl_facts import PLACE, Scene, binary, session
 scene = Scene(binary(Path(sys.argv[1])), PLACE, Path(sys.argv[2]))
 print(json.dumps([asdict(scene(line)) for line in session()]))
 """

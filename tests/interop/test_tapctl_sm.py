@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sm_tapctl import FAILURE, calls
-from tapctl_facts import ROOT, load, make_images
 
+from tests.interop.tapctl_facts import ROOT, load, make_images
+from tests.support.sm_tapctl import FAILURE, calls
 from vhdtool.cli import tapctl
 from vhdtool.tapdisk.tapctl.client import TapCtl
 

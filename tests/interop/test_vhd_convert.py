@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from vhd_peers import run as tool
 
+from tests.support.vhd_peers import run as tool
 from vhdtool.cli.main import run
 from vhdtool.image.chain.open import open_chain
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vhd_peers import qemu_create, qemu_write
-from vhd_peers import run as tool
 
 import vhdtool
+from tests.support.vhd_peers import qemu_create, qemu_write
+from tests.support.vhd_peers import run as tool
 from vhdtool.cli.main import run
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage

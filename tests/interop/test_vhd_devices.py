@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from vhd_peers import run as tool
 
 import vhdtool
+from tests.support.vhd_peers import run as tool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.storage import FileStorage

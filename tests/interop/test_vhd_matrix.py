@@ -1,6 +1,6 @@
 """docs/interop.md says what the programs do today."""
 
-from interop_matrix import DOC, page
+from tests.interop.interop_matrix import DOC, page
 
 
 def test_the_table_is_current() -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from real_images import NAMES, real_image
-from vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 
+from tests.support.real_images import NAMES, real_image
+from tests.support.vhd_peers import dissect_raw, libvhdi_raw, qemu_create, qemu_raw, qemu_write, run
 from vhdtool.image.chain.info import info
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check

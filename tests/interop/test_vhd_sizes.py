@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from dissect.hypervisor.disk.vhd import VHD
-from vhd_peers import qemu_create, qemu_write, run
 
+from tests.support.vhd_peers import qemu_create, qemu_write, run
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.image.chain.check import check_chain

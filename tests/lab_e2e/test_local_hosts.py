@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from footprint import networks_of, remains
 
+from tests.support.footprint import networks_of, remains
 from vhdtool.errors import LabError, UsageError
 from vhdtool.lab.localhosts import processes as procs
 from vhdtool.lab.localhosts.control import LocalHosts

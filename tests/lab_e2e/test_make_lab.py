@@ -14,8 +14,8 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
-from footprint import networks_of, remains
 
+from tests.support.footprint import networks_of, remains
 from vhdtool.errors import VhdtoolError
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.report.ending import UNDER_WAY

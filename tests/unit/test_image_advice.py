@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from damaged import BLOCK, CORPUS, SIZE, sound
 
+from tests.support.damaged import BLOCK, CORPUS, SIZE, sound
 from vhdtool.cli.main import run
 from vhdtool.image.chain.check import ChainReport, check_chain
 from vhdtool.image.check import advice as words

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from image_tools import clean
 
 import vhdtool
+from tests.support.image_tools import clean
 from vhdtool.errors import UncleanImage, UsageError
 
 MIB = 1 << 20

@@ -7,8 +7,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from image_tools import change_header, write
 
+from tests.support.image_tools import change_header, write
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, ImageExists, UsageError
 from vhdtool.image.chain.check import check_chain

@@ -9,9 +9,9 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from image_tools import change_header, clean, content, nearly_full, write
-from vhd_images import Picture
 
+from tests.support.image_tools import change_header, clean, content, nearly_full, write
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, UncleanImage, UnsupportedImage, UsageError
 from vhdtool.image.chain.check import check_chain

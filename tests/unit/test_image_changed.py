@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from shims import empty_image
-
+from tests.support.shims import empty_image
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.tapdisk.tapctl.change_log import HEADER, TRACKED, ChangeLog
 

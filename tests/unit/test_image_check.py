@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from vhd_images import Picture
 
+from tests.support.vhd_images import Picture
 from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.check.image import check
 from vhdtool.image.metadata.findings import Finding

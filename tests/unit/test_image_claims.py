@@ -7,11 +7,11 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
-from holders import served
-from image_tools import clean, content, write
-from shims import owner
 
 import vhdtool
+from tests.support.holders import served
+from tests.support.image_tools import clean, content, write
+from tests.support.shims import owner
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import ActivationRefused

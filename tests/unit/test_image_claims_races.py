@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from holders import served
-from image_tools import clean, content, write
 
 import vhdtool
+from tests.support.holders import served
+from tests.support.image_tools import clean, content, write
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, LeaseLost
 from vhdtool.image.chain import open as chain

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from vhd_images import Picture
 
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import COMMANDS, run
 from vhdtool.image.create.empty import create_dynamic
 

@@ -4,8 +4,8 @@ import errno
 from pathlib import Path
 
 import pytest
-from image_tools import clean, content, nearly_full, write
 
+from tests.support.image_tools import clean, content, nearly_full, write
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import CorruptImage

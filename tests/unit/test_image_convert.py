@@ -5,8 +5,8 @@ import random
 from pathlib import Path
 
 import pytest
-from vhd_images import Picture
 
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, ImageExists
 from vhdtool.image.chain.check import check_chain

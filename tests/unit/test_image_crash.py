@@ -6,9 +6,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from crash import survives
-from vhd_images import Picture
 
+from tests.support.crash import survives
+from tests.support.vhd_images import Picture
 from vhdtool.errors import NotAVhd
 from vhdtool.image.chain.layers import Layer, Reader
 from vhdtool.image.chain.open import open_chain

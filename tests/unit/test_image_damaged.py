@@ -6,10 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from damaged import BLOCK, CORPUS, MORE, SIZE, child_of, found_codes, sound, write_block
-from image_tools import change_header, content
-from vhd_images import Picture
 
+from tests.support.damaged import (
+    BLOCK,
+    CORPUS,
+    MORE,
+    SIZE,
+    child_of,
+    found_codes,
+    sound,
+    write_block,
+)
+from tests.support.image_tools import change_header, content
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.cli.vhdutil.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
@@ -214,7 +223,7 @@ GATE = {
 
 
 def test_no_other_module_reads_metadata_past_the_gate() -> None:
-    package = Path(admission.__file__).parents[1]
+    package = Path(admission.__file__).parents[2]
     reads = re.compile(r"\b(read_metadata|read_opened|read_ends)\(")
     found = {
         str(path.relative_to(package))

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from damaged import BLOCK, CORPUS, KID, MIB, MORE, SIZE, child_of, write_block
 
 import vhdtool
+from tests.support.damaged import BLOCK, CORPUS, KID, MIB, MORE, SIZE, child_of, write_block
 from vhdtool.cli.main import run as vhdtool_run
 from vhdtool.cli.vhdutil.main import run as vhd_util_run
 from vhdtool.errors import VhdtoolError

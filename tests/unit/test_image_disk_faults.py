@@ -4,11 +4,11 @@ import errno
 import random
 
 import pytest
-from crash import survives
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shims import BLOCK, empty_image, plain_bytes, verdict
 
+from tests.support.crash import survives
+from tests.support.shims import BLOCK, empty_image, plain_bytes, verdict
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.tapdisk2 import FaithfulDisk

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from shims import plain_bytes, verdict
 
+from tests.support.shims import plain_bytes, verdict
 from vhdtool.errors import LeaseLost
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
-from vhd_images import Picture
 
+from tests.support.shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
+from tests.support.vhd_images import Picture
 from vhdtool.errors import CorruptImage, NotAVhd, UncleanImage, UnsupportedImage, VhdtoolError
 from vhdtool.image.disk import block_map as blockmap
 from vhdtool.image.disk.block_map import BlockMap

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 
+from tests.support.shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 from vhdtool.errors import LeaseLost, SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.hooks import Hooks

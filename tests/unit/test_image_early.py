@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vhd_images import Picture
 
 import vhdtool
+from tests.support.vhd_images import Picture
 from vhdtool.errors import UnsupportedImage
 from vhdtool.image.chain.info import info
 from vhdtool.image.chain.tree import scan

@@ -4,12 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-FUZZ = Path(__file__).resolve().parents[1] / "fuzz" / "fuzz_vhd.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_damaged_images_bring_no_traceback_hang_or_wrong_exit_code() -> None:
     done = subprocess.run(
-        [sys.executable, FUZZ, "--seed", "20110213", "--cases", "300"],
+        [sys.executable, "-m", "tests.fuzz.fuzz_vhd", "--seed", "20110213", "--cases", "300"],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

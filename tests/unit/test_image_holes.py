@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from image_tools import write
 
+from tests.support.image_tools import write
 from vhdtool.cli.qemu import ReadOnly
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.create.differencing import snapshot

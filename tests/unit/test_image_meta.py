@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from vhd_images import UUID_ONE, Picture
 
+from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.metadata.dump import diff_growth, diff_monotonic, snapshot
 from vhdtool.storage import MemoryStorage, RecordingStorage

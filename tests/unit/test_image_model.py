@@ -5,8 +5,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_tools import clean, content, write
 
+from tests.support.image_tools import clean, content, write
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.create.convert import convert
 from vhdtool.image.create.differencing import create_child, parent_facts

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from image_tools import content
 
+from tests.support.image_tools import content
 from vhdtool.cli.main import run
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.disk.flat import FlatDisk

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vhd_images import Picture
 
 import vhdtool
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot

@@ -1,8 +1,8 @@
 """Reading through bitmaps and layers."""
 
 import pytest
-from vhd_images import Picture
 
+from tests.support.vhd_images import Picture
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.chain.layers import Extent, Layer, Reader
 from vhdtool.image.metadata.read import read_metadata

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crash import survives
-from vhd_images import Picture
 
 import vhdtool
+from tests.support.crash import survives
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, UnsupportedImage, UsageError
 from vhdtool.image.chain.layers import Layer, Reader

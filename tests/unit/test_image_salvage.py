@@ -7,10 +7,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from image_tools import content, write
-from vhd_images import Picture
 
 import vhdtool
+from tests.support.image_tools import content, write
+from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.chain.layers import Layer

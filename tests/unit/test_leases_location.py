@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from holders import served
-from image_tools import clean
-from shims import owner
 
+from tests.support.holders import served
+from tests.support.image_tools import clean
+from tests.support.shims import owner
 from vhdtool.cli.main import run
 from vhdtool.errors import StateError, UsageError, VhdtoolError
 from vhdtool.image.create.empty import create_dynamic

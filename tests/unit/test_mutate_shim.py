@@ -1,16 +1,13 @@
 """The wrong shims of `make mutate-shim`: the patches fit the shim as it is now."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.mutate_shim.mutants import MUTANTS, Mutant
+from vhdtool.lab.strategies import STRATEGIES
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "mutate_shim"))
-
-from mutants import MUTANTS, Mutant  # noqa: E402
-
-from vhdtool.lab.strategies import STRATEGIES  # noqa: E402
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-import oracle_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_cases import Lab
 
+from tests.support import oracle_cases
+from tests.support.oracle_cases import Lab
 from vhdtool.oracle.checks.activation import ActivationOutcome, judge_activation
 from vhdtool.oracle.evidence.attempts import attempts_of
 from vhdtool.oracle.evidence.events import Events, parse_events

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-import oracle_cases
 import pytest
 from test_oracle_view import MemoryView
 
+from tests.support import oracle_cases
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.oracle.checks.activation import judge_activation

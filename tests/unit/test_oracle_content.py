@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
-from oracle_cases import BLOCK, Lab
 
+from tests.support import oracle_cases
+from tests.support.oracle_cases import BLOCK, Lab
 from vhdtool.oracle.checks.content import ContentOutcome, judge_content
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record

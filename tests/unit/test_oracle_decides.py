@@ -7,9 +7,9 @@ record does not have.
 from dataclasses import replace
 from pathlib import Path
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle.checks.activation import ActivationOutcome
 from vhdtool.oracle.checks.content import ContentOutcome
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome

@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle.evidence.depth import (
     DISCARD,
     ONCE,

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle.evidence.events import parse_events
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.evidence.snapshots import Snapshot

@@ -9,27 +9,28 @@ import sys
 from pathlib import Path
 
 import pytest
-from oracle_mutants import EQUIVALENT, HERE, ROOT, all_mutants, records, try_one
-from syntax_mutants import mutants_of, sample
 from test_oracle_records import unpack
+
+from tests.mutate.__main__ import EQUIVALENT, HERE, ROOT, all_mutants, records, try_one
+from tests.mutate.syntax_mutants import mutants_of, sample
 
 SEED = int(os.environ.get("MUTATE_SEED", "1"))
 EDITS = {
     "the last sector of the disk may read as zeros": (
-        "content", "for sector, n in missing.items()",
+        "checks.content", "for sector, n in missing.items()",
         "for sector, n in sorted(missing.items())[:-1]",
     ),
     "equal pids on two hosts are one process": (
-        "events", 'f"{self.host}:{self.pid}"', 'f"{self.pid}"',
+        "evidence.events", 'f"{self.host}:{self.pid}"', 'f"{self.pid}"',
     ),
     "a block that moves by fewer than 8 sectors has not moved": (
         "checks.growth", "if now == sector:", "if now is not None and abs(now - sector) < 8:",
     ),
     "a batmap that overstates is harmless": (
-        "structure", '"leaked-tail", ', '"leaked-tail", "batmap-overstates", ',
+        "checks.structure", '"leaked-tail", ', '"leaked-tail", "batmap-overstates", ',
     ),
     "the last leg is not looked at": (
-        "activation", "for attempt in attempts:\n        if attempt.moved",
+        "checks.activation", "for attempt in attempts:\n        if attempt.moved",
         "for attempt in attempts[:-1]:\n        if attempt.moved",
     ),
     "one bit may go": ("checks.growth", "if not lost:", "if lost & (lost - 1) == 0:"),
@@ -51,7 +52,7 @@ def test_planted_faults_alone_see_a_careless_edit(name: str, tmp_path: Path) -> 
     assert text.count(before) == 1
     edited = tmp_path / "edited.py"
     edited.write_text(text.replace(before, after))
-    record = {"structure": "login-on", "readers.qcow2": "qcow2-hold-on"}.get(module, "reopen-on")
+    record = {"checks.structure": "login-on", "readers.qcow2": "qcow2-hold-on"}.get(module, "reopen-on")
     done = subprocess.run(
         [sys.executable, str(HERE / "mutated.py"), f"vhdtool.oracle.{module}", str(edited),
          "judge", f"{unpack(record, tmp_path)}=consistent"],

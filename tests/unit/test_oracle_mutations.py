@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle import verdict
 from vhdtool.oracle.run import exit_code, judge_run
 from vhdtool.oracle.verdict import VERDICTS, judge_case

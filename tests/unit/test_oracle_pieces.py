@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle.evidence import files as pieces
 from vhdtool.oracle.evidence.files import read_piece
 from vhdtool.oracle.evidence.json_fields import TornRecord, parse_object

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle import judge as judging
 from vhdtool.oracle.checks.activation import ActivationOutcome
 from vhdtool.oracle.checks.content import ContentOutcome

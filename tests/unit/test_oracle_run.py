@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.cli.main import run
 from vhdtool.errors import UsageError
 from vhdtool.oracle.run import exit_code, judge_run

@@ -6,11 +6,12 @@ TAMPER_SEED chooses another sample. Takes about 10 s: each change is a whole jud
 import os
 from pathlib import Path
 
-import oracle_cases
 import pytest
-from tamper import changes, tamper
-from tamper_draft import Draft
 from test_oracle_records import unpack
+
+from tests.support import oracle_cases
+from tests.tamper.__main__ import changes, tamper
+from tests.tamper.draft import Draft
 
 SEED = int(os.environ.get("TAMPER_SEED", "1"))
 

@@ -2,9 +2,8 @@
 
 import json
 
-import oracle_cases
-from oracle_cases import Lab
-
+from tests.support import oracle_cases
+from tests.support.oracle_cases import Lab
 from vhdtool.oracle.checks.activation import judge_activation
 from vhdtool.oracle.checks.timing import PHASES, blackout, nothing
 from vhdtool.oracle.evidence.attempts import attempts_of, gaps_in

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.oracle.coverage import MINIMUM, cover
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.judge import gather

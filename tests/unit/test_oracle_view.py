@@ -4,12 +4,12 @@ import itertools
 import struct
 from pathlib import Path
 
-import oracle_cases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle_cases import BLOCK, DISK, Lab, NaiveShim
 
+from tests.support import oracle_cases
+from tests.support.oracle_cases import BLOCK, DISK, Lab, NaiveShim
 from vhdtool.errors import CorruptImage, NotAVhd, StateError, VhdtoolError
 from vhdtool.oracle.readers.image_view import Extent, FileView, OverlayView, clip, merge
 from vhdtool.oracle.readers.vhd import SECTOR, DynamicReader, RawReader, Reader, open_reader

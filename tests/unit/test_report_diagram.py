@@ -4,9 +4,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import synthetic_run
-from synthetic_run import Recorder
 
+from tests.support import synthetic_run
+from tests.support.synthetic_run import Recorder
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.verdict import judge_case

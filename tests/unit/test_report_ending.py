@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import oracle_cases
 import pytest
 
+from tests.support import oracle_cases
 from vhdtool.cli import main as cli
 from vhdtool.errors import LabError, UsageError
 from vhdtool.oracle.run import exit_code, judge_run

@@ -4,8 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from synthetic_run import entry, make
-
+from tests.support.synthetic_run import entry, make
 from vhdtool.report.output.files import write_files
 from vhdtool.report.record import load_run
 

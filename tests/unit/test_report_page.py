@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from synthetic_run import entry, make
 
+from tests.support.synthetic_run import entry, make
 from vhdtool.cli.report import report
 from vhdtool.report.output.files import write_files
 from vhdtool.report.output.page import damage, merged

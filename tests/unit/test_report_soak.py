@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from synthetic_run import PHASES, entry
 
+from tests.support.synthetic_run import PHASES, entry
 from vhdtool.errors import UsageError
 from vhdtool.report.output import soak
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 from rich.console import Console
-from synthetic_run import entry, make
 
+from tests.support.synthetic_run import entry, make
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.report import texts as words
 from vhdtool.report.case import parse_entry

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from shims import in_thread
 
+from tests.support.shims import in_thread
 from vhdtool.errors import ImageExists
 from vhdtool.storage import (
     FaultyStorage,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nbd_raw import Client
 
+from tests.support.nbd_raw import Client
 from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server

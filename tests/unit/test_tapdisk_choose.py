@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from shims import owner
 
+from tests.support.shims import owner
 from vhdtool.cli.serve import serve
 from vhdtool.errors import UsageError
 from vhdtool.leases.factory import lease_opener

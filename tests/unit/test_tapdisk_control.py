@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbd_raw import Client
-from shims import SIZE, Shim, empty_image, owner
 
+from tests.support.nbd_raw import Client
+from tests.support.shims import SIZE, Shim, empty_image, owner
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease

@@ -3,8 +3,8 @@
 import time
 
 import pytest
-from shims import in_thread
 
+from tests.support.shims import in_thread
 from vhdtool.errors import StateError
 from vhdtool.tapdisk import gate as module
 from vhdtool.tapdisk.gate import Gate

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lease_suite import LeaseSuite, Pair, gone_owner, history
 
+from tests.support.lease_suite import LeaseSuite, Pair, gone_owner, history
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.external import HeldByAnother, KeptLease

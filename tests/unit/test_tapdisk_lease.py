@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lease_suite import LeaseSuite, Pair, gone_owner
-from shims import owner
 
+from tests.support.lease_suite import LeaseSuite, Pair, gone_owner
+from tests.support.shims import owner
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners

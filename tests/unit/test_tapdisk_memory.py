@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nbd_raw import Client
-from straight_rig import BLOCK, Model, Pipe, Rig, play
 
+from tests.support.fast_path_rig import BLOCK, Model, Pipe, Rig, play
+from tests.support.nbd_raw import Client
 from vhdtool.nbd import accept
 from vhdtool.nbd import fast_path as straight
 from vhdtool.nbd import memory_bound as memory

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nbd_raw import Client
-from shims import in_thread
 
+from tests.support.nbd_raw import Client
+from tests.support.shims import in_thread
 from vhdtool.errors import StateError, VhdtoolError
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 
+from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
 from vhdtool.storage.locking.locked_memory import LockServer

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 
+from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 from vhdtool.errors import (
     ActivationRefused,
     CorruptImage,

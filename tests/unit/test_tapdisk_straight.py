@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from nbd_raw import Client
-from shims import in_thread
-from straight_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 
+from tests.support.fast_path_rig import BLOCK, SIZE, Model, Pipe, Rig, play
+from tests.support.nbd_raw import Client
+from tests.support.shims import in_thread
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW

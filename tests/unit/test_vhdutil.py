@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from image_tools import clean, content, write
 
+from tests.support.image_tools import clean, content, write
 from vhdtool.cli.vhdutil import main
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage

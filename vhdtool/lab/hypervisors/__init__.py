@@ -1,5 +1,5 @@
 """Hypervisors that run the guest and migrate it, a driver each.
 
-    qemu  QEMU on a lab host: started by the agent, driven over QMP, with the flags that
-          migrate
+qemu  QEMU on a lab host: started by the agent, driven over QMP, with the flags that
+      migrate
 """

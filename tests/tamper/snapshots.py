@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from tamper_change import CONTRADICTS, EITHER, SAME, Change
-from tamper_draft import Draft
+from tests.tamper.change import CONTRADICTS, EITHER, SAME, Change
+from tests.tamper.draft import Draft
 
 LIVE = ("source-quiesced", "destination-wrote")
 """Points at which somebody has the image open."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Changes a record in hundreds of ways and asks the judge each time: none of its answers is wrong.
 
-    tests/tamper/tamper.py [--sample N] [--seed N] [--only TEXT] [RUN or CASE ...]
+    python -m tests.tamper [--sample N] [--seed N] [--only TEXT] [RUN or CASE ...]
 
 Without a directory, real labs are run first. A case whose own verdict is neither consistent nor
 refused is left out: whatever is done to it, it stays what it is. Exit 1 when a verdict is wrong.
@@ -9,6 +9,7 @@ refused is left out: whatever is done to it, it stays what it is. Exit 1 when a 
 
 import argparse
 import contextlib
+import os
 import random
 import subprocess
 import sys
@@ -20,21 +21,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+from tests.tamper.case import case, pieces_of
+from tests.tamper.change import Change
+from tests.tamper.console import console
+from tests.tamper.draft import Draft
+from tests.tamper.events import events
+from tests.tamper.held import held
+from tests.tamper.image import image
+from tests.tamper.snapshots import snapshots
+from vhdtool.oracle import verdict
+from vhdtool.oracle.planted.plant import Planted
+from vhdtool.oracle.verdict import judge_case
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
-
-from tamper_case import case, pieces_of  # noqa: E402
-from tamper_change import Change  # noqa: E402
-from tamper_console import console  # noqa: E402
-from tamper_draft import Draft  # noqa: E402
-from tamper_events import events  # noqa: E402
-from tamper_held import held  # noqa: E402
-from tamper_image import image  # noqa: E402
-from tamper_snapshots import snapshots  # noqa: E402
-
-from vhdtool.oracle import verdict  # noqa: E402
-from vhdtool.oracle.planted.plant import Planted  # noqa: E402
-from vhdtool.oracle.verdict import judge_case  # noqa: E402
 
 LABS = (
     {"STRATEGY": "activate,activate-back,activate-retry,login,overlap"},
@@ -127,12 +126,18 @@ def cases_of(paths: list[Path]) -> list[Path]:
 def labs(folder: Path) -> list[Path]:
     """Fresh records, of real migrations."""
     runs = []
+    # `make tamper SAMPLE=...` hands its own variables on to each make that it starts.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    environment.pop("MFLAGS", None)
+    for name in ("SAMPLE", "RUNS", "SEED"):
+        environment.pop(name, None)
     for number, options in enumerate(LABS):
         run = folder / f"run{number}"
         words = [f"{key}={value}" for key, value in options.items()]
-        subprocess.run(["make", "lab", *words, f"RUN_DIR={run}"], cwd=ROOT, check=True)
+        command = ["make", "lab", *words, f"RUN_DIR={run}"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
         runs.append(run)
-    subprocess.run(["make", "clean-lab"], cwd=ROOT, check=True)
+    subprocess.run(["make", "clean-lab"], cwd=ROOT, env=environment, check=True)
     return runs
 
 

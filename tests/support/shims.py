@@ -5,8 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vhd_images import Picture
-
+from tests.support.vhd_images import Picture
 from vhdtool.image.check.image import CheckReport, check
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, TrustingLease

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nbd_raw import Client
-from shims import in_thread, owner, plain_bytes, verdict
-
+from tests.support.nbd_raw import Client
+from tests.support.shims import in_thread, owner, plain_bytes, verdict
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, TrustingLease

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vhd_images import UUID_ONE, Picture
-
+from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.image.check import image as check_module
 from vhdtool.image.create.differencing import ParentFacts, create_child, snapshot
 from vhdtool.image.create.empty import create_dynamic
@@ -395,13 +394,14 @@ def _made(folder: Path, code: str) -> Path:
 
 def found_codes() -> set[str]:
     """Every code that the sources of the check give to a finding."""
-    image = Path(check_module.__file__).parent
-    sources = [image / "check.py", image / "chain_check.py", *(image / "checks").glob("*.py")]
+    check = Path(check_module.__file__).parent
+    image = check.parent
+    others = [image / "chain" / "check.py", image / "metadata" / "orphans.py"]
+    sources = [*check.glob("*.py"), *others, image / "metadata" / "guesses.py"]
     codes = set()
     for path in sources:
-        if path.name != "collector.py":
-            for node in ast.walk(ast.parse(path.read_text())):
-                codes |= _codes_of(node)
+        for node in ast.walk(ast.parse(path.read_text())):
+            codes |= _codes_of(node)
     return codes
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tamper_change import CONTRADICTS, DOUBTFUL, EITHER, SAME, Change
-from tamper_draft import Draft
+from tests.tamper.change import CONTRADICTS, DOUBTFUL, EITHER, SAME, Change
+from tests.tamper.draft import Draft
 
 KINDS = (
     "locks", "lease", "keys", "sockets", "processes", "mounts", "loop", "nbd", "dm", "iscsi",

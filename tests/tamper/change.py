@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tamper_draft import Draft
+from tests.tamper.draft import Draft
 
 CONTRADICTS = frozenset({"corrupt", "inconclusive"})
 """A record that contradicts itself is never consistent and never refused."""

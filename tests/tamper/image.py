@@ -4,8 +4,8 @@ import os
 import struct
 from collections.abc import Iterator
 
-from tamper_change import CONTRADICTS, DAMAGED, EITHER, SAME, Change
-from tamper_draft import Draft
+from tests.tamper.change import CONTRADICTS, DAMAGED, EITHER, SAME, Change
+from tests.tamper.draft import Draft
 
 SECTOR = 512
 PLACE = 0x00FFFFFFFFFFFE00

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Mutates the oracles' code and asks who sees it: the planted faults, or the unit tests.
 
-    tests/mutate/oracle_mutants.py [--count N] [--seed N] [--only TEXT] [RUN or CASE ...]
+    python -m tests.mutate [--count N] [--seed N] [--only TEXT] [RUN or CASE ...]
 
 Each mutant judges real records with it: the committed ones, and those of RUN. It is seen by
 planted faults where one is missed or a record gets another verdict. What is not seen so must be
@@ -23,13 +23,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutate.syntax_mutants import Mutant, mutants_of, sample
+from vhdtool.oracle.verdict import judge_case
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]
-
-from syntax_mutants import Mutant, mutants_of, sample  # noqa: E402
-
-from vhdtool.oracle.verdict import judge_case  # noqa: E402
 
 ORACLE = ROOT / "vhdtool" / "oracle"
 MODULES = (

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tamper_change import CONTRADICTS, FAILED, SAME, Change
-from tamper_draft import Draft
+from tests.tamper.change import CONTRADICTS, FAILED, SAME, Change
+from tests.tamper.draft import Draft
 
 
 def case(draft: Draft) -> Iterator[Change]:

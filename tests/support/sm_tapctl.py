@@ -1,6 +1,6 @@
 """The TapCtl and Tapdisk classes of xapi-project/sm: what they call, and what they read from it.
 
-    python tests/interop/sm_tapctl.py TAP_CTL SM_SOURCES
+    python -m tests.support.sm_tapctl TAP_CTL SM_SOURCES
 
 records facts/sm_calls.json with the real tap-ctl and tapdisk: for each call of a method the words
 that it runs tap-ctl with, and the value that it makes of what that prints. Needs root, as
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tapctl_facts import FACTS, alone, make_images
+from tests.interop.tapctl_facts import FACTS, alone, make_images
 
 WANTED = {"RetryLoop", "retried", "TapCtl", "Tapdisk", "TapdiskNotRunning", "TapdiskNotUnique"}
 FAILURE = "TapCtl.CommandFailure"
@@ -131,5 +131,5 @@ if __name__ == "__main__":
         record(*sys.argv[2:])
     else:
         with tempfile.TemporaryDirectory() as folder:
-            inside = alone([sys.executable, __file__, "--inside", *sys.argv[1:], folder])
+            inside = alone([sys.executable, "-m", "tests.support.sm_tapctl", "--inside", *sys.argv[1:], folder])
             sys.exit(subprocess.run(inside, check=False).returncode)

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mutants import MUTANTS, Mutant
-
+from tests.mutate_shim.mutants import MUTANTS, Mutant
 from vhdtool.lab.hosts.bundle import files
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shims import owner
-
+from tests.support.shims import owner
 from vhdtool.image.disk.open import VHD, disk_size
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease

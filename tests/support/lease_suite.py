@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from shims import BLOCK, SIZE, Shim, empty_image, owner
 
+from tests.support.shims import BLOCK, SIZE, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.leases import owner as owners
 from vhdtool.leases.epoch_record import EpochRecord

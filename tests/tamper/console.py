@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from tamper_change import CONTRADICTS, DOUBTFUL, EITHER, FAILED, SAME, Change
-from tamper_draft import Draft
+from tests.tamper.change import CONTRADICTS, DOUBTFUL, EITHER, FAILED, SAME, Change
+from tests.tamper.draft import Draft
 
 Piece = tuple[str, float, bytes]
 TORN = CONTRADICTS | FAILED

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shim_process import run
+from tests.support.shim_process import run
 
 
 class Mount:

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from tamper_change import CONTRADICTS, EITHER, SAME, Change
-from tamper_draft import Draft, Event
+from tests.tamper.change import CONTRADICTS, EITHER, SAME, Change
+from tests.tamper.draft import Draft, Event
 
 READS = ("opened", "activated", "unpaused")
 RELEASES = ("paused", "closed", "deactivated")

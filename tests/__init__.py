@@ -1,0 +1,1 @@
+"""Tests, and the tools that the make targets run."""
