@@ -131,5 +131,7 @@ if __name__ == "__main__":
         record(*sys.argv[2:])
     else:
         with tempfile.TemporaryDirectory() as folder:
-            inside = alone([sys.executable, "-m", "tests.support.sm_tapctl", "--inside", *sys.argv[1:], folder])
+            inside = alone(
+                [sys.executable, "-m", "tests.support.sm_tapctl", "--inside", *sys.argv[1:], folder]
+            )
             sys.exit(subprocess.run(inside, check=False).returncode)

@@ -52,7 +52,9 @@ def test_planted_faults_alone_see_a_careless_edit(name: str, tmp_path: Path) -> 
     assert text.count(before) == 1
     edited = tmp_path / "edited.py"
     edited.write_text(text.replace(before, after))
-    record = {"checks.structure": "login-on", "readers.qcow2": "qcow2-hold-on"}.get(module, "reopen-on")
+    record = {"checks.structure": "login-on", "readers.qcow2": "qcow2-hold-on"}.get(
+        module, "reopen-on"
+    )
     done = subprocess.run(
         [sys.executable, str(HERE / "mutated.py"), f"vhdtool.oracle.{module}", str(edited),
          "judge", f"{unpack(record, tmp_path)}=consistent"],
