@@ -24,7 +24,6 @@ from vhdtool.nbd import fast_path_session as nbd_straight
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.block_layout import StraightMap
 from vhdtool.nbd.connection import Connection
-from vhdtool.nbd.many import ManyOpener
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
 
@@ -370,12 +369,11 @@ def no_memory(*_: object) -> None:
     raise MemoryError
 
 
-def test_python_looks_at_the_lease_within_a_burst_too(
+def test_python_looks_at_the_lease_for_each_request(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that came together behind one that took long."""
     monkeypatch.setattr(nbd_straight, "Straight", no_memory)
-    monkeypatch.setattr(ManyOpener, "open", lambda *_: None)
     client = warmed(rig)
     thief = rig.thief()
     write, slow = DynamicDisk.write, threading.Event()

@@ -8,8 +8,6 @@ block_layout       Where an open image's data lies, for who moves it
                    without asking for each request
 buffers            Bytes of one client: requests are read many at a time,
                    replies leave many at a time
-burst              What a backend offers beyond single requests: several
-                   of one client let in at once
 client             A storage behind an NBD server on a Unix socket: the
                    client's half of the protocol
 connection         One client of the NBD server: negotiation, then its
@@ -18,8 +16,6 @@ fast_path          Straight requests, served by fast_path.c: no Python
                    between a client and what it may have
 fast_path_session  The library's half of a client: who serves which of
                    its requests
-many               Several requests of one disk at once, on storage that
-                   bypasses the page cache
 memory_bound       A bound on the memory that all clients together take
                    for data on its way
 metrics            What a disk does, in numbers: Prometheus' text format

@@ -90,34 +90,22 @@ class Inbox:
             self._at, self._end = 0, left
         self.waits_since = monotonic()
         while self._end - self._at < length:
-            self._receive(0)
+            self._receive()
         self.waits_since = 0.0
 
-    def _receive(self, flags: int) -> None:
-        got = self._client.recv_into(self._view[self._end : self._end + _AT_ONCE], 0, flags)
+    def _receive(self) -> None:
+        got = self._client.recv_into(self._view[self._end : self._end + _AT_ONCE])
         if not got:
             raise EOFError
         self._end += got
         self._used = max(self._used, self._end)
 
-    def peek(self, length: int) -> memoryview:
-        """Bytes that `has` says are here; they stay."""
-        return self._view[self._at : self._at + length]
-
-    def soon(self, length: int, patience: float = 0) -> bool:
-        """Whether so many bytes are here, or come within `patience` seconds."""
-        if length > BUFFER or self._at + length > BUFFER or self._socket is None:
+    def arrives(self, patience: float) -> bool:
+        """Whether a byte is here, or arrives within `patience` seconds."""
+        if self._socket is None:
             # Behind TLS the descriptor does not tell whether a whole record has come.
-            return self.has(length)
-        try:
-            while not self.has(length):
-                if patience and not self._coming.poll(patience * 1000):
-                    return False
-                self._receive(0 if patience else socket.MSG_DONTWAIT)
-        except (BlockingIOError, EOFError):
-            # What the client asked before it went is still served; `take` tells that it has gone.
-            return False
-        return True
+            return self.has(1)
+        return self.has(1) or bool(self._coming.poll(patience * 1000))
 
 
 class Outlet:

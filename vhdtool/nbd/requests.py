@@ -34,7 +34,7 @@ class Backend(Protocol):
 
     Optional: `read_only` (bool), `extents(offset, length, most)` -> (bytes, holds data) of at most
     so many ranges, `waits()` (a request would wait now), `fast_zero` (zeroing costs less than
-    writing), `trim(offset, length)` and `can_trim`, `prefetch(offset, length)`, a Burst's methods.
+    writing), `trim(offset, length)` and `can_trim`, `prefetch(offset, length)`.
     """
 
     def export_size(self) -> int: ...

@@ -2,8 +2,6 @@
 
 locking/   Who may write an image: locks on the file itself, and what tells one
            file from another
-aio        Several reads and writes of one file at once, by Linux's native
-           asynchronous I/O
 base       What a storage can do, and how it says that it could not
 borrowed   A storage that its user may close while its owner still needs it
 faulty     A storage that fails when it is told to
@@ -27,7 +25,6 @@ from vhdtool.storage.base import (
     Storage,
     StorageError,
     discard,
-    pwrite_together,
     will_need,
 )
 from vhdtool.storage.faulty import FaultyStorage
@@ -45,6 +42,5 @@ __all__ = [
     "Storage",
     "StorageError",
     "discard",
-    "pwrite_together",
     "will_need",
 ]

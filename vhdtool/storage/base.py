@@ -57,19 +57,6 @@ class LockedStorage(Storage, Protocol):
         """The same image, open anew, with the lock; this one must be closed then."""
 
 
-def pwrite_together(storage: Storage, parts: list[tuple[int, bytes]]) -> None:
-    """Writes (offset, data) pieces, in any order, at once where the storage can.
-
-    Raises StorageError; then each piece may be there or not.
-    """
-    together = getattr(storage, "pwrite_together", None)
-    if together is not None:
-        together(parts)
-        return
-    for offset, data in parts:
-        storage.pwrite(offset, data)
-
-
 def discard(storage: Storage, offset: int, length: int) -> None:
     """Frees what a range takes, where that costs little; it reads as before then, or as zeros.
 

@@ -135,24 +135,6 @@ class FileStorage(Closes):
         except (OSError, OverflowError) as error:
             raise self._failure(error, f"write {len(data)} bytes at {offset}") from None
 
-    def pwrite_together(self, parts: list[tuple[int, bytes]]) -> None:
-        """Writes (offset, data) pieces in any order; with direct I/O all are under way at once."""
-        left = parts
-        if self.direct and len(parts) > 1:
-            left = self._write_at_once(parts)
-        # What the kernel did not take is done one by one, which tells why.
-        for offset, data in left:
-            self.pwrite(offset, data)
-
-    def _write_at_once(self, parts: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
-        # Imported late: ctypes costs some milliseconds that `vhdtool info` does not have.
-        from vhdtool.storage.aio import together
-
-        try:
-            return together.write(self._fd, parts)
-        except OSError:
-            return parts
-
     def zero(self, offset: int, length: int) -> None:
         """Punches a hole, and extends the file where the range ends behind it."""
         if length <= 0:

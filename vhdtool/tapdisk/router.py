@@ -98,37 +98,6 @@ class Serving(Reading):
     def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
         return self._request("read", _extents, offset, length, most)
 
-    def begin(self, writing: bool) -> OpenImage | None:
-        """Lets reads and writes in until `end`; None in a mode that reopens for each of them."""
-        self._gate.enter()
-        try:
-            if self._mode == "plain":
-                return self._ready("write" if writing else "read")
-        except BaseException as error:
-            self._gate.leave()
-            if isinstance(error, LeaseLost):
-                self._fence(error)
-                raise OSError(errno.EIO, str(error)) from error
-            raise
-        self._gate.leave()
-        return None
-
-    def end(self) -> None:
-        """The requests let in by `begin` are done."""
-        self._gate.leave()
-
-    def failed(self, error: Exception) -> None:
-        """A request let in by `begin` failed so."""
-        if isinstance(error, LeaseLost | SplitBrain):
-            self._fence(error)
-        elif self._lock_is_lost(error):
-            self._fence(
-                LeaseLost(
-                    f"{self.path}: the lock on the image is another's now, so each request fails; "
-                    "nothing more is written"
-                )
-            )
-
     @property
     def shared_gate(self) -> SharedGate:
         """The gate, for the library."""
@@ -190,7 +159,13 @@ class Serving(Reading):
             self._fence(error)
             raise OSError(errno.EIO, str(error)) from error
         except StorageError as error:
-            self.failed(error)
+            if self._lock_is_lost(error):
+                self._fence(
+                    LeaseLost(
+                        f"{self.path}: the lock on the image is another's now, so each request "
+                        "fails; nothing more is written"
+                    )
+                )
             raise
         finally:
             self._gate.leave()

@@ -14,7 +14,6 @@ from vhdtool.image.disk.freeing import Freeing
 from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.metadata.load import Opened
 from vhdtool.nbd.block_layout import StraightMap
-from vhdtool.nbd.many import Put
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
@@ -113,60 +112,6 @@ class DynamicDisk(Freeing):
             zeros=self.parent is None,
             whole=self.whole,
         )
-
-    def locate(self, offset: int, length: int, write: bool) -> int | None:
-        """Where in the file a request's data lies; None when it has to be served by itself.
-
-        For a read all of its sectors are there. After a write `written` has to be told.
-        """
-        at = self._straight(offset, length)
-        if at is not None and not (offset | length) & (SECTOR - 1):
-            self._dirty = self._dirty or write
-            return at
-        block, within = divmod(offset, self._block_bytes)
-        if (offset | length) % SECTOR or within + length > self._block_bytes:
-            return None
-        entry = self.bat[block]
-        if entry == UNUSED:
-            return None
-        if not write:
-            bitmap = self._bitmap(block, entry)
-            present = bitmap is None or all_present(bitmap, within // SECTOR, length // SECTOR)
-            if not present:
-                return None
-        self._dirty = self._dirty or write
-        return self.layout.data_offset(entry) + within
-
-    def written(self, ranges: list[tuple[int, int]], put: Put) -> None:
-        """Sets the bits of data that `locate` found a place for, with one write a bitmap.
-
-        `ranges`: (offset, length) in bytes, each within a block that has its place.
-        """
-        blocks: dict[int, list[tuple[int, int]]] = {}
-        for offset, length in ranges:
-            block, within = divmod(offset, self._block_bytes)
-            if not self._full[block]:
-                blocks.setdefault(block, []).append((within // SECTOR, length // SECTOR))
-        if not blocks:
-            return
-        with self._lock:
-            changed = []
-            for block, runs in blocks.items():
-                old = self._map.load(block, self.bat[block])
-                new = bytearray(old)
-                for first, sectors in runs:
-                    bits.set_bits(new, first, sectors)
-                if new != old:
-                    changed.append((block, bytes(new)))
-            if not changed:
-                return
-            self.hooks.reached("bitmap-data")
-            self.hooks.may_write_metadata()
-            put([(self.bat[block] * SECTOR, bitmap) for block, bitmap in changed])
-            self.wrote_metadata()
-            self.hooks.reached("bitmap-written")
-            for block, bitmap in changed:
-                self._map.keep(block, bitmap)
 
     def _whole_sectors(self, block: int, within: int, data: memoryview) -> tuple[int, memoryview]:
         """The request widened to sectors, with what the disk holds around it."""

@@ -5,7 +5,7 @@ a new block needs no write but its BAT entry, and none of its later writes touch
 """
 
 from vhdtool.image.disk.hooks import Hooks
-from vhdtool.storage import Storage, StorageError, pwrite_together
+from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR
 
@@ -73,8 +73,8 @@ class Room:
         self._hooks.reached("allocate-zeroed")
         if self._bitmap is not None:
             self._hooks.may_write_metadata()
-            places = range(entry, stop, self._layout.stride)
-            pwrite_together(self._storage, [(place * SECTOR, self._bitmap) for place in places])
+            for sector in range(entry, stop, self._layout.stride):
+                self._storage.pwrite(sector * SECTOR, self._bitmap)
 
     def forget(self) -> None:
         """Something was written there, or the file was cut: nothing is clear any more."""
