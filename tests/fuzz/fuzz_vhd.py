@@ -24,7 +24,7 @@ from types import FrameType
 
 from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
-from vhdtool.cli.vhdutil.main import run as vhdutil
+from vhdtool.cli.vhd_util.main import run as vhdutil
 from vhdtool.image.chain.check import check_chain
 from vhdtool.image.check.admission import BITMAPS_KNOW
 from vhdtool.image.metadata.findings import Finding

@@ -12,7 +12,7 @@ import pytest
 from test_shim_serve import qemu_io, served
 
 from tests.support.shim_process import MIB, run
-from vhdtool.cli import qemu
+from vhdtool.cli import qemu_img as qemu
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed

@@ -20,7 +20,7 @@ import pytest
 from tests.support.kernel_mount import Mount, mounted
 from tests.support.nbd_raw import Client
 from tests.support.shim_process import MIB, ROOT, Served, run, serving
-from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic

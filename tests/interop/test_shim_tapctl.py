@@ -31,7 +31,7 @@ class Taps:
 
     def __call__(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "vhdtool.cli.tapctl", "--run-dir", str(self.run_dir), *words],
+            [sys.executable, "-m", "vhdtool.cli.tap_ctl", "--run-dir", str(self.run_dir), *words],
             capture_output=True, text=True, errors="surrogateescape",
             env=ENV, timeout=60, check=False,
         )  # fmt: skip

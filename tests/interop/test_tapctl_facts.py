@@ -32,7 +32,7 @@ from tests.interop.tapctl_facts import (
     whole,
 )
 from tests.support.shim_process import ROOT
-from vhdtool.cli import tapctl
+from vhdtool.cli import tap_ctl as tapctl
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.tapctl.change_log import HEADER
 from vhdtool.tapdisk.tapctl.client import TapCtl

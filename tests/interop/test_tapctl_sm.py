@@ -16,7 +16,7 @@ import pytest
 
 from tests.interop.tapctl_facts import ROOT, load, make_images
 from tests.support.sm_tapctl import FAILURE, calls
-from vhdtool.cli import tapctl
+from vhdtool.cli import tap_ctl as tapctl
 from vhdtool.tapdisk.tapctl.client import TapCtl
 
 FACTS = list(load("sm_calls.json"))
@@ -112,5 +112,5 @@ if SOURCES := os.environ.get("SM_SOURCES"):
     @pytest.mark.filterwarnings("ignore")  # SM leaves the pipes of its commands open
     def test_the_class_itself(run_dir: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
-        ours = [sys.executable, "-m", "vhdtool.cli.tapctl", "--run-dir", str(run_dir)]
+        ours = [sys.executable, "-m", "vhdtool.cli.tap_ctl", "--run-dir", str(run_dir)]
         assert calls(Path(str(SOURCES)), ours, images) == FACTS

@@ -9,7 +9,7 @@ from dissect.hypervisor.disk.vhd import VHD
 
 from tests.support.vhd_peers import qemu_create, qemu_write, run
 from vhdtool.cli.main import run as vhdtool
-from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.image.chain.check import check_chain
 from vhdtool.image.chain.info import info
 from vhdtool.image.chain.open import open_chain

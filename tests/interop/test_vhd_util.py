@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import vhdtool
-from vhdtool.cli.vhdutil.main import run
+from vhdtool.cli.vhd_util.main import run
 
 REAL = os.environ.get("VHD_UTIL", "")
 MIB = 1 << 20

@@ -13,7 +13,7 @@ from tests.support.holders import served
 from tests.support.image_tools import clean, content, write
 from tests.support.shims import owner
 from vhdtool.cli.main import run
-from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import ActivationRefused
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.image_tools import clean, content, nearly_full, write
 from vhdtool.cli.main import run
-from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import CorruptImage
 from vhdtool.image.create.differencing import create_child, parent_facts, snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed

@@ -20,7 +20,7 @@ from tests.support.damaged import (
 from tests.support.image_tools import change_header, content
 from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
-from vhdtool.cli.vhdutil.main import run as vhd_util
+from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.check import check_chain
 from vhdtool.image.check import admission
@@ -193,15 +193,13 @@ def test_looking_at_a_damaged_image_goes_on(
 
 
 GATE = {
-    "cli/options.py": "a hint, whether a file is no VHD",
-    "cli/change.py": "the size, for a progress bar",
-    "cli/orphans.py": "a hint, about blocks that a command leaves out",
-    "cli/vhdutil/check.py": "it tells about damage",
-    "cli/vhdutil/fields.py": "it tells about damage",
-    "cli/vhdutil/query.py": "fields, and no data",
-    "cli/vhdutil/change.py": "whether there is a footer to be mended",
-    "cli/vhdutil/read.py": "it asks the gate before it shows data",
-    "cli/vhdutil/scan.py": "fields, and no data",
+    "cli/notes.py": "hints, and the size for a progress bar",
+    "cli/vhd_util/check.py": "it tells about damage",
+    "cli/vhd_util/metadata_text.py": "it tells about damage",
+    "cli/vhd_util/conventions.py": "fields, and no data",
+    "cli/vhd_util/repair.py": "whether there is a footer to be mended",
+    "cli/vhd_util/read.py": "it asks the gate before it shows data",
+    "cli/vhd_util/scan.py": "fields, and no data",
     "image/disk/block_reader.py": "DynamicDisk asks the gate; tapdisk2 itself does not",
     "image/chain/open.py": "names only, or through the gate",
     "image/chain/check.py": "it tells about damage",

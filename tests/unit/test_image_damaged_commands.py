@@ -16,7 +16,7 @@ import pytest
 import vhdtool
 from tests.support.damaged import BLOCK, CORPUS, KID, MIB, MORE, SIZE, child_of, write_block
 from vhdtool.cli.main import run as vhdtool_run
-from vhdtool.cli.vhdutil.main import run as vhd_util_run
+from vhdtool.cli.vhd_util.main import run as vhd_util_run
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.check import check_chain
 from vhdtool.image.check.admission import BITMAPS_KNOW

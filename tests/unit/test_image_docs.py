@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.cli.main import COMMANDS, HELP, run
+from vhdtool.cli.main import HELP, run
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "vhd.md").read_text(encoding="utf-8")
 
@@ -23,14 +23,13 @@ def test_the_library_example_runs(
 
 def test_every_command_is_named() -> None:
     named = set(re.findall(r"`([a-z]+)(?: [^`]*)?`", PAGE))
-    assert set(COMMANDS) <= named
-    assert set(HELP) == set(COMMANDS)
+    assert set(HELP) <= named
 
 
 LAB = {"bundle", "guest", "hosts", "judge", "lab", "report"}
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - LAB))
+@pytest.mark.parametrize("command", sorted(set(HELP) - LAB))
 def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"Example: vhdtool {command}" in capsys.readouterr().out.replace('eval "$(', "")

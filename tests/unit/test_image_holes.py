@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.image_tools import write
-from vhdtool.cli.qemu import ReadOnly
+from vhdtool.cli.qemu_img import ReadOnly
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed

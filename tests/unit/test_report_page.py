@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.synthetic_run import entry, make
-from vhdtool.cli.report import report
+from vhdtool.cli.commands.report import report
 from vhdtool.report.output.files import write_files
 from vhdtool.report.output.page import damage, merged
 from vhdtool.report.record import load_run

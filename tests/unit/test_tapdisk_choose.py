@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.shims import owner
-from vhdtool.cli.serve import serve
+from vhdtool.cli.commands.serve import serve
 from vhdtool.errors import UsageError
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.lease import EpochLease, TrustingLease

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.image_tools import clean, content, write
-from vhdtool.cli.vhdutil import main
+from vhdtool.cli.vhd_util import main
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.storage.locking import persistent_path as names
@@ -396,6 +396,6 @@ def test_help_and_unknown_commands_exit_with_0(tool: Call) -> None:
 
 
 def test_it_is_a_command_of_the_package(base: Path) -> None:
-    command = [sys.executable, "-m", "vhdtool.cli.vhdutil.main", "query", "-v", "-n", str(base)]
+    command = [sys.executable, "-m", "vhdtool.cli.vhd_util.main", "query", "-v", "-n", str(base)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("20\n", "")

@@ -1,4 +1,4 @@
-"""The `vhdtool` command: finds the module of a subcommand only when it is called for."""
+"""Entry point of `vhdtool`: finds commands by name, and turns errors into exit codes."""
 
 import importlib
 import os
@@ -13,101 +13,66 @@ from vhdtool.errors import VhdtoolError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-COMMANDS = {
-    "bundle": "vhdtool.cli.provide:bundle",
-    "check": "vhdtool.cli.inspect:check",
-    "coalesce": "vhdtool.cli.change:coalesce",
-    "completion": "vhdtool.cli.completion:completion",
-    "convert": "vhdtool.cli.transform:convert",
-    "create": "vhdtool.cli.make:create",
-    "damage": "vhdtool.cli.damage:damage",
-    "diff": "vhdtool.cli.compare:diff",
-    "fill": "vhdtool.cli.change:fill",
-    "guest": "vhdtool.cli.provide:guest",
-    "hosts": "vhdtool.cli.hosts:hosts",
-    "info": "vhdtool.cli.inspect:info",
-    "judge": "vhdtool.cli.judge:judge",
-    "lab": "vhdtool.cli.lab:lab",
-    "map": "vhdtool.cli.data:map_",
-    "meta": "vhdtool.cli.compare:meta",
-    "modify": "vhdtool.cli.change:modify",
-    "read": "vhdtool.cli.data:read",
-    "repair": "vhdtool.cli.mend:repair",
-    "report": "vhdtool.cli.report:report",
-    "resize": "vhdtool.cli.change:resize",
-    "scan": "vhdtool.cli.trees:scan",
-    "serve": "vhdtool.cli.serve:serve",
-    "snapshot": "vhdtool.cli.make:snapshot",
-    "tap": "vhdtool.cli.tap:tap",
-}
-"""Command name -> "module:attribute"."""
-
 HELP = {
-    "bundle": "Pack what the lab's hosts run.",
-    "check": "Check an image, and say what damage means.",
-    "coalesce": "Write a child's data into its parent, or a chain into its base.",
-    "completion": "Print what a shell needs to complete commands.",
-    "convert": "Convert between VHD, raw, qcow2 and VHDX; compact and flatten.",
-    "create": "Create a dynamic, fixed or differencing image.",
-    "damage": "Say which partitions and files damage touches.",
-    "diff": "Compare the metadata of two images or snapshots.",
-    "fill": "Allocate every block.",
-    "guest": "Build the guest that migrates.",
-    "hosts": "Start, end and look at the two local hosts.",
+    "bundle": "Pack the code that runs on the lab's hosts into a zip file.",
+    "check": "Check an image and explain each fault.",
+    "coalesce": "Write a child's data into its parent.",
+    "completion": "Print the completion script for a shell.",
+    "convert": "Convert between VHD, raw, qcow2 and VHDX.",
+    "create": "Create an empty image: dynamic, fixed or differencing.",
+    "damage": "Show which guest sectors, partitions and files damage affects.",
+    "diff": "Compare the metadata of two images or metadata dumps.",
+    "fill": "Allocate every block, and write the data that the image shows.",
+    "guest": "Build the guest that migrates: a Debian kernel and a small initramfs.",
+    "hosts": "Start, end and inspect the two local hosts (needs root).",
     "info": "Show every field of an image's metadata.",
-    "judge": "Judge a run or a case again, from its record alone.",
-    "lab": "Migrate a writing guest and judge its disk.",
-    "map": "Show which ranges are allocated, and where.",
-    "meta": "Print a snapshot of all metadata as JSON.",
-    "modify": "Change parent, hidden flag, uuid or time stamp.",
+    "judge": "Judge a run, or one case of it, from its record alone.",
+    "lab": "Migrate a writing guest between two hosts, and judge its disk.",
+    "map": "Show which ranges of the disk are allocated, in which layer and at which offset.",
+    "meta": "Print all metadata of an image as one line of JSON.",
+    "modify": "Change a closed image's parent, hidden flag, UUID or time stamp.",
     "read": "Read guest data to standard output or a file.",
-    "repair": "Mend footers, batmap and leaked tail; guest data is never touched.",
-    "report": "A run's verdict as JUnit, HTML and a table.",
-    "resize": "Give an image another virtual size.",
-    "scan": "Show a directory's images as trees.",
+    "repair": "Repair footers, sizes, batmap and leaked space; guest data stays as it is.",
+    "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",
+    "resize": "Change the virtual size of a closed image.",
+    "scan": "Show the images of a directory as trees of parents and children.",
     "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
-    "snapshot": "Create a child over a parent that stays as it is.",
-    "tap": "Drive tapdisks as blktap's tap-ctl does.",
+    "snapshot": "Create a child image; writes go to it, and the parent stays as it is.",
+    "tap": "Control tapdisks with the commands of blktap's tap-ctl.",
 }
-"""Short helps, so that `vhdtool --help` imports nothing; a command without one is imported."""
+"""The commands and their short helps: `vhdtool --help` imports none of their modules."""
 
 
 class LazyGroup(click.Group):
-    """Finds its commands in COMMANDS, so that `vhdtool info` does not load the lab."""
+    """Imports a command's module when the command is called: `vhdtool info` loads no lab."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        return list(HELP)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = COMMANDS.get(cmd_name)
-        if target is None:
+        if cmd_name not in HELP:
             return None
-        module, attribute = target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        module = importlib.import_module(f"vhdtool.cli.commands.{cmd_name}")
+        # The function of `map` is `map_`: `map` is Python's own.
+        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
-        """Names of commands without importing any."""
+        """Complete names of commands without importing any."""
         from click.shell_completion import CompletionItem
 
         if incomplete.startswith("-"):
             return super().shell_complete(ctx, incomplete)
         return [
-            CompletionItem(name, help=HELP.get(name))
-            for name in sorted(COMMANDS)
+            CompletionItem(name, help=short)
+            for name, short in HELP.items()
             if name.startswith(incomplete)
         ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._help(ctx, name)) for name in sorted(COMMANDS)])
-
-    def _help(self, ctx: click.Context, name: str) -> str:
-        if name in HELP:
-            return HELP[name]
-        command = self.get_command(ctx, name)
-        return command.get_short_help_str() if command is not None else ""
+            formatter.write_dl(list(HELP.items()))
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:

@@ -1,0 +1,65 @@
+"""Arguments and options that several commands have."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
+
+
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
+
+
+image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+
+
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+
+
+def force_option(flag: str = "--force") -> Callable[[F], F]:
+    """For commands that write: the epoch of a holder whom the operator knows to be dead."""
+    return click.option(
+        flag,
+        "force_epoch",
+        type=int,
+        metavar="EPOCH",
+        help="Take the lease of a host that is dead.",
+    )
+
+
+def take_dead_lease(image: str, force_epoch: int | None) -> None:
+    """Ends the lease of a dead holder, so that the command's own claim meets nobody.
+
+    Raises ImageInUse while the holder lives, ActivationRefused when it has another epoch.
+    """
+    from vhdtool.leases.claim import claimed
+
+    if force_epoch is not None:
+        with claimed(image, force_epoch=force_epoch):
+            pass
+
+
+class Size(click.ParamType[int]):
+    """A size: bytes, or with a suffix k, m, g, t (powers of 1024) or s (sectors)."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE.match(str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no size; write for example 1048576, 512k, 20G", param, ctx)
+        number, unit = match.groups()
+        if len(number) > 20:
+            self.fail(f"{value!r} is too large", param, ctx)
+        factor = UNITS[unit.lower()]
+        return int(float(number) * factor) if "." in number else int(number) * factor

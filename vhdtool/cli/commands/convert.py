@@ -1,0 +1,142 @@
+"""`vhdtool convert`."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vhdtool.cli.arguments import Size, force_option, quiet_option, take_dead_lease
+from vhdtool.cli.notes import LEFT_OUT, note_orphans, note_two_sizes
+from vhdtool.cli.output import progress_bar
+from vhdtool.errors import UsageError
+
+if TYPE_CHECKING:
+    from vhdtool.image.chain.layers import Reader
+    from vhdtool.image.create.convert import Format
+
+FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
+
+
+@click.command()
+@click.argument("source", metavar="IN", type=click.Path())
+@click.argument("target", metavar="OUT", type=click.Path())
+@click.option(
+    "-f", "--format", "source_format", type=FORMATS, help="Format of IN.  [default: its content]"
+)
+@click.option("-O", "target_format", type=FORMATS, help="Format of OUT.  [default: its suffix]")
+@click.option("--fixed", is_flag=True, help="A fixed VHD instead of a dynamic one.")
+@click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block. [2m]")
+@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--salvage", is_flag=True, help="From a damaged VHD: what can be trusted.")
+@force_option("--force-epoch")
+@quiet_option
+@click.pass_context
+def convert(
+    context: click.Context,
+    source: str,
+    target: str,
+    source_format: str | None,
+    target_format: str | None,
+    fixed: bool,
+    block_size: int,
+    batmap: bool,
+    force: bool,
+    salvage: bool,
+    force_epoch: int | None,
+    quiet: bool,
+) -> None:
+    """Convert between VHD, raw, qcow2 and VHDX.
+
+    From VHD to VHD it compacts and flattens. Holes stay holes and blocks of zeros are left out. The
+    virtual size is the input's. qcow2 and VHDX need qemu-img.
+
+    A damaged VHD is refused. With --salvage ranges that cannot be trusted become zeros and are
+    listed; exit code 2 when there are any.
+
+    \b
+    Example: vhdtool convert disk.raw disk.vhd
+             vhdtool convert --salvage broken.vhd mended.vhd
+    """
+    from vhdtool.image.chain.detect import NAMES, guess_input, guess_output
+    from vhdtool.image.chain.open import open_chain
+    from vhdtool.image.create.convert import convert as work
+
+    take_dead_lease(target, force_epoch)
+    kind = NAMES[source_format] if source_format else guess_input(source)
+    wanted = NAMES[target_format] if target_format else guess_output(target)
+    if salvage:
+        if kind != "vpc" or wanted not in ("vpc", "raw"):
+            raise UsageError("--salvage reads a VHD, and writes a VHD or a raw disk")
+        context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
+    if not quiet:
+        _note_writer(source)
+        if kind == "vpc":
+            note_two_sizes(source)
+    if kind in ("qcow2", "vhdx") or wanted in ("qcow2", "vhdx"):
+        size = _through_qemu(source, kind, target, wanted, block_size, batmap, force, quiet)
+        if not quiet:
+            click.echo(f"{target}: {wanted}, {size} bytes")
+        return
+    form = _form(wanted, fixed)
+    with (
+        open_chain(source, raw=kind == "raw") as reader,
+        progress_bar(reader.size, target, quiet) as show,
+    ):
+        if not quiet:
+            _note_layers(reader)
+        size = work(reader, target, form, block_size, batmap, force, show)
+    if not quiet:
+        click.echo(f"{target}: {form}, {size} bytes")
+
+
+def _note_writer(source: str) -> None:
+    from vhdtool.leases.claim import who_has
+
+    if who := who_has(source):
+        click.echo(f"note: {who}; the copy may mix what was there before and after", err=True)
+
+
+def _note_layers(reader: "Reader") -> None:
+    """What no layer's BAT names cannot be in a copy."""
+    for layer in reader.layers:
+        if layer.layout is not None:
+            note_orphans(layer.name, LEFT_OUT)
+
+
+def _form(wanted: str, fixed: bool) -> "Format":
+    return "raw" if wanted == "raw" else "fixed" if fixed else "dynamic"
+
+
+def _salvage(
+    source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
+) -> int:
+    from vhdtool.cli.salvage import report_salvage
+    from vhdtool.image.salvage.convert import rescue
+    from vhdtool.image.salvage.open import open_salvage
+
+    with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
+        copied, lost = rescue(salvage, target, form, block_size, batmap, force, show)
+    return report_salvage(source, salvage, copied, lost)
+
+
+def _through_qemu(
+    source: str,
+    kind: str,
+    target: str,
+    wanted: str,
+    block_size: int,
+    batmap: bool,
+    force: bool,
+    quiet: bool,
+) -> int:
+    from vhdtool.cli.qemu_img import export_through_qemu, import_through_qemu
+    from vhdtool.image.chain.open import open_chain
+
+    if kind in ("vpc", "raw"):
+        with open_chain(source, raw=kind == "raw") as reader:
+            if not quiet:
+                _note_layers(reader)
+            return export_through_qemu(reader, target, wanted, force, quiet)
+    if wanted != "vpc":
+        raise UsageError(f"{source}: from {kind} to {wanted} is qemu-img's own work: use that")
+    return import_through_qemu(source, kind, target, block_size, batmap, force, quiet)

@@ -1,0 +1,25 @@
+"""`vhdtool guest`: the guest that migrates."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def guest() -> None:
+    """Build the guest that migrates: a Debian kernel and a small initramfs."""
+
+
+@guest.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to fill.")
+def build(out: Path) -> None:
+    """Make vmlinuz and initrd.img from Debian packages, downloaded and not installed.
+
+    Does nothing when they are there already for the same packages.
+
+    Example: vhdtool guest build --out ~/.cache/vhdlab/guest
+    """
+    from vhdtool.lab.guest.build import build as make
+
+    for path in make(out, click.echo):
+        click.echo(path)

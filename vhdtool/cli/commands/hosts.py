@@ -1,0 +1,92 @@
+"""`vhdtool hosts`: the two local hosts of this checkout."""
+
+import dataclasses
+import json
+import os
+import shlex
+from pathlib import Path
+
+import click
+
+import vhdtool
+from vhdtool.errors import UsageError
+from vhdtool.lab.localhosts.control import LocalHosts
+from vhdtool.lab.localhosts.options import HostOptions, default_cache
+from vhdtool.lab.localhosts.processes import Process
+from vhdtool.lab.localhosts.state import MARK
+
+_state = click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(vhdtool.__file__).parent.parent / ".lab",
+    help="State directory: keys, ssh_config.  [default: .lab in the checkout]",
+)
+_holder = click.option(
+    "--holder",
+    type=int,
+    envvar="VHDLAB_HOLDER",
+    help="Pid of the run that uses the hosts; another live run is refused.",
+)
+
+
+def _process(pid: int | None) -> Process | None:
+    if pid is None:
+        return None
+    process = Process.of(pid)
+    if process is None:
+        raise UsageError(f"--holder {pid}: there is no such process")
+    return process
+
+
+@click.group()
+def hosts() -> None:
+    """Start, end and inspect the two local hosts (needs root)."""
+
+
+@hosts.command()
+@_state
+@_holder
+@click.option("--shared-size", default="1500m", show_default=True, help="Shared tmpfs: its limit.")
+@click.option(
+    "--shared",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Share this directory instead of a tmpfs.",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=default_cache(),
+    help="What the hosts see as /var/cache/vhdlab.  [default: ~/.cache/vhdlab]",
+)
+def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, cache: Path) -> None:
+    """Start the hosts, or find them running."""
+    options = HostOptions(shared_size, shared.absolute() if shared else None, cache.absolute())
+    lab = LocalHosts(state, click.echo)
+    made = lab.up(options, _process(holder), os.environ.get(MARK, ""))
+    config = lab.state.path("ssh_config")
+    command = shlex.join(["ssh", "-F", str(config), "alpha"])
+    click.echo(f"hosts {'started' if made else 'already running'}: {command}")
+
+
+@hosts.command()
+@_state
+@_holder
+@click.option("--force", is_flag=True, help="Even while a run is using them.")
+def down(state: Path, holder: int | None, force: bool) -> None:
+    """End the hosts and all that belongs to them."""
+    found = LocalHosts(state, click.echo).down(_process(holder), force)
+    click.echo("hosts ended" if found else "no hosts were running")
+
+
+@hosts.command()
+@_state
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.pass_context
+def status(context: click.Context, state: Path, as_json: bool) -> None:
+    """Say whether the hosts run; exit 0 when they do, 1 otherwise."""
+    found = LocalHosts(state, click.echo).status()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found)))
+    else:
+        click.echo(f"{found.state}: {found.detail}")
+    context.exit(0 if found.state == "running" else 1)

@@ -1,0 +1,56 @@
+"""`vhdtool judge`: the verdict of a run or a case, derived again from its record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vhdtool.oracle.run import exit_code, is_case, judge_run
+
+EPILOG = """\b
+Examples:
+  vhdtool judge runs/latest
+  vhdtool judge runs/latest/overlap-off-s1 --json
+  git bisect run vhdtool judge runs/latest
+
+\b
+Exit codes: 0 every verdict is the expected one; 1 one is not;
+125 inconclusive, an error in the lab, or wrong usage.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print verdict.json (of a case: its entry).")
+@click.pass_context
+def judge(ctx: click.Context, directory: Path, as_json: bool) -> None:
+    """Judge a run, or one case of it, from its record alone.
+
+    Talks to no host and changes nothing.
+    """
+    verdict: dict[str, Any] = judge_run(directory)
+    if as_json:
+        shown = verdict["strategies"][0] if is_case(directory) else verdict
+        click.echo(json.dumps(shown, indent=1))
+    else:
+        for entry in verdict["strategies"]:
+            _print(entry)
+        if verdict["error"]:
+            click.echo(f"the run did not come to its end: {verdict['error']}")
+        click.echo("as expected" if verdict["as_expected"] else "NOT as expected")
+    ctx.exit(exit_code(verdict))
+
+
+def _print(entry: dict[str, Any]) -> None:
+    """Two lines a case: what it is, and why."""
+    as_expected = entry["verdict"] == entry["expected"]
+    mark = "ok " if as_expected else "BAD"
+    expected = "" if as_expected else f" (expected: {entry['expected'] or 'unknown'})"
+    writes, planted = entry["writes"], entry["planted"]
+    click.echo(
+        f"{mark} {entry['case']}: {entry['verdict']}{expected}  "
+        f"acked {writes['acked']} ({writes['acked_after_resume']} after), lost {writes['lost']}, "
+        f"planted {planted['caught']}/{planted['faults']}"
+    )
+    click.echo(f"    {entry['why']}")

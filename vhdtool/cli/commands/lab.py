@@ -1,0 +1,122 @@
+"""`vhdtool lab`: runs the cases of a lab whose hosts are up."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from vhdtool.lab.options import RunOptions
+
+EPILOG = """\b
+Exit codes: 0 every verdict is the expected one; 1 one is not;
+125 inconclusive, an error in the lab, or wrong usage.
+"""
+
+
+@click.group()
+def lab() -> None:
+    """Migrate a writing guest between two hosts, and judge its disk."""
+
+
+@lab.command(epilog=EPILOG)
+@click.option("--config", required=True, type=click.Path(path_type=Path), help="JSON; see docs.")
+@click.pass_context
+def run(ctx: click.Context, config: Path) -> None:
+    """Run every case that the configuration asks for.
+
+    The playbook migrate.yml writes the configuration and calls this; the hosts must have been
+    provisioned. Leaves a directory a case and verdict.json in the run directory.
+
+    Example: vhdtool lab run --config runs/latest/config.json
+    """
+    from vhdtool.lab.campaign import Lab
+    from vhdtool.lab.config import LabConfig
+    from vhdtool.oracle.run import exit_code
+    from vhdtool.oracle.verdict import judge_case
+    from vhdtool.report.ending import begin, end, ended_early
+
+    settings = LabConfig.load(config)
+    begin(settings.run_dir, [name for name, *_ in settings.planned()])
+    lab = Lab(settings, judge_case, click.echo)
+    with ended_early(settings.run_dir, lab.verdicts):
+        lab.run()
+        verdict = end(settings.run_dir, lab.verdicts)
+    ctx.exit(exit_code(verdict))
+
+
+@lab.command("begin")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("words", metavar="JSON")
+def begin_(run_dir: Path, words: str) -> None:
+    """Begin the record of a run, given its options as for `validate`.
+
+    From then on RUN_DIR has verdict.json, junit.xml and report.html, which say that the run has
+    not come to its end; in a directory `runs`, `latest` names it. The playbooks call this before
+    they make anything.
+
+    Example: vhdtool lab begin runs/mine '{"migration_strategies": "activate"}'
+    """
+    from vhdtool.report.ending import begin
+
+    begin(run_dir, [name for name, *_ in _options(words).planned()])
+
+
+@lab.command("end")
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--error", required=True, help="Why the run did not come to its end.")
+def end_(run_dir: Path, error: str) -> None:
+    """End the record of a run that failed, unless it has its verdict already.
+
+    Example: vhdtool lab end runs/mine --error "alpha: unreachable"
+    """
+    from vhdtool.report.ending import end_unless_ended
+
+    end_unless_ended(run_dir, error)
+
+
+@lab.command()
+@click.argument("words", metavar="JSON")
+def validate(words: str) -> None:
+    """Check the options of a run, given as an object of the role's variables.
+
+    Says nothing when they make sense; one line and exit 125 for the first that does not. The
+    playbooks ask this before they make anything.
+
+    Example: vhdtool lab validate '{"migration_seed": 7, "migration_strategies": "activate"}'
+    """
+    _options(words)
+
+
+def _options(words: str) -> "RunOptions":
+    """The options of a run from the role's variables, as JSON. Raises UsageError."""
+    from vhdtool.errors import UsageError
+    from vhdtool.lab.options import RunOptions
+
+    try:
+        given = json.loads(words)
+    except ValueError as error:
+        raise UsageError(f"not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise UsageError("not an object of options")
+    return RunOptions.of_playbook(given)
+
+
+@lab.command()
+def strategies() -> None:
+    """List the strategies: their steps, and what they are expected to do to the disk."""
+    from vhdtool.lab.strategies import STRATEGIES
+
+    for strategy in STRATEGIES.values():
+        click.echo(f"{strategy.name}: {strategy.option}")
+        click.echo(
+            f"  expected: {strategy.expected(False)} with the guard off, "
+            f"{strategy.expected(True)} with it on"
+        )
+        for leg in strategy.legs:
+            parts = [" ".join(map(str, part)) for part in (leg.before, leg.switch, leg.after)]
+            fault = f" · FAULT {leg.fault} · {' '.join(map(str, leg.recover))}" if leg.fault else ""
+            back = " (back)" if leg.back else ""
+            middle = f"{parts[0]} · SUSPENDED · {parts[1]}{fault}"
+            click.echo(f"  {middle}" + (f" · RESUME · {parts[2]}" if not fault else "") + back)

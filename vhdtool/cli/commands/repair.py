@@ -1,0 +1,131 @@
+"""`vhdtool repair`."""
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from vhdtool.cli.arguments import force_option, image_argument, json_option
+from vhdtool.cli.output import print_json
+from vhdtool.errors import ImageExists, UsageError
+
+if TYPE_CHECKING:
+    from vhdtool.image.chain.check import ChainReport
+    from vhdtool.image.edit.repair import Plan
+    from vhdtool.image.metadata.findings import Finding
+
+
+@click.command()
+@image_argument
+@click.option("--dry-run", is_flag=True, help="Only say what would be written (default).")
+@click.option("--yes", is_flag=True, help="Write. Without it nothing is changed.")
+@click.option(
+    "--drop-orphans", is_flag=True, help="Give up blocks that no BAT entry names, after a look."
+)
+@click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
+@click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
+@force_option()
+@json_option
+@click.pass_context
+def repair(
+    context: click.Context,
+    image: str,
+    dry_run: bool,
+    yes: bool,
+    drop_orphans: bool,
+    undo_from: str | None,
+    journal: str | None,
+    force_epoch: int | None,
+    as_json: bool,
+) -> None:
+    """Repair footers, sizes, batmap and leaked space; guest data stays as it is.
+
+    Without --yes it only says what it would write. What it overwrites or cuts is kept in an undo
+    journal. No other program may have the image open. Blocks that no BAT entry names stay, unless
+    --drop-orphans gives them up. Exit codes: 0 `check` finds nothing any more; 1 failed;
+    2 damage that cannot be repaired, nothing written; 3 repairs are possible (--yes), or what is
+    left needs another command, which is named.
+
+    \b
+    Example: vhdtool repair disk.vhd --yes
+    """
+    from vhdtool.image.chain.check import check_chain
+    from vhdtool.image.edit.repair import plan
+    from vhdtool.image.journal.transaction import journal_beside, recover
+    from vhdtool.image.journal.undo import apply, journal_path, undo, write_journal
+    from vhdtool.leases.claim import claimed, who_has
+    from vhdtool.storage import FileStorage
+    from vhdtool.storage.locking.image_lock import ImageInUse
+
+    if dry_run and (yes or undo_from is not None):
+        raise UsageError("--dry-run goes with neither --yes nor --undo")
+    writes = yes or undo_from is not None
+    if not writes and (who := who_has(image)):
+        raise ImageInUse(f"{who}; what it has not finished is nothing to repair")
+    with claimed(image, force_epoch=force_epoch) if writes else FileStorage(image) as storage:
+        pending = os.path.exists(journal_beside(image))
+        if undo_from is not None:
+            undo(storage, undo_from)
+            click.echo(f"{image}: as it was before the repair")
+            return
+        if pending and not yes:
+            click.echo(f"{image}: a change was interrupted; --yes takes it back")
+            context.exit(3)
+        if pending and recover(storage, journal_beside(image)):
+            click.echo(f"{image}: the interrupted change was taken back", err=as_json)
+        result = plan(storage, drop_orphans)
+        if yes and result.changes:
+            journal = journal or journal_path(image)
+            if os.path.isfile(journal):
+                raise ImageExists(
+                    f"{journal}: is the undo journal of an earlier repair; "
+                    "move it away, or name another with --journal"
+                )
+            write_journal(journal, storage, result.changes)
+            apply(storage, result.changes)
+    done = yes and bool(result.changes)
+    report = check_chain(image)
+    code = 2 if result.hopeless else 3 if result.changes and not done else report.exit_code
+    left = _left(report, result if not done else None)
+    if as_json:
+        print_json(
+            {
+                "image": image,
+                "exit_code": code,
+                "written": done,
+                "journal": journal if done else None,
+                "changes": [{"what": one.what, "offset": one.offset} for one in result.changes],
+                "left": [one.as_dict() for one in left],
+                "advice": report.advice() if left else [],
+            }
+        )
+        context.exit(code)
+    for one in left:
+        word = "cannot be repaired" if one.severity == "corrupt" else "left"
+        click.echo(f"{word}: {one.code}: {one.message}")
+    for change in result.changes:
+        click.echo(f"{'done' if done else 'would'}: {change.what} (byte {change.offset})")
+    if result.changes and not done:
+        click.echo(f"{image}: nothing was written; --yes does it")
+    elif done:
+        click.echo(f"{image}: repaired; take it back with --undo {journal}")
+    elif left:
+        click.echo(f"{image}: nothing was written: a repair does not help here")
+    else:
+        click.echo(f"{image}: nothing to repair")
+    if left:
+        for line in report.advice():
+            click.echo(f"help: {line}")
+    context.exit(code)
+
+
+def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:
+    """What is no information and stays; `before` is the plan of a repair that was not done."""
+    from vhdtool.image.check.advice import MENDS
+
+    found = [*report.links, *(one for each in report.reports for one in each.findings)]
+    left = [one for one in found if one.severity != "info"]
+    if before is None or before.hopeless:
+        return left
+    goes = MENDS | {"orphan-block"} if before.drop_orphans else MENDS
+    return [one for one in left if one.code not in goes]

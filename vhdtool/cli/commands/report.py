@@ -1,0 +1,43 @@
+"""`vhdtool report`: a run's verdict as JUnit, HTML and a table."""
+
+import io
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--soak",
+    is_flag=True,
+    help="Write soak.json (medians, and the bound that N runs allow to state) even of single runs.",
+)
+def report(run_dir: Path, soak: bool) -> None:
+    """Write a run's verdict as JUnit XML and HTML, and print a table.
+
+    The files are RUN_DIR/junit.xml and RUN_DIR/report.html. RUN_DIR is a run such as runs/latest.
+    Where cases were repeated, soak.json is written too. The exit code says only whether the report
+    was made; whether the run was as expected is for the lab and for `vhdtool judge` to say.
+    """
+    from rich.console import Console
+
+    from vhdtool.report.output import soak as statistics
+    from vhdtool.report.output.files import write_files
+    from vhdtool.report.output.table import show
+    from vhdtool.report.record import load_run
+    from vhdtool.report.texts import headline
+
+    if soak or statistics.repeated(run_dir):
+        statistics.write(run_dir)
+    run = load_run(run_dir)
+    xml, html = write_files(run)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A record may hold characters that this terminal's encoding has not.
+        sys.stdout.reconfigure(errors="replace")
+    console = Console(highlight=False)
+    show(run, console)
+    click.echo(headline(run.cases, run.as_expected, run.error))
+    click.echo(f"report: {html}")
+    click.echo(f"junit:  {xml}")

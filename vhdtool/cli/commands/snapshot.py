@@ -1,0 +1,44 @@
+"""`vhdtool snapshot`: a child over a parent."""
+
+import click
+
+from vhdtool.cli.arguments import force_option, quiet_option, take_dead_lease
+from vhdtool.cli.notes import note_two_sizes
+
+
+@click.command()
+@click.argument("parent", type=click.Path())
+@click.argument("child", type=click.Path())
+@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
+@click.option("--limit", type=int, default=30, help="Most images in the chain; 0: any. [30]")
+@click.option("--keep-empty", is_flag=True, help="Link to the parent even if it has no block.")
+@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
+@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@force_option("--force-epoch")
+@quiet_option
+def snapshot(
+    parent: str,
+    child: str,
+    raw_parent: bool,
+    limit: int,
+    keep_empty: bool,
+    batmap: bool,
+    force: bool,
+    force_epoch: int | None,
+    quiet: bool,
+) -> None:
+    """Create a child image; writes go to it, and the parent stays as it is.
+
+    \b
+    Example: vhdtool snapshot base.vhd child.vhd
+    """
+    from vhdtool.image.create import differencing as maker
+
+    take_dead_lease(child, force_epoch)
+    footer, real = maker.snapshot(
+        parent, child, raw_parent, limit, not keep_empty, force, batmap=batmap
+    )
+    if not quiet:
+        if not raw_parent:
+            note_two_sizes(parent)
+        click.echo(f"{child}: differencing, {footer.current_size} bytes, over {real}")

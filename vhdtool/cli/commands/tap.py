@@ -1,0 +1,29 @@
+"""`vhdtool tap`: tap-ctl under the name that people find in `vhdtool --help`."""
+
+import sys
+
+import click
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND ...")
+def tap(words: tuple[str, ...]) -> None:
+    """Control tapdisks with the commands of blktap's tap-ctl.
+
+    Flags, output and exit codes are those of that tool.
+
+    \b
+    Commands: list allocate free spawn attach detach open close pause unpause
+              create destroy stats
+    Before the command: --run-dir DIR and, for processes that it starts, --faithful.
+
+    \b
+    Example: vhdtool tap --run-dir /run/taps create -a vhd:/srv/disk.vhd
+             vhdtool tap --run-dir /run/taps list
+    """
+    # Imported late, as each command is.
+    from vhdtool.cli.tap_ctl import call
+
+    sys.exit(call(list(words)))

@@ -1,0 +1,162 @@
+"""Formats that only QEMU knows: its tools talk to our NBD server, so the VHD side stays ours."""
+
+import errno
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vhdtool.cli.output import progress_bar
+from vhdtool.cli.signals import uninterrupted
+from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.image.chain.layers import Reader
+from vhdtool.image.create.convert import require_not_over_layers
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.journal.new_file import new_file, new_path
+from vhdtool.image.journal.transaction import require_replaceable
+from vhdtool.nbd.server import NbdServer
+from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.sparse import Held, joined
+
+
+class ReadOnly:
+    """Serves what a reader shows, padded with zeros to whole sectors; `show` hears how far."""
+
+    read_only = True
+
+    def __init__(self, reader: Reader, show: Callable[[int], None]) -> None:
+        self.reader = reader
+        self.show = show
+
+    def export_size(self) -> int:
+        return -(-self.reader.size // 512) * 512
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.show(offset + length)
+        return self.reader.read(offset, length).ljust(length, b"\0")
+
+    def extents(self, offset: int, length: int, most: int) -> list[Held]:
+        self.show(offset)
+        return joined(self.reader.held(offset, offset + length), most)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        raise OSError(errno.EPERM, "read-only")
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        raise OSError(errno.EPERM, "read-only")
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+
+class Fill:
+    """Serves a new dynamic image to be filled; `show` hears how far."""
+
+    def __init__(self, disk: DynamicDisk, show: Callable[[int], None]) -> None:
+        self.disk = disk
+        self.show = show
+
+    def export_size(self) -> int:
+        return self.disk.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.disk.read(offset, length)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        self.show(offset + len(data))
+        self.disk.write(offset, data)
+
+    def write_zeroes(self, offset: int, length: int) -> None:
+        self.show(offset + length)
+        self.disk.write_zeroes(offset, length)
+
+    def flush(self) -> None:
+        self.disk.flush()
+
+
+def qemu_img(image: str, *words: str) -> str:
+    """Standard output of qemu-img.
+
+    Raises VhdtoolError with its last line when it fails, which does not always name the `image`.
+    """
+    child: subprocess.Popen[str] | None = None
+    try:
+        with uninterrupted():
+            child = subprocess.Popen(
+                ["qemu-img", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+        out, err = child.communicate()
+    except FileNotFoundError:
+        raise VhdtoolError("qemu-img is not installed; qcow2 and VHDX need it") from None
+    finally:
+        # It must not go on writing to a file that the caller removes.
+        if child is not None:
+            with child:
+                child.kill()
+    if child.returncode:
+        lines = err.strip().splitlines() or [f"exit code {child.returncode}"]
+        raise VhdtoolError(f"{image}: {lines[-1]}")
+    return out
+
+
+def virtual_size(path: str, kind: str) -> int:
+    """The size in bytes that QEMU shows for an image of format `kind`."""
+    data: dict[str, Any] = json.loads(qemu_img(path, "info", "--output=json", "-f", kind, path))
+    return int(data["virtual-size"])
+
+
+def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
+    """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
+    require_replaceable(path)
+    require_not_over_layers([layer.name for layer in reader.layers], path)
+    with (
+        new_path(path, overwrite) as part,
+        tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
+        progress_bar(reader.size, path, quiet) as show,
+    ):
+        backend = ReadOnly(reader, show)
+        server = NbdServer(backend, Path(folder) / "nbd")
+        try:
+            qemu_img(path, "convert", "-f", "raw", "-O", kind, server.uri, part)
+        finally:
+            server.stop()
+    return backend.export_size()
+
+
+def import_through_qemu(
+    source: str,
+    kind: str,
+    path: str,
+    block_bytes: int,
+    batmap: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> int:
+    """Fills a new dynamic VHD from an image of a format of QEMU's; returns its size."""
+    from vhdtool.image.create.empty import create_dynamic
+
+    size = virtual_size(source, kind)
+    if not size:
+        raise UsageError(f"{source}: is empty")
+    require_replaceable(path)
+    with new_file(path, overwrite) as storage:
+        create_dynamic(storage, size, block_bytes, batmap)
+        disk = DynamicDisk(KeptOpen(storage))
+        with (
+            tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
+            progress_bar(size, path, quiet) as show,
+        ):
+            server = NbdServer(Fill(disk, show), Path(folder) / "nbd")
+            try:
+                same = ("-n", "--target-is-zero")
+                qemu_img(source, "convert", *same, "-f", kind, "-O", "raw", source, server.uri)
+            finally:
+                server.stop()
+        disk.close()
+    return size

@@ -1,0 +1,93 @@
+"""What a salvage copied, lost and found: for `read`, `convert` and `damage`."""
+
+import json
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from vhdtool.cli.notes import counted
+from vhdtool.vhd.units import SECTOR
+
+if TYPE_CHECKING:
+    from vhdtool.image.salvage.reader import Lost, Salvage, Stray
+
+
+def report_salvage(
+    image: str,
+    source: "Salvage",
+    copied: int,
+    lost: "list[Lost]",
+    orphans: str | None = None,
+    err: bool = False,
+) -> int:
+    """Says what a salvage copied and what it had to give up; returns the exit code."""
+    for note in source.notes:
+        click.echo(f"note: {note}", err=err)
+    for one in lost:
+        click.echo(lost_line(one), err=err)
+    for stray in source.stray:
+        click.echo(str(stray), err=err)
+    if source.stray:
+        hint = (
+            f"exported to {orphans}"
+            if orphans is not None
+            else "read --salvage --orphans DIR exports them"
+        )
+        click.echo(f"{image}: {counted(len(source.stray))}; {hint}", err=err)
+    bad = sum(one.length for one in lost)
+    click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=err)
+    return 2 if lost or source.notes or source.stray else 0
+
+
+def lost_line(one: "Lost") -> str:
+    """A range for people."""
+    first = one.start // SECTOR
+    return f"lost: guest sectors {first} to {-(-one.end // SECTOR) - 1}: {one.why}"
+
+
+INDEX = "orphans.json"
+
+
+def export_orphans(stray: "list[Stray]", folder: str) -> None:
+    """A file for each orphan, and one that says where each was. Without orphans nothing is made.
+
+    Raises StorageError, or ImageExists when the directory has such files already: nothing is left
+    of what was written then.
+    """
+    from vhdtool.image.journal.new_file import new_file
+    from vhdtool.storage import StorageError
+
+    if not stray:
+        return
+    known = os.path.isdir(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise StorageError(folder, "make the directory", error.errno or 0) from None
+    made: list[str] = []
+    try:
+        table = []
+        for one in stray:
+            name = _name(one)
+            with new_file(os.path.join(folder, name)) as target:
+                one.copy(target)
+            made.append(name)
+            table.append({"file": name, **one.as_dict()})
+        with new_file(os.path.join(folder, INDEX)) as target:
+            target.pwrite(0, json.dumps(table, indent=2).encode() + b"\n")
+    except BaseException:
+        with suppress(OSError):
+            for name in made:
+                os.unlink(os.path.join(folder, name))
+            if not known:
+                os.rmdir(folder)
+        raise
+
+
+def _name(one: "Stray") -> str:
+    """Where it was found, and which block it may be. Parents may have orphans at one place."""
+    image = os.path.basename(one.storage.name)
+    guess = f"-maybe-block-{one.orphan.guest}" if one.orphan.guest is not None else ""
+    return f"{image}-sector-{one.orphan.entry}{guess}.raw"

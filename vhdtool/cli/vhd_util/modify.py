@@ -1,0 +1,86 @@
+"""`vhd-util set` and `modify`."""
+
+from vhdtool.cli.vhd_util.conventions import (
+    Failed,
+    Options,
+    Wrong,
+    errno_of,
+    needed,
+    number,
+    open_image,
+    say,
+)
+from vhdtool.cli.vhd_util.repair import close_image
+from vhdtool.errors import VhdtoolError
+from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+
+
+def set_field(options: Options) -> int:
+    needed(options, "nfv")
+    from vhdtool.image.edit.batmap_fields import set_marker
+    from vhdtool.image.edit.modify import modify_footer
+
+    field, value = options["f"], number(options["v"])
+    if field not in ("hidden", "marker"):
+        print(f"invalid field {field}")
+        raise Wrong
+    if value > 255:
+        print(f"invalid value {value}")
+        raise Wrong
+    open_image(options["n"])[0].close()
+    if field == "marker":
+        set_marker(options["n"], value, LockMode.BENEATH)
+    else:
+        close_image(options["n"])
+        modify_footer(options["n"], hidden=value, mode=LockMode.BENEATH)
+    return 0
+
+
+def modify(options: Options) -> int:
+    needed(options, "n")
+    from vhdtool.image.edit import modify as work
+    from vhdtool.vhd.footer import DIFFERENCING
+
+    name = options["n"]
+    storage, meta = open_image(name)
+    storage.close()
+    if "z" in options:
+        try:
+            close_image(name)
+            work.throw_data_away(name)
+        except VhdtoolError as error:
+            say(error)
+            raise Failed(f"failed to zero VHD: {-errno_of(error)}", errno_of(error)) from None
+    if "s" in options:
+        size = number(options["s"])
+        try:
+            work.set_file_size(name, size)
+        except VhdtoolError as error:
+            say(error)
+            text = f"failed to set physical size to {size}: {-errno_of(error)}"
+            raise Failed(text, errno_of(error)) from None
+    if "p" in options:
+        try:
+            _relink(name, options["p"], "m" in options, meta.footer.disk_type == DIFFERENCING)
+        except VhdtoolError as error:
+            say(error)
+            text = f"failed to set parent to '{options['p']}': {-errno_of(error)}"
+            raise Failed(text, errno_of(error)) from None
+    return 0
+
+
+def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
+    """SM does it to images in use, which it pauses and unpauses afterwards."""
+    from vhdtool.image.edit.modify import modify_parent
+    from vhdtool.image.journal.transaction import journal_beside, recover
+    from vhdtool.leases.claim import claimed
+
+    # SM relinks images to another ancestor with it: the uuid is not compared.
+    try:
+        if child:
+            close_image(name)
+        modify_parent(name, parent, raw, other_disk=True)
+    except ImageInUse:
+        with claimed(name, LockMode.RELINK) as storage:
+            recover(storage, journal_beside(name))
+        modify_parent(name, parent, raw, other_disk=True, mode=LockMode.RELINK)

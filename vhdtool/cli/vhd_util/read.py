@@ -1,0 +1,200 @@
+"""`vhd-util read`: headers, places, bitmaps and data of an image."""
+
+import errno
+import sys
+from array import array
+
+from vhdtool.cli.vhd_util.conventions import Failed, Options, Quiet, errno_of, needed, number, say
+from vhdtool.cli.vhd_util.metadata_text import Number, decimal, dump, hexadecimal, print_headers
+from vhdtool.errors import VhdtoolError
+from vhdtool.image.chain.export import stream
+from vhdtool.image.chain.layers import Layer
+from vhdtool.image.chain.open import open_chain
+from vhdtool.image.check.admission import readable
+from vhdtool.image.metadata.read import Metadata, read_batmap, read_metadata
+from vhdtool.storage import FileStorage
+from vhdtool.vhd.bits import set_bits, test_bit
+from vhdtool.vhd.blocks import BlockLayout
+from vhdtool.vhd.units import SECTOR, UNUSED
+
+
+def read(options: Options) -> int:
+    needed(options, "n")
+    name = options["n"]
+    show = hexadecimal if "x" in options else decimal
+    try:
+        storage = FileStorage(name)
+        meta = read_metadata(storage)
+    except VhdtoolError as error:
+        say(error)
+        print(f"Failed to open {name}: {-errno_of(error)}")
+        dump(name, f"\n{name} appears invalid; dumping headers\n", show)
+        return errno_of(error)
+    with storage:
+        if meta.layout is None:
+            print(f"Failed to get bat for {name}: {-errno.EINVAL}")
+            return errno.EINVAL
+        if "p" in options:
+            print_headers(storage, meta, show)
+        asked = set(options) & set("tbBmieajdrR")
+        if asked & set("edrR"):
+            # The rest is there to look at damage; data is only shown when it can be believed.
+            readable(storage)
+        if asked:
+            view = _View(name, storage, meta, meta.layout, show, number(options.get("c", "1")))
+            for letter in "tbBmieajdrR":
+                if letter in asked:
+                    view.do(letter, number(options[letter]))
+    return 0
+
+
+class _View:
+    """One image. Sector and block numbers come from the command line and are checked here."""
+
+    def __init__(
+        self,
+        name: str,
+        storage: FileStorage,
+        meta: Metadata,
+        layout: BlockLayout,
+        show: Number,
+        count: int,
+    ) -> None:
+        self.name, self.storage, self.meta, self.layout = name, storage, meta, layout
+        self.show, self.count = show, count
+        self.bat: array[int] = meta.bat
+
+    def do(self, letter: str, first: int) -> None:
+        """What option `letter` asks for. Raises Failed (ERANGE), or VhdtoolError."""
+        if letter in "bmjd" and first + self.count > len(self.bat):
+            print(f"block {self.show(first + self.count)} past end of file", file=sys.stderr)
+            raise Quiet(errno.ERANGE)
+        if letter in "tier" and (first + self.count) * SECTOR > self.meta.size:
+            where = sys.stderr if letter == "t" else sys.stdout
+            print(f"sector {self.show(first + self.count)} past end of file", file=where)
+            raise Quiet(errno.ERANGE)
+        if letter == "R" and first + self.count > self.meta.size:
+            raise Quiet(errno.ERANGE)
+        {
+            "t": self._places,
+            "b": self._entries,
+            "B": self._table,
+            "m": self._bitmaps,
+            "i": self._bits,
+            "e": self._extents,
+            "a": self._batmap,
+            "j": self._batmap_bits,
+            "d": self._blocks,
+            "r": self._sectors,
+            "R": self._bytes,
+        }[letter](first)
+
+    def _places(self, first: int) -> None:
+        for sector in range(first, first + self.count):
+            block, within = divmod(sector, self.layout.sectors)
+            entry = self.bat[block]
+            place = "not allocated"
+            if entry != UNUSED:
+                place = self.show(self.layout.data_offset(entry) + within * SECTOR)
+            print(
+                f"logical sector {self.show(sector)}: block number: {self.show(block)}, "
+                f"sector offset: {self.show(within)}, file offset: {place}"
+            )
+
+    def _entries(self, first: int) -> None:
+        for block in range(first, first + self.count):
+            entry = self.bat[block]
+            place = "not allocated" if entry == UNUSED else self.show(entry * SECTOR)
+            print(f"block: {self.show(block)}: offset: {place}")
+
+    def _table(self, first: int) -> None:
+        blocks = self.meta.size // self.layout.block_bytes
+        bits = bytearray(-(-blocks // 8))
+        for block in range(blocks):
+            if self.bat[block] != UNUSED:
+                set_bits(bits, block, 1)
+        _raw(bytes(bits))
+
+    def _bitmap(self, block: int) -> bytes:
+        length = self.layout.bitmap_sectors * SECTOR
+        return self.storage.pread(self.bat[block] * SECTOR, length).ljust(length, b"\0")
+
+    def _bitmaps(self, first: int) -> None:
+        for block in range(first, first + self.count):
+            if self.bat[block] == UNUSED:
+                print(f"block {self.show(block)} not allocated")
+            else:
+                _raw(self._bitmap(block))
+
+    def _bits(self, first: int) -> None:
+        bitmap: tuple[int, bytes] = (-1, b"")
+        for sector in range(first, first + self.count):
+            block, within = divmod(sector, self.layout.sectors)
+            if bitmap[0] != block:
+                bitmap = (block, b"" if self.bat[block] == UNUSED else self._bitmap(block))
+            bit = int(test_bit(bitmap[1], within))
+            print(f"block {self.show(block)}: sec: {self.show(within)}: {bit}")
+
+    def _extents(self, first: int) -> None:
+        layer = Layer(self.storage, self.meta)
+        run: tuple[int, int] | None = None
+        for start, length, offset in layer.ranges(first * SECTOR, (first + self.count) * SECTOR):
+            if offset is None:
+                continue
+            if run is not None and sum(run) == start:
+                run = (run[0], run[1] + length)
+                continue
+            self._run(run)
+            run = (start, length)
+        self._run(run)
+
+    def _run(self, run: tuple[int, int] | None) -> None:
+        if run is not None:
+            print(self.show(run[0] // SECTOR), self.show(run[1] // SECTOR))
+
+    def _map(self) -> bytes:
+        header, batmap = self.meta.header, self.meta.batmap
+        bits = None
+        if header is not None and batmap is not None:
+            bits = read_batmap(self.storage, batmap, header)
+        if bits is None:
+            raise Failed(f"failed to read batmap: {-errno.EINVAL}", errno.EINVAL)
+        return bits
+
+    def _batmap(self, first: int) -> None:
+        bits = self._map()
+        batmap = self.meta.batmap
+        _raw(bits.ljust(batmap.sectors * SECTOR if batmap is not None else 0, b"\0"))
+
+    def _batmap_bits(self, first: int) -> None:
+        bits = self._map()
+        for block in range(first, first + self.count):
+            text = f"batmap for block {self.show(block)}: {int(test_bit(bits, block))}"
+            print(text, file=sys.stderr)
+
+    def _blocks(self, first: int) -> None:
+        for block in range(first, first + self.count):
+            if self.bat[block] == UNUSED:
+                print(f"block {self.show(block)} not allocated")
+                continue
+            size = self.layout.block_bytes
+            data = self.storage.pread(self.layout.data_offset(self.bat[block]), size)
+            _raw(data.ljust(size, b"\0"))
+
+    def _sectors(self, first: int) -> None:
+        self._guest(first * SECTOR, self.count * SECTOR)
+
+    def _bytes(self, first: int) -> None:
+        self._guest(first, self.count)
+
+    def _guest(self, start: int, length: int) -> None:
+        sys.stdout.flush()
+        with open_chain(self.name) as reader:
+            stream(reader, sys.stdout.buffer, start, start + length)
+        sys.stdout.buffer.flush()
+
+
+def _raw(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,62 @@
+"""`vhd-util repair` and `revert`, and the closing of an image that lacks its footer."""
+
+import errno
+import os
+from uuid import uuid4
+
+from vhdtool.cli.vhd_util.conventions import Failed, Options, needed, open_image, say
+from vhdtool.errors import UsageError
+from vhdtool.storage.locking.image_lock import LockMode
+
+
+def repair(options: Options) -> int:
+    needed(options, "n")
+    from vhdtool.image.edit.modify import modify_footer
+
+    open_image(options["n"])[0].close()
+    close_image(options["n"], always=True)
+    storage, meta = open_image(options["n"])
+    storage.close()
+    if meta.footer.uuid.int == 0:
+        modify_footer(options["n"], uuid=uuid4())
+    return 0
+
+
+def close_image(name: str, always: bool = False) -> None:
+    """Puts the footer at the end of an image that lacks it, as blktap's tool does in passing.
+
+    A change that was interrupted is taken back: a storage manager knows no other command for that.
+    """
+    from vhdtool.image.edit.repair import plan, require_repairable
+    from vhdtool.image.journal.transaction import guarded, journal_beside, recover
+    from vhdtool.image.metadata.read import read_ends
+    from vhdtool.leases.claim import claimed
+
+    with claimed(name, LockMode.BENEATH) as storage:
+        recover(storage, journal_beside(name))
+        end = read_ends(storage).end
+        if end is not None and end.valid and not always:
+            return
+        result = plan(storage)
+        require_repairable(result)
+        if result.changes:
+            guarded(storage, journal_beside(name), result.changes)
+
+
+def revert(options: Options) -> int:
+    needed(options, "nj")
+    from vhdtool.image.journal.undo import drop_journal, undo
+    from vhdtool.leases.claim import claimed
+
+    journal = options["j"]
+    if not os.path.exists(journal):
+        raise Failed(f"opening journal failed: {-errno.ENOENT}", errno.ENOENT)
+    with claimed(options["n"]) as storage:
+        try:
+            undo(storage, journal)
+        except UsageError as error:
+            # No journal of ours, or a torn one: it is left alone, and so is the image.
+            say(error)
+            raise Failed(f"opening journal failed: {-errno.EINVAL}", errno.EINVAL) from None
+        drop_journal(journal)
+    return 0

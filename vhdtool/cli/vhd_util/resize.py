@@ -1,0 +1,61 @@
+"""`vhd-util resize` and `fill`."""
+
+import errno
+
+from vhdtool.cli.notes import IN_PLACE, note_orphans
+from vhdtool.cli.vhd_util.conventions import (
+    Failed,
+    Options,
+    Wrong,
+    errno_of,
+    needed,
+    open_image,
+    say,
+    whole_blocks,
+)
+from vhdtool.errors import VhdtoolError
+from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.vhd.units import DEFAULT_BLOCK
+
+
+def resize(options: Options) -> int:
+    needed(options, "ns")
+    journal, fast = options.get("j"), "f" in options
+    if (journal is None) != fast:
+        raise Wrong
+    name, size = options["n"], whole_blocks(options["s"])
+    storage, meta = open_image(name)
+    storage.close()
+    if not meta.footer.is_tapdisk:
+        raise Failed(f"{name} not created by xen; resize not supported", errno.EINVAL)
+    if fast:
+        if size < meta.size:
+            text = f"{name}: size ({size}) < curr size ({meta.size})"
+            raise Failed(text, errno.EINVAL)
+        if size > len(meta.bat) * DEFAULT_BLOCK:
+            say(VhdtoolError(f"{name}: its tables have no room for {size} bytes; see -j"))
+            return errno.EINVAL
+    from vhdtool.image.edit.resize import resize as work
+
+    note_orphans(name, IN_PLACE)
+    try:
+        if fast:
+            work(name, size, mode=LockMode.BENEATH)
+        else:
+            work(name, size, journal)
+    except VhdtoolError as error:
+        say(error)
+        raise Failed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
+    return 0
+
+
+def fill(options: Options) -> int:
+    needed(options, "n")
+    if set(options) - {"n"}:
+        raise Failed("-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP)
+    open_image(options["n"])[0].close()
+    from vhdtool.image.edit.coalesce import fill as work
+
+    note_orphans(options["n"], IN_PLACE)
+    work(options["n"])
+    return 0

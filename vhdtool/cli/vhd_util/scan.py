@@ -1,0 +1,242 @@
+"""`vhd-util scan`: one line for each image of a directory or a volume group."""
+
+import errno
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vhdtool.cli.vhd_util.conventions import Options, Wrong, errno_of, parse, say
+from vhdtool.cli.vhd_util.lvm_volumes import Volume, in_group, volume_name
+from vhdtool.errors import VhdtoolError
+from vhdtool.image.chain.locate_parent import find_parent, locator_paths
+from vhdtool.image.edit.batmap_fields import Marks, read_marks
+from vhdtool.image.metadata.read import Metadata, read_metadata
+from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.vhd.footer import DIFFERENCING
+from vhdtool.vhd.header import NO_UUID, Header
+
+_NONE = Marks()
+
+
+@dataclass(slots=True)
+class Target:
+    """What to look at: a file, or a volume whose first bytes lie somewhere on a device."""
+
+    name: str
+    size: int
+    open: Callable[[], Storage]
+    raw: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """One line of the output."""
+
+    name: str
+    capacity: int = 0
+    size: int = 0
+    hidden: int = 0
+    parent: str | None = None
+    marks: Marks = _NONE
+    error: int = 0
+    message: str = ""
+    raw_parent: bool = False
+
+
+def scan(words: list[str]) -> int:
+    options, names = _arguments(words)
+    try:
+        targets = list(_targets(options, names))
+    except (VhdtoolError, OSError) as error:
+        say(error)
+        print(f"scan failed: {-errno_of(error)}. Check syslog for details", file=sys.stderr)
+        return errno_of(error)
+    found = []
+    code = 0
+    while targets:
+        target = targets.pop(0)
+        one = _look(target, options)
+        found.append(one)
+        if "p" not in options or one.error:
+            _show(one, options, 0)
+        if "a" in options and one.parent is not None:
+            code = _add_parent(one, found, targets, options) or code
+        if one.error:
+            code = one.error
+            if "c" not in options:
+                break
+    if "p" in options:
+        _trees([one for one in found if not one.error], options)
+    return 0 if "c" in options else code
+
+
+def _arguments(words: list[str]) -> tuple[Options, list[str]]:
+    letters = "m:fcl:pavM"
+    flags, names, skip = [], [], False
+    for word in words:
+        if skip or (word.startswith("-") and word != "-"):
+            flags.append(word)
+            # An option's value is the next word when nothing follows its letter.
+            skip = not skip and word[-1] in "ml" and not set(word[1:-1]) & set("ml")
+        else:
+            names.append(word)
+    options = parse("scan", flags, letters)
+    if "m" not in options and not names:
+        raise Wrong
+    if "p" in options:
+        options.pop("f", None)
+    return options, names
+
+
+def _targets(options: Options, names: list[str]) -> Iterator[Target]:
+    pattern = options.get("m")
+    if "l" in options:
+        volumes = in_group(options["l"])
+        for wanted in [*([pattern] if pattern else []), *names]:
+            for one in volumes:
+                if one.matches(wanted):
+                    yield _volume(one)
+        return
+    paths = []
+    if pattern is not None:
+        base = os.path.dirname(pattern) or "."
+        if not glob.has_magic(base) and not os.path.isdir(base):
+            print(f"vhd={pattern} scan-error={-errno.ENOENT} error-message='{_FAILED}'")
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), base)
+        paths = [path for one in _braces(pattern) for path in sorted(glob.glob(one))]
+    for path in [*paths, *names]:
+        try:
+            yield _file(path)
+        except OSError as error:
+            print(f"vhd={path} scan-error={-errno_of(error)} error-message='{_FAILED}'")
+            if "c" not in options:
+                raise
+
+
+_FAILED = "failure scanning target"
+
+
+def _braces(pattern: str) -> list[str]:
+    """`{a,b}` as a shell takes it; the innermost pair first."""
+    end = pattern.find("}")
+    start = pattern.rfind("{", 0, end) if end >= 0 else -1
+    if start < 0:
+        return [pattern]
+    head, tail = pattern[:start], pattern[end + 1 :]
+    return [
+        whole
+        for part in pattern[start + 1 : end].split(",")
+        for whole in _braces(f"{head}{part}{tail}")
+    ]
+
+
+def _file(path: str, raw: bool = False) -> Target:
+    return Target(path, os.stat(path).st_size, lambda: FileStorage(path), raw)
+
+
+def _volume(one: Volume, raw: bool = False) -> Target:
+    return Target(one.name, one.size, one.open, raw)
+
+
+def _look(target: Target, options: Options) -> Found:
+    name = os.path.realpath(target.name) if "p" in options and "l" not in options else target.name
+    one = Found(name, target.size, target.size, hidden=1)
+    if target.raw:
+        return one
+    try:
+        storage = target.open()
+        try:
+            meta = read_metadata(storage)
+            one.capacity, one.hidden = meta.size, meta.footer.hidden
+            one.marks = read_marks(meta)
+            if meta.footer.disk_type == DIFFERENCING and meta.header is not None:
+                one.raw_parent = meta.header.parent_uuid == NO_UUID
+                one.parent = _parent(target, storage, meta, meta.header, options)
+        finally:
+            storage.close()
+    except VhdtoolError as error:
+        say(error)
+        one.error, one.message = errno_of(error), "opening file"
+    return one
+
+
+def _parent(
+    target: Target, storage: Storage, meta: Metadata, header: Header, options: Options
+) -> str:
+    if "l" in options:
+        # A volume's own parent name says all; other volumes may be switched off.
+        paths = [path for _, path in locator_paths(storage, header)]
+        return volume_name(header.parent_name_text or (paths[0] if paths else ""))
+    if "f" in options and header.parent_name_text:
+        return header.parent_name_text
+    try:
+        return lasting_path(find_parent(target.name, storage, header))
+    except VhdtoolError:
+        paths = [path for _, path in locator_paths(storage, header)]
+        return paths[0] if paths else header.parent_name_text
+
+
+def _add_parent(one: Found, found: list[Found], targets: list[Target], options: Options) -> int:
+    assert one.parent is not None
+    base = os.path.basename(one.parent)
+    known = [one.name for one in found] + [target.name for target in targets]
+    if any(base == os.path.basename(name) for name in known):
+        return 0
+    if "l" in options:
+        for volume in in_group(options["l"]):
+            if volume.name == one.parent:
+                targets.append(_volume(volume, one.raw_parent))
+                return 0
+        number = errno.ENOENT
+    else:
+        # In fast mode only the name is known: it is looked for beside the child.
+        path = os.path.join(os.path.dirname(os.path.realpath(one.name)), one.parent)
+        try:
+            targets.append(_file(path, one.raw_parent))
+            return 0
+        except OSError as error:
+            number = errno_of(error)
+    print(f"vhd={one.parent} scan-error={-number} error-message='{_FAILED}'")
+    return 0
+
+
+def _show(one: Found, options: Options, indent: int, note: str = "") -> None:
+    pad = " " * indent
+    if one.error:
+        print(f"{pad}vhd={one.name} scan-error={-one.error} error-message='{one.message}'")
+        return
+    name, parent = one.name, one.parent
+    if "v" not in options:
+        name = os.path.basename(name)
+        parent = os.path.basename(parent) if parent is not None else None
+    text = f"{pad}vhd={name} capacity={one.capacity} size={one.size} hidden={one.hidden} "
+    if "M" in options:
+        key = one.marks.key[1].hex() if one.marks.key is not None else "none"
+        text += f"marker={one.marks.marker} keyhash={key} "
+    print(f"{text}parent={parent or 'none'}{note}")
+
+
+def _trees(images: list[Found], options: Options) -> None:
+    """Roots that are hidden first, then the others; below each its children, indented."""
+    images.sort(key=lambda one: one.name)
+    by_name = {one.name: one for one in images}
+    shown: set[str] = set()
+
+    def tree(one: Found, depth: int) -> None:
+        if one.name in shown:
+            return
+        shown.add(one.name)
+        lost = one.parent is not None and one.parent not in by_name
+        _show(one, options, depth * 3, " (not found in scan)" if lost else "")
+        children = [child for child in images if child.parent == one.name]
+        for child in sorted(children, key=lambda child: child.hidden):
+            tree(child, depth + 1)
+
+    roots = [one for one in images if one.parent is None or one.parent not in by_name]
+    for one in sorted(roots, key=lambda root: -root.hidden):
+        tree(one, 0)
+    for one in images:
+        tree(one, 0)
