@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test fuzz mutate mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
+.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ mutate-shim: setup ## real cases on shims that are wrong on purpose: MUTANT=name
 chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
 	@.venv/bin/python -m tests.interop.shim_chaos --kills $(or $(N),500)
 
+docs: setup ## the documentation as a site, in build/site; warnings are errors
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site
+
 lock: ## for developers: requirements.lock from pyproject.toml (needs uv)
-	uv pip compile pyproject.toml --extra lab --extra dev --generate-hashes --no-emit-index-url \
+	uv pip compile pyproject.toml --extra lab --extra docs --extra dev --generate-hashes --no-emit-index-url \
 	    --no-emit-find-links --no-header --python-version 3.11 -o requirements.lock

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_shim_serve import qemu_io, served
 
+from tests.interop.test_shim_serve import qemu_io, served
 from tests.support.shim_process import MIB, run
 from vhdtool.cli import qemu_img as qemu
 from vhdtool.cli.main import run as vhdtool

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_shim_serve import qemu_io, refused, served
 
+from tests.interop.test_shim_serve import qemu_io, refused, served
 from tests.support.shim_process import MIB, ShimProcess, run
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.create.empty import create_dynamic, create_fixed

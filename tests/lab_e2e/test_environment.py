@@ -12,7 +12,7 @@ NAMES = ("my proj (1)", 'it\'s "quoted"', "100% ${HOME} %h", "größer", "-F", "
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_state_directory_of_any_name_is_reached_by_ssh(name, tmp_path):
+def test_a_state_directory_of_any_name_is_reached_by_ssh(name, tmp_path) -> None:
     lab = LocalHosts(tmp_path / name / "lab", print)
     try:
         lab.up(HostOptions("64m", cache_source=tmp_path / name / "cache"))
@@ -25,7 +25,7 @@ def test_a_state_directory_of_any_name_is_reached_by_ssh(name, tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o002, 0o077])
-def test_the_mask_of_the_user_does_not_matter(mask, lab, options, ssh):
+def test_the_mask_of_the_user_does_not_matter(mask, lab, options, ssh) -> None:
     command = [sys.executable, "-m", "vhdtool.cli.main", "hosts", "up", "--shared-size", "64m"]
     command += ["--state", str(lab.state.directory), "--cache", str(options.cache_source)]
     subprocess.run(command, check=True, umask=mask)

@@ -19,7 +19,7 @@ from vhdtool.lab.localhosts.processes import Process
 SEED = 20260101
 
 
-def test_both_hosts_are_up_and_are_hosts_of_their_own(lab, options, ssh):
+def test_both_hosts_are_up_and_are_hosts_of_their_own(lab, options, ssh) -> None:
     assert lab.up(options) is True
     look = "hostname; readlink /proc/self/ns/net; stat -c %a /var/lib/vhdlab; echo $$ >&2"
     alpha, beta = (ssh(name, look).stdout.split() for name in ("alpha", "beta"))
@@ -29,7 +29,7 @@ def test_both_hosts_are_up_and_are_hosts_of_their_own(lab, options, ssh):
     assert alpha[2] == beta[2] == "700"
 
 
-def test_one_directory_is_shared_and_one_is_private(lab, options, ssh):
+def test_one_directory_is_shared_and_one_is_private(lab, options, ssh) -> None:
     lab.up(options)
     ssh("alpha", "echo one > /srv/vhdlab/f; echo two > /var/lib/vhdlab/f; echo x > /root/f")
     assert (
@@ -41,7 +41,7 @@ def test_one_directory_is_shared_and_one_is_private(lab, options, ssh):
     assert "No space left" in full.stderr
 
 
-def test_a_real_directory_can_be_shared_and_keeps_its_files(lab, tmp_path, ssh):
+def test_a_real_directory_can_be_shared_and_keeps_its_files(lab, tmp_path, ssh) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     lab.up(HostOptions(shared_source=shared, cache_source=tmp_path / "cache"))
@@ -52,14 +52,14 @@ def test_a_real_directory_can_be_shared_and_keeps_its_files(lab, tmp_path, ssh):
     assert (tmp_path / "cache" / "g").read_text() == "two\n"
 
 
-def test_hosts_reach_each_other_and_nothing_else(lab, options, ssh):
+def test_hosts_reach_each_other_and_nothing_else(lab, options, ssh) -> None:
     lab.up(options)
     assert ssh("alpha", "nc -z -w 2 beta 22").returncode == 0
     assert ssh("alpha", "ip route").stdout.split()[:1] == ["198.18.0.0/24"]
     assert "default" not in ssh("alpha", "ip route").stdout
 
 
-def test_a_key_is_the_only_way_in(lab, options, ssh):
+def test_a_key_is_the_only_way_in(lab, options, ssh) -> None:
     lab.up(options)
     passwords = ("-o", "PubkeyAuthentication=no", "-o", "PreferredAuthentications=password")
     refused = ssh("alpha", "true", "-o", "ControlPath=none", *passwords)
@@ -67,7 +67,9 @@ def test_a_key_is_the_only_way_in(lab, options, ssh):
     assert "publickey" in refused.stderr
 
 
-def test_running_hosts_are_reused_and_other_options_make_them_anew(lab, options, said, tmp_path):
+def test_running_hosts_are_reused_and_other_options_make_them_anew(
+    lab, options, said, tmp_path
+) -> None:
     assert lab.up(options) is True
     pid = lab.status().pid
     assert lab.up(options) is False
@@ -77,7 +79,7 @@ def test_running_hosts_are_reused_and_other_options_make_them_anew(lab, options,
     assert said == ["other options than those of the running hosts: making them anew"]
 
 
-def test_down_leaves_nothing(lab, options, ssh):
+def test_down_leaves_nothing(lab, options, ssh) -> None:
     lab.up(options)
     ssh("alpha", "sleep 1000 >/dev/null 2>&1 & disown")
     networks = networks_of(lab)
@@ -89,7 +91,7 @@ def test_down_leaves_nothing(lab, options, ssh):
 
 
 @pytest.mark.parametrize("victim", ["outer", "supervisor", "a host", "its sshd", "the ssh master"])
-def test_after_kill_9_of_anything_down_leaves_nothing(lab, options, ssh, victim):
+def test_after_kill_9_of_anything_down_leaves_nothing(lab, options, ssh, victim) -> None:
     lab.up(options)
     assert ssh("alpha", "true").returncode == 0
     networks = networks_of(lab)
@@ -118,7 +120,7 @@ def victim_of(lab: LocalHosts, name: str) -> Process:
 
 
 @pytest.mark.parametrize("victim", ["outer", "supervisor", "a host"])
-def test_a_stale_lab_is_recognised_said_and_replaced(lab, options, ssh, said, victim):
+def test_a_stale_lab_is_recognised_said_and_replaced(lab, options, ssh, said, victim) -> None:
     lab.up(options)
     networks = networks_of(lab)
     victim_of(lab, victim).kill()
@@ -132,7 +134,7 @@ def test_a_stale_lab_is_recognised_said_and_replaced(lab, options, ssh, said, vi
     assert remains(lab, networks) == []
 
 
-def test_up_killed_at_any_moment_leaves_nothing_that_down_does_not_end(lab, options):
+def test_up_killed_at_any_moment_leaves_nothing_that_down_does_not_end(lab, options) -> None:
     """Kills the starting process and everything of its group, at moments drawn from a seed."""
     dice = random.Random(SEED)
     command = [sys.executable, "-m", "vhdtool.cli.main", "hosts", "up", "--shared-size", "64m"]
@@ -149,7 +151,7 @@ def test_up_killed_at_any_moment_leaves_nothing_that_down_does_not_end(lab, opti
     assert lab.up(options) is True
 
 
-def test_two_checkouts_have_labs_at_the_same_time(lab, options, tmp_path, said):
+def test_two_checkouts_have_labs_at_the_same_time(lab, options, tmp_path, said) -> None:
     other = LocalHosts(tmp_path / "other", said.append)
     try:
         lab.up(options)
@@ -160,7 +162,7 @@ def test_two_checkouts_have_labs_at_the_same_time(lab, options, tmp_path, said):
         other.down()
 
 
-def test_a_recycled_pid_is_not_killed(lab, options):
+def test_a_recycled_pid_is_not_killed(lab, options) -> None:
     lab.up(options)
     outer, record = lab.state.supervisor()
     assert outer is not None
@@ -173,7 +175,7 @@ def test_a_recycled_pid_is_not_killed(lab, options):
         stranger.kill()
 
 
-def test_a_second_run_is_refused_in_one_line_and_a_dead_one_is_forgotten(lab, options):
+def test_a_second_run_is_refused_in_one_line_and_a_dead_one_is_forgotten(lab, options) -> None:
     with subprocess.Popen(["sleep", "1000"]) as first:
         holder = Process.of(first.pid)
         assert holder is not None
@@ -186,7 +188,7 @@ def test_a_second_run_is_refused_in_one_line_and_a_dead_one_is_forgotten(lab, op
     assert lab.up(options, Process.current(), "two") is False
 
 
-def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options):
+def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options) -> None:
     mark = {**os.environ, "VHDLAB_RUN": "killed-run"}
     with subprocess.Popen(["sleep", "1000"]) as dead:
         holder = Process.of(dead.pid)
@@ -205,7 +207,9 @@ def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options):
         stranger.kill()
 
 
-def test_a_bridge_of_the_same_name_on_the_machine_is_neither_used_nor_touched(lab, options, ssh):
+def test_a_bridge_of_the_same_name_on_the_machine_is_neither_used_nor_touched(
+    lab, options, ssh
+) -> None:
     """In a network namespace of our own, which stands for the machine."""
     script = (
         "ip link add vhdlab0 type bridge && ip link add vh-alpha type bridge && "
@@ -221,17 +225,17 @@ def test_a_bridge_of_the_same_name_on_the_machine_is_neither_used_nor_touched(la
 
 
 @pytest.mark.parametrize("size", ["-5", "0", "many", "12x"])
-def test_a_size_that_makes_no_sense_is_refused(size):
+def test_a_size_that_makes_no_sense_is_refused(size) -> None:
     with pytest.raises(UsageError, match="give a positive number"):
         HostOptions(size)
 
 
-def test_a_shared_directory_that_does_not_exist_is_refused(tmp_path):
+def test_a_shared_directory_that_does_not_exist_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         HostOptions(shared_source=tmp_path / "none")
 
 
-def test_a_normal_user_is_told_what_is_missing(lab, options, monkeypatch):
+def test_a_normal_user_is_told_what_is_missing(lab, options, monkeypatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(LabError, match="need root"):
         lab.up(options)

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
 
+from tests.lab_e2e.conftest import ROOT
 from tests.support.footprint import networks_of, remains
 from vhdtool.errors import VhdtoolError
 from vhdtool.lab.localhosts.control import LocalHosts
@@ -71,7 +71,7 @@ def error_of(run: Path) -> str:
     return str(error)
 
 
-def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path):
+def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     done = make_lab(STRATEGY="activate,login,overlap", GUARD="default", SEED="3")
     output, _ = done.communicate(timeout=240)
@@ -99,7 +99,7 @@ def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp
     assert remains(lab, networks) == []
 
 
-def test_a_safe_and_an_unsafe_order_on_qcow2(make_lab, tmp_path):
+def test_a_safe_and_an_unsafe_order_on_qcow2(make_lab, tmp_path) -> None:
     """Takes 20 s: it provisions hosts and migrates a guest twice."""
     done = make_lab(STRATEGY="activate,overlap", GUARD="off", IMAGE="qcow2", SEED="5")
     output, _ = done.communicate(timeout=240)
@@ -122,7 +122,7 @@ def test_a_safe_and_an_unsafe_order_on_qcow2(make_lab, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM"])
-def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path, how):
+def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path, how) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     running = make_lab(STRATEGY="activate")
     wait_for(running, "== Migrate")
@@ -143,7 +143,7 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
     assert error_of(tmp_path / "run") in (words[how], "it was interrupted")
 
 
-def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, tmp_path):
+def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     running = make_lab(STRATEGY="activate")
     wait_for(running, "hosts started")
@@ -154,7 +154,7 @@ def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, 
     assert error_of(tmp_path / "run") == "it was interrupted"
 
 
-def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path):
+def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     first = make_lab(STRATEGY="activate")
     wait_for(first, "== Migrate")
@@ -183,7 +183,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script):
+def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script) -> None:
     given = script.variables({"STRATEGY": "activate", "SEED": "7", "REPEATS": ""})
     assert given["migration_strategies"] == "activate"
     assert given["migration_seed"] == "7"
@@ -208,7 +208,7 @@ def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(s
         ({"RUN_DIR": "/proc/run"}, "/proc/run: "),
     ],
 )
-def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, words):
+def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, words) -> None:
     done = make_lab(**given)
     output, _ = done.communicate(timeout=30)
     assert done.returncode == 1
@@ -219,12 +219,12 @@ def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, 
     assert {path.name for path in (tmp_path / "lab").glob("*")} <= {"holder.json"}
 
 
-def test_names_on_the_command_line_of_make_are_found_beside_quoted_values(script):
+def test_names_on_the_command_line_of_make_are_found_beside_quoted_values(script) -> None:
     assert script.given_to_make(r"ks -- D= SEED=7 Q=x\ y=1 A=b\ C=d") == ["D", "SEED", "Q", "A"]
     assert script.given_to_make("k -j2") == []
 
 
-def test_the_lab_has_an_environment_of_its_own(script, monkeypatch):
+def test_the_lab_has_an_environment_of_its_own(script, monkeypatch) -> None:
     for name, value in {
         "LANG": "de_DE.UTF-8",
         "LC_ALL": "xx_YY",
@@ -245,7 +245,7 @@ def test_the_lab_has_an_environment_of_its_own(script, monkeypatch):
     assert Path(script.environment()["HOME"]).is_dir()
 
 
-def test_a_normal_user_is_told_that_root_is_needed(script, monkeypatch):
+def test_a_normal_user_is_told_that_root_is_needed(script, monkeypatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(VhdtoolError, match="needs root"):
         script.run(soak=False)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BIN, ROOT
 
+from tests.lab_e2e.conftest import BIN, ROOT
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
@@ -101,7 +101,7 @@ def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in lines if any(mark in line for mark in marks)]
 
 
-def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path):
+def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) -> None:
     """Takes half a minute: four provisionings and a migration, through a bastion."""
     foresight = play("provision", check=True)
     assert foresight.returncode == 0, foresight.stdout + foresight.stderr
@@ -130,7 +130,7 @@ def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path):
     assert "/hosts.yml playbooks/lab.yml -e migration_strategies=activate -e" in again
 
 
-def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tmp_path):
+def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tmp_path) -> None:
     assert play("provision").returncode == 0
     config = str(machines.state.path("ssh_config"))
     break_it = "rm -rf /var/lib/vhdlab/lib-*"
@@ -161,7 +161,7 @@ def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tm
         ({"migration_load_profile": "none"}, "must be one of: paced"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_one_line(play, extra, words):
+def test_a_value_that_makes_no_sense_is_one_line(play, extra, words) -> None:
     done = play("provision", **extra)
     assert done.returncode != 0
     (line,) = failures(done)
@@ -180,7 +180,9 @@ def test_a_value_that_makes_no_sense_is_one_line(play, extra, words):
         (("report",), ("--tags", "all-of-it"), "--tags all-of-it: there are provision, migrate"),
     ],
 )
-def test_a_run_that_would_do_nothing_is_refused_in_one_line(play, tmp_path, names, words, told):
+def test_a_run_that_would_do_nothing_is_refused_in_one_line(
+    play, tmp_path, names, words, told
+) -> None:
     done = play(*names, words=words)
     assert done.returncode != 0
     (line,) = failures(done)
@@ -188,7 +190,7 @@ def test_a_run_that_would_do_nothing_is_refused_in_one_line(play, tmp_path, name
     assert not (tmp_path / "run").exists()
 
 
-def test_a_playbook_called_verify_fails_on_a_bad_verdict(play, tmp_path):
+def test_a_playbook_called_verify_fails_on_a_bad_verdict(play, tmp_path) -> None:
     """Judged twice alike, but not as expected; and a run that has only begun."""
     with tarfile.open(ROOT / "tests/records/reopen-on.tar.xz") as archive:
         archive.extractall(tmp_path / "run")
@@ -207,7 +209,7 @@ def test_a_playbook_called_verify_fails_on_a_bad_verdict(play, tmp_path):
     assert UNDER_WAY in line
 
 
-def test_hosts_that_cannot_be_reached_are_named(play, machines, tmp_path):
+def test_hosts_that_cannot_be_reached_are_named(play, machines, tmp_path) -> None:
     done = play("migrate", ansible_ssh_args="-F /dev/null -o ProxyCommand=false")
     assert done.returncode != 0
     assert {line.partition(":")[0] for line in failures(done)} == {"alpha", "beta"}
@@ -218,14 +220,14 @@ def test_hosts_that_cannot_be_reached_are_named(play, machines, tmp_path):
     assert '<testcase name="run"' in (tmp_path / "run" / "junit.xml").read_text()
 
 
-def test_no_space_on_the_shared_directory_is_said_before_the_run(play):
+def test_no_space_on_the_shared_directory_is_said_before_the_run(play) -> None:
     done = play("migrate", migration_image_size="4g")
     assert done.returncode != 0
     assert all("/srv/vhdlab:" in line and "MiB free" in line for line in failures(done))
     assert failures(done)
 
 
-def test_a_migration_port_in_use_is_said_before_the_run(play, machines):
+def test_a_migration_port_in_use_is_said_before_the_run(play, machines) -> None:
     config = str(machines.state.path("ssh_config"))
     ssh = ["ssh", "-F", config, "-o", "ControlPath=none", "beta"]
     with subprocess.Popen([*ssh, "exec nc -l 198.18.0.12 49777"], stdin=subprocess.PIPE) as other:
@@ -239,7 +241,7 @@ def test_a_migration_port_in_use_is_said_before_the_run(play, machines):
     assert line.startswith("beta: failed: the migration port 49777 is in use")
 
 
-def test_two_machines_of_one_host_name_are_refused(play, machines):
+def test_two_machines_of_one_host_name_are_refused(play, machines) -> None:
     """alpha gets beta's name, and another boot id in place of another kernel."""
     config = str(machines.state.path("ssh_config"))
     boot_id = "/proc/sys/kernel/random/boot_id"
@@ -258,13 +260,13 @@ def test_two_machines_of_one_host_name_are_refused(play, machines):
     )
 
 
-def test_a_directory_that_is_not_shared_is_found_out(play):
+def test_a_directory_that_is_not_shared_is_found_out(play) -> None:
     done = play("provision", shared_storage_dir="/tmp")
     assert done.returncode != 0
     assert any("/tmp is not shared" in line for line in failures(done))
 
 
-def test_an_inventory_without_two_hosts_is_refused(play, inventory):
+def test_an_inventory_without_two_hosts_is_refused(play, inventory) -> None:
     text = inventory.read_text()
     inventory.write_text("\n".join(line for line in text.splitlines() if "beta:" not in line))
     done = play("provision")

@@ -149,7 +149,7 @@ def host(config: Path, sudo: bool = False) -> Host:
 
 
 @pytest.mark.parametrize("case", REACHED)
-def test_a_host_that_ssh_reaches_is_reached(case, config, lab, tmp_path_factory):
+def test_a_host_that_ssh_reaches_is_reached(case, config, lab, tmp_path_factory) -> None:
     written(config, REACHED[case], lab, tmp_path_factory.mktemp("c"))
     ssh = ["ssh", "-F", "config", "-o", "BatchMode=yes", "-T", "kvm1", "hostname"]
     peer = subprocess.run(
@@ -161,7 +161,9 @@ def test_a_host_that_ssh_reaches_is_reached(case, config, lab, tmp_path_factory)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_host_that_ssh_does_not_reach_is_one_line_and_no_question(case, config, lab, tmp_path):
+def test_a_host_that_ssh_does_not_reach_is_one_line_and_no_question(
+    case, config, lab, tmp_path
+) -> None:
     text, words = REFUSED[case]
     if text is not None:
         written(config, text, lab, tmp_path)
@@ -196,7 +198,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_user_becomes_root_by_sudo_or_is_told_why_not(rule, config, lab, tmp_path):
+def test_a_user_becomes_root_by_sudo_or_is_told_why_not(rule, config, lab, tmp_path) -> None:
     """beta gets a user with that rule, and an sshd that lets him in."""
     rule, refusal = RULES[rule]
     behind = JUMP.replace("{beta}", "127.0.0.1") + "    Port 2222\n    User operator\n"

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_oracle_view import MemoryView
 
 from tests.support import oracle_cases
+from tests.unit.test_oracle_view import MemoryView
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.oracle.checks.activation import judge_activation

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_oracle_records import unpack
 
 from tests.mutate.__main__ import EQUIVALENT, HERE, ROOT, all_mutants, records, try_one
 from tests.mutate.syntax_mutants import mutants_of, sample
+from tests.unit.test_oracle_records import unpack
 
 SEED = int(os.environ.get("MUTATE_SEED", "1"))
 EDITS = {

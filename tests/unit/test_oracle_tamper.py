@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from test_oracle_records import unpack
 
 from tests.support import oracle_cases
 from tests.tamper.__main__ import changes, tamper
 from tests.tamper.draft import Draft
+from tests.unit.test_oracle_records import unpack
 
 SEED = int(os.environ.get("TAMPER_SEED", "1"))
 

@@ -23,13 +23,13 @@ def options(role: Path) -> dict:
     return found
 
 
-def test_the_strategies_that_may_be_asked_for_are_those_that_exist():
+def test_the_strategies_that_may_be_asked_for_are_those_that_exist() -> None:
     (migration,) = [role for role in ROLES if role.name == "migration"]
     choices = options(migration)["migration_strategies"]["choices"]
     assert sorted(choices) == sorted(["all", *STRATEGIES])
 
 
-def test_the_role_has_the_options_of_a_run_with_the_same_defaults_and_choices():
+def test_the_role_has_the_options_of_a_run_with_the_same_defaults_and_choices() -> None:
     (migration,) = [role for role in ROLES if role.name == "migration"]
     described, usual = options(migration), RunOptions()
     defaults = yaml.safe_load((migration / "defaults" / "main.yml").read_text())
@@ -42,7 +42,7 @@ def test_the_role_has_the_options_of_a_run_with_the_same_defaults_and_choices():
             option.read(choice)
 
 
-def test_the_tables_in_the_docs_name_every_option():
+def test_the_tables_in_the_docs_name_every_option() -> None:
     for page, prefix in (("README.md", ""), ("docs/hardware.md", "migration_")):
         text = (ROOT / page).read_text()
         for option in OPTIONS:
@@ -51,7 +51,7 @@ def test_the_tables_in_the_docs_name_every_option():
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_default_is_described_and_named_after_its_role(role):
+def test_every_default_is_described_and_named_after_its_role(role) -> None:
     defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
     described = options(role)
     assert set(defaults) == set(described)
@@ -60,6 +60,6 @@ def test_every_default_is_described_and_named_after_its_role(role):
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-def test_every_entry_point_has_tasks_and_a_specification(role):
+def test_every_entry_point_has_tasks_and_a_specification(role) -> None:
     entries = {path.stem for path in (role / "tasks").glob("*.yml")} - {"nfs"}
     assert entries == set(specs(role))

@@ -86,7 +86,7 @@ def stamp(checkout: Path) -> None:
     (checkout / ".venv" / "setup.stamp").write_text(f"{digest}  -\n")
 
 
-def test_where_there_is_no_apt_the_packages_are_named(setup, checkout):
+def test_where_there_is_no_apt_the_packages_are_named(setup, checkout) -> None:
     done = setup()
     assert done.returncode == 1
     assert done.stdout == ""
@@ -95,7 +95,7 @@ def test_where_there_is_no_apt_the_packages_are_named(setup, checkout):
     assert all(name in line for name in packages(checkout))
 
 
-def test_a_normal_user_is_told_which_packages_are_missing(setup, checkout, tools):
+def test_a_normal_user_is_told_which_packages_are_missing(setup, checkout, tools) -> None:
     fake(tools, "id", "echo 1000")
     fake_dpkg(tools, checkout, {"fio", "qemu-utils"})
     done = setup()
@@ -103,7 +103,9 @@ def test_a_normal_user_is_told_which_packages_are_missing(setup, checkout, tools
     assert done.stderr == ("setup: root is needed to install what is missing: qemu-utils fio\n")
 
 
-def test_a_normal_user_is_told_that_the_virtual_environment_is_missing(setup, checkout, tools):
+def test_a_normal_user_is_told_that_the_virtual_environment_is_missing(
+    setup, checkout, tools
+) -> None:
     fake(tools, "id", "echo 1000")
     fake_dpkg(tools, checkout, set())
     done = setup()
@@ -113,14 +115,14 @@ def test_a_normal_user_is_told_that_the_virtual_environment_is_missing(setup, ch
     )
 
 
-def test_nothing_is_done_or_said_when_all_is_there(setup, checkout, tools):
+def test_nothing_is_done_or_said_when_all_is_there(setup, checkout, tools) -> None:
     fake_dpkg(tools, checkout, set())
     stamp(checkout)
     done = setup()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_another_lock_file_is_noticed(setup, checkout, tools):
+def test_another_lock_file_is_noticed(setup, checkout, tools) -> None:
     fake(tools, "id", "echo 1000")
     fake_dpkg(tools, checkout, set())
     stamp(checkout)
@@ -129,7 +131,9 @@ def test_another_lock_file_is_noticed(setup, checkout, tools):
     assert setup().returncode == 1
 
 
-def test_a_virtual_environment_behind_a_link_is_left_alone(setup, checkout, tools, tmp_path):
+def test_a_virtual_environment_behind_a_link_is_left_alone(
+    setup, checkout, tools, tmp_path
+) -> None:
     fake(tools, "id", "echo 0")
     fake_dpkg(tools, checkout, set())
     others = tmp_path / "others"
@@ -142,7 +146,7 @@ def test_a_virtual_environment_behind_a_link_is_left_alone(setup, checkout, tool
     assert (others / "setup.stamp").read_text() == "of another checkout\n"
 
 
-def test_the_lock_names_no_host_and_pins_every_package():
+def test_the_lock_names_no_host_and_pins_every_package() -> None:
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock
     pinned = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
@@ -151,7 +155,7 @@ def test_the_lock_names_no_host_and_pins_every_package():
     assert lock.count("--hash=sha256:") >= len(pinned)
 
 
-def test_the_package_list_has_each_name_once():
+def test_the_package_list_has_each_name_once() -> None:
     names = packages(ROOT)
     assert len(names) == len(set(names))
     assert os.access(ROOT / "scripts" / "setup", os.X_OK)

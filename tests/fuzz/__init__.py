@@ -1,0 +1,1 @@
+"""Damaged images through every command that reads."""

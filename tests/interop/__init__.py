@@ -1,0 +1,1 @@
+"""Tests against peers: qemu-img, libvhdi, fio, libnbd, sanlock, tgt and others."""

@@ -1,0 +1,1 @@
+"""Tests of whole labs: root, local hosts, real migrations."""

@@ -1,0 +1,1 @@
+"""Tests of the package alone: no root, no peers, seconds."""
