@@ -15,7 +15,7 @@ from tests.support.shim_process import ShimProcess, run, serving
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import StorageError
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 
 MIB = 1 << 20
 

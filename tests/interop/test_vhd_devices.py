@@ -12,7 +12,7 @@ from tests.support.vhd_peers import run as tool
 from vhdtool.cli.main import run
 from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.vhd.footer import Footer
 
 MIB = 1 << 20

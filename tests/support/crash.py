@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable, Iterator
 
-from vhdtool.storage import MemoryStorage, Operation
+from tests.support.recording_storage import Operation
+from vhdtool.storage import MemoryStorage
 from vhdtool.vhd.units import SECTOR
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.locked_memory import LockServer
 from tests.support.vhd_images import Picture
 from vhdtool.image.check.image import CheckReport, check
 from vhdtool.leases.epoch_record import EpochRecord
@@ -12,7 +13,6 @@ from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
 from vhdtool.leases.owner import Owner
 from vhdtool.oracle.readers.vhd import open_reader
 from vhdtool.storage import MemoryStorage, Storage
-from vhdtool.storage.locking.locked_memory import LockServer
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.disk import Settings, TapDisk
 

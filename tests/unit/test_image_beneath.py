@@ -27,7 +27,7 @@ from vhdtool.image.journal.undo import Change
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.recording_storage import RecordingStorage
 from tests.support.vhd_images import Picture
 from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.check.image import check
 from vhdtool.image.metadata.findings import Finding
-from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, StorageError
+from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.geometry import Geometry

@@ -19,7 +19,7 @@ from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 
@@ -230,7 +230,7 @@ def test_what_sm_does_below_a_served_leaf_is_let_in(image: Path, tmp_path: Path)
 
 def test_a_parent_is_not_served_while_it_is_written_into(image: Path, tmp_path: Path) -> None:
     from vhdtool.leases.claim import claimed
-    from vhdtool.storage.locking.image_lock import LockMode
+    from vhdtool.storage.image_lock import LockMode
 
     with claimed(image, LockMode.BENEATH):
         with served(tmp_path / "kid.vhd"):

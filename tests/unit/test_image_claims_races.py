@@ -19,9 +19,9 @@ from vhdtool.image.journal.new_file import new_path
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.leases import claim
 from vhdtool.storage import Storage
-from vhdtool.storage.locking import locked_file as image_file
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode, lock_image
-from vhdtool.storage.locking.locked_file import ImageFile
+from vhdtool.storage import locked_file as image_file
+from vhdtool.storage.image_lock import ImageInUse, LockMode, lock_image
+from vhdtool.storage.locked_file import ImageFile
 
 BLOCK = 512 << 10
 SIZE = 8 * BLOCK

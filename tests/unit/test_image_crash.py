@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.support.crash import survives
+from tests.support.recording_storage import Operation, RecordingStorage
 from tests.support.vhd_images import Picture
 from vhdtool.errors import NotAVhd
 from vhdtool.image.chain.layers import Layer, Reader
@@ -23,8 +24,8 @@ from vhdtool.image.edit.repair import plan
 from vhdtool.image.journal.transaction import Restored, recover
 from vhdtool.image.journal.undo import apply
 from vhdtool.image.metadata.read import read_metadata
-from vhdtool.storage import FileStorage, MemoryStorage, Operation, RecordingStorage, Storage
-from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage import FileStorage, MemoryStorage, Storage
+from vhdtool.storage.base import BorrowedStorage
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR
@@ -239,7 +240,7 @@ def test_write_path(whole: bool) -> None:
     """
     start = filled()
     recorded = RecordingStorage(start.copy())
-    disk = DynamicDisk(KeptOpen(recorded), whole=whole)
+    disk = DynamicDisk(BorrowedStorage(recorded), whole=whole)
     model = bytearray(read_all(start))
     # (operations that were durable, content then, writes that were acknowledged by the flush)
     flushed = [(0, bytes(model), 0)]

@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.crash import survives
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.recording_storage import RecordingStorage
 from tests.support.shims import BLOCK, empty_image, plain_bytes, verdict
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.tapdisk2 import FaithfulDisk
-from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, StorageError
+from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 
 SMALL = 24 * BLOCK

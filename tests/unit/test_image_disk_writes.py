@@ -4,19 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.recording_storage import Operation, RecordingStorage
 from tests.support.shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
 from vhdtool.errors import LeaseLost, SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.disk.preallocation import FIRST_AHEAD
 from vhdtool.image.disk.tapdisk2 import FaithfulDisk
-from vhdtool.storage import (
-    FaultyStorage,
-    MemoryStorage,
-    Operation,
-    RecordingStorage,
-    StorageError,
-)
+from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import KILLED, SECTOR, UNUSED

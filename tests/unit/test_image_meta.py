@@ -7,10 +7,11 @@ from uuid import UUID
 
 import pytest
 
+from tests.support.recording_storage import RecordingStorage
 from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.metadata.dump import diff_growth, diff_monotonic, snapshot
-from vhdtool.storage import MemoryStorage, RecordingStorage
+from vhdtool.storage import MemoryStorage
 from vhdtool.vhd.bits import clear_bits
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.units import KILLED, SECTOR

@@ -19,7 +19,7 @@ from vhdtool.image.journal.undo import apply
 from vhdtool.image.metadata.findings import Finding
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage
-from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.base import BorrowedStorage
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.units import SECTOR
 
@@ -385,7 +385,7 @@ def test_after_a_crash_the_space_of_what_was_cut_off_is_used_again() -> None:
     picture.add(2, fill=0x43)
     entry = picture.lose(2)
     disk = picture.draw(footer=False)
-    image = DynamicDisk(KeptOpen(disk), unclean=True)
+    image = DynamicDisk(BorrowedStorage(disk), unclean=True)
     image.write(5 * BLOCK, b"x" * 512)
     image.close()
     assert read_metadata(disk).bat[5] == entry

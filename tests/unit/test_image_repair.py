@@ -10,6 +10,7 @@ import pytest
 
 import vhdtool
 from tests.support.crash import survives
+from tests.support.recording_storage import RecordingStorage
 from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.errors import ImageExists, UnsupportedImage, UsageError
@@ -18,7 +19,7 @@ from vhdtool.image.check.image import check
 from vhdtool.image.edit.repair import plan, require_repairable
 from vhdtool.image.journal.undo import apply, undo, write_journal
 from vhdtool.image.metadata.read import metadata_with, read_ends
-from vhdtool.storage import FileStorage, MemoryStorage, RecordingStorage
+from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.geometry import NO_GEOMETRY, Geometry

@@ -23,7 +23,7 @@ from vhdtool.lab.hosts import bundle
 from vhdtool.lab.hosts import shim as tap
 from vhdtool.lab.options import RunOptions
 from vhdtool.lab.strategies import STRATEGIES
-from vhdtool.storage.locking.image_lock import ImageInUse, NoLocks
+from vhdtool.storage.image_lock import ImageInUse, NoLocks
 
 HOST = {
     "ssh": "h",

@@ -20,7 +20,7 @@ from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, ReaderLease
 from vhdtool.leases.location import existing_record, record_of
 from vhdtool.storage import StorageError
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
 

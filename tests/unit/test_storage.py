@@ -11,18 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.faulty_storage import FaultyStorage, fail_after
+from tests.support.recording_storage import RecordingStorage, replay
 from tests.support.shims import in_thread
 from vhdtool.errors import ImageExists
-from vhdtool.storage import (
-    FaultyStorage,
-    FileStorage,
-    MemoryStorage,
-    RecordingStorage,
-    Storage,
-    StorageError,
-)
-from vhdtool.storage.faulty import fail_after
-from vhdtool.storage.recording import replay
+from vhdtool.storage import FileStorage, MemoryStorage, Storage, StorageError
 
 
 @pytest.fixture(params=["file", "direct", "memory", "recording"])

@@ -10,11 +10,10 @@ import pytest
 from vhdtool.errors import LeaseLost
 from vhdtool.leases import claim
 from vhdtool.leases.claim import claimed, locked_file, who_has
-from vhdtool.storage import FileStorage
-from vhdtool.storage.locking import image_lock
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode, NoLocks, lock_image
-from vhdtool.storage.locking.locked_file import ImageFile
-from vhdtool.storage.locking.mounts import Mount, mount_of
+from vhdtool.storage import FileStorage, image_lock
+from vhdtool.storage.image_lock import ImageInUse, LockMode, NoLocks, lock_image
+from vhdtool.storage.locked_file import ImageFile
+from vhdtool.storage.paths import Mount, mount_of
 
 E, V, S, B, R = (
     LockMode.EXCLUSIVE,
@@ -155,7 +154,7 @@ def test_a_mount_is_found_by_its_device(image: Path, tmp_path: Path) -> None:
     assert mount is not None
     assert mount.is_nfs
     assert "vers=4.2" in mount.options
-    assert mount.keeps_locks_here == ""
+    assert mount.local_locks_option == ""
     assert mount_of(tmp_path / "nowhere", str(table)) is None
 
 
@@ -185,6 +184,6 @@ def test_a_file_that_is_replaced_before_it_is_locked_is_not_used(
         other.write_bytes(bytes(512))
         other.rename(image)
 
-    monkeypatch.setattr("vhdtool.storage.locking.locked_file.lock_image", replaced)
+    monkeypatch.setattr("vhdtool.storage.locked_file.lock_image", replaced)
     with pytest.raises(ImageInUse, match="try again"):
         ImageFile(image, V)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.locked_memory import LockServer
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
-from vhdtool.storage.locking.locked_memory import LockServer
 from vhdtool.tapdisk.session import LEASE_CHECK
 from vhdtool.vhd.units import SECTOR
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.faulty_storage import FaultyStorage
+from tests.support.recording_storage import RecordingStorage
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 from vhdtool.errors import (
     ActivationRefused,
@@ -17,7 +19,7 @@ from vhdtool.errors import (
     UsageError,
     VhdtoolError,
 )
-from vhdtool.storage import FaultyStorage, MemoryStorage, RecordingStorage, Storage, StorageError
+from vhdtool.storage import MemoryStorage, Storage, StorageError
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.vhd.units import KILLED, SECTOR

@@ -15,7 +15,7 @@ from tests.support.image_tools import clean, content, write
 from vhdtool.cli.vhd_util import main
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking import persistent_path as names
+from vhdtool.storage import paths as names
 
 MIB = 1 << 20
 Call = Callable[..., bytes]
@@ -350,8 +350,8 @@ def test_a_volume_is_remembered_by_name(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "dm-3" / "dm").mkdir(parents=True)
     (tmp_path / "dm-3" / "dm" / "name").write_text("VG_Xen--1-VHD--aaaa\n")
     monkeypatch.setattr(names, "SYSFS", str(tmp_path))
-    assert names.lasting_path("/dev/dm-3") == "/dev/mapper/VG_Xen--1-VHD--aaaa"
-    assert names.lasting_path("/dev/dm-4") == "/dev/dm-4"
+    assert names.persistent_path("/dev/dm-3") == "/dev/mapper/VG_Xen--1-VHD--aaaa"
+    assert names.persistent_path("/dev/dm-4") == "/dev/dm-4"
 
 
 def test_keys(tool: Call, base: Path, tmp_path: Path) -> None:

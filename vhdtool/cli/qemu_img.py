@@ -17,7 +17,7 @@ from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.new_file import new_file, new_path
 from vhdtool.image.journal.transaction import require_replaceable
 from vhdtool.nbd.server import NbdServer
-from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.base import BorrowedStorage
 from vhdtool.storage.sparse import Held, joined
 
 
@@ -147,7 +147,7 @@ def import_through_qemu(
     require_replaceable(path)
     with new_file(path, overwrite) as storage:
         create_dynamic(storage, size, block_bytes, batmap)
-        disk = DynamicDisk(KeptOpen(storage))
+        disk = DynamicDisk(BorrowedStorage(storage))
         with (
             tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
             progress_bar(size, path, quiet) as show,

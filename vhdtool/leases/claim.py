@@ -10,7 +10,7 @@ from vhdtool.leases.lease import open_lease
 from vhdtool.leases.location import existing_record
 from vhdtool.leases.owner import Owner, boot_id
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking.image_lock import (
+from vhdtool.storage.image_lock import (
     ImageInUse,
     LockMode,
     NoLocks,
@@ -20,9 +20,8 @@ from vhdtool.storage.locking.image_lock import (
     locks_exclude,
     require_name,
 )
-from vhdtool.storage.locking.locked_file import ImageFile
-from vhdtool.storage.locking.loop import loop_over
-from vhdtool.storage.locking.mounts import mount_of
+from vhdtool.storage.locked_file import ImageFile
+from vhdtool.storage.paths import loop_over, mount_of
 
 log = logging.getLogger("vhdtool")
 
@@ -64,7 +63,7 @@ def _require_exclusion(storage: FileStorage) -> None:
             "users of the image cannot be kept out; use one that keeps locks, or --lease"
         )
     mount = mount_of(storage.path)
-    if mount is not None and (option := mount.keeps_locks_here):
+    if mount is not None and (option := mount.local_locks_option):
         raise NoLocks(
             f"{name}: is mounted with {option}, so other hosts do not see its lock; mount it "
             "without that, or use another lease (--lease)"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.storage import StorageError
-from vhdtool.storage.punch import preallocate
+from vhdtool.storage.sparse import preallocate
 
 SECTOR = 512
 MUTEX = 1 << 40

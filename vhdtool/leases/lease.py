@@ -13,7 +13,7 @@ from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.leases.epoch_record import ALIVE, EpochRecord, Holder
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
-from vhdtool.storage.locking.mounts import on_nfs
+from vhdtool.storage.paths import on_nfs
 
 
 class Lease(Protocol):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.paths import persistent_path
 
 SUFFIX = ".lease"
 _LARGEST_POINTER = 8192
@@ -21,7 +21,7 @@ def record_beside(image: str | os.PathLike[str]) -> Path:
     """The default: the real file's path, with a suffix. Raises UsageError for a directory."""
     if os.path.isdir(image):
         raise UsageError(f"{os.fspath(image)}: is a directory; name an image")
-    return Path(lasting_path(image) + SUFFIX)
+    return Path(persistent_path(image) + SUFFIX)
 
 
 def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vhdtool.nbd import protocol as wire
-from vhdtool.storage.base import StorageError
+from vhdtool.storage.base import Storage, StorageError
 
 LARGEST = 32 << 20
 """Bytes of one read or write."""
@@ -21,7 +21,7 @@ LARGEST_ZERO = 1 << 30
 PATIENCE = 60.0
 
 
-class NbdStorage:
+class NbdStorage(Storage):
     """The one export of the server at `place`. Raises StorageError.
 
     Offsets and lengths of all methods are bytes; reads and writes must lie inside the export.

@@ -1,9 +1,10 @@
-"""What a storage can do, and how it says that it could not."""
+"""What every storage can do, what some can besides, and the error that all raise."""
 
 import os
-from typing import Protocol, Self, runtime_checkable
+from types import TracebackType
+from typing import Never, Self
 
-from vhdtool.errors import VhdtoolError
+from vhdtool.errors import StateError, VhdtoolError
 
 
 class StorageError(VhdtoolError):
@@ -14,59 +15,144 @@ class StorageError(VhdtoolError):
         self.errno = errno
 
 
-@runtime_checkable
-class Storage(Protocol):
-    """A flat array of bytes. Offsets and lengths are in bytes; all methods raise StorageError."""
+class Closing:
+    """A context manager that closes."""
+
+    def close(self) -> None:
+        """Releases what it holds."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Storage(Closing):
+    """A flat array of bytes. Offsets and lengths are in bytes; all methods raise StorageError.
+
+    A subclass implements the methods that raise NotImplementedError here. The attributes and the
+    other methods declare what only some storages can do; their defaults suit all others.
+    """
 
     name: str
     """For messages: a path, or what the storage stands for."""
+    writable: bool = True
+    is_block_device: bool = False
+    """Whether the length is fixed, as that of a block device or LUN."""
+    direct: bool = False
+    """Whether reads and writes bypass the page cache."""
+    holds_lock: bool = False
+    """Whether it holds the image's lock, so that the three methods at the end have a meaning."""
 
     def pread(self, offset: int, length: int) -> bytes:
-        """The bytes at `offset`; fewer past the end, none behind it."""
+        """Returns the bytes at `offset`; fewer at the end, none behind it."""
+        raise NotImplementedError
 
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Writes all of `data`; a gap behind the old end reads back as zeros."""
+        raise NotImplementedError
 
     def zero(self, offset: int, length: int) -> None:
         """Makes a range read back as zeros, as a hole where possible; may extend the end."""
+        raise NotImplementedError
 
     def truncate(self, size: int) -> None:
-        """Cuts or extends to `size` bytes."""
+        """Cuts or extends to `size` bytes; a block device keeps its length."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         """Returns when all that was written is on stable storage."""
+        raise NotImplementedError
 
     def size(self) -> int:
-        """Bytes up to the end."""
+        """Returns the offset of the end."""
+        raise NotImplementedError
 
-    def close(self) -> None:
-        """Gives the storage up; does not flush."""
+    # capabilities
 
+    def fileno(self) -> int | None:
+        """The file descriptor, where one reaches all bytes at their offsets."""
+        return None
 
-@runtime_checkable
-class LockedStorage(Storage, Protocol):
-    """A storage that holds the lock of an image, which can be lost."""
+    def discard(self, offset: int, length: int) -> None:
+        """Frees a range where that is cheap; it reads back unchanged, or as zeros."""
+        self.zero(offset, length)
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Announces that a range will be read, so that a cache may fetch it now."""
+
+    # a storage that holds the lock of its image
 
     def check_identity(self) -> None:
-        """Raises LeaseLost when the image's name does not lead to it any more."""
+        """Raises LeaseLost when the image's path does not lead to the open file any more."""
 
     def lock_is_lost(self) -> bool:
-        """Whether another has the lock; False where that cannot be told."""
+        """Whether another process has the lock; False where that cannot be known."""
+        return False
 
     def reopened(self) -> Self:
-        """The same image, open anew, with the lock; this one must be closed then."""
+        """Opens the same image anew and moves the lock there; this storage must close then."""
+        raise NotImplementedError
 
 
-def discard(storage: Storage, offset: int, length: int) -> None:
-    """Frees what a range takes, where that costs little; it reads as before then, or as zeros.
+class ReadOnlyStorage(Storage):
+    """A storage that is never written: a write raises StateError."""
 
-    Raises StorageError.
-    """
-    getattr(storage, "discard", storage.zero)(offset, length)
+    name = ""
+    writable = False
+
+    def _refuse(self) -> Never:
+        raise StateError(f"{self.name}: is open for reading only")
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self._refuse()
+
+    def zero(self, offset: int, length: int) -> None:
+        self._refuse()
+
+    def truncate(self, size: int) -> None:
+        self._refuse()
+
+    def flush(self) -> None:
+        """Does nothing: nothing was written."""
+
+    def close(self) -> None:
+        """Releases nothing by default."""
 
 
-def will_need(storage: Storage, offset: int, length: int) -> None:
-    """The range is going to be read: a storage with a cache may fetch it now."""
-    fetch = getattr(storage, "will_need", None)
-    if fetch is not None:
-        fetch(offset, length)
+class BorrowedStorage(Storage):
+    """Passes everything on to `inner`, except `close`: the owner of `inner` closes it."""
+
+    def __init__(self, inner: Storage) -> None:
+        self.inner = inner
+        self.name = inner.name
+        self.writable = inner.writable
+        self.is_block_device = inner.is_block_device
+
+    def pread(self, offset: int, length: int) -> bytes:
+        return self.inner.pread(offset, length)
+
+    def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        self.inner.pwrite(offset, data)
+
+    def zero(self, offset: int, length: int) -> None:
+        self.inner.zero(offset, length)
+
+    def truncate(self, size: int) -> None:
+        self.inner.truncate(size)
+
+    def flush(self) -> None:
+        self.inner.flush()
+
+    def size(self) -> int:
+        return self.inner.size()
+
+    def close(self) -> None:
+        """Leaves `inner` open."""

@@ -3,30 +3,25 @@
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import threading
 
 from vhdtool.errors import ImageExists
-from vhdtool.storage.base import StorageError
-from vhdtool.storage.mixins import Closes
-from vhdtool.storage.punch import punch_hole
+from vhdtool.storage.base import Storage, StorageError
+from vhdtool.storage.direct import ALIGN, DirectIO
+from vhdtool.storage.sparse import punch_hole
 
-ALIGN = 512
-_SMALL = 1 << 20
-_LARGEST = 4 << 20
-_SPARE_BUFFERS = 8
+_ZEROS = 1 << 20
+"""Bytes of zeros that one write stores where no hole can be punched."""
 
 
-class FileStorage(Closes):
+class FileStorage(Storage):
     """The bytes of the file or block device at `path`.
 
-    `direct` bypasses the page cache (shared storage needs that: another host's writes must be
-    seen). Where the file system cannot do it in units of 512 bytes, access is buffered and
-    `direct` turns False. Direct writes must cover whole sectors. Without `follow` a path that is a
-    symbolic link is refused.
-
+    `direct` bypasses the page cache (on shared storage, so that another host's writes are seen).
+    Where the file system cannot do it in units of 512 bytes, access is buffered and `direct` turns
+    False. Direct writes must cover whole sectors. Without `follow` a symbolic link is refused.
     `device_flags` are added to the flags of open(2) for a block device.
 
     Safe to share between threads. Raises StorageError, or ImageExists with `create`.
@@ -45,9 +40,9 @@ class FileStorage(Closes):
         self.path = os.fspath(path)
         self.name = self.path
         self.writable = writable or create
-        self._spare: list[mmap.mmap] = []
-        self._lost = 0
-        """The errno of a flush that failed and left the page cache unlike the disk."""
+        self._direct_io = DirectIO()
+        self._failed_flush = 0
+        """The errno of a flush after which page cache and disk differ."""
         self._flushing = threading.Lock()
         flags = os.O_CLOEXEC | (os.O_RDWR if self.writable else os.O_RDONLY)
         if not follow:
@@ -55,21 +50,21 @@ class FileStorage(Closes):
         if create:
             flags |= os.O_CREAT | (os.O_TRUNC if overwrite else os.O_EXCL)
         else:
-            # Before it is opened, which would wait for the other end of a pipe.
+            # Checked before the open, which on a pipe would wait for its other end.
             mode = _mode(self.path)
-            self._require_known(mode)
+            self._require_file_or_device(mode)
             if stat.S_ISBLK(mode):
                 flags |= device_flags
         self._fd, self.direct = self._open(flags, direct)
         mode = os.fstat(self._fd).st_mode
         self.is_block_device = stat.S_ISBLK(mode)
         try:
-            self._require_known(mode)
+            self._require_file_or_device(mode)
         except BaseException:
             self.close()
             raise
 
-    def _require_known(self, mode: int) -> None:
+    def _require_file_or_device(self, mode: int) -> None:
         if mode and not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
             raise StorageError(self.name, "use it: neither a file nor a block device", errno.EINVAL)
 
@@ -94,10 +89,12 @@ class FileStorage(Closes):
         return self._fd
 
     def pread(self, offset: int, length: int) -> bytes:
-        """The bytes at `offset`, fewer past the end."""
-        if self.direct:
-            return self._direct_read(offset, length)
         try:
+            if self.direct:
+                try:
+                    return self._direct_io.read(self._fd, offset, length)
+                except OSError as error:
+                    self._leave_direct(error)
             data = os.pread(self._fd, length, offset)
             while len(data) < length:
                 more = os.pread(self._fd, length - len(data), offset + len(data))
@@ -109,9 +106,9 @@ class FileStorage(Closes):
             raise self._failure(error, f"read {length} bytes at {offset}") from None
 
     def readinto(self, offset: int, view: memoryview) -> int:
-        """Fills `view` with the bytes at `offset`; returns how many there were."""
+        """Fills `view` with the bytes at `offset`; returns their number, lower at the end."""
         if self.direct:
-            data = self._direct_read(offset, len(view))
+            data = self.pread(offset, len(view))
             view[: len(data)] = data
             return len(data)
         done = 0
@@ -126,12 +123,21 @@ class FileStorage(Closes):
         return done
 
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes all of `data` at `offset`. Raises ValueError for odd sizes when direct."""
+        """Writes all of `data`. Raises ValueError when direct and not in whole sectors."""
+        view = memoryview(data).cast("B")
+        size = len(view)
         try:
             if self.direct:
-                self._direct_write(offset, memoryview(data).cast("B"))
-            else:
-                self._write_all(offset, memoryview(data).cast("B"))
+                if (offset | size) % ALIGN:
+                    raise ValueError(f"{self.name}: a direct write of {size} bytes at {offset}")
+                try:
+                    return self._direct_io.write(self._fd, offset, view)
+                except OSError as error:
+                    self._leave_direct(error)
+            while view:
+                count = os.pwrite(self._fd, view, offset)
+                offset += count
+                view = view[count:]
         except (OSError, OverflowError) as error:
             raise self._failure(error, f"write {len(data)} bytes at {offset}") from None
 
@@ -144,7 +150,7 @@ class FileStorage(Closes):
             size = self.size()
             if offset < size and not punch_hole(self._fd, offset, min(end, size) - offset):
                 self._write_zeros(offset, min(end, size) - offset)
-            # A write of the last sector, since a truncate could cut what a thread just appended.
+            # Writes the last sector: a truncate could cut what another thread has just appended.
             if end > size and not self.is_block_device:
                 tail = min(length, ALIGN)
                 self.pwrite(end - tail, bytes(tail))
@@ -152,7 +158,7 @@ class FileStorage(Closes):
             raise self._failure(error, f"zero {length} bytes at {offset}") from None
 
     def discard(self, offset: int, length: int) -> None:
-        """Punches a hole where the file system can, and does nothing where it cannot."""
+        """Punches a hole where the file system supports it; elsewhere does nothing."""
         try:
             length = min(length, self.size() - offset)
             if length > 0:
@@ -161,13 +167,13 @@ class FileStorage(Closes):
             raise self._failure(error, f"free {length} bytes at {offset}") from None
 
     def will_need(self, offset: int, length: int) -> None:
-        """Starts reading into the page cache, unless it is bypassed."""
+        """Starts to read the range into the page cache, unless that is bypassed."""
         if not self.direct:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def _write_zeros(self, offset: int, length: int) -> None:
-        chunk = memoryview(bytes(min(length, _SMALL)))
+        chunk = memoryview(bytes(min(length, _ZEROS)))
         while length > 0:
             part = chunk[:length]
             self.pwrite(offset, part)
@@ -184,16 +190,16 @@ class FileStorage(Closes):
             raise self._failure(error, f"set its length to {size}") from None
 
     def flush(self) -> None:
-        # The kernel tells one of several threads that something is lost, and none of the others.
+        # The kernel reports a lost write to one of several threads, and only once.
         with contextlib.nullcontext() if self.direct else self._flushing:
-            if self._lost:
-                raise StorageError(self.name, "flush it: an earlier flush lost data", self._lost)
+            if number := self._failed_flush:
+                raise StorageError(self.name, "flush it: an earlier flush lost data", number)
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
                 if not self.direct:
-                    # It tells once, and then takes what it could not write for written.
-                    self._lost = error.errno or errno.EIO
+                    # From now on the kernel treats the lost pages as written.
+                    self._failed_flush = error.errno or errno.EIO
                 raise self._failure(error, "flush it") from None
 
     def size(self) -> int:
@@ -206,96 +212,26 @@ class FileStorage(Closes):
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
-        self._spare.clear()
+        self._direct_io.clear()
         if fd >= 0:
             os.close(fd)
 
-    # -- direct access: aligned buffers, whole sectors
-
-    def _buffer(self, length: int) -> mmap.mmap:
-        if length <= _SMALL:
-            try:
-                return self._spare.pop()
-            except IndexError:
-                return mmap.mmap(-1, _SMALL)
-        return mmap.mmap(-1, length)
-
-    def _give_back(self, buffer: mmap.mmap) -> None:
-        if len(buffer) == _SMALL and len(self._spare) < _SPARE_BUFFERS:
-            self._spare.append(buffer)
-
-    def _direct_read(self, offset: int, length: int) -> bytes:
-        first = offset - offset % ALIGN
-        end = -(-(offset + length) // ALIGN) * ALIGN
-        parts = []
-        try:
-            while first < end:
-                part = self._direct_chunk(first, min(end - first, _LARGEST))
-                parts.append(part)
-                first += len(part)
-                if not part or len(part) % ALIGN:
-                    break
-        except (OSError, OverflowError) as error:
-            raise self._failure(error, f"read {length} bytes at {offset}") from None
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        skip = offset % ALIGN
-        return data if skip == 0 and len(data) <= length else data[skip : skip + length]
-
-    def _direct_chunk(self, offset: int, length: int) -> bytes:
-        buffer = self._buffer(length)
-        with memoryview(buffer) as whole, whole[:length] as view:
-            try:
-                count = os.preadv(self._fd, [view], offset)
-            except OSError as error:
-                self._fall_back(error)
-                count = os.preadv(self._fd, [view], offset)
-            data = bytes(view[:count])
-        self._give_back(buffer)
-        return data
-
-    def _direct_write(self, offset: int, data: memoryview) -> None:
-        if offset % ALIGN or len(data) % ALIGN:
-            raise ValueError(f"{self.name}: a direct write of {len(data)} bytes at {offset}")
-        while data and self.direct:
-            part = data[:_LARGEST]
-            buffer = self._buffer(len(part))
-            with memoryview(buffer) as whole, whole[: len(part)] as view:
-                view[:] = part
-                try:
-                    count = os.pwritev(self._fd, [view], offset)
-                except OSError as error:
-                    self._fall_back(error)
-                    count = 0
-            self._give_back(buffer)
-            offset += count
-            data = data[count:]
-            if count % ALIGN:
-                # Only a full file system ends a write within a sector.
-                raise OSError(errno.ENOSPC, "short write")
-        self._write_all(offset, data)
-
-    def _write_all(self, offset: int, data: memoryview) -> None:
-        while data:
-            count = os.pwrite(self._fd, data, offset)
-            offset += count
-            data = data[count:]
-
-    def _fall_back(self, error: OSError) -> None:
-        """Leaves O_DIRECT when it needs a larger alignment than a sector."""
+    def _leave_direct(self, error: OSError) -> None:
+        """Switches to buffered access where O_DIRECT needs a larger alignment than a sector."""
         if error.errno != errno.EINVAL:
             raise error
-        # Another thread may have been here first; if that was not why, the next try tells.
+        # Another thread may have switched already; any other cause fails the buffered attempt.
         flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         self.direct = False
 
-    def _failure(self, error: Exception, doing: str) -> StorageError:
-        number = getattr(error, "errno", None) or errno.EFBIG
-        return StorageError(self.name, doing, number)
+    def _failure(self, error: OSError | OverflowError, doing: str) -> StorageError:
+        number = error.errno if isinstance(error, OSError) else errno.EFBIG
+        return StorageError(self.name, doing, number or errno.EIO)
 
 
 def _mode(path: str) -> int:
-    """0 where it cannot be told: opening it says why."""
+    """The file's mode, or 0 where stat fails: the open raises the cause."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):

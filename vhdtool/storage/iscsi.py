@@ -4,8 +4,7 @@ import errno
 import struct
 
 from vhdtool.errors import UnsupportedImage
-from vhdtool.storage.base import StorageError
-from vhdtool.storage.mixins import Closes
+from vhdtool.storage.base import Storage, StorageError
 from vhdtool.storage.scsi import Lun, ScsiError, Session
 
 BLOCK = 512
@@ -17,7 +16,7 @@ _LONG = struct.Struct(">BBQIBB")
 _READ, _WRITE, _SYNC, _SAME, _CAPACITY = 0x88, 0x8A, 0x91, 0x93, 0x9E
 
 
-class IscsiStorage(Closes):
+class IscsiStorage(Storage):
     """The bytes of a LUN. Writes cover whole sectors of 512 bytes; the target has to have such.
 
     Raises StorageError, with EBUSY where another initiator has the LUN reserved, and

@@ -2,12 +2,12 @@
 
 import errno
 
-from vhdtool.storage.base import StorageError
+from vhdtool.storage.base import Storage, StorageError
 
 PAGE = 4096
 
 
-class MemoryStorage:
+class MemoryStorage(Storage):
     """Bytes in pages of 4 KiB; pages that were never written take no memory.
 
     >>> disk = MemoryStorage(b"abc")

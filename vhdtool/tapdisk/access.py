@@ -8,7 +8,7 @@ from pathlib import Path
 from vhdtool.image.disk.open import QCOW2
 from vhdtool.leases.claim import locked_file
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.locking.image_lock import LockMode, NoLocks
+from vhdtool.storage.image_lock import LockMode, NoLocks
 from vhdtool.storage.open import is_lun, open_anywhere
 
 log = logging.getLogger("disk")

@@ -18,8 +18,8 @@ from typing import Any
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
 from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
-from vhdtool.storage.locking.persistent_path import lasting_path
 from vhdtool.storage.open import is_lun
+from vhdtool.storage.paths import persistent_path
 from vhdtool.tapdisk.router import Serving
 from vhdtool.tapdisk.session import Settings
 
@@ -68,7 +68,7 @@ class TapDisk(Serving):
         place = self._record or record
         assert place is not None
         self._lease = self.settings.open_lease(place)
-        self.path, self.kind, self._real = path, kind, lasting_path(path)
+        self.path, self.kind, self._real = path, kind, persistent_path(path)
 
     def open(self, mode: str = "plain") -> None:
         """Reads footer, header and BAT. `mode` says which requests reopen the image first."""

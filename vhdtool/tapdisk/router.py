@@ -11,7 +11,7 @@ from vhdtool.image.disk.open import OpenImage
 from vhdtool.nbd.block_layout import StraightMap
 from vhdtool.nbd.fast_path import Grant, SharedGate, Tally, new_tally
 from vhdtool.nbd.metrics import Latency
-from vhdtool.storage import LockedStorage, Storage, StorageError
+from vhdtool.storage import Storage, StorageError
 from vhdtool.tapdisk import session as reading
 from vhdtool.tapdisk.session import Reading, Settings
 
@@ -211,7 +211,7 @@ class Serving(Reading):
     def _reopened(self) -> Storage:
         """The image's file, closed and open anew; the lock on it is held all the time."""
         old = self._storage
-        if not (self.settings.guard and isinstance(old, LockedStorage)) or self.read_only:
+        if old is None or not (self.settings.guard and old.holds_lock) or self.read_only:
             self._close_for_reopen()
             access = self.settings.access(self._holds_lease)
             return self.settings.open_storage(self.path, access, self.kind)

@@ -22,10 +22,9 @@ from vhdtool.image.disk.open import VHD, OpenImage, open_image
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record
-from vhdtool.storage import LockedStorage, Storage
-from vhdtool.storage.locking.image_lock import ImageInUse
-from vhdtool.storage.locking.mounts import on_nfs
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage import Storage
+from vhdtool.storage.image_lock import ImageInUse
+from vhdtool.storage.paths import on_nfs, persistent_path
 from vhdtool.tapdisk.access import Access
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.gate import Gate
@@ -150,7 +149,7 @@ class Reading:
         except ImageInUse as error:
             assert self._lease is not None
             raise named_holder(error, self._lease.held(), force_epoch) from None
-        if self.settings.guard and lasting_path(self.path) != self._real:
+        if self.settings.guard and persistent_path(self.path) != self._real:
             storage.close()
             raise StateError(
                 f"{self.path}: leads to another file than when it was attached ({self._real}), "
@@ -214,7 +213,7 @@ class Reading:
         """Raises LeaseLost unless lease and file are still ours. Guard off: nothing is asked."""
         assert self._lease is not None
         self._lease.check()
-        if self.settings.guard and isinstance(self._storage, LockedStorage):
+        if self.settings.guard and self._storage is not None:
             self._storage.check_identity()
 
     def _lock_is_lost(self, error: Exception) -> bool:
@@ -222,7 +221,7 @@ class Reading:
         return (
             self._holds_lease
             and getattr(error, "errno", None) == EIO
-            and isinstance(self._storage, LockedStorage)
+            and self._storage is not None
             and self._storage.lock_is_lost()
         )
 

@@ -55,7 +55,7 @@ def repair(
     from vhdtool.image.journal.undo import apply, journal_path, undo, write_journal
     from vhdtool.leases.claim import claimed, who_has
     from vhdtool.storage import FileStorage
-    from vhdtool.storage.locking.image_lock import ImageInUse
+    from vhdtool.storage.image_lock import ImageInUse
 
     if dry_run and (yes or undo_from is not None):
         raise UsageError("--dry-run goes with neither --yes nor --undo")

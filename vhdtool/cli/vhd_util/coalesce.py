@@ -5,7 +5,7 @@ import errno
 from vhdtool.cli.notes import note_coalesced
 from vhdtool.cli.vhd_util.conventions import Failed, Options, errno_of, needed, open_image, say
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.storage.image_lock import LockMode
 
 
 def coalesce(options: Options) -> int:

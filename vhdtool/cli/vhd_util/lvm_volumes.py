@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vhdtool.errors import UnsupportedImage, VhdtoolError
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.mixins import ReadOnly
+from vhdtool.storage.base import ReadOnlyStorage
 
 _BYTES = ("--noheadings", "--units", "b", "--nosuffix", "--separator", "|")
 
@@ -36,7 +36,7 @@ class Volume:
         return _Part(self)
 
 
-class _Part(ReadOnly):
+class _Part(ReadOnlyStorage):
     """A range of a device that looks like a file of its own."""
 
     def __init__(self, volume: Volume) -> None:

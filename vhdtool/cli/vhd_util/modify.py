@@ -12,7 +12,7 @@ from vhdtool.cli.vhd_util.conventions import (
 )
 from vhdtool.cli.vhd_util.repair import close_image
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+from vhdtool.storage.image_lock import ImageInUse, LockMode
 
 
 def set_field(options: Options) -> int:

@@ -10,7 +10,7 @@ from vhdtool.image.edit.batmap_fields import read_marks
 from vhdtool.image.metadata.bounds import end_of_data
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.units import SECTOR, UNUSED
 
@@ -57,7 +57,7 @@ def _parent(name: str, storage: FileStorage, meta: Metadata, resolved: bool) -> 
         return 0
     try:
         if resolved:
-            print(lasting_path(find_parent(name, storage, meta.header)))
+            print(persistent_path(find_parent(name, storage, meta.header)))
             return 0
         paths = locator_paths(storage, meta.header)
         print(paths[0][1] if paths else meta.header.parent_name_text)

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from vhdtool.cli.vhd_util.conventions import Failed, Options, needed, open_image, say
 from vhdtool.errors import UsageError
-from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.storage.image_lock import LockMode
 
 
 def repair(options: Options) -> int:

@@ -14,7 +14,7 @@ from vhdtool.cli.vhd_util.conventions import (
     whole_blocks,
 )
 from vhdtool.errors import VhdtoolError
-from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
 

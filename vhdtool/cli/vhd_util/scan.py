@@ -14,7 +14,7 @@ from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.edit.batmap_fields import Marks, read_marks
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID, Header
 
@@ -173,7 +173,7 @@ def _parent(
     if "f" in options and header.parent_name_text:
         return header.parent_name_text
     try:
-        return lasting_path(find_parent(target.name, storage, header))
+        return persistent_path(find_parent(target.name, storage, header))
     except VhdtoolError:
         paths = [path for _, path in locator_paths(storage, header)]
         return paths[0] if paths else header.parent_name_text

@@ -8,7 +8,7 @@ from functools import cached_property
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.mixins import Closes
+from vhdtool.storage.base import Closing
 from vhdtool.storage.sparse import Contents, DataMap, Held
 from vhdtool.vhd.bits import reversed_bits, runs
 from vhdtool.vhd.blocks import BlockLayout
@@ -137,7 +137,7 @@ class Layer:
         self.storage.close()
 
 
-class Reader(Closes):
+class Reader(Closing):
     """Guest data through all layers, the image first and its oldest ancestor last.
 
     Used as a context manager it closes the layers' storages.

@@ -9,7 +9,7 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check.locators import LARGEST
 from vhdtool.image.metadata.read import read_ends
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.locators import decode_locator, url_decoded
 
@@ -49,7 +49,7 @@ def candidates(child: str, storage: Storage, header: Header) -> Iterator[str]:
     tried = [*paths, *(url_decoded(path) for path in paths)]
     tried += [os.path.basename(path) for path in tried]
     # A symbolic link to the child lives elsewhere than the child that its paths start from.
-    directory = os.path.dirname(lasting_path(child))
+    directory = os.path.dirname(persistent_path(child))
     seen = set()
     for path in tried:
         if not path or _DRIVE.match(path):

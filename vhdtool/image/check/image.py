@@ -105,7 +105,7 @@ def _check_dynamic(
 
 def _slack(storage: Storage, footer: Footer, mode: str) -> int | None:
     """Sectors between the last block and the footer that are no leak."""
-    if mode == "live" or getattr(storage, "is_block_device", False):
+    if mode == "live" or storage.is_block_device:
         return None
     # blktap puts the footer right behind the last block; Hyper-V leaves 4 KiB and its alignment.
     return 0 if footer.is_tapdisk else 2 * ALIGN - 1

@@ -17,7 +17,7 @@ from vhdtool.image.create.empty import (
 )
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, encode_locator
@@ -51,7 +51,7 @@ def parent_facts(
 
     Raises as `open_chain` does, and ImageInUse while somebody writes one of them.
     """
-    name = lasting_path(path)
+    name = persistent_path(path)
     # A child shows what its parent has: who still writes that one changes the child.
     with open_chain(name, raw, alone, hold=ALL) as reader:
         meta = reader.layers[0].metadata
@@ -59,7 +59,7 @@ def parent_facts(
         if meta is not None and uuid == NO_UUID:
             raise UnsupportedImage(f"{path}: has no uuid, so that no child can name it")
         stamp = vhd_time(os.stat(name).st_mtime)
-        chain = tuple(lasting_path(layer.name) for layer in reader.layers)
+        chain = tuple(persistent_path(layer.name) for layer in reader.layers)
         return ParentFacts(name, uuid, reader.size, stamp, chain)
 
 
@@ -97,7 +97,7 @@ def create_child(
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if lasting_path(path) in parent.chain or _is_below(path, parent):
+    if persistent_path(path) in parent.chain or _is_below(path, parent):
         raise UsageError(f"{os.fspath(path)}: cannot be its own parent, nor replace one below it")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
@@ -128,7 +128,7 @@ def with_parent(header: Header, parent: ParentFacts, locators: tuple[Locator, ..
 
 def locator_paths_for(child: str, parent: str) -> list[tuple[bytes, str]]:
     """(code, path) of the locators of a new child, in the order in which blktap tries them."""
-    directory = os.path.dirname(lasting_path(child))
+    directory = os.path.dirname(persistent_path(child))
     relative = os.path.relpath(parent, directory)
     if not relative.startswith("../"):
         relative = f"./{relative}"

@@ -44,7 +44,7 @@ class Allocator(BlockReader):
             ends, bat = self._opened.ends, self._opened.bat
             self._end = end_of_kept(storage, ends, self.layout, bat, self._end)
         self._unused = len(self.bat) - len(self._opened.used)
-        self._block_device = bool(getattr(storage, "is_block_device", False))
+        self._block_device = storage.is_block_device
         self.whole = whole and not self._block_device and self.parent is None
         """A new block is full from the start. A device does not clear its data before."""
         self._new_bitmap = self._bitmap_of_new()

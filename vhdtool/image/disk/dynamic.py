@@ -49,7 +49,7 @@ class DynamicDisk(Freeing):
         require_servable(self.storage, opened)
         if opened.closed(self._end):
             # A kill between the batmap and its checksum leaves the footer of the close before.
-            self._dirty = not opened.batmap_believed and getattr(self.storage, "writable", True)
+            self._dirty = not opened.batmap_believed and self.storage.writable
             return
         if not unclean:
             raise UncleanImage(

@@ -2,7 +2,7 @@
 
 from vhdtool.image.check.admission import require_closed_fixed
 from vhdtool.nbd.block_layout import StraightMap
-from vhdtool.storage import FileStorage, Storage, discard, will_need
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.sparse import Contents, joined
 from vhdtool.vhd.units import raw_disk_size
 
@@ -46,12 +46,12 @@ class FlatDisk:
     def trim(self, offset: int, length: int) -> None:
         """Frees what a range takes in the file, where that can be done; it reads as zeros then."""
         self._inside(offset, length)
-        discard(self.storage, offset, length)
+        self.storage.discard(offset, length)
 
     def prefetch(self, offset: int, length: int) -> None:
         """The range is going to be read."""
         self._inside(offset, length)
-        will_need(self.storage, offset, length)
+        self.storage.will_need(offset, length)
 
     def flush(self) -> None:
         self.storage.flush()

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from vhdtool.image.disk.allocator import Allocator
 from vhdtool.image.disk.block_map import window
-from vhdtool.storage import discard, will_need
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 
@@ -23,13 +22,13 @@ class Freeing(Allocator):
         for block, within, count in self._split(first, end - first):
             for at, size in self._own(block, within, count):
                 self._dirty = True
-                discard(self.storage, at, size)
+                self.storage.discard(at, size)
 
     def prefetch(self, offset: int, length: int) -> None:
         """The range is going to be read. Advice; what a parent shows is not fetched."""
         for block, within, count in self._split(offset, length):
             if self.bat[block] != UNUSED:
-                will_need(self.storage, self.layout.data_offset(self.bat[block]) + within, count)
+                self.storage.will_need(self.layout.data_offset(self.bat[block]) + within, count)
 
     def _own(self, block: int, within: int, count: int) -> Iterator[tuple[int, int]]:
         """(offset in the file, bytes) of whatever is present of whole sectors of a block."""

@@ -11,7 +11,7 @@ from vhdtool.image.check.admission import changeable
 from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
 from vhdtool.image.journal.undo import Change
 from vhdtool.image.metadata.read import Metadata
-from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.units import UNUSED
 
 KEY_BYTES = 32

@@ -76,7 +76,7 @@ def _moved(meta: Metadata, header: Header, size: int) -> int:
 
 
 def _is_device(layer: Layer) -> bool:
-    return bool(getattr(layer.storage, "is_block_device", False))
+    return layer.storage.is_block_device
 
 
 def _free(path: str) -> int:

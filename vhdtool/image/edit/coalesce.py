@@ -18,8 +18,8 @@ from vhdtool.image.edit.resize import resize
 from vhdtool.image.journal.transaction import writable_image
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage
-from vhdtool.storage.borrowed import KeptOpen
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
+from vhdtool.storage.base import BorrowedStorage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.sparse import Held
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -199,7 +199,7 @@ def _open(storage: FileStorage, layer: Layer) -> _Target:
     # An interrupted run left no footer at the end; anything worse is not for us to write to.
     if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
         return _Flat(storage)
-    return DynamicDisk(KeptOpen(storage), unclean=True, parent=_Nothing())
+    return DynamicDisk(BorrowedStorage(storage), unclean=True, parent=_Nothing())
 
 
 def fill(
@@ -218,7 +218,7 @@ def fill(
         new = sum(1 for entry in meta.bat if entry == UNUSED)
         require_full(os.fspath(path), meta, meta.layout)
         writable(storage, closed=False)
-        disk = DynamicDisk(KeptOpen(storage), parent=_Nothing())
+        disk = DynamicDisk(BorrowedStorage(storage), parent=_Nothing())
         try:
             for start in range(0, reader.size, CHUNK):
                 length = min(CHUNK, reader.size - start)

@@ -13,8 +13,8 @@ from vhdtool.image.journal.undo import Change
 from vhdtool.image.metadata.bounds import end_of_data, end_of_kept, footer_place
 from vhdtool.image.metadata.read import Metadata, read_batmap
 from vhdtool.storage import Storage
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
-from vhdtool.storage.locking.persistent_path import lasting_path
+from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.blocks import BlockLayout
@@ -74,7 +74,7 @@ def modify_parent(
     itself, over it, or larger than the image), UnsupportedImage when the image is no child.
     """
     facts = parent_facts(parent, raw, alone=True)
-    if _leads_to(facts.path, lasting_path(path), raw):
+    if _leads_to(facts.path, persistent_path(path), raw):
         raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
     relink = mode is LockMode.RELINK
     with writable_image(path, mode) as storage:

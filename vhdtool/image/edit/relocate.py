@@ -33,7 +33,7 @@ class Mover:
         self.bat: array[int] = array("I", meta.bat)
         """The table as it will be."""
         self._moves: list[tuple[int, int]] = []
-        self._on_device = bool(getattr(storage, "is_block_device", False))
+        self._on_device = storage.is_block_device
         end = end_of_data(meta.footer, header, meta.batmap, meta.bat)
         self.kept = end_of_kept(storage, meta.ends, self.layout, meta.bat, end)
         """Orphan blocks of a closed image end before this sector, where there are any."""

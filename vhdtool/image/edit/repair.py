@@ -93,7 +93,7 @@ def _with_sound_sizes(footer: Footer, codes: set[str]) -> Footer:
 def _fixed(storage: Storage, meta: Metadata) -> list[Change]:
     size, ends = meta.size, meta.ends
     raw = meta.footer.pack()
-    if getattr(storage, "is_block_device", False):
+    if storage.is_block_device:
         # A device has its footer at its end, wherever the disk ends.
         size = ends.file_size - SECTOR
     changes = []
@@ -141,7 +141,7 @@ class _Dynamic:
         end = end_of_data(self.footer, self.header, self.batmap, self.bat)
         end = max([end, *(one.end for one in self.orphans)]) * SECTOR
         size = self.ends.file_size
-        if getattr(self.storage, "is_block_device", False):
+        if self.storage.is_block_device:
             end = size - SECTOR
         raw = self.footer.pack()
         copy = self.storage.pread(0, SECTOR)

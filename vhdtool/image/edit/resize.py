@@ -17,7 +17,7 @@ from vhdtool.image.journal.undo import Change, apply
 from vhdtool.image.metadata.bounds import end_of_data, footer_place, paths_kept
 from vhdtool.image.metadata.read import Metadata, believed_batmap
 from vhdtool.storage import FileStorage
-from vhdtool.storage.locking.image_lock import LockMode
+from vhdtool.storage.image_lock import LockMode
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_expected, batmap_header_for
 from vhdtool.vhd.bits import clear_bits

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from vhdtool.errors import ImageExists, UsageError
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage, StorageError
-from vhdtool.storage.locking.image_lock import require_name
+from vhdtool.storage.image_lock import require_name
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 

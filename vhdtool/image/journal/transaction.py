@@ -18,9 +18,9 @@ from vhdtool.image.journal.undo import (
 )
 from vhdtool.leases.claim import claimed, who_has
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.locking.image_lock import ImageInUse, LockMode
-from vhdtool.storage.locking.persistent_path import lasting_path
-from vhdtool.storage.mixins import ReadOnly
+from vhdtool.storage.base import ReadOnlyStorage
+from vhdtool.storage.image_lock import ImageInUse, LockMode
+from vhdtool.storage.paths import persistent_path
 
 _PATIENCE = 5.0
 """Seconds; a change that is guarded takes milliseconds, so a longer one is stopped."""
@@ -29,7 +29,7 @@ _PATIENCE = 5.0
 def journal_beside(image: str | os.PathLike[str]) -> str:
     """Where the journal of a change under way is."""
     # By the real name: under another one an interrupted change would not be seen.
-    return f"{lasting_path(image)}.journal"
+    return f"{persistent_path(image)}.journal"
 
 
 def guarded(
@@ -142,7 +142,7 @@ def as_before(storage: FileStorage) -> Storage:
     return storage
 
 
-class Restored(ReadOnly):
+class Restored(ReadOnlyStorage):
     """What an image will be once its journal is played back; nothing is written."""
 
     def __init__(self, inner: Storage, journal: str) -> None:

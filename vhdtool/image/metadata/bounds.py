@@ -46,7 +46,7 @@ def footer_place(storage: Storage, end: int) -> int:
     A block device keeps its length, and has its footer at its end. Raises StorageError when the
     data would reach into it.
     """
-    if not getattr(storage, "is_block_device", False):
+    if not storage.is_block_device:
         return end
     last = storage.size() - SECTOR
     if end > last:
@@ -65,7 +65,7 @@ def end_of_kept(
     """
     foot = ends.end_offset // SECTOR
     closed = ends.end is not None and ends.end.valid
-    device = getattr(storage, "is_block_device", False)
+    device = storage.is_block_device
     if device or not closed or foot - end < layout.total_sectors:
         return end
     from vhdtool.image.metadata.orphans import last_orphan_end

@@ -8,7 +8,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.salvage.reader import Lost, Salvage, merged
 from vhdtool.storage import FileStorage
-from vhdtool.storage.borrowed import KeptOpen
+from vhdtool.storage.base import BorrowedStorage
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
 
@@ -38,7 +38,7 @@ def _fill(
     source: Salvage, storage: FileStorage, progress: Progress | None
 ) -> tuple[int, list[Lost]]:
     copied, lost = 0, []
-    disk = DynamicDisk(KeptOpen(storage))
+    disk = DynamicDisk(BorrowedStorage(storage))
     for piece in source.data():
         if isinstance(piece, Lost):
             lost.append(piece)

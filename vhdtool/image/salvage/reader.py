@@ -10,7 +10,7 @@ from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.storage import FileStorage, Storage, StorageError
-from vhdtool.storage.mixins import Closes
+from vhdtool.storage.base import Closing
 from vhdtool.vhd.units import SECTOR
 
 _SMALLEST = 4096
@@ -92,7 +92,7 @@ class Stray:
                     target.pwrite(skip, data)
 
 
-class Salvage(Closes):
+class Salvage(Closing):
     """A damaged image and its parents, open for reading. Made by `lenient.open_salvage`."""
 
     def __init__(

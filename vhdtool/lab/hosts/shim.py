@@ -16,7 +16,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.lab.hosts.connection import Host
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 
 OP_TIMEOUT = 40.0
 REFUSALS: dict[str, type[VhdtoolError]] = {

@@ -9,11 +9,9 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from vhdtool.oracle.evidence.files import LARGEST_IMAGE, open_regular
-from vhdtool.storage import Storage
-from vhdtool.storage.mixins import ReadOnly
+from vhdtool.storage.base import ReadOnlyStorage
 
 
 def kind_of(name: str) -> str:
@@ -26,14 +24,15 @@ Extent = tuple[int, int]
 """(start, end) in bytes of the file, half open."""
 
 
-class View(Storage, Protocol):
+class View(ReadOnlyStorage):
     """What the oracles need of an image: a storage that also knows where its data lies."""
 
     def extents(self) -> Sequence[Extent]:
         """Rising, disjoint ranges outside which the file reads as zeros."""
+        raise NotImplementedError
 
 
-class FileView(ReadOnly):
+class FileView(View):
     """A file opened for reading; sparse areas are skipped where the file system tells them.
 
     Raises TornRecord when it is no regular file that can be opened. A context manager.
@@ -76,7 +75,7 @@ def _data_of(fd: int, size: int) -> list[Extent]:
     return found
 
 
-class OverlayView(ReadOnly):
+class OverlayView(View):
     """A view with some bytes replaced, in memory. Patches must lie inside the file."""
 
     def __init__(self, base: View, patches: Sequence[tuple[int, bytes]]) -> None:

@@ -10,7 +10,7 @@ from typing import Self
 
 from vhdtool.errors import LeaseLost
 from vhdtool.storage.base import Storage, StorageError
-from vhdtool.storage.locking.image_lock import ImageInUse
+from vhdtool.storage.image_lock import ImageInUse
 
 
 class LockServer:
@@ -58,8 +58,10 @@ class LockServer:
             self.holder = new
 
 
-class LockedMemory:
+class LockedMemory(Storage):
     """A descriptor of a LockServer's file."""
+
+    holds_lock = True
 
     def __init__(self, server: LockServer, locked: bool) -> None:
         self.server = server

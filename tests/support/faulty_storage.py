@@ -9,7 +9,7 @@ Fault = Callable[[str, int, int], int | None]
 """(kind, offset, length) -> an errno to fail with, or None to let it pass."""
 
 
-class FaultyStorage:
+class FaultyStorage(Storage):
     """Passes everything on to `inner` unless `fault` names an errno for it.
 
     A failing write first stores `torn` bytes of its data, as a power cut would.

@@ -7,7 +7,7 @@ from typing import Self
 from vhdtool.errors import LeaseLost
 from vhdtool.storage.base import StorageError
 from vhdtool.storage.file import FileStorage
-from vhdtool.storage.locking.image_lock import (
+from vhdtool.storage.image_lock import (
     ImageInUse,
     LockMode,
     hand_over,
@@ -15,7 +15,7 @@ from vhdtool.storage.locking.image_lock import (
     lock_is_lost,
     require_name,
 )
-from vhdtool.storage.locking.loop import loop_file
+from vhdtool.storage.paths import loop_file
 
 
 class ImageFile(FileStorage):
@@ -27,6 +27,8 @@ class ImageFile(FileStorage):
 
     Raises ImageInUse, NoLocks, StorageError.
     """
+
+    holds_lock = True
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ class Operation:
             storage.flush()
 
 
-class RecordingStorage:
+class RecordingStorage(Storage):
     """Passes everything on to `inner`, and keeps each change in `log`, in order.
 
     `reads` counts the preads, so that a test can tell what an operation cost. `observer`, when
