@@ -90,7 +90,7 @@ def run(config: dict[str, Any], lib: Path, case: str, seed: int, folder: Path) -
     hosts = [{**host, "lib": str(lib)} for host in config["hosts"]]
     changed = {"strategies": [case], "seed": seed, "guard": "on", "run_dir": str(folder)}
     # The looks at live hosts take seconds, and are no part of the evidence.
-    changed["live_tests"] = None
+    changed["live_tests"] = False
     path = folder / "config.json"
     path.write_text(json.dumps({**config, **changed, "hosts": hosts}))
     command = [sys.executable, "-m", "vhdtool", "lab", "run", "--config", str(path)]

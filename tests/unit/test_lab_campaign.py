@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from vhdtool.cli import main as cli
 from vhdtool.errors import ActivationRefused, LabError, UsageError
 from vhdtool.lab import campaign as lab
-from vhdtool.lab.case.live_checks import failed_checks
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.config import LabConfig
 from vhdtool.lab.guest import build
 from vhdtool.lab.hosts import bundle
 from vhdtool.lab.hosts import shim as tap
+from vhdtool.lab.live_checks.run import failed_checks
 from vhdtool.lab.options import RunOptions
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.storage.image_lock import ImageInUse, NoLocks

@@ -7,6 +7,8 @@ guest/        The lab's guest: a Debian kernel and an initramfs whose only job
 hosts/        A lab host: the connection to it, the agent that runs there, and
               the shim as seen from here
 hypervisors/  Hypervisors that run the guest and migrate it, a driver each
+live_checks/  Checks of the hosts by testinfra, over SSH, while a case is
+              live and after it
 localhosts/   Two local hosts for the lab: namespaces with an sshd each,
               joined by a bridge
 campaign      All cases of a run: configuration in, `runs/<id>/` out, a line

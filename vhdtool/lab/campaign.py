@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
-from vhdtool.lab.case.live_checks import FailedLook, look
 from vhdtool.lab.case.plan import CasePlan, Side
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.runner import CaseRun
@@ -21,6 +20,7 @@ from vhdtool.lab.config import LabConfig
 from vhdtool.lab.guest.memory_state import accelerator, ensure_snapshot
 from vhdtool.lab.hosts.connection import Host
 from vhdtool.lab.hypervisors.qemu import Loop, Machine
+from vhdtool.lab.live_checks.run import FailedLook, look
 from vhdtool.lab.options import MIB, OPTIONS, RunOptions
 from vhdtool.oracle.evidence.case import SCHEMA
 from vhdtool.oracle.evidence.depth import deep_blocks

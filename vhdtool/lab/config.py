@@ -26,7 +26,8 @@ class LabConfig(RunOptions):
     storage: str = "a directory"
     inventory: str | None = None
     """What `ansible-playbook -i` was given; None for the local hosts of `make lab`."""
-    live_tests: Path | None = None
+    live_tests: bool = False
+    """Whether testinfra checks the hosts while a case is live, and after it."""
 
     @classmethod
     def load(cls, path: Path) -> "LabConfig":
@@ -44,8 +45,7 @@ class LabConfig(RunOptions):
     def _fields(cls, raw: dict[str, Any]) -> dict[str, Any]:
         guest = raw.pop("guest")
         options = of_record({name: raw.pop(name) for name in FIELDS if name in raw})
-        for key in ("ssh_config", "live_tests"):
-            raw[key] = Path(raw[key]) if raw.get(key) else None
+        raw["ssh_config"] = Path(raw["ssh_config"]) if raw.get("ssh_config") else None
         run_dir = Path(raw.pop("run_dir"))
         hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
         return {**raw, **options, "run_dir": run_dir, "hosts": hosts, **guest}

@@ -8,8 +8,6 @@ image_location  Where the image of a case lies: in a file that all hosts
                 see, or on a LUN over that file
 iscsi_target    A LUN for a case: an iSCSI target on one host, whose bytes
                 are the image's file
-live_checks     Looking at the hosts while a case is live, and after it:
-                testinfra over SSH, as a user would
 plan            What one case is to do, and the two hosts in the roles that
                 they have now
 points          Snapshots of the image's metadata at the points of a case

@@ -1,10 +1,11 @@
-"""Looking at the hosts while a case is live, and after it: testinfra over SSH, as a user would."""
+"""Starts pytest with the checks of the hosts, over SSH, and says which failed."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import LabError
@@ -14,6 +15,7 @@ from vhdtool.lab.config import LabConfig
 LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
 """Where testinfra looks at the hosts in the middle of a case: one of each verdict."""
 TIMEOUT = 120
+PACKAGE = "vhdtool.lab.live_checks"
 
 
 class FailedLook(LabError):
@@ -21,19 +23,19 @@ class FailedLook(LabError):
 
 
 def look(config: LabConfig, run: CaseRun, phase: str) -> None:
-    """Runs tests/lab against the hosts. Raises FailedLook when they see what must not be."""
-    plan, tests = run.plan, config.live_tests
-    if tests is None or (plan.strategy.name, plan.guard) not in LIVE_CASES:
+    """Checks the hosts, phase "live" or "after". Raises FailedLook with the checks that failed."""
+    plan = run.plan
+    if not config.live_tests or (plan.strategy.name, plan.guard) not in LIVE_CASES:
         return
-    path = run.record.folder / "live.json"
-    path.write_text(json.dumps(describe(config, run, phase), indent=1))
+    path = run.record.folder.absolute() / "live.json"
+    described = describe(config, run, phase)
+    path.write_text(json.dumps(described, indent=1))
     log = run.record.folder / f"testinfra-{phase}.log"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", phase, "-p", "no:cacheprovider"]
     with open(log, "wb") as out:
         try:
             done = subprocess.run(
-                [*command, str(tests)],
-                env={**os.environ, "VHDLAB_LIVE": str(path.resolve())},
+                command(described, path),
+                env={name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -44,6 +46,20 @@ def look(config: LabConfig, run: CaseRun, phase: str) -> None:
             raise LabError(f"testinfra, {phase}: no end within {TIMEOUT} s; see {log}") from None
     if done.returncode:
         raise FailedLook(f"testinfra, {phase}: {failed_checks(log.read_text(errors='replace'))}")
+
+
+def command(described: dict[str, Any], path: Path) -> list[str]:
+    """What a user would type to check the hosts that `described`, in the file `path`, names."""
+    # No setting of a directory above has a say: neither pytest's own, nor a module beside it.
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-c", os.devnull]
+    command += [f"--rootdir={path.parent}", "-p", "no:cacheprovider"]
+    command += ["-p", f"{PACKAGE}.plugin", "--pyargs", PACKAGE, "-m", described["phase"]]
+    hosts = described["hosts"].values()
+    urls = [f"ssh://{host['ssh']}?controlpersist=0&sudo={host['sudo']}" for host in hosts]
+    command += [f"--hosts={','.join(urls)}", f"--case={path}"]
+    return command + (
+        [f"--ssh-config={described['ssh_config']}"] if described["ssh_config"] else []
+    )
 
 
 def failed_checks(output: str) -> str:
@@ -71,6 +87,7 @@ def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
         hosts[side.host.name] = {
             "ssh": side.host.config.ssh,
             "sudo": side.host.config.sudo,
+            "python": side.host.config.python,
             "role": role,
             "private_dir": side.host.config.private_dir,
             "shim": shim,

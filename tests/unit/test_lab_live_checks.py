@@ -1,0 +1,76 @@
+"""The checks of the hosts, run as the lab runs them, with this machine as the host."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vhdtool.lab.live_checks import run
+
+CHECKS = [
+    "no process is left",
+    "no socket is left",
+    "the private directory is private",
+    "no lease is held",
+]
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> dict:
+    """live.json of a case that is over and has left nothing."""
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (tmp_path / "image.vhd").write_bytes(b"image")
+    (tmp_path / "image.vhd.lease").write_text('{"holder": null}\n' + "\0" * 600)
+    host = {"ssh": "local", "sudo": False, "private_dir": str(private), "python": sys.executable}
+    return {
+        "phase": "after",
+        "image": str(tmp_path / "image.vhd"),
+        "lease": str(tmp_path / "image.vhd.lease"),
+        "ssh_config": None,
+        "hosts": {"here": host},
+    }
+
+
+def checked(described: dict, folder: Path) -> subprocess.CompletedProcess[str]:
+    path = folder / "live.json"
+    path.write_text(json.dumps(described))
+    command = [
+        "--hosts=local://" if word.startswith("--hosts=") else word
+        for word in run.command(described, path)
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def test_hosts_on_which_nothing_is_left_pass(described, tmp_path):
+    done = checked(described, tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "6 passed" in done.stdout
+
+
+def test_each_leftover_on_a_host_fails_its_check(described, tmp_path):
+    private = Path(described["hosts"]["here"]["private_dir"])
+    private.chmod(0o755)
+    (tmp_path / "image.vhd.lease").write_text('{"holder": {"host": "here"}}\n')
+    words = ["vhdtool.tapdisk", f"{private}/run"]
+    with (
+        socket.socket(socket.AF_UNIX) as left,
+        subprocess.Popen(
+            [sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE
+        ) as process,
+    ):
+        left.bind(str(private / "left"))
+        done = checked(described, tmp_path)
+        process.communicate(b"\n")
+    assert run.failed_checks(done.stdout) == "not true that " + ", ".join(CHECKS)
+
+
+def test_checks_without_a_case_are_refused_in_one_line(tmp_path):
+    plugin = ["-p", "vhdtool.lab.live_checks.plugin", "--pyargs", "vhdtool.lab.live_checks"]
+    command = [sys.executable, "-P", "-m", "pytest", *plugin]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--case=FILE and --hosts=ssh://HOST,... say what to check" in done.stderr
