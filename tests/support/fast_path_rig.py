@@ -13,6 +13,7 @@ from tests.support.shims import in_thread, owner, plain_bytes, verdict
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.server import NbdServer
 from vhdtool.storage import MemoryStorage
@@ -45,6 +46,7 @@ class Rig:
                 open_storage=ImageOpener(self.direct),
                 open_lease=lambda path: kind(EpochRecord(path), owner(host)),
                 emit=emit,
+                fast_path_gate=fast_path.new_gate,
             )
         )
         disk.attach(self.path, SIZE)

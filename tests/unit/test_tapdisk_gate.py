@@ -76,15 +76,15 @@ def test_a_gate_that_closes_during_a_drain_stays_closed(monkeypatch: pytest.Monk
     assert gate.mode == "refuse"
 
 
-def test_a_request_of_the_library_that_ends_between_two_looks_is_not_waited_for(
+def test_a_drain_ends_with_the_last_fast_path_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It wakes nobody: who took it for one that does would wait all of the patience."""
+    """It signals no completion: to wait for a signal would take all of the patience."""
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 3)
     gate = Gate()
     gate.set("serve")
     looks = iter((1,))
-    monkeypatch.setattr(gate.shared, "inside", lambda: next(looks, 0))
+    monkeypatch.setattr(gate.fast_path, "inside", lambda: next(looks, 0))
     began = time.monotonic()
     assert gate.set("hold") == "serve"
     assert time.monotonic() - began < 1
@@ -94,7 +94,7 @@ def test_a_gate_opens_however_many_requests_come_in(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)
     gate = Gate()
     gate.set("hold")
-    monkeypatch.setattr(gate.shared, "inside", lambda: 1)
+    monkeypatch.setattr(gate.fast_path, "inside", lambda: 1)
     assert gate.set("serve") == "hold"
     assert gate.mode == "serve"
 

@@ -22,7 +22,7 @@ from vhdtool.image.disk.open import RAW
 from vhdtool.nbd import fast_path as straight
 from vhdtool.nbd import fast_path_session as nbd_straight
 from vhdtool.nbd import protocol as wire
-from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.nbd.connection import Connection
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
@@ -157,13 +157,13 @@ def test_a_write_that_the_kernel_refuses_is_done_by_python(
 ) -> None:
     """The library writes to a descriptor that is open for reading only."""
     read_only = os.open(rig.path, os.O_RDONLY)
-    real = DynamicDisk.straight_map
+    real = DynamicDisk.fast_path_layout
 
-    def wrong(self: DynamicDisk, writing: bool) -> StraightMap | None:
+    def wrong(self: DynamicDisk, writing: bool) -> FastPathLayout | None:
         found = real(self, writing)
         return found and replace(found, fd=read_only)
 
-    monkeypatch.setattr(DynamicDisk, "straight_map", wrong)
+    monkeypatch.setattr(DynamicDisk, "fast_path_layout", wrong)
     pipe = Pipe(rig.client())
     data = {n: bytes([n + 1]) * 65536 for n in range(8)}
     for _ in range(3):
@@ -216,7 +216,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(rig: Rig) -> Non
             break
         time.sleep(0.02)
     assert rig.disk.status()["clients"] == 0
-    assert rig.disk.shared_gate.inside() == 0
+    assert rig.disk.fast_path_gate.inside() == 0
     rig.disk.pause()
 
 
@@ -264,7 +264,7 @@ def test_requests_that_make_no_sense_end_a_client_and_nothing_else(rig: Rig, see
         thread.join(20)
         client.socket.close()
     assert rig.disk.state == "active"
-    assert rig.disk.shared_gate.inside() == 0
+    assert rig.disk.fast_path_gate.inside() == 0
     rig.content()
 
 

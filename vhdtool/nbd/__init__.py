@@ -4,8 +4,8 @@ tls/               TLS for NBD connections: certificates, and keys that
                    both sides share
 accept             The accept loop of every listening socket: NBD,
                    control, tap-ctl and metrics
-block_layout       Where an open image's data lies, for who moves it
-                   without asking for each request
+backend            What the fast path needs of a disk, and a disk of the
+                   fast path
 buffers            Bytes of one client: requests are read many at a time,
                    replies leave many at a time
 client             A storage behind an NBD server on a Unix socket: the

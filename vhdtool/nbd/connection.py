@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.buffers import BUFFER, widen
-from vhdtool.nbd.fast_path import Tally
 from vhdtool.nbd.fast_path_session import StraightHalf
 from vhdtool.nbd.memory_bound import LONGEST_WHOLE, SMALL_PIECE
+from vhdtool.nbd.metrics import new_tally
 from vhdtool.nbd.negotiation import Negotiation
 from vhdtool.nbd.requests import Answers, Backend
 
@@ -37,7 +37,7 @@ class Connection(Answers):
         self._waits = getattr(backend, "waits", lambda: False)
         self._idle = 0.0
         self._straight: StraightHalf | None = None
-        self._tally: Tally = [0] * 5
+        self._tally = new_tally()
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
 

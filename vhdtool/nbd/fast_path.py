@@ -11,20 +11,17 @@ import logging
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.backend import FastPathGate, Grant, NoFastPath
 from vhdtool.nbd.memory_bound import SHARED
 from vhdtool.nbd.metrics import BUCKETS
 
 log = logging.getLogger("nbd")
 GONE, SLOW, AGAIN, PLACE = range(4)
 """Why the library gave a connection back; see fast_path.c."""
-Tally = list[int] | ctypes.Array[ctypes.c_uint64]
-"""Bytes read, bytes written; then requests: reads, writes, others."""
 _DIRECT, _WRITABLE, _ZEROS, _WHOLE, _STRUCTURED = 1, 2, 4, 8, 16
 
 
@@ -111,11 +108,6 @@ def _load() -> ctypes.CDLL | None:
 _library = _load()
 
 
-def new_tally() -> ctypes.Array[ctypes.c_uint64]:
-    """One that the library can count in."""
-    return (ctypes.c_uint64 * 5)()
-
-
 def available() -> bool:
     """Whether the library is there."""
     return _library is not None
@@ -140,20 +132,16 @@ class SharedGate:
         """Requests of the library that are under way."""
         return _library.straight_gate_inside(self.words) if _library is not None else 0
 
-    def look_again(self, seconds: float) -> None:
-        """So long requests are let in; then one has to look at the lease."""
+    def extend(self, seconds: float) -> None:
+        """As of FastPathGate."""
         if _library is not None:
             deadline = int((monotonic() + seconds) * 1e9)
             _library.straight_gate_deadline(self.words, deadline)
 
 
-@dataclass(frozen=True)
-class Grant:
-    """What a client may do by itself, as long as the gate's generation is this one."""
-
-    map: StraightMap
-    generation: int
-    writable: bool
+def new_gate() -> FastPathGate:
+    """A disk's gate in the fast path, where there is one."""
+    return SharedGate() if available() else NoFastPath()
 
 
 class Straight:
@@ -166,12 +154,13 @@ class Straight:
             raise OSError("no library")
         self._library = _library
         self._gate = gate
-        self._keep = inbox, moved
         # Outside the engine: others look at it, also after the end.
         self._since = (ctypes.c_int64 * 2)()
         start = (ctypes.c_char * len(inbox)).from_buffer(inbox)
+        counts = (ctypes.c_uint64 * len(moved)).from_buffer(moved)
+        self._keep = inbox, counts
         engine = _library.straight_open(
-            sock, ctypes.addressof(start), len(inbox), ctypes.addressof(moved), _BOUNDS,
+            sock, ctypes.addressof(start), len(inbox), ctypes.addressof(counts), _BOUNDS,
             ctypes.addressof(self._since),
         )  # fmt: skip
         if not engine:
@@ -192,14 +181,14 @@ class Straight:
         return why, engine.in_at, engine.in_end
 
     def _use(self, grant: Grant) -> None:
-        where, places = grant.map, self._places
+        where, places = grant.layout, self._places
         flags = (_DIRECT if where.direct else 0) | (_WRITABLE if grant.writable else 0)
         flags |= (_ZEROS if where.zeros else 0) | (_WHOLE if where.whole else 0)
         places.flags = flags | (_STRUCTURED if self._structured else 0)
         places.fd, places.size, places.generation = where.fd, where.size, grant.generation
         places.block_bytes, places.bitmap_bytes = where.block_bytes, where.bitmap_bytes
         if where.block_bytes:
-            table = (ctypes.c_char * (4 * len(where.table))).from_buffer(where.table)
+            table = (ctypes.c_char * (4 * len(where.bat))).from_buffer(where.bat)
             full = (ctypes.c_char * len(where.full)).from_buffer(where.full)
             places.bat, places.full = ctypes.addressof(table), ctypes.addressof(full)
             places.blocks = where.size // where.block_bytes

@@ -5,30 +5,28 @@ from typing import Protocol, Self, runtime_checkable
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.nbd import protocol as wire
+from vhdtool.nbd.backend import FastPathGate, Grant
 from vhdtool.nbd.buffers import Inbox, Stream
 from vhdtool.nbd.fast_path import (
     AGAIN,
     GONE,
     PLACE,
-    Grant,
     SharedGate,
     Straight,
-    Tally,
-    available,
 )
-from vhdtool.nbd.metrics import Latency
+from vhdtool.nbd.metrics import Latency, Tally
 
 
 @runtime_checkable
 class Granting(Protocol):
-    """A backend that lets the library move data by itself; see serving.py."""
+    """A backend that lets the fast path move data by itself."""
 
     latency: Latency
 
     @property
-    def shared_gate(self) -> SharedGate: ...
+    def fast_path_gate(self) -> FastPathGate: ...
     def grant(self) -> Grant | None: ...
-    def make_place(self, block: int, generation: int, inside: bool) -> None: ...
+    def allocate(self, block: int, generation: int, inside: bool) -> None: ...
 
 
 class Python(Protocol):
@@ -64,12 +62,13 @@ class StraightHalf:
         backend = python.backend
         if not isinstance(client, socket.socket):
             return None
-        if not isinstance(backend, Granting) or not available():
+        if not isinstance(backend, Granting):
+            return None
+        gate = backend.fast_path_gate
+        if not isinstance(gate, SharedGate):
             return None
         try:
-            straight = Straight(
-                client.fileno(), inbox.buffer, tally, backend.shared_gate, python.structured
-            )
+            straight = Straight(client.fileno(), inbox.buffer, tally, gate, python.structured)
         except MemoryError:
             return None
         return cls(python, backend, straight, inbox, tally)
@@ -86,7 +85,7 @@ class StraightHalf:
                 straight.latencies(backend.latency.add_many)
                 if why == PLACE:
                     try:
-                        backend.make_place(straight.place, grant.generation, straight.under_way)
+                        backend.allocate(straight.place, grant.generation, straight.under_way)
                         continue
                     except (OSError, VhdtoolError):
                         # The request is still in the inbox: serving it will tell the client.

@@ -7,14 +7,24 @@ together do not pay for a clock each.
 import json
 import logging
 import threading
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 log = logging.getLogger("metrics")
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
 """Upper bounds in seconds."""
 STATES = ("detached", "attached", "standby", "active", "paused", "fenced")
+
+
+Tally: TypeAlias = "array[int]"
+"""Bytes read, bytes written; then requests: reads, writes, others."""
+
+
+def new_tally() -> Tally:
+    """One connection's counters, which the fast path counts in too."""
+    return array("Q", [0] * 5)
 
 
 class Latency:

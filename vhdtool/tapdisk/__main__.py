@@ -15,6 +15,7 @@ from pathlib import Path
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.factory import KINDS, lease_opener
 from vhdtool.leases.owner import Owner
+from vhdtool.nbd import fast_path
 from vhdtool.nbd.metrics import dump
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.control import Control
@@ -44,6 +45,7 @@ def main() -> int:
                 ),
                 open_lease=lease_opener(args.lease, owner, guard),
                 emit=events.emit,
+                fast_path_gate=fast_path.new_gate,
             )
         )
         control = Control(

@@ -5,18 +5,19 @@ import threading
 from time import monotonic
 
 from vhdtool.errors import StateError
-from vhdtool.nbd.fast_path import SharedGate
+from vhdtool.nbd.backend import FastPathGate, NoFastPath
 
 DRAIN_PATIENCE = 30.0
 """Seconds that a pause or deactivation waits for requests in flight."""
-_GLANCE = 0.0002
-"""Seconds between looks at the library's requests, which end without telling."""
+_POLL_INTERVAL = 0.0002
+"""Seconds between polls while draining fast-path requests, which signal no completion."""
 
 
 class Gate:
     """Modes: "serve", "hold" (requests wait), "refuse" (they fail at once)."""
 
-    def __init__(self) -> None:
+    def __init__(self, fast_path: FastPathGate | None = None) -> None:
+        """`fast_path`: the side of this gate that the fast path's requests pass."""
         self._changed = threading.Condition(threading.Lock())
         self.mode = "refuse"
         self._why = ""
@@ -24,7 +25,7 @@ class Gate:
         self.waiting = 0
         """Requests that wait for the gate to open, at most one of each client."""
         self._draining = False
-        self.shared = SharedGate()
+        self.fast_path = fast_path or NoFastPath()
 
     def enter(self) -> None:
         """Returns when the request may be served; `leave` must follow. Raises OSError (EIO)."""
@@ -64,7 +65,7 @@ class Gate:
                     if self.mode == mode:
                         self._turn(before)
                     raise StateError(
-                        f"{self._inside + self.shared.inside()} requests did not end in "
+                        f"{self._inside + self.fast_path.inside()} requests did not end in "
                         f"{DRAIN_PATIENCE:.0f} s; the storage hangs"
                     )
             finally:
@@ -73,16 +74,16 @@ class Gate:
 
     def _turn(self, mode: str) -> None:
         self.mode = mode
-        self.shared.set(mode == "serve")
+        self.fast_path.set(mode == "serve")
         self._changed.notify_all()
 
     def _drained(self) -> bool:
         """Waits until nobody is inside; False when it takes too long."""
         end = monotonic() + DRAIN_PATIENCE
-        # One look says both whether to wait and how: the library's requests wake nobody.
-        while (theirs := self.shared.inside()) or self._inside:
+        # One poll says both whether to wait and how: fast-path requests wake nobody.
+        while (theirs := self.fast_path.inside()) or self._inside:
             left = end - monotonic()
             if left <= 0:
                 return False
-            self._changed.wait(min(left, _GLANCE) if theirs else left)
+            self._changed.wait(min(left, _POLL_INTERVAL) if theirs else left)
         return True

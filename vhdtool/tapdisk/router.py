@@ -8,9 +8,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from vhdtool.errors import ActivationRefused, LeaseLost, SplitBrain, StateError, UncleanImage
 from vhdtool.image.disk.open import OpenImage
-from vhdtool.nbd.block_layout import StraightMap
-from vhdtool.nbd.fast_path import Grant, SharedGate, Tally, new_tally
-from vhdtool.nbd.metrics import Latency
+from vhdtool.nbd.backend import FastPathGate, FastPathLayout, Grant
+from vhdtool.nbd.metrics import Latency, Tally, new_tally
 from vhdtool.storage import Storage, StorageError
 from vhdtool.tapdisk import session as reading
 from vhdtool.tapdisk.session import Reading, Settings
@@ -99,9 +98,9 @@ class Serving(Reading):
         return self._request("read", _extents, offset, length, most)
 
     @property
-    def shared_gate(self) -> SharedGate:
-        """The gate, for the library."""
-        return self._gate.shared
+    def fast_path_gate(self) -> FastPathGate:
+        """The gate that fast-path requests pass."""
+        return self._gate.fast_path
 
     def grant(self) -> Grant | None:
         """What a client may do without asking again; None while each request has to ask.
@@ -109,35 +108,36 @@ class Serving(Reading):
         The first read and the first write of each metadata read are told, so they do ask.
         """
         # In this order: what is read later is at least as new.
-        generation = self._gate.shared.generation
+        generation = self._gate.fast_path.generation
         if self._mode != "plain":
             return None
         image, told = self._image, self._told
         if image is None or not told & {"read", "write"}:
             return None
         writable = "write" in told and not self.read_only
-        where: StraightMap | None = getattr(image, "straight_map", lambda _: None)(writable)
-        return None if where is None else Grant(where, generation, writable)
+        export = getattr(image, "fast_path_layout", lambda _: None)
+        layout: FastPathLayout | None = export(writable)
+        return None if layout is None else Grant(layout, generation, writable)
 
-    def make_place(self, block: int, generation: int, inside: bool) -> None:
-        """A place for a block that a client is going to write to.
+    def allocate(self, block: int, generation: int, inside: bool) -> None:
+        """Allocates a block that a client is going to write to.
 
-        `generation`: of the grant that showed the block without one; another image gets none.
-        `inside`: other requests of that client are under way, so the gate has let it in already.
-        Raises OSError or VhdtoolError when there is none.
+        `generation`: of the grant that showed the block as absent; in another image nothing is
+        allocated. `inside`: the client has requests in flight, so it has passed the gate already.
+        Raises OSError or VhdtoolError when that fails.
         """
         if not inside:
-            self._request("write", self._place, block, generation)
+            self._request("write", self._allocate, block, generation)
             return
         try:
-            self._place(self._ready("write"), block, generation)
+            self._allocate(self._ready("write"), block, generation)
         except (LeaseLost, SplitBrain) as error:
             self._fence(error)
             raise OSError(errno.EIO, str(error)) from error
 
-    def _place(self, image: OpenImage, block: int, generation: int) -> None:
+    def _allocate(self, image: OpenImage, block: int, generation: int) -> None:
         # It may have waited at the gate, and the disk gone on with another file.
-        if self._gate.shared.generation == generation:
+        if self._gate.fast_path.generation == generation:
             image.make_place(block)  # type: ignore[attr-defined]
 
     def _request(

@@ -12,6 +12,7 @@ from vhdtool.errors import LeaseLost, UsageError
 from vhdtool.image.disk.open import disk_size, kind_of
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
+from vhdtool.nbd import fast_path
 from vhdtool.nbd.metrics import dump, prometheus
 from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import TcpPlace
@@ -129,6 +130,7 @@ def _activated(service: Service) -> TapDisk:
             ),
             open_lease=opener,
             emit=Events(service.host, out).emit,
+            fast_path_gate=fast_path.new_gate,
             read_only=service.read_only,
         )
     )

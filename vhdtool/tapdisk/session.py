@@ -22,6 +22,7 @@ from vhdtool.image.disk.open import VHD, OpenImage, open_image
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record
+from vhdtool.nbd.backend import FastPathGate, NoFastPath
 from vhdtool.storage import Storage
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.paths import on_nfs, persistent_path
@@ -47,6 +48,8 @@ class Settings:
     open_lease: Callable[[Path], Lease]
     emit: Emit
     read_only: bool = False
+    fast_path_gate: Callable[[], FastPathGate] = NoFastPath
+    """Makes a disk's gate in the fast path (`nbd.fast_path.new_gate`)."""
 
     def access(self, leased: bool) -> Access:
         """How an image is opened, with the lease or without it."""
@@ -73,7 +76,7 @@ class Reading:
         """What the file is, one of openimage's KINDS."""
         self.layer: Callable[[OpenImage], OpenImage] | None = None
         """What stands between the requests and an image that has been opened."""
-        self._gate = Gate()
+        self._gate = Gate(settings.fast_path_gate())
         self._telling = threading.Lock()
         self._lease: Lease | None = None
         self._image: OpenImage | None = None
@@ -189,7 +192,7 @@ class Reading:
     def _has_looked(self, began: float) -> None:
         """A look at the lease proves it for when it `began`: we may have been stopped since."""
         self._looked = began
-        self._gate.shared.look_again(began + LEASE_CHECK - monotonic())
+        self._gate.fast_path.extend(began + LEASE_CHECK - monotonic())
 
     def _open_image(
         self, storage: Storage, unclean: bool, kill_footer: bool, exclusive: bool

@@ -13,7 +13,7 @@ from vhdtool.image.disk.closing import write_batmap, write_footer
 from vhdtool.image.disk.freeing import Freeing
 from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.metadata.load import Opened
-from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
@@ -95,13 +95,13 @@ class DynamicDisk(Freeing):
             self.hooks.reached("bitmap-data")
             self._set_bits(block, entry, first, sectors)
 
-    def straight_map(self, writing: bool) -> StraightMap | None:
-        """For who moves data, or only reads it, without us; None where only we can."""
+    def fast_path_layout(self, writing: bool) -> FastPathLayout | None:
+        """Layout for the fast path, which will only read unless `writing`; None off a file."""
         storage = self.storage
         if not isinstance(storage, FileStorage):
             return None
         self._dirty = self._dirty or writing
-        return StraightMap(
+        return FastPathLayout(
             storage.fileno(),
             storage.direct,
             self.size,

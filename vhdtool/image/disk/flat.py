@@ -1,7 +1,7 @@
 """Disks that are their file from the first byte on: fixed VHDs and raw images."""
 
 from vhdtool.image.check.admission import require_closed_fixed
-from vhdtool.nbd.block_layout import StraightMap
+from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.sparse import Contents, joined
 from vhdtool.vhd.units import raw_disk_size
@@ -22,13 +22,13 @@ class FlatDisk:
         self._raw = raw
         self.size = raw_disk_size(storage.size()) if raw else require_closed_fixed(storage).size
 
-    def straight_map(self, writing: bool) -> StraightMap | None:
-        """For who moves data, or only reads it, without us; None where only we can."""
+    def fast_path_layout(self, writing: bool) -> FastPathLayout | None:
+        """Layout for the fast path, which will only read unless `writing`; None off a file."""
         del writing
         storage = self.storage
         if not isinstance(storage, FileStorage):
             return None
-        return StraightMap(storage.fileno(), storage.direct, self.size)
+        return FastPathLayout(storage.fileno(), storage.direct, self.size)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes; raises ValueError past the end."""

@@ -23,6 +23,7 @@ from vhdtool.image.edit.batmap_fields import read_marks
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
+from vhdtool.nbd import fast_path
 from vhdtool.storage import FileStorage
 from vhdtool.tapdisk.access import ImageOpener
 from vhdtool.tapdisk.disk import Settings, TapDisk
@@ -133,6 +134,7 @@ def started(params: wire.Params, layers: Layers | None, how: Opening) -> TapDisk
             open_storage=ImageOpener(direct),
             open_lease=lease_opener(None, how.owner, how.guard, not writable),
             emit=how.emit,
+            fast_path_gate=fast_path.new_gate,
             read_only=not writable,
         )
     )
