@@ -72,6 +72,10 @@ class Strategy:
     option: str
     legs: tuple[Leg, ...]
     safe: bool
+    label: str
+    """The report's mark beside the name: the option of the mail that the order belongs to."""
+    summary: str
+    """What the order does, in the words of the report."""
     refused_points: tuple[str, ...] = ("all-closed",)
     not_on: Mapping[str, str] = field(default_factory=dict)
     """Kinds of image that the order cannot run on, and why."""
@@ -112,6 +116,11 @@ STRATEGIES = {
             "the report: the destination opens early",
             (leg("D.attach D.open | | S.deactivate S.detach"),),
             safe=False,
+            label="the bug",
+            summary=(
+                "The destination opens the image before the guest is suspended, and the source "
+                "closes it only after the guest runs again."
+            ),
             refused_points=("destination-opened", "source-quiesced", "all-closed"),
         ),
         Strategy(
@@ -119,6 +128,11 @@ STRATEGIES = {
             "libxl's order",
             (leg("| D.attach D.open | S.deactivate S.detach"),),
             safe=False,
+            label="the bug",
+            summary=(
+                "The destination opens the image once the guest is suspended, but the source still "
+                "has it open until after the guest runs again."
+            ),
             refused_points=("destination-opened", "source-quiesced", "all-closed"),
         ),
         Strategy(
@@ -126,26 +140,56 @@ STRATEGIES = {
             "B done before the source closed",
             (leg("D.attach D.open | D.pause D.unpause S.deactivate | S.detach"),),
             safe=False,
+            label="B, too early",
+            summary=(
+                "The destination reopens the image before the source has closed it; of a VHD the "
+                "source then writes its footer over the newer state."
+            ),
             refused_points=("destination-opened", "source-quiesced", "all-closed"),
         ),
-        Strategy("activate", "A", (leg(_ACTIVATE),), safe=True),
+        Strategy(
+            "activate",
+            "A",
+            (leg(_ACTIVATE),),
+            safe=True,
+            label="A",
+            summary=(
+                "The source deactivates (closes), then the destination activates (opens); the two "
+                "never overlap."
+            ),
+        ),
         Strategy(
             "reopen",
             "B",
             (leg("D.attach D.open | S.deactivate D.pause D.unpause | S.detach"),),
             safe=True,
+            label="B",
+            summary=(
+                "The destination opens early, and reads everything again with pause and unpause "
+                "after the source has closed."
+            ),
         ),
         Strategy(
             "hold",
             "B, the destination paused from the start",
             (leg("D.attach D.open D.pause | S.deactivate D.unpause | S.detach"),),
             safe=True,
+            label="B, held",
+            summary=(
+                "The destination opens early and is paused at once; it reopens only after the "
+                "source has closed."
+            ),
         ),
         Strategy(
             "implicit",
             "C: every request closes and opens",
             (leg("D.attach D.open(each) | S.deactivate | S.detach"),),
             safe=True,
+            label="C",
+            summary=(
+                "Every request of the destination closes and opens the image, so none is served on "
+                "old metadata."
+            ),
             not_on={"qcow2": "does not run on qcow2: a reopen for each request is not done there"},
         ),
         Strategy(
@@ -153,6 +197,11 @@ STRATEGIES = {
             "C, but only the first request reopens, and a probe uses it up",
             (leg("D.attach D.open(first) D.probe | S.deactivate | S.detach"),),
             safe=False,
+            label="C, first only",
+            summary=(
+                "Only the destination's first request reopens the image, and a probe at attach "
+                "uses that one up too early."
+            ),
             refused_points=("destination-opened", "all-closed"),
         ),
         Strategy(
@@ -160,6 +209,8 @@ STRATEGIES = {
             "A, on a LUN that lets no second host log in",
             (leg("| S.deactivate D.attach D.activate | S.detach"),),
             safe=True,
+            label="A, exclusive",
+            summary="As activate, on a LUN that lets no second host log in.",
             not_on={"qcow2": "does not run on qcow2: qemu-nbd has no part in the shim's login"},
             lun=True,
         ),
@@ -168,6 +219,8 @@ STRATEGIES = {
             "A, there and back",
             (leg(_ACTIVATE), leg(_ACTIVATE, back=True)),
             safe=True,
+            label="A, there and back",
+            summary="Two migrations in a row with activate.",
         ),
         Strategy(
             "activate-retry",
@@ -184,6 +237,11 @@ STRATEGIES = {
                 leg(_ACTIVATE),
             ),
             safe=True,
+            label="A, failed and retried",
+            summary=(
+                "The destination's QEMU is killed after the source has deactivated; the guest runs "
+                "on at the source, and the second attempt succeeds."
+            ),
         ),
     )
 }

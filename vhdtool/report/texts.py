@@ -4,63 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.report.case import Case
 
 QUESTION = (
     "Does this order of storage operations keep a disk image intact while its guest "
     "migrates live from one host to another, writing all the time?"
 )
-
-STRATEGIES = {
-    "overlap": (
-        "the bug",
-        "The destination opens the image before the guest is suspended, and "
-        "the source closes it only after the guest runs again.",
-    ),
-    "late-close": (
-        "the bug",
-        "The destination opens the image once the guest is suspended, but "
-        "the source still has it open until after the guest runs again.",
-    ),
-    "reopen-early": (
-        "B, too early",
-        "The destination reopens the image before the source has "
-        "closed it; of a VHD the source then writes its footer over the newer state.",
-    ),
-    "activate": (
-        "A",
-        "The source deactivates (closes), then the destination activates (opens); "
-        "the two never overlap.",
-    ),
-    "reopen": (
-        "B",
-        "The destination opens early, and reads everything again with pause and "
-        "unpause after the source has closed.",
-    ),
-    "hold": (
-        "B, held",
-        "The destination opens early and is paused at once; it reopens only "
-        "after the source has closed.",
-    ),
-    "implicit": (
-        "C",
-        "Every request of the destination closes and opens the image, so none is "
-        "served on old metadata.",
-    ),
-    "implicit-first": (
-        "C, first only",
-        "Only the destination's first request reopens the image, "
-        "and a probe at attach uses that one up too early.",
-    ),
-    "login": ("A, exclusive", "As activate, on a LUN that lets no second host log in."),
-    "activate-back": ("A, there and back", "Two migrations in a row with activate."),
-    "activate-retry": (
-        "A, failed and retried",
-        "The destination's QEMU is killed after the "
-        "source has deactivated; the guest runs on at the source, and the second "
-        "attempt succeeds.",
-    ),
-}
 
 VERDICTS = {
     "consistent": "nothing acknowledged was lost, and all oracles agree",
@@ -100,7 +50,8 @@ class Summary:
 
 def describe(strategy: str) -> tuple[str, str]:
     """(the mail's option, what the order does); empty strings for an unknown strategy."""
-    return STRATEGIES.get(strategy, ("", ""))
+    known = STRATEGIES.get(strategy)
+    return ("", "") if known is None else (known.label, known.summary)
 
 
 def order(case: Case) -> tuple[int, str, bool, int]:
