@@ -19,7 +19,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.transaction import journal_beside
 from vhdtool.image.journal.undo import Change, write_journal
-from vhdtool.image.metadata.read import read_ends
+from vhdtool.image.metadata.ends import read_ends
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.batmap import BatmapHeader
 from vhdtool.vhd.bits import set_bits

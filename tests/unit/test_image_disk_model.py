@@ -15,9 +15,10 @@ from vhdtool.image.disk import block_map as blockmap
 from vhdtool.image.disk.block_map import BlockMap
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.tapdisk2 import FaithfulDisk
-from vhdtool.image.metadata.load import pack_flags, read_opened, unpack_flags
+from vhdtool.image.metadata.read import read_block_tables
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.batmap import batmap_checksum
+from vhdtool.vhd.bits import pack_flags, unpack_flags
 from vhdtool.vhd.footer import DIFFERENCING, FIXED
 from vhdtool.vhd.units import KILLED, SECTOR, UNUSED
 
@@ -350,7 +351,7 @@ def test_hostile_metadata_is_an_error_of_ours(data: st.DataObject) -> None:
 
 def lying_batmap(image: MemoryStorage, block: int) -> None:
     """The batmap calls a block full that has no place."""
-    opened = read_opened(image)
+    opened = read_block_tables(image)
     assert opened.batmap is not None
     opened.full[block] = 1
     raw = pack_flags(opened.full, opened.batmap.sectors * SECTOR)
@@ -387,7 +388,8 @@ def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said()
     image = empty_image()
     lying_batmap(image, 1)
     image.pwrite(
-        image.size() - SECTOR, replace(read_opened(image).footer, disk_type=DIFFERENCING).pack()
+        image.size() - SECTOR,
+        replace(read_block_tables(image).footer, disk_type=DIFFERENCING).pack(),
     )
     disk = FaithfulDisk(image, parent=Below())
     disk.write(BLOCK + SECTOR, b"d" * SECTOR)

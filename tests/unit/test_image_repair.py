@@ -18,7 +18,8 @@ from vhdtool.image.chain.layers import Layer, Reader
 from vhdtool.image.check.image import check
 from vhdtool.image.edit.repair import plan, require_repairable
 from vhdtool.image.journal.undo import apply, undo, write_journal
-from vhdtool.image.metadata.read import metadata_with, read_ends
+from vhdtool.image.metadata.ends import read_ends
+from vhdtool.image.metadata.read import metadata_with
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import FIXED, Footer

@@ -50,7 +50,7 @@ def note_orphans(image: str, what: str) -> None:
     What is no VHD, or is damaged otherwise, is for the command itself to name.
     """
     from vhdtool.image.check.image import check
-    from vhdtool.image.metadata.read import read_ends
+    from vhdtool.image.metadata.ends import read_ends
     from vhdtool.storage import FileStorage
 
     try:

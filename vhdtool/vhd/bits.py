@@ -90,3 +90,27 @@ def set_runs(bits: bytes | bytearray, count: int) -> Iterator[tuple[int, int]]:
     for present, first, length in runs(bits, count):
         if present:
             yield first, length
+
+
+def unpack_flags(bits: bytes, count: int) -> bytearray:
+    """A byte (0 or 1) for each of the first `count` bits.
+
+    >>> list(unpack_flags(bytes([0b10100000]), 4))
+    [1, 0, 1, 0]
+    """
+    digits = format(int.from_bytes(b"\1" + bits, "big"), "b")[1 : 1 + count]
+    return bytearray(digits.encode().translate(_DIGIT_TO_FLAG)).ljust(count, b"\0")
+
+
+def pack_flags(flags: bytes | bytearray, length: int) -> bytes:
+    """The inverse of `unpack_flags`, in `length` bytes; flags beyond that are left out.
+
+    >>> pack_flags(bytes([1, 0, 1]), 2).hex()
+    'a000'
+    """
+    digits = flags.translate(_FLAG_TO_DIGIT)[: length * 8].ljust(length * 8, b"0")
+    return int(digits, 2).to_bytes(length, "big")
+
+
+_DIGIT_TO_FLAG = bytes(1 if value == ord("1") else 0 for value in range(256))
+_FLAG_TO_DIGIT = bytes(ord("1") if value else ord("0") for value in range(256))

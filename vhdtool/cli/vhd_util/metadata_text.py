@@ -4,12 +4,8 @@ import time
 from collections.abc import Callable
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.metadata.read import (
-    Metadata,
-    read_batmap,
-    read_ends,
-    read_header,
-)
+from vhdtool.image.metadata.ends import read_ends
+from vhdtool.image.metadata.read import Metadata, read_batmap, read_header
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.batmap import batmap_checksum, batmap_possible
 from vhdtool.vhd.footer import DIFFERENCING, Footer

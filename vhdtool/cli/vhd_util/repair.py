@@ -29,7 +29,7 @@ def close_image(name: str, always: bool = False) -> None:
     """
     from vhdtool.image.edit.repair import plan, require_repairable
     from vhdtool.image.journal.transaction import guarded, journal_beside, recover
-    from vhdtool.image.metadata.read import read_ends
+    from vhdtool.image.metadata.ends import read_ends
     from vhdtool.leases.claim import claimed
 
     with claimed(name, LockMode.BENEATH) as storage:

@@ -3,7 +3,7 @@
 import os
 
 from vhdtool.errors import NotAVhd, UsageError
-from vhdtool.image.metadata.read import read_ends
+from vhdtool.image.metadata.ends import read_ends
 from vhdtool.image.metadata.signatures import SUFFIXES, description, likeness, promised
 from vhdtool.storage import Storage
 from vhdtool.storage.open import open_anywhere

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.check.locators import LARGEST
-from vhdtool.image.metadata.read import read_ends
+from vhdtool.image.metadata.ends import read_ends
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.header import NO_UUID, Header

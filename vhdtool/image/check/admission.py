@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING
 from vhdtool.errors import CorruptImage, UncleanImage
 from vhdtool.image.check.regions import Region, end_region, table_regions
 from vhdtool.image.metadata.bat_sort import in_order, used_places
-from vhdtool.image.metadata.load import Opened, unpack_flags
+from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.read import (
-    Ends,
+    BlockTables,
     Metadata,
     believed_batmap,
     read_batmap_header,
-    read_ends,
     read_metadata,
 )
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_possible
-from vhdtool.vhd.bits import last_set, reversed_bits
+from vhdtool.vhd.bits import last_set, reversed_bits, unpack_flags
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import Header
@@ -88,7 +87,7 @@ def writable(storage: Storage, closed: bool = True) -> Metadata:
     return metadata
 
 
-def require_servable(storage: Storage, opened: Opened) -> None:
+def require_servable(storage: Storage, opened: BlockTables) -> None:
     """Raises CorruptImage unless an image may be read and written by a server.
 
     Batmap and bitmaps are not compared: no server can wait for a million reads.

@@ -15,10 +15,11 @@ from vhdtool.image.check.overlaps import (
 from vhdtool.image.check.regions import Region, end_region, table_regions
 from vhdtool.image.check.structures import check_fixed, check_footers, check_header
 from vhdtool.image.metadata.collector import LIMIT, Collector
+from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.findings import CheckReport, Finding
 from vhdtool.image.metadata.orphans import check_orphans
 from vhdtool.image.metadata.placement import Placement
-from vhdtool.image.metadata.read import Ends, read_bat, read_batmap_header, read_ends
+from vhdtool.image.metadata.read import read_bat, read_batmap_header
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import batmap_possible
 from vhdtool.vhd.blocks import ALIGN, BlockLayout

@@ -5,7 +5,7 @@ Openers ask this of every image, so it loads little.
 
 from dataclasses import dataclass
 
-from vhdtool.image.metadata.read import Ends
+from vhdtool.image.metadata.ends import Ends
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_expected
 from vhdtool.vhd.footer import Footer
 from vhdtool.vhd.header import Header

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vhdtool.image.metadata.collector import Collector
-from vhdtool.image.metadata.read import Ends
+from vhdtool.image.metadata.ends import Ends
 from vhdtool.storage import Storage
 from vhdtool.vhd.creators import QEMU, readers_agree, size_for_qemu
 from vhdtool.vhd.footer import FIXED, RESERVED_FEATURE, TYPES, VERSION, Footer

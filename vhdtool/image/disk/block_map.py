@@ -3,9 +3,10 @@
 from array import array
 from collections.abc import Iterator
 
-from vhdtool.image.metadata.load import Opened, pack_flags
+from vhdtool.image.metadata.read import BlockTables
 from vhdtool.storage import Storage
 from vhdtool.vhd import bits
+from vhdtool.vhd.bits import pack_flags
 from vhdtool.vhd.units import SECTOR
 
 KEPT_BITMAPS = 4096
@@ -19,7 +20,7 @@ class BlockMap:
     need no lock: they see a bitmap before or after a change. Changes need the disk's lock.
     """
 
-    def __init__(self, opened: Opened, storage: Storage) -> None:
+    def __init__(self, opened: BlockTables, storage: Storage) -> None:
         self.layout = opened.layout
         self.bat: array[int] = opened.bat
         self.full = opened.full

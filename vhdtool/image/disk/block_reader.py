@@ -6,7 +6,7 @@ from typing import Protocol
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.disk.block_map import BlockMap, window
-from vhdtool.image.metadata.load import read_opened
+from vhdtool.image.metadata.read import read_block_tables
 from vhdtool.storage import Storage
 from vhdtool.storage.sparse import Contents, Held, joined
 from vhdtool.vhd.footer import DIFFERENCING
@@ -36,7 +36,7 @@ class BlockReader:
     def __init__(self, storage: Storage, parent: Parent | FindParent | None = None) -> None:
         self.storage = storage
         self._lock = threading.RLock()
-        self._opened = opened = read_opened(storage)
+        self._opened = opened = read_block_tables(storage)
         self.footer, self.header, self.layout = opened.footer, opened.header, opened.layout
         self.size = opened.footer.current_size
         self._map = BlockMap(opened, storage)

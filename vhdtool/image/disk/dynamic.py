@@ -12,7 +12,7 @@ from vhdtool.image.disk.block_reader import FindParent, Parent
 from vhdtool.image.disk.closing import write_batmap, write_footer
 from vhdtool.image.disk.freeing import Freeing
 from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.metadata.load import Opened
+from vhdtool.image.metadata.read import BlockTables
 from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd import bits
@@ -44,7 +44,7 @@ class DynamicDisk(Freeing):
         super().__init__(storage, hooks, parent, whole)
         self._accept(self._opened, unclean)
 
-    def _accept(self, opened: Opened, unclean: bool) -> None:
+    def _accept(self, opened: BlockTables, unclean: bool) -> None:
         """Refuses an image that another writer may have, or that writing would ruin."""
         require_servable(self.storage, opened)
         if opened.closed(self._end):

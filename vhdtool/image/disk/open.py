@@ -10,9 +10,9 @@ from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.flat import FlatDisk
 from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.journal.transaction import require_no_journal
-from vhdtool.image.metadata.load import FixedImage
+from vhdtool.image.metadata.ends import read_ends
 from vhdtool.image.metadata.qcow2 import read_header
-from vhdtool.image.metadata.read import read_ends
+from vhdtool.image.metadata.read import FixedImage
 from vhdtool.image.metadata.signatures import description
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.open import open_anywhere

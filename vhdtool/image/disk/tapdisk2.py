@@ -9,7 +9,7 @@ from vhdtool.image.disk.block_reader import FindParent
 from vhdtool.image.disk.closing import write_batmap
 from vhdtool.image.disk.dynamic import DynamicDisk, Parent
 from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.metadata.load import Opened
+from vhdtool.image.metadata.read import BlockTables
 from vhdtool.storage import Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import KILLED, SECTOR
@@ -43,7 +43,7 @@ class FaithfulDisk(DynamicDisk):
             self.wrote_metadata()
             self._dirty = True
 
-    def _accept(self, opened: Opened, unclean: bool) -> None:
+    def _accept(self, opened: BlockTables, unclean: bool) -> None:
         """tapdisk opens it as it is."""
 
     def _short(self, offset: int, data: bytes, count: int) -> bytes:

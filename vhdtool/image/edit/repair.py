@@ -10,9 +10,10 @@ from vhdtool.image.check.locators import locator_fault
 from vhdtool.image.create.empty import WITHOUT_BATMAP
 from vhdtool.image.journal.undo import Change
 from vhdtool.image.metadata.bounds import end_of_data, paths_kept
+from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.findings import CheckReport, Finding
 from vhdtool.image.metadata.orphans import Orphan
-from vhdtool.image.metadata.read import Ends, Metadata, metadata_with, read_ends
+from vhdtool.image.metadata.read import Metadata, metadata_with
 from vhdtool.storage import Storage
 from vhdtool.vhd.batmap import (
     BatmapHeader,

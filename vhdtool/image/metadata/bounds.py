@@ -3,7 +3,7 @@
 import errno
 from array import array
 
-from vhdtool.image.metadata.read import Ends
+from vhdtool.image.metadata.ends import Ends
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_expected
 from vhdtool.vhd.blocks import BlockLayout

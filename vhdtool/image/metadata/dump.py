@@ -3,14 +3,13 @@
 from typing import Any
 
 from vhdtool.errors import UsageError, VhdtoolError
+from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.findings import Finding
 from vhdtool.image.metadata.read import (
-    Ends,
     check_table,
     read_bat,
     read_batmap,
     read_batmap_header,
-    read_ends,
     read_header,
 )
 from vhdtool.storage import Storage

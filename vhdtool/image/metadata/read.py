@@ -1,104 +1,33 @@
-"""Reading the metadata of one image, with every number checked against the file's size."""
+"""Footer, header, BAT and batmap of one image; each number is checked against the file's size."""
 
 from array import array
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from vhdtool.errors import NotAVhd, damaged
+from vhdtool.errors import UnsupportedImage, damaged
+from vhdtool.image.metadata.bat_sort import in_order, used_places
+from vhdtool.image.metadata.bounds import end_of_headers
+from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.batmap import BatmapHeader, batmap_bytes, batmap_checksum, batmap_possible
+from vhdtool.vhd.bits import unpack_flags
 from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.footer import FIXED, SHORT, Footer
-from vhdtool.vhd.header import COOKIE as HEADER_COOKIE
+from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import KILLED, SECTOR
+from vhdtool.vhd.units import SECTOR
 
-HEADER_PLACE = SECTOR
-"""Where the header stands in every image that a known creator wrote."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Both ends of a file: the footer at its end and the copy at its start, as they are.
-
-    A footer is None where there is no cookie; it may be invalid. `end_offset` is the byte where
-    the footer at the end begins (the last 512 bytes when there is none).
-    """
-
-    file_size: int
-    end: Footer | None
-    copy: Footer | None
-    end_offset: int
-    killed: bool
-    header_seen: bool
-
-    @property
-    def best(self) -> Footer | None:
-        """The valid footer to believe: the one at the end, else the copy."""
-        end, copy = self.end, self.copy
-        if end is None or not end.valid:
-            return copy if copy is not None and copy.valid else None
-        if end.is_early_tapdisk and copy is not None and copy.valid and copy.hidden != end.hidden:
-            # Only the copy says whether such an image is hidden.
-            return Footer.unpack(replace(end, hidden=copy.hidden).pack())
-        return end
-
-    @property
-    def agreed(self) -> Footer | None:
-        """The footer that both ends have, equal to the last byte but both with a stale checksum.
-
-        Two copies of one mistake are evidence: some tool changed a field and forgot the checksum.
-        The footer that is returned has the right one.
-        """
-        end, copy = self.end, self.copy
-        if end is None or copy is None or end.valid or end.poisoned or end.disk_type == FIXED:
-            return None
-        same = end.pack() == copy.pack() and end.checksum == copy.checksum
-        return Footer.unpack(end.pack()) if same else None
+LARGEST_BAT = 64 << 20
+"""Bytes of the largest BAT that is opened for writing: sixteen times that of 2040 GiB."""
 
 
-def read_ends(storage: Storage) -> Ends:
-    """Looks at both ends. Raises NotAVhd when nothing there shows a VHD."""
-    size = storage.size()
-    if size < SHORT:
-        raise NotAVhd(f"{storage.name}: {size} bytes are too few for a VHD")
-    start = storage.pread(0, HEADER_PLACE + HEADER_SIZE)
-    tail_at = max(0, size - SECTOR)
-    tail = storage.pread(tail_at, SECTOR)
-    end = _footer(tail)
-    end_at = tail_at
-    if end is None and size % SECTOR == SHORT:
-        end = _footer(tail[-SHORT:])
-        end_at = size - SHORT if end is not None else tail_at
-    copy = _footer(start) if end_at > 0 else None
-    # A fixed disk starts with guest data, and a guest may keep a VHD there.
-    if end is not None and end.valid and end.disk_type == FIXED:
-        copy = None
-    if copy is not None and copy.valid and copy.disk_type == FIXED:
-        copy = None
-    header_seen = start[HEADER_PLACE : HEADER_PLACE + 8] == HEADER_COOKIE
-    if end is None and copy is None and not header_seen:
-        # Few files need it: not loaded for images.
-        from vhdtool.image.metadata.signatures import description
-
-        raise NotAVhd(
-            f"{storage.name}: no VHD (neither a footer nor a dynamic disk header); "
-            f"{description(storage)}"
-        )
-    return Ends(size, end, copy, end_at, tail == KILLED, header_seen)
-
-
-def _footer(raw: bytes) -> Footer | None:
-    if len(raw) < SHORT:
-        return None
-    footer = Footer.unpack(raw)
-    return footer if footer.has_cookie else None
+class FixedImage(UnsupportedImage):
+    """Raised for a fixed disk where an image with a BAT is needed."""
 
 
 @dataclass(slots=True)
 class Metadata:
-    """What a reader needs of an image. A fixed disk has no header, BAT and layout."""
+    """Metadata of an image of any kind. A fixed disk has no header, BAT and layout."""
 
     footer: Footer
     ends: Ends
@@ -113,10 +42,48 @@ class Metadata:
         return self.footer.current_size
 
 
-def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
-    """Reads footer, header, BAT and the batmap's header (None where it leads out of the file).
+@dataclass(slots=True)
+class BlockTables:
+    """Metadata of a dynamic or differencing image that is opened for writing. Sectors are of the
+    file.
+    """
 
-    With `need_end_footer` the footer at the end must be whole, as in a closed image.
+    footer: Footer
+    header: Header
+    layout: BlockLayout
+    bat: "array[int]"
+    used: "array[int]"
+    """The BAT entries of allocated blocks, in rising order."""
+    apart: bool
+    """Whether no two allocated blocks overlap."""
+    raw_bat: bytearray
+    """The BAT as it is in the file, padding included."""
+    batmap: BatmapHeader | None
+    batmap_believed: bool
+    """False where the checksum of the batmap is wrong; then `full` is all zeros."""
+    full: bytearray
+    """A byte for each block: 1 where the batmap says that every sector is present."""
+    end_of_headers: int
+    file_size: int
+    ends: Ends
+
+    @property
+    def end(self) -> int:
+        """The sector behind the last block, or behind the headers when there is no block."""
+        if not self.used:
+            return self.end_of_headers
+        return max(self.end_of_headers, self.layout.end_sector(self.used[-1]))
+
+    def closed(self, end: int) -> bool:
+        """Whether a valid footer at the end of the file stands behind sector `end`."""
+        footer = self.ends.end
+        return footer is not None and footer.valid and self.ends.end_offset >= end * SECTOR
+
+
+def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
+    """Read footer, header, BAT and the batmap's header (None where its map exceeds the file).
+
+    With `need_end_footer` the footer at the end must be valid, as in a closed image.
     Raises NotAVhd, or CorruptImage where the metadata cannot be used.
     """
     ends = read_ends(storage)
@@ -129,30 +96,82 @@ def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
 
 
 def metadata_with(storage: Storage, ends: Ends, footer: Footer) -> Metadata:
-    """As `read_metadata`, with a footer that is known already. Raises CorruptImage."""
-    footer.validate(storage.name, "the footer")
+    """Read the metadata as `read_metadata` does, with a known footer. Raises CorruptImage."""
+    return _read(storage, ends, footer)[0]
+
+
+def read_block_tables(storage: Storage) -> BlockTables:
+    """Read the metadata of a dynamic or differencing image in order to write it.
+
+    Raises NotAVhd, CorruptImage, FixedImage, or UnsupportedImage for an image of blktap 0.1 and
+    for a BAT of more than LARGEST_BAT bytes.
+    """
+    name = storage.name
+    ends = read_ends(storage)
+    footer = ends.best
+    if footer is None:
+        raise damaged(name, "neither footer is valid")
+    footer.validate(name, "the footer")
     if footer.disk_type == FIXED:
-        return Metadata(footer, ends)
+        raise FixedImage(f"{name}: a fixed disk has no blocks to allocate")
+    if footer.bitmaps_reversed:
+        raise UnsupportedImage(
+            f"{name}: its bitmaps have the bit order of blktap 0.1, which can only be read; "
+            "`vhdtool convert` copies it to an image that can be written"
+        )
+    metadata, raw = _read(storage, ends, footer, LARGEST_BAT)
+    header, layout, bat, batmap = metadata.header, metadata.layout, metadata.bat, metadata.batmap
+    assert header is not None
+    assert layout is not None
+    if len(raw) < header.bat_bytes:
+        raise damaged(name, "the file ends within its BAT")
+    bits = read_batmap(storage, batmap, header) if batmap is not None else None
+    if batmap is None or bits is None:
+        batmap, believed = None, True
+        full = bytearray(len(bat))
+    else:
+        believed = _checksum_fits(bits, footer, batmap)
+        full = unpack_flags(bits, len(bat)) if believed else bytearray(len(bat))
+    file_size = ends.file_size
+    used, apart = in_order(used_places(raw, len(bat)), layout.total_sectors, file_size // SECTOR)
+    end = end_of_headers(footer, header, batmap, file_size)
+    return BlockTables(
+        footer, header, layout, bat, used, apart, bytearray(raw), batmap, believed, full, end,
+        file_size, ends,
+    )  # fmt: skip
+
+
+def _read(
+    storage: Storage, ends: Ends, footer: Footer, largest_bat: int | None = None
+) -> tuple[Metadata, bytes]:
+    """(metadata, the BAT as it is in the file). Raises UnsupportedImage for a larger BAT."""
+    name = storage.name
+    footer.validate(name, "the footer")
+    if footer.disk_type == FIXED:
+        return Metadata(footer, ends), b""
     header = read_header(storage, footer.data_offset)
-    header.validate(storage.name)
-    check_table(storage.name, header, footer, ends.file_size)
-    bat = read_bat(storage, header)
+    header.validate(name)
+    check_table(name, header, footer, ends.file_size)
+    if largest_bat is not None and header.bat_bytes > largest_bat:
+        raise UnsupportedImage(f"{name}: a BAT of {header.max_entries} entries cannot be served")
+    raw = _raw_bat(storage, header)
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
     if batmap is not None and not _batmap_fits(batmap, header, ends.file_size):
-        # Its numbers must not move anybody's idea of where the data ends.
+        # Numbers that cannot be right must not move the computed end of the data.
         batmap = None
-    return Metadata(footer, ends, header, bat, batmap, BlockLayout(header.block_bytes))
+    bat = unpack_bat(raw, header.max_entries)
+    return Metadata(footer, ends, header, bat, batmap, BlockLayout(header.block_bytes)), raw
 
 
 def read_header(storage: Storage, offset: int) -> Header:
-    """The header at byte `offset`, unchecked. Raises CorruptImage when it is outside the file."""
+    """Read the header at byte `offset`, unchecked. Raises CorruptImage when it exceeds the file."""
     if offset + HEADER_SIZE > storage.size():
         raise damaged(storage.name, f"the header at byte {offset} lies outside the file")
     return Header.unpack(storage.pread(offset, HEADER_SIZE))
 
 
 def check_table(name: str, header: Header, footer: Footer, file_size: int) -> None:
-    """Raises CorruptImage unless the BAT is inside the file and large enough for the disk."""
+    """Raise CorruptImage unless the BAT is inside the file and large enough for the disk."""
     if header.bat_offset % SECTOR or header.bat_offset + 4 * header.max_entries > file_size:
         raise damaged(
             name,
@@ -165,15 +184,20 @@ def check_table(name: str, header: Header, footer: Footer, file_size: int) -> No
 
 
 def read_bat(storage: Storage, header: Header) -> "array[int]":
-    """The BAT; its place must have been checked. Raises CorruptImage when it is cut off."""
-    raw = storage.pread(header.bat_offset, 4 * header.max_entries)
+    """Read the BAT, whose offset is checked already. Raises CorruptImage when it is cut off."""
+    return unpack_bat(_raw_bat(storage, header), header.max_entries)
+
+
+def _raw_bat(storage: Storage, header: Header) -> bytes:
+    """All entries in file order, and the padding as far as the file has it."""
+    raw = storage.pread(header.bat_offset, header.bat_bytes)
     if len(raw) < 4 * header.max_entries:
         raise damaged(storage.name, "the file ends within its BAT")
-    return unpack_bat(raw, header.max_entries)
+    return raw
 
 
 def read_batmap_header(storage: Storage, header: Header) -> BatmapHeader | None:
-    """The batmap's header behind the BAT, or None where its cookie is not there."""
+    """Read the batmap's header behind the BAT; None where its cookie is missing."""
     raw = storage.pread(header.bat_end, SECTOR)
     if len(raw) < SECTOR:
         return None
@@ -182,7 +206,7 @@ def read_batmap_header(storage: Storage, header: Header) -> BatmapHeader | None:
 
 
 def read_batmap(storage: Storage, batmap: BatmapHeader, header: Header) -> bytes | None:
-    """The map's bits, padded to sectors, or None where the map lies outside the file."""
+    """Read the batmap's bits, padded to sectors; None where the map exceeds the file."""
     length = batmap_bytes(header.max_entries)
     if not _batmap_fits(batmap, header, storage.size()):
         return None
@@ -191,18 +215,20 @@ def read_batmap(storage: Storage, batmap: BatmapHeader, header: Header) -> bytes
 
 
 def believed_batmap(storage: Storage, metadata: Metadata) -> bytes:
-    """The map's bits; none set where its checksum is wrong: it may always say less."""
+    """Read the batmap's bits; all are clear where the checksum is wrong, as a batmap may lag."""
     header = metadata.header
     if metadata.batmap is None or header is None:
         return b""
-    # As it is now, with the checksum that goes with it.
+    # Read again: header and map must be of the same moment.
     batmap = read_batmap_header(storage, header)
     bits = read_batmap(storage, batmap, header) if batmap is not None else None
     if batmap is None or bits is None:
         return b""
-    if batmap_checksum(bits, metadata.size, batmap.version) != batmap.checksum:
-        return bytes(len(bits))
-    return bits
+    return bits if _checksum_fits(bits, metadata.footer, batmap) else bytes(len(bits))
+
+
+def _checksum_fits(bits: bytes, footer: Footer, batmap: BatmapHeader) -> bool:
+    return batmap_checksum(bits, footer.current_size, batmap.version) == batmap.checksum
 
 
 def _batmap_fits(batmap: BatmapHeader, header: Header, file_size: int) -> bool:

@@ -10,8 +10,9 @@ from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.check.image import check
 from vhdtool.image.journal.transaction import as_before
 from vhdtool.image.journal.undo import ForeignJournal
+from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.orphans import Orphan
-from vhdtool.image.metadata.read import HEADER_PLACE, Ends, Metadata, read_ends
+from vhdtool.image.metadata.read import Metadata
 from vhdtool.image.salvage.reader import Doubted, Salvage, Stray
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
@@ -106,7 +107,7 @@ def _metadata(storage: Storage, notes: list[str]) -> Metadata:
 
 
 def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header:
-    places = [HEADER_PLACE] if footer is None else [footer.data_offset, HEADER_PLACE]
+    places = [HEADER_OFFSET] if footer is None else [footer.data_offset, HEADER_OFFSET]
     found = None
     for place in places:
         raw = storage.pread(place, HEADER_SIZE) if place < storage.size() else b""
