@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -143,7 +144,7 @@ def device_shim(target: Target, folder: Path, size: int) -> Shim:
     lun = lun_of(target, "a")
     return Shim(
         "a",
-        None,  # type: ignore[arg-type] - the storage is made anew at each activation
+        cast(Any, None),  # the storage is made anew at each activation
         folder,
         size=size,
         wrap=lambda _: IscsiStorage(lun),

@@ -24,7 +24,15 @@ GIB = 1 << 30
 def qemu_nbd(image: Path) -> Iterator[str]:
     """The URI of QEMU's own server over a raw file."""
     place = image.with_suffix(".qemu")
-    words = ["qemu-nbd", "-f", "raw", "--read-only", "--persistent", f"--socket={place}", image]
+    words = [
+        "qemu-nbd",
+        "-f",
+        "raw",
+        "--read-only",
+        "--persistent",
+        f"--socket={place}",
+        str(image),
+    ]
     process = subprocess.Popen(words)
     try:
         deadline = time.monotonic() + 20

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,7 @@ class Place:
         self.seen = mount.seen / "d.vhd"
         create_dynamic(self.seen, SIZE)
 
-    def serving(self, *options: str, status: int = 0) -> "Served":
+    def serving(self, *options: str, status: int = 0) -> AbstractContextManager["Served"]:
         where = ("--socket", str(self.folder / "s"), *options)
         return serving(
             self.image,
@@ -129,7 +129,8 @@ def fill_until_full(place: Place, more: Callable[[], None], *options: str) -> No
 
 def test_a_full_tmpfs_is_told_and_made_larger_goes_on(tmpfs: Place) -> None:
     enlarge = ("mount", "-o", "remount,size=100m", str(tmpfs.mount.where))
-    fill_until_full(tmpfs, lambda: tmpfs.mount.run(*enlarge) and None)
+    enlarged: list[object] = []
+    fill_until_full(tmpfs, lambda: enlarged.append(tmpfs.mount.run(*enlarge)))
 
 
 def test_a_full_ext4_with_direct_io_goes_on_when_another_file_has_gone(tmp_path: Path) -> None:
@@ -261,9 +262,12 @@ def test_a_shared_directory_that_vanishes_fences(tmpfs: Place, how: str) -> None
     kept = ("bash", "-c", f"cd {tmpfs.mount.where}/inner && exec sleep 1000")
     keeper = subprocess.Popen(tmpfs.mount.words(*kept))
     where = ("--socket", str(tmpfs.folder / "s"))
-    words = {"prefix": tmpfs.mount.words(), "errors": tmpfs.folder / "err"}
+    prefix, errors = tmpfs.mount.words(), tmpfs.folder / "err"
     try:
-        with serving(image, *where, status=1, **words) as served, tmpfs.client() as client:
+        with (
+            serving(image, *where, status=1, prefix=prefix, errors=errors) as served,
+            tmpfs.client() as client,
+        ):
             assert set(write(client, 1, 2, flags=wire.FLAG_FUA)) == {0}
             if how == "umount":
                 tmpfs.mount.run("umount", "--lazy", str(tmpfs.mount.where))

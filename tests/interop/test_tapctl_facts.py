@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.tapctl.change_log import HEADER
 from vhdtool.tapdisk.tapctl.client import TapCtl
 
-OURS = {
+OURS: dict[str, Any] = {
     # tap-ctl takes the answer that says "no such minor" for stats of no length.
     "stats -p {P0} -m 0": [(19, []), (0, None)],
     # tap-ctl reads the timeout of `pause`, and then says that it was called wrongly.
@@ -77,13 +78,13 @@ def ours(run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     return run
 
 
-def expected(fact: dict[str, object], seen: dict[str, int], exceptions: bool) -> tuple[int, object]:
+def expected(fact: dict[str, Any], seen: dict[str, int], exceptions: bool) -> tuple[int, object]:
     """(exit code, output) of one command; a command that comes twice may differ once."""
     words = str(fact["words"])
     meant = OURS.get(words, []) if exceptions else []
     at = seen[words] = seen.get(words, -1) + 1
     code, out = meant[at] if at < len(meant) else (fact["code"], None)
-    return code, fact["out"] if out is None else out  # type: ignore[return-value]
+    return code, fact["out"] if out is None else out
 
 
 def compare(facts: list[Fact], exceptions: bool) -> list[str]:

@@ -90,7 +90,7 @@ class Life:
         if len(self.model) <= 60 * MIB:
             for first in range(0, len(self.model) // 512, STEP):
                 count = min(STEP, len(self.model) // 512 - first)
-                words = ["read", "-n", self.chain[-1], "-r", str(first), "-c", str(count)]
+                words = ["read", "-n", str(self.chain[-1]), "-r", str(first), "-c", str(count)]
                 shown = subprocess.run([REAL, *words], capture_output=True, check=True).stdout
                 assert shown == self.model[first * 512 : (first + count) * 512]
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.image.check import image as check_module
@@ -226,7 +227,7 @@ def write_block(image: Path, block: int, data: bytes) -> None:
         def read(self, offset: int, length: int) -> bytes:
             return bytes(length)
 
-    disk = DynamicDisk(FileStorage(image, writable=True), parent=Zeros())
+    disk = DynamicDisk(FileStorage(image, writable=True), parent=cast(Any, Zeros()))
     disk.write(block * BLOCK, data)
     disk.close()
 

@@ -179,7 +179,7 @@ def play(pipe: Pipe, model: Model, rounds: int) -> None:
             wrong = pipe.ask(wire.CMD_READ, *((512, 100) if kind == "wrong" else (SIZE, 512)))
             assert pipe.wait(wrong)[0] == errno.EINVAL
             continue
-        waiting.append(lambda c=cookie, p=place, e=expected: finish(c, p, e))  # type: ignore[misc]
+        waiting.append(lambda c=cookie, p=place, e=expected: finish(c, p, e))
         while len(waiting) > dice.randrange(1, 24):
             waiting.pop(0)()
     for one in waiting:

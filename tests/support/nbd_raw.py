@@ -3,6 +3,7 @@
 import socket
 import struct
 from pathlib import Path
+from typing import Any, cast
 
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.sockets import TcpPlace
@@ -27,7 +28,7 @@ class Client:
         self._cookie = 0
         self._answered = 0
         try:
-            self.socket.connect(str(place) if unix else place)
+            self.socket.connect(str(place) if unix else cast(Any, place))
             self._negotiate(structured, allocation)
         except BaseException:
             self.socket.close()

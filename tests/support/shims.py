@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tests.support.locked_memory import LockServer
 from tests.support.vhd_images import Picture
@@ -37,7 +37,7 @@ class _View:
 
 def plain_bytes(storage: Storage) -> bytes:
     """What the disk holds by a reader that shares no code with the shim."""
-    reader = open_reader(_View(storage))
+    reader = open_reader(cast(Any, _View(storage)))
     data = bytearray(reader.disk_sectors * 512)
     for sector, part in reader.chunks():
         data[sector * 512 : sector * 512 + len(part)] = part

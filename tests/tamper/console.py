@@ -99,9 +99,9 @@ def _lines(pieces: list[Piece]) -> Iterator[Change]:
         )
     early = b"readback done %d 7" % checked
     yield _said("console: a bad read-back before the good one", lambda p: _before(p, early))
-    for name in (b"stopped", b"start", b"readback done", b"ready"):
-        right = SAME if name == b"ready" else CONTRADICTS
-        yield Change(f"console: no `{name.decode()}`", right, lambda d, n=name: _without(d, n))
+    for text in (b"stopped", b"start", b"readback done", b"ready"):
+        right = SAME if text == b"ready" else CONTRADICTS
+        yield Change(f"console: no `{text.decode()}`", right, lambda d, n=text: _without(d, n))
     yield Change("console: another seed", CONTRADICTS, lambda d: _replace(d, b"start ", b"start 9"))
     yield Change("console: more sectors read back", CONTRADICTS,
                  lambda d: _replace(d, b"readback done ", b"readback done 9"))  # fmt: skip

@@ -98,7 +98,7 @@ class Draft:
         return [n for n, event in enumerate(self.events) if event["event"] == "allocated"]
 
     def other(self, host: str) -> str:
-        return next(name for name in self.case["hosts"] if name != host)
+        return str(next(name for name in self.case["hosts"] if name != host))
 
     def lines_of(self) -> list[tuple[str, float, bytes]]:
         """The consoles as (host, mono, bytes) chunks."""

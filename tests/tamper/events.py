@@ -41,7 +41,7 @@ def events(draft: Draft) -> Iterator[Change]:
 def _single(draft: Draft, n: int) -> Iterator[Change]:
     event = draft.events[n]
     name = f"event {event['seq']} {event['event']}"
-    yield Change(f"{name}: dropped", CONTRADICTS, lambda d: d.renumber(lambda e: e.pop(n)))
+    yield Change(f"{name}: dropped", CONTRADICTS, lambda d: d.renumber(lambda e: e.__delitem__(n)))
     # The storage may have been tried twice.
     right = EITHER if event["event"] == "kept-out" else CONTRADICTS
     yield Change(f"{name}: doubled", right, lambda d: d.renumber(lambda e: _double(e, n)))
@@ -246,7 +246,7 @@ def _strangers(draft: Draft) -> Iterator[Change]:
 
 
 def _host_at(draft: Draft, n: int) -> str:
-    return next(e["host"] for e in reversed(draft.events[: n + 1]) if e["pid"] is not None)
+    return str(next(e["host"] for e in reversed(draft.events[: n + 1]) if e["pid"] is not None))
 
 
 def _as(extra: Event, draft: Draft, n: int) -> Event:

@@ -176,8 +176,8 @@ def _add(draft: Draft, name: str, block: str) -> None:
 def _bit(draft: Draft, name: str, block: str, value: bool) -> None:
     bitmaps = draft.metadata[name]["bitmaps"]
     bits = bytearray.fromhex(bitmaps[block])
-    wanted = (lambda byte: byte != 0xFF) if value else (lambda byte: byte != 0)
-    at = next(n for n, byte in enumerate(bits) if wanted(byte))
+    done = 0xFF if value else 0
+    at = next(n for n, byte in enumerate(bits) if byte != done)
     bits[at] = 0xFF if value else 0
     bitmaps[block] = bits.hex()
 

@@ -52,7 +52,7 @@ def test_term_while_a_new_file_is_written_removes_it(
     Path("a.raw").write_bytes(os.urandom(MIB))
     assert run(["convert", "-q", "--fixed", "a.raw", "f.vhd"]) == 0
     before = set(os.listdir())
-    caught = []
+    caught: list[str] = []
     truncate, pwrite = FileStorage.truncate, FileStorage.pwrite
 
     def interrupt(storage: FileStorage) -> None:

@@ -168,7 +168,7 @@ def test_a_guest_is_started_while_nodes_below_its_leaf_are_coalesced(
     """That takes minutes, and the leaf was not in use when it began."""
     before = content(leaf)
     done = DynamicDisk.write
-    seen = []
+    seen: list[object] = []
 
     def beside_a_guest(disk: DynamicDisk, offset: int, data: bytes) -> None:
         done(disk, offset, data)

@@ -296,7 +296,7 @@ def test_creation_leaves_no_vhd_or_a_whole_one(child: bool) -> None:
     recorded = RecordingStorage(MemoryStorage())
     write_empty(recorded, footer, header, True, raw)
     assert check(recorded).findings == []
-    seen = []
+    seen: list[object] = []
 
     def judge(disk: MemoryStorage, durable: int) -> None:
         try:

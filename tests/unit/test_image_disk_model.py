@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -128,7 +128,7 @@ def test_a_child_shows_its_parent_where_nothing_was_written(plan: Plan) -> None:
     image = Picture(SMALL, BLOCK, disk_type=DIFFERENCING).draw()
     model = bytearray(Below().read(0, SMALL))
     play(image, DynamicDisk, model, plan, Below())
-    assert DynamicDisk(image, parent=Below()).read(0, SMALL) == model
+    assert DynamicDisk(image, parent=cast(Any, Below())).read(0, SMALL) == model
 
 
 @given(st.binary(max_size=40), st.integers(0, 320))
@@ -193,7 +193,7 @@ def test_a_whole_block_is_data_from_its_first_sector_on() -> None:
 def test_a_child_is_never_whole() -> None:
     """What nobody wrote there is the parent's, not zeros."""
     image = Picture(SMALL, BLOCK, disk_type=DIFFERENCING).draw()
-    disk = whole(image, parent=Below())
+    disk = whole(image, parent=cast(Any, Below()))
     disk.write(0, bytes([1]) * SECTOR)
     assert disk.read(SECTOR, SECTOR) == Below().read(SECTOR, SECTOR)
     assert not disk.whole
@@ -391,7 +391,7 @@ def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said()
         image.size() - SECTOR,
         replace(read_block_tables(image).footer, disk_type=DIFFERENCING).pack(),
     )
-    disk = FaithfulDisk(image, parent=Below())
+    disk = FaithfulDisk(image, parent=cast(Any, Below()))
     disk.write(BLOCK + SECTOR, b"d" * SECTOR)
     below = Below().read(BLOCK, 3 * SECTOR)
     shown = below[:SECTOR] + b"d" * SECTOR + below[2 * SECTOR :]
@@ -405,7 +405,7 @@ def test_who_looks_while_a_block_gets_its_place_finds_all_of_it_or_nothing(
     image = empty_image()
     disk = whole(image)
     placed = BlockMap.placed
-    seen = []
+    seen: list[object] = []
 
     def looked(self: BlockMap, block: int, entry: int) -> None:
         seen.append(disk.bat[1])

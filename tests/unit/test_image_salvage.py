@@ -182,8 +182,8 @@ def test_the_command_copies_and_lists(
     assert "lost: guest sectors 2048 to 3071: bat-zeroed" in out
     assert raw.read_bytes() == shown(0, 3, 5)
     assert run(["read", "--salvage", "--json", path]) == 2
-    out, err = capfdbinary.readouterr()
-    assert out == raw.read_bytes()
+    data, err = capfdbinary.readouterr()
+    assert data == raw.read_bytes()
     assert json.loads(err)["lost"][0]["sectors"] == [2048, 1024]
     assert run(["read", "--salvage", str(saved(tmp_path / "b.vhd", picture()))]) == 0
     assert capfdbinary.readouterr().out == shown(0, 2, 3, 5)

@@ -44,7 +44,7 @@ def event(seq: int, name: str, host: str = "alpha", side: str = "source", **more
 
 
 def a_leg(queued: dict[str, Any] | None = None) -> list[Event]:
-    told = {} if queued is None else {"queued": queued}
+    told: dict[str, Any] = {} if queued is None else {"queued": queued}
     return [
         event(1, "migrate-started", "controller", "controller"),
         event(2, "attached"),

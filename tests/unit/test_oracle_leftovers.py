@@ -68,7 +68,7 @@ def test_what_the_next_migration_meets_is_never_green_and_exits_with_1(back: Pat
     lock = "pid 11: write lock (OFDLCK) on bytes 300 to 301 of image.vhd"
     change(back, "alpha-leg-1", lambda held: held["held"]["locks"].append(lock))
     verdict = judge_run(back.parent)
-    (entry,) = verdict["strategies"]  # type: ignore[misc]
+    (entry,) = verdict["strategies"]
     assert entry["verdict"] == "inconclusive"
     assert entry["oracles"]["leftovers"]["result"] == "fail"
     assert entry["why"] == (
@@ -81,7 +81,7 @@ def test_a_leftover_beside_other_doubts_is_told_after_them(back: Path) -> None:
     change(back, "beta-after", lambda held: held["held"]["files"].append("image.vhd.part"))
     (back / "console.jsonl").unlink()
     verdict = judge_run(back.parent)
-    (entry,) = verdict["strategies"]  # type: ignore[misc]
+    (entry,) = verdict["strategies"]
     assert entry["why"].startswith("It proves nothing: ")
     assert "; beta still has a file beside the image after the case" in entry["why"]
     assert exit_code(verdict) == 1
@@ -91,7 +91,7 @@ def test_where_the_guest_runs_the_lease_and_a_lock_at_the_server_are_its_own(bac
     for kind, thing in (
         ("lease", "beta: pid 22, epoch 3"), ("locks", "elsewhere: write lock on bytes 300 to 301"),
     ):  # fmt: skip
-        change(back, "alpha-leg-1", lambda held, k=kind, t=thing: held["held"][k].append(t))  # type: ignore[misc]
+        change(back, "alpha-leg-1", lambda held, k=kind, t=thing: held["held"][k].append(t))
     assert findings(back) == []
     change(back, "alpha-after", lambda held: held["held"]["locks"].append("elsewhere: a lock"))
     assert [code for code, _ in findings(back)] == ["left-locks"]
@@ -132,7 +132,7 @@ def test_a_look_that_the_record_contradicts_is_a_doubt(
 def test_with_the_guard_on_a_look_must_see_the_lock_and_the_lease(tmp_path: Path) -> None:
     folder = oracle_cases.refused().save(tmp_path / "case")
     for kind in ("locks", "lease"):
-        change(folder, "alpha-leg-1", lambda held, kind=kind: held["held"].update({kind: []}))  # type: ignore[misc]
+        change(folder, "alpha-leg-1", lambda held, kind=kind: held["held"].update({kind: []}))
     assert [code for code, _ in findings(folder)] == ["held-blind"] * 2
 
 
@@ -155,7 +155,7 @@ def test_a_record_from_before_the_looks_is_judged_as_it_was(tmp_path: Path) -> N
     lab = oracle_cases.activate()
     lab.schema = 1
     folder = lab.save(tmp_path / "run" / "case")
-    (entry,) = judge_run(folder)["strategies"]  # type: ignore[misc]
+    (entry,) = judge_run(folder)["strategies"]
     assert entry["verdict"] == "consistent"
     assert entry["oracles"]["leftovers"]["result"] == "skip"
     assert "schema 1" in entry["oracles"]["leftovers"]["findings"][0]["message"]

@@ -1,6 +1,7 @@
 """What the roles say about themselves agrees with the code that they call."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,12 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
-def specs(role: Path) -> dict:
+def specs(role: Path) -> Any:
     return yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
 
 
-def options(role: Path) -> dict:
-    found: dict = {}
+def options(role: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for entry in specs(role).values():
         found.update(entry["options"])
     return found

@@ -4,7 +4,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -123,11 +123,12 @@ def test_file_opened_for_reading_refuses_every_change(tmp_path: Path) -> None:
     path = tmp_path / "disk"
     path.write_bytes(b"a" * 1024)
     with FileStorage(path) as disk:
-        for change in (
+        changes: tuple[Callable[[], object], ...] = (
             lambda: disk.pwrite(0, b"b"),
             lambda: disk.zero(0, 512),
             lambda: disk.truncate(0),
-        ):
+        )
+        for change in changes:
             with pytest.raises(StorageError):
                 change()
     assert path.read_bytes() == b"a" * 1024

@@ -175,12 +175,12 @@ def test_operations_of_two_hosts_in_any_order_lose_nothing(seed: int, tmp_path: 
             (
                 shim.attached,
                 shim.open,
-                lambda s=shim: s.open("each"),  # type: ignore[misc]
+                lambda s=shim: s.open("each"),
                 shim.activate,
                 shim.pause,
                 shim.unpause,
                 shim.deactivate,
-                lambda s=shim: s.deactivate(queue=True),  # type: ignore[misc]
+                lambda s=shim: s.deactivate(queue=True),
                 shim.may_serve,
                 shim.probe,
                 shim.detach,

@@ -257,7 +257,7 @@ def test_requests_that_make_no_sense_end_a_client_and_nothing_else(rig: Rig, see
                 raw += dice.randbytes(length)
         for _ in range(dice.randrange(3)):
             raw[dice.randrange(len(raw))] = dice.randrange(256)
-        thread, _ = in_thread(lambda c=client: drained(c))  # type: ignore[misc]
+        thread, _ = in_thread(lambda c=client: drained(c))
         with contextlib.suppress(ConnectionError):
             client.socket.sendall(raw[: dice.randrange(1, len(raw) + 1)])
             client.socket.shutdown(socket.SHUT_WR)
