@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ CHECKS = [
 
 
 @pytest.fixture
-def described(tmp_path: Path) -> dict:
+def described(tmp_path: Path) -> dict[str, Any]:
     """live.json of a case that is over and has left nothing."""
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
@@ -35,7 +36,7 @@ def described(tmp_path: Path) -> dict:
     }
 
 
-def checked(described: dict, folder: Path) -> subprocess.CompletedProcess[str]:
+def checked(described: dict[str, Any], folder: Path) -> subprocess.CompletedProcess[str]:
     path = folder / "live.json"
     path.write_text(json.dumps(described))
     command = [
@@ -45,13 +46,13 @@ def checked(described: dict, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
-def test_hosts_on_which_nothing_is_left_pass(described, tmp_path):
+def test_hosts_on_which_nothing_is_left_pass(described: dict[str, Any], tmp_path: Path) -> None:
     done = checked(described, tmp_path)
     assert done.returncode == 0, done.stdout
     assert "6 passed" in done.stdout
 
 
-def test_each_leftover_on_a_host_fails_its_check(described, tmp_path):
+def test_each_leftover_on_a_host_fails_its_check(described: dict[str, Any], tmp_path: Path) -> None:
     private = Path(described["hosts"]["here"]["private_dir"])
     private.chmod(0o755)
     (tmp_path / "image.vhd.lease").write_text('{"holder": {"host": "here"}}\n')
@@ -68,7 +69,7 @@ def test_each_leftover_on_a_host_fails_its_check(described, tmp_path):
     assert run.failed_checks(done.stdout) == "not true that " + ", ".join(CHECKS)
 
 
-def test_checks_without_a_case_are_refused_in_one_line(tmp_path):
+def test_checks_without_a_case_are_refused_in_one_line(tmp_path: Path) -> None:
     plugin = ["-p", "vhdtool.lab.live_checks.plugin", "--pyargs", "vhdtool.lab.live_checks"]
     command = [sys.executable, "-P", "-m", "pytest", *plugin]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)

@@ -16,7 +16,7 @@ from vhdtool.oracle.readers.vhd import SECTOR, DynamicReader, RawReader, Reader,
 from vhdtool.storage import MemoryStorage
 
 
-class MemoryView(MemoryStorage):
+class MemoryView(MemoryStorage, View):
     """Bytes in memory, all of which may be data."""
 
     def extents(self) -> list[Extent]:
