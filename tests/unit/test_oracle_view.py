@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support import oracle_cases
 from tests.support.oracle_cases import BLOCK, DISK, Lab, NaiveShim
 from vhdtool.errors import CorruptImage, NotAVhd, StateError, VhdtoolError
-from vhdtool.oracle.readers.image_view import Extent, FileView, OverlayView, clip, merge
+from vhdtool.oracle.readers.image_view import Extent, FileView, OverlayView, View, clip, merge
 from vhdtool.oracle.readers.vhd import SECTOR, DynamicReader, RawReader, Reader, open_reader
 from vhdtool.storage import MemoryStorage
 
