@@ -13,8 +13,9 @@ from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.flat import FlatDisk
 from vhdtool.image.disk.open import OpenImage, open_image
+from vhdtool.ranges import merge_data
 from vhdtool.storage import FileStorage
-from vhdtool.storage.sparse import Contents, joined
+from vhdtool.storage.sparse import Contents
 from vhdtool.vhd.footer import SECTOR
 
 MIB = 1 << 20
@@ -68,7 +69,7 @@ def test_a_fixed_disk_cut_off_is_data_to_be_read_and_refused(tmp_path: Path) -> 
     path = tmp_path / "disk"
     path.touch()
     os.truncate(path, MIB)
-    held = joined(Contents(FileStorage(path)).held(0, 2 * MIB), MOST)
+    held = merge_data(Contents(FileStorage(path)).held(0, 2 * MIB), MOST)
     assert held == [(MIB, False), (MIB, True)]
 
 

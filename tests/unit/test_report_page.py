@@ -13,8 +13,9 @@ from click.testing import CliRunner
 
 from tests.support.synthetic_run import entry, make
 from vhdtool.cli.commands.report import report
+from vhdtool.report.case import Finding
 from vhdtool.report.output.files import write_files
-from vhdtool.report.output.page import damage, merged
+from vhdtool.report.output.page import damage
 from vhdtool.report.record import load_run
 
 VOID = {"meta", "br", "rect", "line", "polygon"}
@@ -173,5 +174,7 @@ def test_a_terminal_without_the_records_characters_gets_others(tmp_path: Path) -
 
 
 def test_damage_counts_each_sector_once_and_caps_the_list() -> None:
-    assert merged([(10, 5), (12, 8), (40, 1), (20, 1), (7, 0), (8, -3)]) == [(10, 11), (40, 1)]
+    ranges = [(10, 5), (12, 8), (40, 1), (20, 1), (7, 0), (8, -3)]
+    findings = [Finding("content", "lost", "corrupt", "", None, one) for one in ranges]
+    assert damage(findings) == "12 guest sectors in 2 ranges: 10–20, 40"
     assert damage([]) == ""

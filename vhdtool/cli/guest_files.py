@@ -11,12 +11,12 @@ from typing import Any
 
 from vhdtool.errors import UsageError
 from vhdtool.image.salvage.partitions import Partition, Read
+from vhdtool.ranges import Range
 from vhdtool.vhd.units import SECTOR
 
 _LIBRARIES = {"ext": "pyfsext", "ntfs": "pyfsntfs", "fat": "pyfsfat", "exfat": "pyfsfat"}
 _DEEPEST = 200
 _MOST = 5_000_000
-Range = tuple[int, int]
 """[start, end) in bytes of the disk."""
 
 

@@ -17,8 +17,8 @@ from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.new_file import new_file, new_path
 from vhdtool.image.journal.transaction import require_replaceable
 from vhdtool.nbd.server import NbdServer
+from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage.base import BorrowedStorage
-from vhdtool.storage.sparse import Held, joined
 
 
 class ReadOnly:
@@ -37,9 +37,9 @@ class ReadOnly:
         self.show(offset + length)
         return self.reader.read(offset, length).ljust(length, b"\0")
 
-    def extents(self, offset: int, length: int, most: int) -> list[Held]:
+    def extents(self, offset: int, length: int, most: int) -> list[DataRange]:
         self.show(offset)
-        return joined(self.reader.held(offset, offset + length), most)
+        return merge_data(self.reader.held(offset, offset + length), most)
 
     def write(self, offset: int, data: memoryview) -> None:
         raise OSError(errno.EPERM, "read-only")

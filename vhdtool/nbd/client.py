@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vhdtool.nbd import protocol as wire
+from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage.base import Storage, StorageError
 
 LARGEST = 32 << 20
@@ -93,20 +94,10 @@ class NbdStorage(Storage):
     def size(self) -> int:
         return self._size
 
-    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
+    def extents(self, offset: int, length: int, most: int) -> list[DataRange]:
         """(bytes, whether there is data) from `offset` on; at most so many."""
-        found: list[tuple[int, bool]] = []
-        end = offset + length
         with self._connection() as one:
-            while offset < end and len(found) < most:
-                for count, data in one.status(offset, min(end - offset, LARGEST_ZERO)):
-                    count = min(count, end - offset)
-                    offset += count
-                    if found and found[-1][1] == data:
-                        found[-1] = (found[-1][0] + count, data)
-                    elif count:
-                        found.append((count, data))
-        return found[:most]
+            return merge_data(one.extents(offset, offset + length), most)
 
     def close(self) -> None:
         with self._lock:
@@ -179,8 +170,16 @@ class _Connection:
                 data[at : at + len(body) - 8] = body[8:]
         return bytes(data)
 
-    def status(self, offset: int, length: int) -> list[tuple[int, bool]]:
-        """(bytes, whether there is data) of the first ranges."""
+    def extents(self, offset: int, end: int) -> Iterator[DataRange]:
+        """The ranges of [offset, end), as the server splits them."""
+        while offset < end:
+            for length, data in self._block_status(offset, min(end - offset, LARGEST_ZERO)):
+                length = min(length, end - offset)
+                offset += length
+                yield length, data
+
+    def _block_status(self, offset: int, length: int) -> list[DataRange]:
+        """The first ranges from `offset`, at least one."""
         found = []
         for kind, body in self._ask(wire.CMD_BLOCK_STATUS, offset, length):
             if kind == wire.CHUNK_BLOCK_STATUS:

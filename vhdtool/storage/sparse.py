@@ -3,9 +3,10 @@
 import errno
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from vhdtool.ranges import DataRange
 from vhdtool.storage.base import Storage
 from vhdtool.vhd.units import SECTOR, pad
 
@@ -62,10 +63,6 @@ def preallocate(fd: int, end: int) -> bool:
     raise OSError(number, os.strerror(number))
 
 
-Held = tuple[int, bool]
-"""(bytes, whether they may hold data); where False they read as zeros."""
-
-
 class DataMap:
     """Finds the data of an open file. Remembers the last range, which is often asked for again.
 
@@ -120,7 +117,7 @@ class Contents:
         fd = storage.fileno()
         self._map = None if fd is None else DataMap(fd)
 
-    def held(self, offset: int, length: int) -> Iterator[Held]:
+    def held(self, offset: int, length: int) -> Iterator[DataRange]:
         """Yields the ranges of `length` bytes from `offset`, in order.
 
         A range behind the end of the file counts as data: reading it fails, as it should.
@@ -141,16 +138,3 @@ class Contents:
             yield inside - offset, False
         if end > inside:
             yield end - inside, True
-
-
-def joined(ranges: Iterable[Held], most: int) -> list[Held]:
-    """Joins neighbours of one kind; returns the first `most` of the resulting ranges."""
-    found: list[Held] = []
-    for size, holds in ranges:
-        if found and found[-1][1] == holds:
-            found[-1] = (found[-1][0] + size, holds)
-        elif len(found) == most:
-            break
-        else:
-            found.append((size, holds))
-    return found

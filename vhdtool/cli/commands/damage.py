@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from vhdtool.cli.arguments import image_argument, json_option
-from vhdtool.cli.guest_files import FileHit, Range, files_within, sectors
+from vhdtool.cli.guest_files import FileHit, files_within, sectors
 from vhdtool.cli.notes import counted
 from vhdtool.cli.output import load_json, print_json
 from vhdtool.cli.salvage import lost_line
@@ -14,6 +14,7 @@ from vhdtool.errors import UsageError
 from vhdtool.image.salvage.open import open_salvage
 from vhdtool.image.salvage.partitions import Partition, partitions
 from vhdtool.image.salvage.reader import Lost, Salvage, Stray
+from vhdtool.ranges import Range, merge
 from vhdtool.vhd.units import SECTOR
 
 
@@ -134,13 +135,7 @@ def _hits(salvage: Salvage, lost: list[Lost], files: bool) -> list[Hit]:
 
 
 def _union(lost: list[Lost]) -> list[Range]:
-    result: list[Range] = []
-    for one in sorted(lost, key=lambda one: one.start):
-        if result and one.start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(result[-1][1], one.end))
-        else:
-            result.append((one.start, one.end))
-    return result
+    return merge((one.start, one.end) for one in lost)
 
 
 def _show(

@@ -113,7 +113,7 @@ def _pipe(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
         copied += len(piece[1])
         at = piece[0] + len(piece[1])
     _zeros(end - at)
-    return copied, merged(iter(lost))
+    return copied, merged(lost)
 
 
 def _zeros(count: int) -> None:

@@ -12,6 +12,7 @@ from vhdtool.image.chain.layers import Layer
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.admission import readable
 from vhdtool.image.metadata.read import Metadata, read_batmap, read_metadata
+from vhdtool.ranges import merge
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bits import set_bits, test_bit
 from vhdtool.vhd.blocks import BlockLayout
@@ -137,20 +138,11 @@ class _View:
 
     def _extents(self, first: int) -> None:
         layer = Layer(self.storage, self.meta)
-        run: tuple[int, int] | None = None
-        for start, length, offset in layer.ranges(first * SECTOR, (first + self.count) * SECTOR):
-            if offset is None:
-                continue
-            if run is not None and sum(run) == start:
-                run = (run[0], run[1] + length)
-                continue
-            self._run(run)
-            run = (start, length)
-        self._run(run)
-
-    def _run(self, run: tuple[int, int] | None) -> None:
-        if run is not None:
-            print(self.show(run[0] // SECTOR), self.show(run[1] // SECTOR))
+        end = (first + self.count) * SECTOR
+        ranges = layer.ranges(first * SECTOR, end)
+        present = [(start, start + size) for start, size, offset in ranges if offset is not None]
+        for start, stop in merge(present):
+            print(self.show(start // SECTOR), self.show((stop - start) // SECTOR))
 
     def _map(self) -> bytes:
         header, batmap = self.meta.header, self.meta.batmap

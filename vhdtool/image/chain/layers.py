@@ -7,9 +7,10 @@ from functools import cached_property
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata.read import Metadata
+from vhdtool.ranges import DataRange, join
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.base import Closing
-from vhdtool.storage.sparse import Contents, DataMap, Held
+from vhdtool.storage.sparse import Contents, DataMap
 from vhdtool.vhd.bits import reversed_bits, runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size
@@ -163,20 +164,9 @@ class Reader(Closing):
 
     def merged(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
         """`extents` with neighbours joined that are one range in the same file."""
-        pending: Extent | None = None
-        for extent in self.extents(start, end):
-            if pending is not None and _joins(pending, extent):
-                pending = Extent(
-                    pending.start, pending.length + extent.length, pending.depth, pending.offset
-                )
-                continue
-            if pending is not None:
-                yield pending
-            pending = extent
-        if pending is not None:
-            yield pending
+        return join(self.extents(start, end), _joined)
 
-    def held(self, start: int, end: int) -> Iterator[Held]:
+    def held(self, start: int, end: int) -> Iterator[DataRange]:
         """Which of the guest bytes [start, end) may hold data, in whole sectors.
 
         The rest reads as zeros: no layer has it, it is a hole in a layer's file, or it lies behind
@@ -226,7 +216,9 @@ class Reader(Closing):
             layer.close()
 
 
-def _joins(one: Extent, other: Extent) -> bool:
+def _joined(one: Extent, other: Extent) -> Extent | None:
     if one.offset is None or other.offset is None:
-        return one.offset is other.offset
-    return one.depth == other.depth and one.offset + one.length == other.offset
+        joins = one.offset is other.offset
+    else:
+        joins = one.depth == other.depth and one.offset + one.length == other.offset
+    return Extent(one.start, one.length + other.length, one.depth, one.offset) if joins else None

@@ -1,17 +1,18 @@
 """Who owns which sector of the file: no two structures may share one, none may be lost."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
 
 from vhdtool.image.check.regions import Region
 from vhdtool.image.metadata.collector import Collector
 from vhdtool.image.metadata.placement import BLOCK_BITS, BLOCK_MASK, Placement
+from vhdtool.ranges import merge, subtract
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 
 def check_entries(place: Placement, need: int, found: Collector) -> None:
     """Entries that point nowhere, and blocks behind the end of the disk."""
-    for first, count in _ranges(place.zeroed):
+    for first, end in merge((block, block + 1) for block in place.zeroed):
+        count = end - first
         found.corrupt(
             "bat-zeroed",
             f"{count} BAT entries from block {first} are zero: the table was overwritten",
@@ -41,16 +42,6 @@ def check_entries(place: Placement, need: int, found: Collector) -> None:
                 block,
                 place.bat_offset + 4 * block,
             )
-
-
-def _ranges(numbers: list[int]) -> list[tuple[int, int]]:
-    result: list[tuple[int, int]] = []
-    for number in numbers:
-        if result and sum(result[-1]) == number:
-            result[-1] = (result[-1][0], result[-1][1] + 1)
-        else:
-            result.append((number, 1))
-    return result
 
 
 def check_overlaps(place: Placement, found: Collector) -> None:
@@ -149,21 +140,9 @@ def gaps(place: Placement, regions: list[Region], end: int) -> list[tuple[int, i
         cursor = max(cursor, entry + total)
     between.append((cursor, max(cursor, end)))
     owned = sorted((region.first, region.end) for region in regions)
-    parts = [part for gap in between for part in _without(*gap, owned)]
+    parts = [part for gap in between for part in subtract(gap, owned)]
     cut = [(first, min(stop, end)) for first, stop in parts if first < end]
     return [(first, stop) for first, stop in cut if stop == end or stop - first >= total]
-
-
-def _without(first: int, end: int, owned: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The parts of sectors [first, end) that none of the ranges has."""
-    for start, stop in owned:
-        if stop <= first or start >= end:
-            continue
-        if start > first:
-            yield first, start
-        first = max(first, stop)
-    if first < end:
-        yield first, end
 
 
 def check_leaks(free: list[tuple[int, int]], end: int, slack: int | None, found: Collector) -> None:

@@ -15,6 +15,7 @@ from vhdtool.image.create.empty import check_block_bytes, check_size, locators_o
 from vhdtool.image.journal.new_file import new_file
 from vhdtool.image.journal.transaction import require_replaceable
 from vhdtool.image.metadata.bounds import footer_place
+from vhdtool.ranges import Range, merge
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
@@ -175,30 +176,25 @@ class _Copier:
         return entry
 
 
-def _data_runs(source: FileStorage, offset: int, length: int) -> list[tuple[int, int]]:
-    """(place from `offset`, length) of what is not zero.
+def _data_ranges(source: FileStorage, offset: int, length: int) -> list[Range]:
+    """Ranges, counted from `offset`, that are not zero.
 
     A few bytes that are not zero say enough about the data behind them: only where they are zero
     all of it is read.
     """
-    found: list[tuple[int, int]] = []
+    found: list[Range] = []
     for at in range(0, length, _SAMPLED):
         size = min(_SAMPLED, length - at)
         if source.pread(offset + at, _SAMPLE) != _ZEROS[:_SAMPLE]:
-            _join(found, at, size)
+            found.append((at, at + size))
             continue
         data = source.pread(offset + at, size)
-        for inner in range(0, size, len(_ZEROS)):
-            if not data.startswith(_ZEROS[: size - inner], inner):
-                _join(found, at + inner, min(len(_ZEROS), size - inner))
-    return found
-
-
-def _join(runs: list[tuple[int, int]], at: int, length: int) -> None:
-    if runs and sum(runs[-1]) == at:
-        runs[-1] = (runs[-1][0], runs[-1][1] + length)
-    else:
-        runs.append((at, length))
+        found += [
+            (at + inner, at + min(inner + len(_ZEROS), size))
+            for inner in range(0, size, len(_ZEROS))
+            if not data.startswith(_ZEROS[: size - inner], inner)
+        ]
+    return merge(found)
 
 
 class _Worker:
@@ -242,16 +238,16 @@ class _Worker:
         """A block that is one range of one file: the kernel copies what is not zero."""
         shared = self.shared
         layout = shared.layout
-        runs = _data_runs(source, offset, layout.block_bytes)
-        entry = shared.place(ticket, block, bool(runs), full=True)
+        ranges = _data_ranges(source, offset, layout.block_bytes)
+        entry = shared.place(ticket, block, bool(ranges), full=True)
         if entry is None:
             return
         bitmap = bytearray(layout.bitmap_sectors * SECTOR)
         set_bits(bitmap, 0, layout.sectors)
         shared.storage.pwrite(entry * SECTOR, bitmap)
         target = layout.data_offset(entry)
-        for at, length in runs:
-            copy_range(source, offset + at, shared.storage, target + at, length)
+        for first, stop in ranges:
+            copy_range(source, offset + first, shared.storage, target + first, stop - first)
 
     def _fill(self, start: int) -> bytearray:
         """Reads a block into the buffer; returns the bitmap of what is present."""

@@ -7,8 +7,9 @@ from typing import Protocol
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.disk.block_map import BlockMap, window
 from vhdtool.image.metadata.read import read_block_tables
+from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage import Storage
-from vhdtool.storage.sparse import Contents, Held, joined
+from vhdtool.storage.sparse import Contents
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -19,7 +20,7 @@ class Parent(Protocol):
 
     def read(self, offset: int, length: int) -> bytes: ...
 
-    def held(self, start: int, end: int) -> Iterator[Held]:
+    def held(self, start: int, end: int) -> Iterator[DataRange]:
         """All of the guest bytes [start, end), also behind the disk's end, in whole sectors."""
 
 
@@ -141,9 +142,9 @@ class BlockReader:
 
         What holds no data reads as zeros: no layer has it, or it is a hole in a layer's file.
         """
-        return joined(self._held(offset, length), most)
+        return merge_data(self._held(offset, length), most)
 
-    def _held(self, offset: int, length: int) -> Iterator[Held]:
+    def _held(self, offset: int, length: int) -> Iterator[DataRange]:
         contents = Contents(self.storage)
         absent = position = offset
         for block, within, count in self._split(offset, length):
@@ -155,7 +156,7 @@ class BlockReader:
                 position += size
         yield from self._held_below(absent, position)
 
-    def _held_below(self, start: int, end: int) -> Iterator[Held]:
+    def _held_below(self, start: int, end: int) -> Iterator[DataRange]:
         if self.parent is not None:
             yield from self.parent.held(start, end)
         elif start < end:

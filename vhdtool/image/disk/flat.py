@@ -2,8 +2,9 @@
 
 from vhdtool.image.check.admission import require_closed_fixed
 from vhdtool.nbd.backend import FastPathLayout
+from vhdtool.ranges import merge_data
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.sparse import Contents, joined
+from vhdtool.storage.sparse import Contents
 from vhdtool.vhd.units import raw_disk_size
 
 
@@ -60,7 +61,7 @@ class FlatDisk:
         """(bytes, may hold data) of the first `most` ranges, as the file system knows them now."""
         self._inside(offset, length)
         contents = Contents(self.storage, self.size if self._raw else None)
-        return joined(contents.held(offset, length), most)
+        return merge_data(contents.held(offset, length), most)
 
     def finish(self) -> bool:
         """All that was written is durable; there is no footer to write."""

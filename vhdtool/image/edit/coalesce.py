@@ -17,10 +17,10 @@ from vhdtool.image.edit.capacity import require_capacity, require_full
 from vhdtool.image.edit.resize import resize
 from vhdtool.image.journal.transaction import writable_image
 from vhdtool.leases.claim import claimed
+from vhdtool.ranges import DataRange
 from vhdtool.storage import FileStorage
 from vhdtool.storage.base import BorrowedStorage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.storage.sparse import Held
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
 
@@ -37,7 +37,7 @@ class _Nothing:
     def read(self, offset: int, length: int) -> bytes:
         return bytes(length)
 
-    def held(self, start: int, end: int) -> Iterator[Held]:
+    def held(self, start: int, end: int) -> Iterator[DataRange]:
         if start < end:
             yield end - start, False
 

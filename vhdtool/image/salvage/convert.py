@@ -50,4 +50,4 @@ def _fill(
         if progress is not None:
             progress(start)
     disk.close()
-    return copied, merged(iter(lost))
+    return copied, merged(lost)

@@ -1,7 +1,7 @@
 """Reading a damaged image: all that can still be trusted, and a list of the rest."""
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,7 @@ from vhdtool.errors import CorruptImage
 from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer
 from vhdtool.image.metadata.orphans import Orphan
+from vhdtool.ranges import join
 from vhdtool.storage import FileStorage, Storage, StorageError
 from vhdtool.storage.base import Closing
 from vhdtool.vhd.units import SECTOR
@@ -215,20 +216,19 @@ class Salvage(Closing):
             copied += len(piece[1])
             if progress is not None:
                 progress(piece[0] - start)
-        return copied, merged(iter(lost))
+        return copied, merged(lost)
 
     def close(self) -> None:
         for one in self._layers:
             one.layer.close()
 
 
-def merged(pieces: Iterator[Lost]) -> list[Lost]:
-    """Neighbours that are lost for the same reason become one."""
-    result: list[Lost] = []
-    for piece in pieces:
-        last = result[-1] if result else None
-        if last is not None and last.end == piece.start and last.why == piece.why:
-            result[-1] = Lost(last.start, last.length + piece.length, last.why)
-        else:
-            result.append(piece)
-    return result
+def merged(pieces: Iterable[Lost]) -> list[Lost]:
+    """Joins neighbours that are lost for the same reason."""
+    return list(join(pieces, _joined))
+
+
+def _joined(one: Lost, other: Lost) -> Lost | None:
+    if one.end != other.start or one.why != other.why:
+        return None
+    return Lost(one.start, one.length + other.length, one.why)

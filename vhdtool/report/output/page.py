@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from vhdtool.ranges import merge
 from vhdtool.report import texts as words
 from vhdtool.report.case import PHASES, Case, Finding
 from vhdtool.report.drawing.blackout import Blackout, blackouts
@@ -180,28 +181,14 @@ def _steps(line: Timeline, case: Case) -> Iterable[Step]:
 
 def damage(findings: list[Finding]) -> str:
     """Guest sectors that the findings name: the total, and the first ranges; '' for none."""
-    ranges = merged([f.sectors for f in findings if f.sectors is not None])
+    named = [finding.sectors for finding in findings if finding.sectors is not None]
+    ranges = merge((first, first + count) for first, count in named)
     if not ranges:
         return ""
-    total = sum(count for _, count in ranges)
+    total = sum(end - first for first, end in ranges)
     shown = ", ".join(
-        str(first) if count == 1 else f"{first}–{first + count - 1}"
-        for first, count in ranges[:RANGES]
+        str(first) if end == first + 1 else f"{first}–{end - 1}" for first, end in ranges[:RANGES]
     )
     rest = len(ranges) - RANGES
     more = f" and {rest} ranges more" if rest > 0 else ""
     return f"{total} guest sectors in {len(ranges)} ranges: {shown}{more}"
-
-
-def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted (first, count) ranges without overlaps; empty and negative ones are dropped."""
-    result = list[tuple[int, int]]()
-    for first, count in sorted(ranges):
-        if count <= 0:
-            continue
-        if result and first <= sum(result[-1]):
-            start = result[-1][0]
-            result[-1] = (start, max(sum(result[-1]), first + count) - start)
-        else:
-            result.append((first, count))
-    return result
