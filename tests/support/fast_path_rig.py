@@ -17,8 +17,8 @@ from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.server import NbdServer
 from vhdtool.storage import MemoryStorage
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
+from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10
 SIZE = 16 * BLOCK + 4096
@@ -33,7 +33,7 @@ class Rig:
         self.events: list[dict[str, Any]] = []
         create_dynamic(self.path, SIZE, block_bytes=BLOCK)
         self.disk = self.another("alpha")
-        self.server = NbdServer(self.disk, folder / "s.nbd")
+        self.server = NbdServer(self.disk.router, folder / "s.nbd")
 
     def another(self, host: str) -> TapDisk:
         def emit(event: str, **fields: Any) -> None:

@@ -5,18 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.shims import owner
+from tests.support.shims import DirectDisk, owner
 from vhdtool.image.disk.open import VHD, disk_size
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
 
 
 @contextmanager
-def served(image: Path, guard: bool = True, size: int = 0) -> Iterator[TapDisk]:
+def served(image: Path, guard: bool = True, size: int = 0) -> Iterator[DirectDisk]:
     """A server's disk, active, in this process: for the kernel it is as good as another one."""
-    disk = TapDisk(
+    disk = DirectDisk(
         Settings(
             guard=guard,
             open_storage=ImageOpener(),

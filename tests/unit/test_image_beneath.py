@@ -15,7 +15,7 @@ import pytest
 import vhdtool
 from tests.support.holders import served
 from tests.support.image_tools import clean, content, write
-from tests.support.shims import owner
+from tests.support.shims import DirectDisk, owner
 from vhdtool.cli.main import run
 from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.image.chain.open import open_chain
@@ -28,7 +28,6 @@ from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import ImageInUse
-from vhdtool.tapdisk.disk import TapDisk
 
 BLOCK = 512 << 10
 BLOCKS = 64
@@ -51,7 +50,7 @@ def leaf(tmp_path: Path) -> Path:
     return tmp_path / "leaf.vhd"
 
 
-def write_everywhere(disk: TapDisk) -> None:
+def write_everywhere(disk: DirectDisk) -> None:
     """The guest writes all blocks, so that the file grows far past what it was."""
     for block in range(BLOCKS):
         disk.write(block * BLOCK, memoryview(LIVE))

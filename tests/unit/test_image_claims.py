@@ -11,7 +11,7 @@ import pytest
 import vhdtool
 from tests.support.holders import served
 from tests.support.image_tools import clean, content, write
-from tests.support.shims import owner
+from tests.support.shims import DirectDisk, owner
 from vhdtool.cli.main import run
 from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import ActivationRefused
@@ -20,8 +20,7 @@ from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage.image_lock import ImageInUse
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
 
 BLOCK = 512 << 10
 SIZE = 8 * BLOCK
@@ -35,7 +34,7 @@ def library(image: Path) -> Iterator[object]:
 
 
 @contextmanager
-def child_served(image: Path) -> Iterator[TapDisk]:
+def child_served(image: Path) -> Iterator[DirectDisk]:
     """The image is a parent of a disk in use."""
     kid = image.with_name("holders-kid.vhd")
     if not kid.exists():
@@ -335,10 +334,10 @@ def test_a_directory_is_no_image(tmp_path: Path) -> None:
 
 
 def test_readers_share_an_image_and_keep_writers_out(image: Path) -> None:
-    def reader() -> TapDisk:
+    def reader() -> DirectDisk:
         from vhdtool.leases.lease import ReaderLease
 
-        disk = TapDisk(
+        disk = DirectDisk(
             Settings(True, ImageOpener(), lambda _: ReaderLease(), lambda *_, **__: None, True)
         )
         disk.attach(image, SIZE)

@@ -21,8 +21,8 @@ from vhdtool.leases.lease import EpochLease, Lease, ReaderLease
 from vhdtool.leases.location import existing_record, record_of
 from vhdtool.storage import StorageError
 from vhdtool.storage.image_lock import ImageInUse
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
+from vhdtool.tapdisk.disk import TapDisk
 
 SIZE = 4 << 20
 

@@ -289,9 +289,9 @@ import io
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
-from vhdtool.tapdisk.access import ImageOpener
+from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.control import Control
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events
 image = folder / "d.vhd"
 create_dynamic(image, 4 << 20)

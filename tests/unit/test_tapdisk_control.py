@@ -21,8 +21,9 @@ from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.storage import MemoryStorage
 from vhdtool.tapdisk import events as events_module
+from vhdtool.tapdisk.access import Settings
 from vhdtool.tapdisk.control import MAX_LINE, Control
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events, Outbox
 
 

@@ -8,6 +8,7 @@ from tests.support.shims import in_thread
 from vhdtool.errors import StateError
 from vhdtool.tapdisk import gate as module
 from vhdtool.tapdisk.gate import Gate
+from vhdtool.tapdisk.states import GateMode
 
 
 def test_a_new_gate_refuses_at_once() -> None:
@@ -17,35 +18,35 @@ def test_a_new_gate_refuses_at_once() -> None:
 
 def test_held_requests_wait_and_then_are_served() -> None:
     gate = Gate()
-    gate.set("hold")
+    gate.set(GateMode.HOLD)
     thread, result = in_thread(gate.enter)
     time.sleep(0.05)
     assert not result
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     thread.join(5)
     assert result == [None]
 
 
 def test_held_requests_fail_when_the_gate_closes() -> None:
     gate = Gate()
-    gate.set("hold")
+    gate.set(GateMode.HOLD)
     thread, result = in_thread(gate.enter)
     time.sleep(0.02)
-    gate.set("refuse")
+    gate.set(GateMode.REFUSE)
     thread.join(5)
     assert isinstance(result[0], OSError)
 
 
 def test_a_change_waits_for_the_requests_inside() -> None:
     gate = Gate()
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     gate.enter()
-    thread, result = in_thread(lambda: gate.set("hold"))
+    thread, result = in_thread(lambda: gate.set(GateMode.HOLD))
     time.sleep(0.05)
     assert not result
     gate.leave()
     thread.join(5)
-    assert result == ["serve"]
+    assert result == [GateMode.SERVE]
 
 
 def test_a_request_that_never_ends_is_told_and_the_gate_is_as_before(
@@ -53,27 +54,27 @@ def test_a_request_that_never_ends_is_told_and_the_gate_is_as_before(
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)
     gate = Gate()
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     gate.enter()
     waiting, result = in_thread(lambda: (time.sleep(0.02), gate.enter())[1])
     with pytest.raises(StateError, match="requests did not end"):
-        gate.set("hold")
+        gate.set(GateMode.HOLD)
     waiting.join(5)
     assert result == [None]
-    assert gate.mode == "serve"
+    assert gate.mode is GateMode.SERVE
 
 
 def test_a_gate_that_closes_during_a_drain_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.2)
     gate = Gate()
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     gate.enter()
-    thread, result = in_thread(lambda: gate.set("hold"))
+    thread, result = in_thread(lambda: gate.set(GateMode.HOLD))
     time.sleep(0.05)
-    gate.set("refuse", drain=False)
+    gate.set(GateMode.REFUSE, drain=False)
     thread.join(5)
     assert isinstance(result[0], StateError)
-    assert gate.mode == "refuse"
+    assert gate.mode is GateMode.REFUSE
 
 
 def test_a_drain_ends_with_the_last_fast_path_request(
@@ -82,29 +83,29 @@ def test_a_drain_ends_with_the_last_fast_path_request(
     """It signals no completion: to wait for a signal would take all of the patience."""
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 3)
     gate = Gate()
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     looks = iter((1,))
     monkeypatch.setattr(gate.fast_path, "inside", lambda: next(looks, 0))
     began = time.monotonic()
-    assert gate.set("hold") == "serve"
+    assert gate.set(GateMode.HOLD) is GateMode.SERVE
     assert time.monotonic() - began < 1
 
 
 def test_a_gate_opens_however_many_requests_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)
     gate = Gate()
-    gate.set("hold")
+    gate.set(GateMode.HOLD)
     monkeypatch.setattr(gate.fast_path, "inside", lambda: 1)
-    assert gate.set("serve") == "hold"
-    assert gate.mode == "serve"
+    assert gate.set(GateMode.SERVE) is GateMode.HOLD
+    assert gate.mode is GateMode.SERVE
 
 
 def test_a_request_that_is_held_is_counted_until_it_goes_on() -> None:
     gate = Gate()
-    gate.set("hold")
+    gate.set(GateMode.HOLD)
     client, _ = in_thread(gate.enter)
     while not gate.waiting:
         client.join(0.001)
-    gate.set("serve")
+    gate.set(GateMode.SERVE)
     client.join()
     assert gate.waiting == 0

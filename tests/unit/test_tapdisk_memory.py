@@ -289,7 +289,7 @@ def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPat
     place = rig.server.place
     assert isinstance(place, Path)
     rig.server.stop()
-    rig.server = NbdServer(rig.disk, place)
+    rig.server = NbdServer(rig.disk.router, place)
     idle, slow, reading = (rig.client() for _ in range(3))
     for one in (idle, slow, reading):
         assert one.read(0, 512) == b"w" * 512
@@ -313,7 +313,7 @@ def test_and_who_is_stalled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     place = rig.server.place
     assert isinstance(place, Path)
     rig.server.stop()
-    rig.server = NbdServer(rig.disk, place)
+    rig.server = NbdServer(rig.disk.router, place)
     reading, slow = rig.client(), rig.client()
     for one in (reading, slow):
         assert one.read(0, 512) == b"w" * 512

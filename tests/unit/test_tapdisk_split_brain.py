@@ -168,7 +168,7 @@ def test_operations_of_two_hosts_in_any_order_lose_nothing(seed: int, tmp_path: 
     for _ in range(60):
         shim = dice.choice(shims)
         if dice.random() < 0.5 and shim.state in ("active", "standby", "fenced", "attached"):
-            if not shim.waits():
+            if not shim.router.waits():
                 pair.writes(shim, 2)
             continue
         operation = dice.choice(
@@ -203,7 +203,7 @@ def test_a_holder_that_was_stopped_and_forced_away_does_no_harm_when_it_wakes(
     pair = Pair(tmp_path, guard=True, seed=seed)
     pair.writes(pair.source)
     pair.destination.attached().activate(force_epoch=1)
-    pair.source._looked = 0.0  # it stood still for long
+    pair.source.session.checked = 0.0  # it stood still for long
     pair.writes(pair.destination, 4)
     before = pair.image.getvalue()
     pair.writes(pair.source, 4)
@@ -239,7 +239,7 @@ def test_a_lost_lock_fences_requests_in_flight_too(seed: int, mode: str, tmp_pat
     server.cut()
     # It is in the kernel of the old host, and will be sent once the network is back.
     thread, outcome = in_thread(lambda: source.write(0, memoryview(b"?" * BLOCK)))
-    while not source._gate._inside:
+    while not source.requests_inside:
         time.sleep(0.001)
     server.expire()
     pair.destination.attached().activate(force_epoch=source.status()["epoch"])
@@ -264,7 +264,7 @@ def test_a_reopen_for_each_request_is_no_look_at_the_lease(tmp_path: Path) -> No
     pair.source.open("each")
     pair.source.read(0, SECTOR)
     pair.destination.attached().activate(force_epoch=pair.source.status()["epoch"])
-    pair.source._looked -= LEASE_CHECK
+    pair.source.session.checked -= LEASE_CHECK
     before = pair.image.getvalue()
     sector = next(at for at in range(SIZE // SECTOR) if pair.model[at * SECTOR])
     with pytest.raises(OSError, match="removed or replaced"):
@@ -277,15 +277,14 @@ def test_a_look_at_the_lease_counts_from_its_beginning(tmp_path: Path) -> None:
     """A daemon, or a target, may answer long after it looked; a process may be stopped then."""
     shim = Shim("alpha", empty_image(), tmp_path).activated()
     looks = []
-    lease = shim._lease
-    assert lease is not None
+    lease = shim.session.lease
 
     def slow() -> None:
         looks.append(1)
         time.sleep(LEASE_CHECK * 1.1)
 
     lease.check = slow  # type: ignore[method-assign]
-    shim._looked -= LEASE_CHECK
+    shim.session.checked -= LEASE_CHECK
     for count in (1, 2, 3):
         shim.read(0, SECTOR)
         assert len(looks) == count

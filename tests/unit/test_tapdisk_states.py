@@ -21,7 +21,7 @@ from vhdtool.errors import (
 )
 from vhdtool.storage import MemoryStorage, Storage, StorageError
 from vhdtool.tapdisk.access import Access
-from vhdtool.tapdisk.disk import TapDisk
+from vhdtool.tapdisk.states import TRANSITIONS, Operation, State, markdown
 from vhdtool.vhd.units import KILLED, SECTOR
 
 
@@ -43,7 +43,7 @@ def off(image: MemoryStorage, tmp_path: Path) -> Shim:
     return Shim("a", image, tmp_path, guard=False)
 
 
-def fails(shim: TapDisk) -> bool:
+def fails(shim: Shim) -> bool:
     """Whether a request gets an error at once."""
     try:
         shim.read(0, SECTOR)
@@ -52,40 +52,42 @@ def fails(shim: TapDisk) -> bool:
     return False
 
 
-STATES: dict[str, Callable[[Shim], object]] = {
-    "detached": lambda shim: None,
-    "attached": lambda shim: shim.attached(),
-    "standby": lambda shim: shim.attached().open(),
-    "active": lambda shim: shim.activated(),
-    "paused": lambda shim: (shim.activated(), shim.pause()),
-    "fenced": lambda shim: (shim.activated(), shim._fence(LeaseLost("for a test"))),
+STATES: dict[State, Callable[[Shim], object]] = {
+    State.DETACHED: lambda shim: None,
+    State.ATTACHED: lambda shim: shim.attached(),
+    State.STANDBY: lambda shim: shim.attached().open(),
+    State.ACTIVE: lambda shim: shim.activated(),
+    State.PAUSED: lambda shim: (shim.activated(), shim.pause()),
+    State.FENCED: lambda shim: (shim.activated(), shim.session.fence(LeaseLost("for a test"))),
 }
-OPERATIONS: dict[str, tuple[Callable[[Shim], object], dict[str, str]]] = {
-    # operation -> what it does, {state that allows it: state after it}
-    "attach": (lambda s: s.attach(s.image_path, SIZE), {"detached": "attached"}),
-    "open": (lambda s: s.open(), {"attached": "standby"}),
-    "activate": (lambda s: s.activate(), {"attached": "active", "standby": "active"}),
-    "pause": (lambda s: s.pause(), {"active": "paused", "standby": "paused"}),
-    "unpause": (lambda s: s.unpause(), {"paused": "active"}),
-    "deactivate": (
-        lambda s: s.deactivate(),
-        dict.fromkeys(("active", "standby", "paused", "fenced"), "attached"),
-    ),
-    "stop-queueing": (lambda s: s.stop_queueing(), {"attached": "attached"}),
-    "detach": (lambda s: s.detach(), dict.fromkeys(STATES, "detached")),
-    "export": (lambda s: s.promise(SIZE), {"detached": "detached"}),
+OPERATIONS: dict[Operation, Callable[[Shim], object]] = {
+    "attach": lambda s: s.attach(s.image_path, SIZE),
+    "open": lambda s: s.open(),
+    "activate": lambda s: s.activate(),
+    "pause": lambda s: s.pause(),
+    "unpause": lambda s: s.unpause(),
+    "exchange": lambda s: s.exchange(s.image_path),
+    "deactivate": lambda s: s.deactivate(),
+    "stop-queueing": lambda s: s.stop_queueing(),
+    "detach": lambda s: s.detach(),
+    "export": lambda s: s.promise(SIZE),
 }
+
+
+def test_each_state_and_operation_of_the_table_is_tried() -> None:
+    assert set(STATES) == set(State)
+    assert set(OPERATIONS) == set(TRANSITIONS) - {"first request", "lost lease"}
 
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_in_every_state(one: Shim, state: str, operation: str) -> None:
+def test_every_operation_in_every_state(one: Shim, state: State, operation: Operation) -> None:
     STATES[state](one)
-    assert one.state == state
-    work, allowed = OPERATIONS[operation]
-    if state in allowed:
+    assert one.state is state
+    work, after = OPERATIONS[operation], TRANSITIONS[operation].get(state)
+    if after is not None:
         work(one)
-        assert one.state == allowed[state]
+        assert one.state is after
     else:
         before, events = one.status(), len(one.events)
         with pytest.raises(StateError, match=f"the disk is {state}"):
@@ -94,8 +96,8 @@ def test_every_operation_in_every_state(one: Shim, state: str, operation: str) -
         assert len(one.events) == events
 
 
-@pytest.mark.parametrize("state", [name for name in STATES if name not in ("active", "paused")])
-def test_who_may_not_serve_says_so_at_once(one: Shim, state: str) -> None:
+@pytest.mark.parametrize("state", sorted(set(State) - {State.ACTIVE, State.PAUSED}))
+def test_who_may_not_serve_says_so_at_once(one: Shim, state: State) -> None:
     STATES[state](one)
     assert fails(one)
     with pytest.raises(ActivationRefused):
@@ -103,6 +105,11 @@ def test_who_may_not_serve_says_so_at_once(one: Shim, state: str) -> None:
     with pytest.raises(ActivationRefused):
         one.may_serve()
     assert [e["op"] for e in one.told("refused")] == ["probe", "may-serve"]
+
+
+def test_the_table_in_the_documentation_is_made_from_the_states() -> None:
+    document = Path(__file__).parents[2] / "docs" / "shim.md"
+    assert f"\n{markdown()}\n" in document.read_text()
 
 
 def test_paused_and_queueing_disks_refuse_a_probe_instead_of_hanging(one: Shim) -> None:
@@ -148,8 +155,8 @@ def test_queued_requests_fail_when_the_migration_is_over(one: Shim, end: str) ->
 def test_pause_waits_for_the_request_inside(one: Shim, image: MemoryStorage) -> None:
     inside, go = threading.Event(), threading.Event()
     one.activated()
-    assert one._image is not None
-    real = one._image.storage.pread
+    assert one.session.image is not None
+    real = one.session.image.storage.pread
 
     def slow(offset: int, length: int) -> bytes:
         inside.set()
@@ -157,14 +164,14 @@ def test_pause_waits_for_the_request_inside(one: Shim, image: MemoryStorage) -> 
         return real(offset, length)
 
     one.put(0, 1, length=BLOCK)
-    one._image.storage.pread = slow  # type: ignore[method-assign]
+    one.session.image.storage.pread = slow  # type: ignore[method-assign]
     reader, _ = in_thread(lambda: one.read(0, SECTOR))
     assert inside.wait(5)
     pauser, done = in_thread(one.pause)
     time.sleep(0.05)
     assert not done
     assert one.status()["state"] == "active"  # and status does not wait
-    one._image.storage.pread = real  # type: ignore[method-assign]
+    one.session.image.storage.pread = real  # type: ignore[method-assign]
     go.set()
     reader.join(5)
     pauser.join(5)
@@ -198,7 +205,7 @@ def test_events_of_a_life_carry_epochs(one: Shim) -> None:
     ]
     paused, deactivated = one.told("paused")[0], one.told("deactivated")[0]
     assert paused["wrote_footer"] is True
-    assert paused["truncated_to"] == one.settings.open_storage(Path(), Access.LOOK, "vhd").size()
+    assert paused["truncated_to"] == one.settings.open_storage(Path(), Access.STANDBY, "vhd").size()
     assert paused["last_metadata_mono"] is not None
     assert deactivated["wrote_footer"] is False
     assert deactivated["last_metadata_mono"] is None
@@ -259,8 +266,7 @@ def test_no_footer_no_activation_and_the_lease_is_free_again(
         one.activate()
     refused = one.told("refused")[0]
     assert (refused["op"], refused["released"]) == ("activate", 2)
-    assert one._lease is not None
-    assert one._lease.holder() is None
+    assert one.session.lease.holder() is None
 
 
 def test_a_forced_activation_takes_over_without_a_footer_and_leaves_one(
@@ -317,7 +323,7 @@ def test_impossible_sizes(one: Shim, size: int) -> None:
 
 def test_a_promised_size_is_kept(one: Shim) -> None:
     one.promise(SIZE)
-    assert one.export_size() == SIZE
+    assert one.router.export_size() == SIZE
     with pytest.raises(StateError, match="promised"):
         one.attach(one.image_path, 2 * SIZE)
     one.attach(one.image_path, SIZE)
@@ -491,7 +497,6 @@ def test_a_stolen_lease_fences_at_the_next_metadata_write(
         one.may_serve()
     one.deactivate()
     assert image.getvalue() == before
-    assert thief._lease is not None
     thief.may_serve()
     thief.detach()
 
@@ -536,10 +541,9 @@ def test_a_fence_during_a_pause_is_not_paused_over(one: Shim, image: MemoryStora
         go.wait(5)
         raise LeaseLost("stolen")
 
-    assert one._lease is not None
-    one._lease.check = lost  # type: ignore[method-assign]
-    assert one._image is not None
-    object.__setattr__(one._image.hooks, "may_write_metadata", lost)
+    one.session.lease.check = lost  # type: ignore[method-assign]
+    assert one.session.image is not None
+    object.__setattr__(one.session.image.hooks, "may_write_metadata", lost)
     writer, result = in_thread(lambda: one.put(9, 1))
     assert inside.wait(5)
     pauser, paused = in_thread(one.pause)
@@ -557,19 +561,18 @@ def test_a_lease_that_cannot_be_read_is_an_error_not_a_loss(
     one: Shim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one.activated().put(0, 1)
-    assert one._lease is not None
 
     def broken() -> None:
         raise StorageError("lease", "read it", errno.EIO)
 
     with monkeypatch.context() as patch:
-        assert one._image is not None
-        patch.setattr(one._lease, "check", broken)
-        hooks = one._image.hooks
+        assert one.session.image is not None
+        patch.setattr(one.session.lease, "check", broken)
+        hooks = one.session.image.hooks
         object.__setattr__(hooks, "may_write_metadata", broken)
         with pytest.raises(StorageError):
             one.put(9, 1)
-    object.__setattr__(hooks, "may_write_metadata", one._lease.check)
+    object.__setattr__(hooks, "may_write_metadata", one.session.lease.check)
     assert one.state == "active"
     one.put(9, 1)
 
@@ -603,13 +606,13 @@ def test_a_standby_and_a_fenced_disk_are_closed_untouched(
     shim.pause()
     shim.deactivate()
     shim.activate()
-    shim._fence(LeaseLost("for a test"))
+    shim.session.fence(LeaseLost("for a test"))
     shim.detach()
     assert storage.log == []
 
 
 def test_only_our_errors_come_out_of_operations(one: Shim) -> None:
-    for operation, _ in OPERATIONS.values():
+    for operation in OPERATIONS.values():
         try:
             operation(one)
         except VhdtoolError:

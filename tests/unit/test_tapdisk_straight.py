@@ -24,6 +24,7 @@ from vhdtool.nbd import fast_path_session as nbd_straight
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.nbd.connection import Connection
+from vhdtool.tapdisk.router import RequestRouter
 
 OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
 
@@ -96,9 +97,9 @@ def test_guard_off_the_same(tmp_path: Path, mode: str) -> None:
     assert rig.content() == model.data
 
 
-def test_a_read_only_disk_takes_no_write(rig: Rig) -> None:
+def test_a_read_only_disk_takes_no_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     warmed(rig).close()
-    rig.disk.settings = replace(rig.disk.settings, read_only=True)
+    monkeypatch.setattr(RequestRouter, "read_only", True)
     client = rig.client(structured=True)
     assert client.read(0, 512) == b"w" * 512
     assert [client.write(0, b"!" * 512) for _ in range(3)] == [errno.EPERM] * 3
@@ -216,7 +217,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(rig: Rig) -> Non
             break
         time.sleep(0.02)
     assert rig.disk.status()["clients"] == 0
-    assert rig.disk.fast_path_gate.inside() == 0
+    assert rig.disk.router.fast_path_gate.inside() == 0
     rig.disk.pause()
 
 
@@ -264,7 +265,7 @@ def test_requests_that_make_no_sense_end_a_client_and_nothing_else(rig: Rig, see
         thread.join(20)
         client.socket.close()
     assert rig.disk.state == "active"
-    assert rig.disk.fast_path_gate.inside() == 0
+    assert rig.disk.router.fast_path_gate.inside() == 0
     rig.content()
 
 
@@ -430,6 +431,6 @@ def test_latencies_are_counted(rig: Rig) -> None:
     for _ in range(50):
         client.read(0, 4096)
     client.write(0, b"x" * 512, wire.FLAG_FUA)
-    lines = list(rig.disk.latency.lines("n"))
+    lines = list(rig.disk.router.latency.lines("n"))
     assert float(lines[-1].split()[1]) >= 50
     client.close()

@@ -1,26 +1,21 @@
-"""The tapdisk shim: serves a VHD over NBD while it holds the lease, and hands it over.
+"""The tapdisk shim: serves an image over NBD while it holds the lease, and hands it over.
 
-tapctl/       tap-ctl: blktap's control protocol, and the disks that it drives
-__main__      One shim process: `python3 -m vhdtool.tapdisk --dir DIR --name
+tapctl/       tap-ctl: blktap's control protocol, and the disks behind it
+__main__      The shim process: `python3 -m vhdtool.tapdisk --dir DIR --name
               NAME --host HOST [--faithful]`
-access        How a disk's image is opened: with which lock, for reading or
-              for writing
-control       The JSON control socket: a line a request, a line a reply,
-              events in between
-disk          A disk of the shim: its states, and the rules by which they
-              change
-events        Events of a disk, stamped once, told to the log and to all who
-              listen, in one order
-failpoint     Kill points: with VHDTOOL_FAILPOINT=name[:n] the process dies
-              the n-th time it gets there
-gate          The gate before a disk: lets requests through, holds them, or
-              turns them away
-metrics_http  The figures of metrics.py where Prometheus fetches them. Loaded
-              only when they are asked for
-router        The requests of a disk: which image serves them, and what a lost
-              lease does to them
-serve         One image served to NBD clients by one process, from activation
-              to a clean close
-session       One metadata read of a disk: how it begins (with or without the
-              lease), and how it ends
+access        Settings of a shim, and how it opens an image: which lock, read
+              or write
+control       The JSON control socket: one line a request, one line a reply
+disk          A disk: the operations that an operator or a toolstack asks for
+events        Events of a disk: stamped once, sent to the log and to every
+              listener in one order
+failpoint     Kill points: VHDTOOL_FAILPOINT=name[:n] kills the process the
+              n-th time it gets there
+gate          Serves requests, holds them, or refuses them; drains
+metrics_http  The HTTP server that Prometheus asks for metrics
+router        The requests of a disk: through the gate to the open image
+serve         Serves one image to NBD clients, from activation to a clean close
+session       The open image of a disk: read with or without the lease,
+              reopened, closed and fenced
+states        The states of a disk as a table of transitions
 """

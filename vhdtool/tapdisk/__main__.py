@@ -17,9 +17,9 @@ from vhdtool.leases.factory import KINDS, lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
 from vhdtool.nbd.metrics import dump
-from vhdtool.tapdisk.access import ImageOpener
+from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.control import Control
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events
 
 

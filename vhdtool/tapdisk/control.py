@@ -122,7 +122,7 @@ class Control:
 
     def _listen(self) -> None:
         if self._server is None:
-            self._server = NbdServer(self.disk, self.export)
+            self._server = NbdServer(self.disk.router, self.export)
 
     def _listen_or_detach(self) -> None:
         try:

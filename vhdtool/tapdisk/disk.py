@@ -1,12 +1,9 @@
-"""A disk of the shim: its states, and the rules by which they change.
+"""A disk of the shim: the operations that an operator or a toolstack asks for.
 
-    detached -> attached -> standby -> active <-> paused;  fenced is left by deactivate or detach
-
-attached: path and size known, nothing read; requests get an error at once. A source that was
-deactivated for a switch queues them instead, until the migration is over.
-standby: opened without the lease; serves nothing. active: serves. paused: requests wait.
-With the guard off an open disk serves at once, as tapdisk2 does, and every open, activation and
-release is still appended to the epoch record, so that an oracle has something to judge.
+`states.TRANSITIONS` says which operation is possible when. A source that was deactivated for a
+switch holds requests, instead of refusing them, until the migration is over. With the guard off an
+open disk serves at once, as tapdisk2 does, and every open, activation and release is still
+appended to the epoch record, so that an oracle has something to judge.
 """
 
 import threading
@@ -20,143 +17,160 @@ from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
 from vhdtool.storage.open import is_lun
 from vhdtool.storage.paths import persistent_path
-from vhdtool.tapdisk.router import Serving
-from vhdtool.tapdisk.session import Settings
-
-__all__ = ["Settings", "TapDisk"]
-
-REQUESTS = ("read", "write", "other")
-MODES = ("plain", "each", "first")
+from vhdtool.tapdisk.access import Settings
+from vhdtool.tapdisk.gate import Gate
+from vhdtool.tapdisk.router import RequestRouter
+from vhdtool.tapdisk.session import Attachment, ImageSession
+from vhdtool.tapdisk.states import GateMode, Operation, ReopenMode, State, StateTable
 
 
-class TapDisk(Serving):
-    """One disk. Operations come from the control socket, one at a time; requests from NBD."""
+class TapDisk:
+    """One disk. Operations come one at a time; requests come to `router` from the NBD server."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        self.settings = settings
+        self._states = StateTable(settings.guard)
+        self._gate = Gate(settings.fast_path_gate())
+        self.session = ImageSession(settings, self._states, self._gate)
+        self.router = RequestRouter(settings, self.session, self._gate)
         self._op = threading.RLock()
+
+    @property
+    def state(self) -> State:
+        return self._states.current
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 while it is unknown."""
+        return self.session.size
+
+    @property
+    def path(self) -> Path:
+        """The image; after `detach` the last one."""
+        attachment = self.session.attachment
+        return Path() if attachment is None else attachment.path
+
+    @property
+    def kind(self) -> str:
+        """The image's format, one of KINDS."""
+        attachment = self.session.attachment
+        return VHD if attachment is None else attachment.kind
 
     # operations
 
     def promise(self, size: int) -> None:
-        """The size, for a hypervisor that connects before the disk is attached."""
+        """Sets the size, for a hypervisor that connects before the disk is attached."""
         with self._op:
-            self._expect("export", "detached")
-            self.size = _checked_size(size)
+            self._states.require("export")
+            self.session.size = _checked_size(size)
 
     def attach(self, path: Path, size: int, kind: str = VHD, record: Path | None = None) -> None:
-        """Path, size and kind of image are given by the caller; nothing is read.
+        """Names the image; reads nothing.
 
         `record`: the epoch record, by default beside the image, which a LUN does not have.
         """
         with self._op:
-            self._expect("attach", "detached")
+            self._states.require("attach")
             if kind not in KINDS:
                 raise UsageError(f"attach: format {kind!r} is none of {', '.join(KINDS)}")
             if self.size not in (0, _checked_size(size)):
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             if is_lun(path) and (record is None or kind == QCOW2):
                 raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
-            self._name(path, kind, record)
-            self.size = size
-            self.state = "attached"
+            self.session.attachment = self._attachment(path, kind, record)
+            self.session.size = size
+            self._states.change("attach")
             self.settings.emit("attached", path=str(path), size=size)
 
-    def _name(self, path: Path, kind: str, record: Path | None) -> None:
-        """What the image is called, and whose lease it has."""
-        self._record = None if is_lun(path) else record_of(path, record)
-        place = self._record or record
-        assert place is not None
-        self._lease = self.settings.open_lease(place)
-        self.path, self.kind, self._real = path, kind, persistent_path(path)
+    def _attachment(self, path: Path, kind: str, record: Path | None) -> Attachment:
+        found = None if is_lun(path) else record_of(path, record)
+        location = found or record
+        assert location is not None
+        lease = self.settings.open_lease(location)
+        return Attachment(path, kind, persistent_path(path), found, lease)
 
     def open(self, mode: str = "plain") -> None:
-        """Reads footer, header and BAT. `mode` says which requests reopen the image first."""
+        """Reads footer, header and BAT. `mode`: which requests reopen the image first."""
         with self._op:
-            self._expect("open", "attached")
-            if mode not in MODES:
-                raise StateError(f"open: mode {mode!r} is none of {', '.join(MODES)}")
-            if mode == "each" and self.kind == QCOW2:
+            self._states.require("open")
+            try:
+                reopen = ReopenMode(mode)
+            except ValueError:
+                known = ", ".join(ReopenMode)
+                raise StateError(f"open: mode {mode!r} is none of {known}") from None
+            if reopen is ReopenMode.EACH and self.kind == QCOW2:
                 raise UsageError("open: a reopen for each request is not done for qcow2 images")
-            self._read("open", "opened", mode=mode)
-            self._mode = mode
-            if self.settings.guard:
-                # A standby: with an implicit mode the first request takes the lease.
-                self.state = "standby"
-                self._gate.set("refuse" if mode == "plain" else "serve")
-            else:
-                self.state = "active"
-                self._gate.set("serve")
+            self.session.open_without_lease("open", "opened", mode=reopen)
+            self.router.reopen_mode = reopen
+            self._states.change("open")
+            # In the other modes the first request takes the lease.
+            serves = self.state is State.ACTIVE or reopen is not ReopenMode.PLAIN
+            self._gate.set(GateMode.SERVE if serves else GateMode.REFUSE)
 
     def activate(self, force_epoch: int | None = None) -> None:
-        """Takes the lease at a new epoch, then reads the metadata, then serves."""
+        """Takes the lease at a new epoch, reads the metadata, then serves."""
         with self._op:
-            self._expect("activate", "attached", "standby")
-            # An implicit standby lets requests in: they wait while its early read goes.
-            with self._gated("hold"):
-                self._expect("activate", "attached", "standby")
-                self._drop_read("activate")
-                self._take("activate", "activated", force_epoch)
-                self._mode = "plain"
-                self.state = "active"
-            self._gate.set("serve")
+            self._states.require("activate")
+            # A standby that admits requests holds them while its image is replaced.
+            with self._gated(GateMode.HOLD):
+                self._states.require("activate")
+                self.session.drop("activate")
+                self.session.open_with_lease("activate", "activated", force_epoch)
+                self._serve("activate")
 
     def pause(self) -> None:
-        """Requests wait; the image is closed and the lease, if any, given up."""
+        """Holds requests, closes the image, and releases the lease, if there is one."""
         with self._op:
-            self._expect("pause", "active", "standby")
-            with self._gated("hold"):
-                self._expect("pause", "active", "standby")
-                self._end_read("paused")
-                self.state = "paused"
+            self._states.require("pause")
+            with self._gated(GateMode.HOLD):
+                self._states.require("pause")
+                self.session.end("paused")
+                self._states.change("pause")
 
     def unpause(self) -> None:
-        """Reopens. Guard on: takes the lease first. Guard off: kills the footer unseen."""
+        """Reopens. Guard on: takes the lease first. Guard off: overwrites the footer unread."""
         with self._op:
-            self._expect("unpause", "paused")
-            self._take("unpause", "unpaused", None)
-            self._mode = "plain"
-            self.state = "active"
-            self._gate.set("serve")
+            self._states.require("unpause")
+            self.session.open_with_lease("unpause", "unpaused")
+            self._serve("unpause")
 
     def exchange(self, path: Path, kind: str = VHD) -> None:
-        """A paused disk goes on with another file of the same size: a snapshot's child.
+        """Unpauses with another image of the same size, such as a snapshot's child.
 
-        Raises what opening it raises; then the disk stays paused, with its old file.
+        Raises what opening it raises; then the disk stays paused, with its old image.
         """
         with self._op:
-            self._expect("exchange", "paused")
-            old = self.path, self.kind, self._real, self._record, self._lease
-            self._name(path, kind, None)
+            self._states.require("exchange")
+            session, old = self.session, self.session.attachment
+            assert old is not None
+            session.attachment = self._attachment(path, kind, None)
             try:
                 self.unpause()
             except BaseException:
-                if self._lease is not None:
-                    self._lease.close()
-                self.path, self.kind, self._real, self._record, self._lease = old
+                session.lease.close()
+                session.attachment = old
                 raise
-            if old[-1] is not None:
-                old[-1].close()
+            old.lease.close()
 
     def deactivate(self, queue: bool = False) -> None:
-        """Closes the image, then gives the lease up. With `queue` requests wait, not fail.
+        """Closes the image, then releases the lease. With `queue` requests wait, not fail.
 
         When the footer cannot be written (no space) nothing has changed: it may be tried again.
         """
         with self._op:
-            self._expect("deactivate", "active", "standby", "paused", "fenced")
-            with self._gated("hold" if queue else "refuse"):
-                self._end_read("deactivated")
-                self.state = "attached"
+            self._states.require("deactivate")
+            with self._gated(GateMode.HOLD if queue else GateMode.REFUSE):
+                self.session.end("deactivated")
+                self._states.change("deactivate")
 
     def stop_queueing(self) -> None:
-        """The switch is over: requests that were queued fail now."""
+        """Refuses the requests that `deactivate` queued: the migration is over."""
         with self._op:
-            self._expect("stop-queueing", "attached")
-            self._gate.set("refuse")
+            self._states.require("stop-queueing")
+            self._gate.set(GateMode.REFUSE)
 
     def detach(self, disconnect: Callable[[], None] = lambda: None) -> None:
-        """Forgets the disk; whatever is still open is closed first.
+        """Forgets the disk; an open image is closed first.
 
         `disconnect` ends the clients: while the image closes their requests wait, so that a
         hypervisor sees a connection that ended, which it can mend, and not an I/O error.
@@ -164,60 +178,67 @@ class TapDisk(Serving):
         """
         with self._op:
             try:
-                if self.state in ("active", "standby", "paused", "fenced"):
-                    self._gate.set("refuse" if self.state == "fenced" else "hold")
-                    self._end_read("closed", give_up=True)
+                if self._states.allows("deactivate"):
+                    fenced = self.state is State.FENCED
+                    self._gate.set(GateMode.REFUSE if fenced else GateMode.HOLD)
+                    self.session.end("closed", give_up=True)
             finally:
                 disconnect()
                 self._forget()
 
     def _forget(self) -> None:
-        if self._lease is not None:
-            self._lease.close()
-            self._lease = None
-        self.size = 0
-        if self.state != "detached":
-            self.state = "detached"
-            self._gate.set("refuse", drain=False)
+        self.session.size = 0
+        if self.state is not State.DETACHED:
+            self.session.lease.close()
+            self._states.change("detach")
+            self._gate.set(GateMode.REFUSE, drain=False)
             self.settings.emit("detached")
 
+    def _serve(self, operation: Operation) -> None:
+        self.router.reopen_mode = ReopenMode.PLAIN
+        self._states.change(operation)
+        self._gate.set(GateMode.SERVE)
+
     @contextmanager
-    def _gated(self, mode: str) -> Iterator[None]:
-        """Requests meet `mode` while, and after, an operation; one that fails changes nothing."""
+    def _gated(self, mode: GateMode) -> Iterator[None]:
+        """Sets the gate for an operation; one that fails leaves the gate as it was."""
         before = self._gate.set(mode)
         try:
             yield
         except BaseException:
-            if self.state != "fenced":
+            if self.state is not State.FENCED:
                 self._gate.set(before, drain=False)
             raise
+
+    # questions
 
     def may_serve(self) -> None:
         """Raises ActivationRefused unless a request would be served now; changes nothing."""
         with self._op:
             try:
-                self._may_serve()
+                self._require_served()
             except VhdtoolError as error:
                 self.settings.emit("refused", op="may-serve", reason=str(error))
                 raise
 
-    def _may_serve(self) -> None:
-        implicit = self.state == "standby" and self._mode != "plain"
-        if self.state != "active" and not implicit:
+    def _require_served(self) -> None:
+        session = self.session
+        implicit = self.state is State.STANDBY and self.router.reopen_mode is not ReopenMode.PLAIN
+        if self.state is not State.ACTIVE and not implicit:
             raise ActivationRefused(f"{self.path}: {self.state}, so no request would be served")
-        if not self.settings.guard or self._lease is None:
+        if not self.settings.guard:
             return
-        if self._holds_lease:
-            self._check_lease()
-        elif (holder := self._lease.holder()) is not None and not holder.is_gone():
+        if session.holds_lease:
+            session.check_lease()
+        elif (holder := session.lease.holder()) is not None and not holder.is_gone():
             raise ActivationRefused(f"{self.path}: the lease is held by {holder}")
 
     def probe(self) -> None:
-        """One read of the first sector, as a hypervisor does when it attaches a disk."""
-        if self.waits():
+        """Reads the first sector, as a hypervisor does when it attaches a disk."""
+        if self.router.waits():
             raise StateError(f"probe: the disk is {self.state}, and requests wait now")
         try:
-            self.read(0, 512)
+            self.router.read(0, 512)
         except (OSError, VhdtoolError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             reason = f"the probe's read failed: {why}"
@@ -225,27 +246,21 @@ class TapDisk(Serving):
             raise ActivationRefused(f"{self.path}: {reason}") from error
 
     def status(self) -> dict[str, Any]:
-        """What the disk is now; waits for no operation."""
+        """Returns what the disk is now; waits for no operation."""
+        session, router = self.session, self.router
         return {
             "state": self.state,
             "path": str(self.path),
             "size": self.size,
-            "mode": self._mode,
+            "mode": router.reopen_mode,
             "guard": self.settings.guard,
-            "lease": self._holds_lease,
-            "epoch": self._read_epoch,
-            "read_bytes": self._moved(0),
-            "written_bytes": self._moved(1),
-            "requests": {name: self._moved(2 + n) for n, name in enumerate(REQUESTS)},
-            "allocations": self.allocations,
-            "clients": len(self._tallies),
+            "lease": session.holds_lease,
+            "epoch": session.epoch,
+            **router.counters(),
+            "allocations": session.allocations,
+            "clients": router.clients,
             "waiting": self._gate.waiting,
         }
-
-    def _expect(self, op: str, *states: str) -> None:
-        if self.state not in states:
-            wanted = " or ".join(states)
-            raise StateError(f"{op}: the disk is {self.state}, must be {wanted}")
 
 
 def _checked_size(size: int) -> int:

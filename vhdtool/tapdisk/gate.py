@@ -1,4 +1,4 @@
-"""The gate before a disk: lets requests through, holds them, or turns them away."""
+"""The gate before a disk: serves requests, holds them, or refuses them."""
 
 import errno
 import threading
@@ -6,6 +6,7 @@ from time import monotonic
 
 from vhdtool.errors import StateError
 from vhdtool.nbd.backend import FastPathGate, NoFastPath
+from vhdtool.tapdisk.states import GateMode
 
 DRAIN_PATIENCE = 30.0
 """Seconds that a pause or deactivation waits for requests in flight."""
@@ -14,76 +15,76 @@ _POLL_INTERVAL = 0.0002
 
 
 class Gate:
-    """Modes: "serve", "hold" (requests wait), "refuse" (they fail at once)."""
+    """Admits requests by its mode, and counts those in flight."""
 
     def __init__(self, fast_path: FastPathGate | None = None) -> None:
         """`fast_path`: the side of this gate that the fast path's requests pass."""
         self._changed = threading.Condition(threading.Lock())
-        self.mode = "refuse"
+        self.mode = GateMode.REFUSE
         self._why = ""
-        self._inside = 0
+        self.inside = 0
+        """Requests in flight that Python serves."""
         self.waiting = 0
         """Requests that wait for the gate to open, at most one of each client."""
         self._draining = False
-        self.fast_path = fast_path or NoFastPath()
+        self.fast_path: FastPathGate = fast_path or NoFastPath()
 
     def enter(self) -> None:
         """Returns when the request may be served; `leave` must follow. Raises OSError (EIO)."""
         with self._changed:
-            if self.mode == "hold":
+            if self.mode is GateMode.HOLD:
                 self.waiting += 1
-                while self.mode == "hold":
+                while self.mode is GateMode.HOLD:
                     self._changed.wait()
                 self.waiting -= 1
-            if self.mode == "refuse":
+            if self.mode is GateMode.REFUSE:
                 raise OSError(errno.EIO, self._why or "the disk serves no requests now")
-            self._inside += 1
+            self.inside += 1
 
     def leave(self) -> None:
-        """The request has been served, or has failed."""
+        """Counts a request out that was served, or failed."""
         with self._changed:
-            self._inside -= 1
-            if self._draining and not self._inside:
+            self.inside -= 1
+            if self._draining and not self.inside:
                 self._changed.notify_all()
 
-    def set(self, mode: str, drain: bool = True, why: str = "") -> str:
-        """Changes the mode and returns the old one, when no request is inside any more.
+    def set(self, mode: GateMode, drain: bool = True, why: str = "") -> GateMode:
+        """Changes the mode, waits until no request is in flight, and returns the old mode.
 
-        At once without `drain`, and to "serve": requests may be inside then. `why`: what requests
-        that are refused are told. Raises StateError when requests do not end in time; then the
-        mode is what it was.
+        Does not wait without `drain`, nor for SERVE. `why`: the error of refused requests. Raises
+        StateError when requests do not end in time; the mode is the old one then.
         """
         with self._changed:
             before = self.mode
             self._why = why
-            self._turn(mode)
-            if not drain or mode == "serve":
+            self._switch(mode)
+            if not drain or mode is GateMode.SERVE:
                 return before
             self._draining = True
             try:
                 if not self._drained():
-                    if self.mode == mode:
-                        self._turn(before)
+                    if self.mode is mode:
+                        self._switch(before)
                     raise StateError(
-                        f"{self._inside + self.fast_path.inside()} requests did not end in "
+                        f"{self.inside + self.fast_path.inside()} requests did not end in "
                         f"{DRAIN_PATIENCE:.0f} s; the storage hangs"
                     )
             finally:
                 self._draining = False
         return before
 
-    def _turn(self, mode: str) -> None:
+    def _switch(self, mode: GateMode) -> None:
         self.mode = mode
-        self.fast_path.set(mode == "serve")
+        self.fast_path.set(mode is GateMode.SERVE)
         self._changed.notify_all()
 
     def _drained(self) -> bool:
-        """Waits until nobody is inside; False when it takes too long."""
+        """Waits until no request is in flight; False when that takes too long."""
         end = monotonic() + DRAIN_PATIENCE
-        # One poll says both whether to wait and how: fast-path requests wake nobody.
-        while (theirs := self.fast_path.inside()) or self._inside:
+        # Asked once a round: a second answer could be 0, and the wait would have no poll interval.
+        while (in_fast_path := self.fast_path.inside()) or self.inside:
             left = end - monotonic()
             if left <= 0:
                 return False
-            self._changed.wait(min(left, _POLL_INTERVAL) if theirs else left)
+            self._changed.wait(min(left, _POLL_INTERVAL) if in_fast_path else left)
         return True

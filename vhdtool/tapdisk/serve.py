@@ -18,8 +18,8 @@ from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import TcpPlace
 from vhdtool.storage import StorageError
 from vhdtool.storage.open import is_lun
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
         )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
-            server = NbdServer(disk, service.place, service.tls)
+            server = NbdServer(disk.router, service.place, service.tls)
             disconnect = server.stop
             if service.metrics is not None:
                 _publish(service.metrics, disk)
@@ -95,7 +95,7 @@ def _publish(place: TcpPlace, disk: TapDisk) -> None:
     # Few ask for figures, and an HTTP server is a tenth of all that is loaded.
     from vhdtool.tapdisk.metrics_http import MetricsServer
 
-    MetricsServer(place, lambda: prometheus(disk.status(), disk.latency))
+    MetricsServer(place, lambda: prometheus(disk.status(), disk.router.latency))
 
 
 def _require_no_link(image: Path) -> None:

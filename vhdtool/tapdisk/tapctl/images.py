@@ -25,8 +25,8 @@ from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
 from vhdtool.storage import FileStorage
-from vhdtool.tapdisk.access import ImageOpener
-from vhdtool.tapdisk.disk import Settings, TapDisk
+from vhdtool.tapdisk.access import ImageOpener, Settings
+from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.filters import Copy, Layers
 
@@ -173,8 +173,8 @@ class DiskCopy:
     """A mirror's second image: a disk of its own, with its own lease."""
 
     def __init__(self, disk: TapDisk) -> None:
-        self.write, self.write_zeroes = disk.write, disk.write_zeroes
-        self.flush = disk.flush
+        self.write, self.write_zeroes = disk.router.write, disk.router.write_zeroes
+        self.flush = disk.router.flush
         self.close = disk.detach
 
 
@@ -182,7 +182,7 @@ def put_over(disk: TapDisk, layers: Layers) -> None:
     """From the next opening on. Raises Refused for a log that is not there."""
     if layers.changes and not os.path.exists(layers.changes):
         raise Refused(errno.EPERM, f"{layers.changes}: no log of changes there")
-    disk.layer = layers.over if layers else None
+    disk.session.image_filter = layers.over if layers else None
 
 
 def _refuse_encrypted(image: Path) -> None:

@@ -54,7 +54,7 @@ class Vbd:
         try:
             if self.bits & wire.PAUSED:
                 disk.pause()  # paused before it was closed: requests wait for `unpause`
-            self.server = NbdServer(disk, how.nbd(self.minor))
+            self.server = NbdServer(disk.router, how.nbd(self.minor))
         except BaseException:
             disk.detach()
             raise
@@ -106,7 +106,7 @@ def _reopen(disk: TapDisk, args: str, layers: Layers) -> None:
     path, kind = image_of(args)
     if (size := disk_size(path, kind)) != disk.size:
         raise Refused(errno.EMEDIUMTYPE, f"{path}: {size} bytes, but the disk has {disk.size}")
-    before = disk.layer
+    before = disk.session.image_filter
     put_over(disk, layers)
     try:
         if (path, kind) == (disk.path, disk.kind):
@@ -114,5 +114,5 @@ def _reopen(disk: TapDisk, args: str, layers: Layers) -> None:
         else:
             disk.exchange(path, kind)
     except BaseException:
-        disk.layer = before
+        disk.session.image_filter = before
         raise

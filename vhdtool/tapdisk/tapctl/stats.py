@@ -26,7 +26,7 @@ def _escaped(plain: str) -> str:
 
 def stats_of(vbd: Vbd) -> dict[str, object]:
     """Sectors of 512 bytes. Requests are counted where they come in: at the leaf."""
-    reads, writes = vbd.disk.sectors() if vbd.disk is not None else (0, 0)
+    reads, writes = vbd.disk.router.sectors() if vbd.disk is not None else (0, 0)
     cached = bool(vbd.flags & wire.NO_O_DIRECT)
     return {
         "name": vbd.args or "(null)",
@@ -52,7 +52,7 @@ def _images(vbd: Vbd, moved: list[int]) -> list[object]:
         told.insert(0 if layers.changes else 1, _image(path, kind, [0, 0]))
     if layers is not None and layers.changes:
         told.insert(0, _image(layers.changes, "log", [0, 0]))
-    for parent, raw in vbd.disk.parents():
+    for parent, raw in vbd.disk.session.parents():
         told.append(_image(parent, "aio" if raw else "vhd", [0, 0]))
     return told
 
