@@ -18,7 +18,7 @@ from tests.lab_e2e.conftest import ROOT
 from tests.support.footprint import networks_of, remains
 from vhdtool.errors import VhdtoolError
 from vhdtool.lab.localhosts.control import LocalHosts
-from vhdtool.report.ending import UNDER_WAY
+from vhdtool.report.lifecycle import UNFINISHED
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path) -> None:
     assert len(output.splitlines()) == 1
     first.kill()
     first.wait()
-    assert error_of(tmp_path / "run") == UNDER_WAY
+    assert error_of(tmp_path / "run") == UNFINISHED
     clean, _ = make_lab("clean").communicate(timeout=30)
     assert clean == "hosts ended\n"
     assert remains(lab, networks) == []

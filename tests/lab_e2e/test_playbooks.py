@@ -17,7 +17,7 @@ from tests.lab_e2e.conftest import BIN, ROOT
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
-from vhdtool.report.ending import UNDER_WAY, begin
+from vhdtool.report.lifecycle import UNFINISHED, begin
 
 INVENTORY = """\
 all:
@@ -206,7 +206,7 @@ def test_a_playbook_called_verify_fails_on_a_bad_verdict(play, tmp_path) -> None
     begin(tmp_path / "other", ["activate-on-s1"])
     done = play("verify", migration_run_dir=str(tmp_path / "other"))
     (line,) = failures(done)
-    assert UNDER_WAY in line
+    assert UNFINISHED in line
 
 
 def test_hosts_that_cannot_be_reached_are_named(play, machines, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """The commands of `vhdtool`: a module each, found by name, with the short help of its docstring."""
 
-import importlib
 import inspect
 from pathlib import Path
 
@@ -25,9 +24,3 @@ def test_short_help_is_the_docstrings_first_sentence(name: str) -> None:
     assert command.callback is not None
     text = " ".join((inspect.getdoc(command.callback) or "").split("\n\n")[0].split())
     assert HELP[name] == f"{text.removesuffix('.').split('. ')[0]}."
-
-
-def test_the_map_of_commands_names_each_command() -> None:
-    doc = importlib.import_module("vhdtool.cli.commands").__doc__ or ""
-    named = {word for line in doc.splitlines() for word in line.split(":")[-1].split()}
-    assert set(HELP) <= named

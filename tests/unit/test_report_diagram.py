@@ -10,19 +10,19 @@ from tests.support.synthetic_run import Recorder
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.report.drawing.blackout import Blackout, blackouts
+from vhdtool.report.drawing.blackout import Blackout, find_blackouts
 from vhdtool.report.drawing.diagram import overview, zoom
-from vhdtool.report.drawing.primitives import Bar, Drawing, Label, Scale, Shape, text_width
-from vhdtool.report.drawing.timeline import Timeline, build
+from vhdtool.report.drawing.primitives import Bar, Drawing, Label, Polygon, Scale, text_width
+from vhdtool.report.drawing.timeline import Timeline, build_timeline
 
 
 def _read(recorder: Recorder, path: Path) -> tuple[Timeline, list[Blackout]]:
     facts = {"strategy": "x", "guard": True, "seed": 1}
     recorder.save(path / "case", facts)
     record = load_record(path / "case")
-    line = build(record.events)
+    line = build_timeline(record.events)
     assert line is not None
-    return line, blackouts(line, read_console(record.console, ()).acks)
+    return line, find_blackouts(line, read_console(record.console, ()).acks)
 
 
 def _bars(drawing: Drawing, css: str) -> list[Bar]:
@@ -83,7 +83,7 @@ def test_blackout_lies_between_the_acknowledgements_and_holds_the_phases(tmp_pat
 def test_the_drawing_has_the_figures_of_the_verdict(tmp_path: Path) -> None:
     line, (switch,) = _read(synthetic_run.activate(), tmp_path)
     entry = judge_case(tmp_path / "case")["blackout_ms"]
-    shown = switch.figures()
+    shown = switch.durations_ms()
     assert {name: shown.get(name, 0.0) for name in entry} == entry
     assert (switch.end - switch.start) * 1000 == pytest.approx(entry["total"], abs=0.01)
     texts = [shape.text for shape in zoom(line, switch).shapes if isinstance(shape, Label)]
@@ -142,7 +142,7 @@ def test_nothing_leaves_the_drawing_and_no_labels_of_a_row_collide(
             if isinstance(shape, Bar):
                 assert 0 <= shape.x <= shape.x + shape.width <= drawing.width
                 assert 0 <= shape.y <= shape.y + shape.height <= drawing.height
-            elif isinstance(shape, Shape):
+            elif isinstance(shape, Polygon):
                 assert all(0 <= x <= drawing.width for x, _ in shape.points)
 
 

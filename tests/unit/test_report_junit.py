@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.synthetic_run import entry, make
 from vhdtool.report.output.files import write_files
-from vhdtool.report.record import load_run
+from vhdtool.report.run import load_run
 
 
 def _suite(run_dir: Path) -> ET.Element:

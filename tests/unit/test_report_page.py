@@ -15,8 +15,8 @@ from tests.support.synthetic_run import entry, make
 from vhdtool.cli.commands.report import report
 from vhdtool.report.case import Finding
 from vhdtool.report.output.files import write_files
-from vhdtool.report.output.page import damage
-from vhdtool.report.record import load_run
+from vhdtool.report.output.page import damage_text
+from vhdtool.report.run import load_run
 
 VOID = {"meta", "br", "rect", "line", "polygon"}
 
@@ -102,7 +102,7 @@ def test_a_case_directory_is_never_looked_for_outside_the_run(name: str, tmp_pat
     run_dir.mkdir()
     case = entry("activate", True, "consistent", "consistent", case=name)
     (run_dir / "verdict.json").write_text(json.dumps({"strategies": [case]}))
-    assert "only verdict.json used" in _page(run_dir)
+    assert "only verdict.json is used" in _page(run_dir)
 
 
 JUNK: list[object] = [None, True, 7, -1.5, 1e999, "text", [], [[None]], {}, {"a": {}}]
@@ -176,5 +176,5 @@ def test_a_terminal_without_the_records_characters_gets_others(tmp_path: Path) -
 def test_damage_counts_each_sector_once_and_caps_the_list() -> None:
     ranges = [(10, 5), (12, 8), (40, 1), (20, 1), (7, 0), (8, -3)]
     findings = [Finding("content", "lost", "corrupt", "", None, one) for one in ranges]
-    assert damage(findings) == "12 guest sectors in 2 ranges: 10–20, 40"
-    assert damage([]) == ""
+    assert damage_text(findings) == "12 guest sectors in 2 ranges: 10–20, 40"
+    assert damage_text([]) == ""

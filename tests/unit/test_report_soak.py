@@ -90,6 +90,6 @@ def test_few_runs_allow_no_comparison() -> None:
 def test_write_leaves_a_file_and_names_a_run_that_is_none(tmp_path: Path) -> None:
     verdict = {"strategies": _runs("activate", "consistent", [44])}
     (tmp_path / "verdict.json").write_text(json.dumps(verdict))
-    assert json.loads(soak.write(tmp_path).read_text())["schema"] == 1
+    assert json.loads(soak.write_soak(tmp_path).read_text())["schema"] == 1
     with pytest.raises(UsageError, match=r"nowhere.verdict\.json"):
-        soak.write(tmp_path / "nowhere")
+        soak.write_soak(tmp_path / "nowhere")

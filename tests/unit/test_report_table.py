@@ -11,17 +11,17 @@ from rich.console import Console
 
 from tests.support.synthetic_run import entry, make
 from vhdtool.lab.strategies import STRATEGIES
-from vhdtool.report import texts
+from vhdtool.report import wording
 from vhdtool.report.case import parse_entry
 from vhdtool.report.output.soak import summarise
-from vhdtool.report.output.table import case_names, show
-from vhdtool.report.record import Run, load_run
+from vhdtool.report.output.table import case_names, print_tables
+from vhdtool.report.run import Run, load_run
 
 
 def _shown(run: Run, width: int, colour: bool = False) -> list[str]:
     out = io.StringIO()
     system: Literal["standard", "auto"] = "standard" if colour else "auto"
-    show(run, Console(file=out, width=width, force_terminal=colour, color_system=system))
+    print_tables(run, Console(file=out, width=width, force_terminal=colour, color_system=system))
     return out.getvalue().splitlines()
 
 
@@ -73,8 +73,8 @@ def test_a_record_cannot_command_the_terminal(tmp_path: Path) -> None:
 
 
 def test_every_order_of_the_lab_is_described_in_words() -> None:
-    assert all(all(texts.describe(name)) for name in STRATEGIES)
-    assert texts.describe("unheard-of") == ("", "")
+    assert all(all(wording.describe(name)) for name in STRATEGIES)
+    assert wording.describe("unheard-of") == ("", "")
 
 
 def test_names_grow_only_as_far_as_they_must() -> None:

@@ -1,14 +1,14 @@
 """The command line: parses arguments, calls the library, prints the result.
 
-main.py         entry point of `vhdtool`: commands by name, errors to exit codes
-commands/       one module for each command of `vhdtool`
-vhd_util/       `vhd-util`: the commands, output and exit codes of blktap's tool
-tap_ctl.py      `tap-ctl`: the same for blktap's tap-ctl
-arguments.py    arguments and options that several commands have
-output.py       JSON, sizes, tables and the progress bar
-notes.py        notes on standard error about orphan blocks and disagreeing sizes
-salvage.py      lost ranges and orphan blocks, as text and as exported files
-guest_files.py  names of files in damaged ranges of ext, NTFS and FAT
-qemu_img.py     conversion to and from qcow2 and VHDX through qemu-img
-signals.py      clean-up when a signal ends a command
+main         entry point of `vhdtool`: commands by name, errors to exit codes
+commands/    one module for each command of `vhdtool`
+vhd_util/    `vhd-util`: the commands, output and exit codes of blktap's tool
+tap_ctl      `tap-ctl`: the same for blktap's tap-ctl
+arguments    arguments and options that several commands have
+output       JSON, sizes, tables and the progress bar
+notes        notes on standard error about orphan blocks and disagreeing sizes
+salvage      lost ranges and orphan blocks, as text and as exported files
+guest_files  names of files in damaged ranges of ext, NTFS and FAT
+qemu_img     conversion to and from qcow2 and VHDX through qemu-img
+signals      clean-up when a signal ends a command
 """

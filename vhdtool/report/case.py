@@ -1,4 +1,4 @@
-"""One case of a run as the report sees it: its entry in verdict.json, typed and never missing."""
+"""One case of a run: its entry in verdict.json as typed values."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.oracle.evidence.events import Events
-from vhdtool.report.json_fields import integer, items, mapping, number, text
+from vhdtool.report.lenient_json import integer, items, mapping, number, text
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
 ORACLES = ("content", "metadata", "structure", "activation", "leftovers")
@@ -16,7 +16,7 @@ NO_EVENTS = Events((), ())
 
 @dataclass(frozen=True)
 class Finding:
-    """What an oracle found. `sectors` is (first, count) in the guest's 512-byte sectors."""
+    """A finding of an oracle. `sectors` is (first, count) in guest sectors of 512 bytes."""
 
     oracle: str
     code: str
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Oracle:
-    """One oracle's result: pass, fail or skip; `note` says why it was skipped, where known."""
+    """The result of an oracle: pass, fail or skip; `note` is the reason of a skip, where known."""
 
     name: str
     result: str
@@ -38,10 +38,10 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Case:
-    """A case: verdict, figures, and what could be read of its directory.
+    """A case: its verdict and figures, and the files of its directory that could be read.
 
-    Counts are writes, blocks or epochs; times are milliseconds; None = not known. `notes`
-    name the pieces of the record that could not be used.
+    Counts are writes, blocks or epochs; times are milliseconds; None means not known. `notes`
+    name the files of the record that could not be used.
     """
 
     directory: str
@@ -75,7 +75,7 @@ class Case:
         return self.verdict == self.expected
 
     @property
-    def guard_word(self) -> str:
+    def guard_setting(self) -> str:
         return "on" if self.guard else "off"
 
     @property
@@ -84,7 +84,7 @@ class Case:
 
     @property
     def error(self) -> tuple[str, list[str]] | None:
-        """What went wrong in the lab, and the log's last lines; None if nothing did."""
+        """The lab's own error and the last lines of its log, or None."""
         error = mapping(self.facts.get("error"))
         if not error:
             return None
@@ -94,7 +94,7 @@ class Case:
 
 
 def parse_entry(entry: dict[str, Any]) -> Case:
-    """An entry of `strategies` (design: verdict.json) as a Case without its directory."""
+    """Parse an entry of `strategies` in verdict.json; the case's directory is not read."""
     writes, blocks = mapping(entry.get("writes")), mapping(entry.get("blocks_allocated"))
     planted, blackout = mapping(entry.get("planted")), mapping(entry.get("blackout_ms"))
     verdict = text(entry.get("verdict"))
@@ -119,14 +119,14 @@ def parse_entry(entry: dict[str, Any]) -> Case:
         blocks={key: integer(blocks.get(key)) for key in ("before_suspend", "after_resume")},
         overlap_epochs=integer(entry.get("active_overlap_epochs")),
         margin_ms=number(entry.get("margin_ms")),
-        # The verdict writes 0 where a time is not known, or where there was no such phase.
+        # verdict.json has 0 for a time that is not known, and for a phase that did not occur.
         blackout_ms={key: number(blackout.get(key)) or None for key in ("total", *PHASES)},
         notes=() if verdict in VERDICTS else (f"unknown verdict {verdict!r} in verdict.json",),
     )
 
 
 def _oracles(recorded: dict[str, Any]) -> tuple[Oracle, ...]:
-    """The five oracles in their order, then any that this version does not know."""
+    """The five oracles in their order, then oracles that this version does not know."""
     names = [*ORACLES, *sorted(set(recorded) - set(ORACLES))]
     result = []
     for name in names:

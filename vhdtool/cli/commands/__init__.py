@@ -1,11 +1,36 @@
 """The commands of `vhdtool`, one module each.
 
-A module and its function have the name of their command; `main.py` finds them by it. The folder
-is longer than others: a reader who knows a command knows its file.
+A module and its function have the name of their command; `main` finds them by it. The folder is
+longer than others, so that a reader who knows a command knows its file.
 
-Images:      info check meta diff map read scan
-             create snapshot convert resize coalesce fill modify repair damage
-Serving:     serve tap
-Migrations:  lab judge report hosts guest bundle
-The shell:   completion
+Images, read only:
+    info        every field of an image's metadata
+    check       the faults of an image and its parents
+    meta        a metadata dump as one line of JSON
+    diff        two metadata dumps, compared
+    map         allocated ranges and their offsets
+    read        guest data, to standard output or a file
+    scan        the images of a directory as trees
+    damage      the guest sectors, partitions and files that damage affects
+Images, written:
+    create      an empty image
+    snapshot    a child over a parent
+    convert     between VHD, raw, qcow2 and VHDX
+    resize      another virtual size
+    coalesce    a child's data into its parent
+    fill        every block allocated
+    modify      parent, hidden flag, UUID, time stamp
+    repair      footers, sizes, batmap and leaked space
+Serving:
+    serve       an image to NBD clients
+    tap         tapdisks, as tap-ctl controls them
+Migrations:
+    lab         runs the cases of a lab whose hosts are up
+    judge       the verdict of a run or a case, derived from its record
+    report      a run's verdict as JUnit XML, HTML and a table
+    hosts       the two local hosts
+    guest       the guest that migrates
+    bundle      the code that runs on the hosts, as a zip file
+The shell:
+    completion  the completion script for a shell
 """

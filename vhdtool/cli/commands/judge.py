@@ -37,7 +37,7 @@ def judge(ctx: click.Context, directory: Path, as_json: bool) -> None:
         for entry in verdict["strategies"]:
             _print(entry)
         if verdict["error"]:
-            click.echo(f"the run did not come to its end: {verdict['error']}")
+            click.echo(f"the run did not finish: {verdict['error']}")
         click.echo("as expected" if verdict["as_expected"] else "NOT as expected")
     ctx.exit(exit_code(verdict))
 

@@ -35,7 +35,7 @@ def run(ctx: click.Context, config: Path) -> None:
     from vhdtool.lab.config import LabConfig
     from vhdtool.oracle.run import exit_code
     from vhdtool.oracle.verdict import judge_case
-    from vhdtool.report.ending import begin, end, ended_early
+    from vhdtool.report.lifecycle import begin, end, ended_early
 
     settings = LabConfig.load(config)
     begin(settings.run_dir, [name for name, *_ in settings.planned()])
@@ -58,20 +58,20 @@ def begin_(run_dir: Path, words: str) -> None:
 
     Example: vhdtool lab begin runs/mine '{"migration_strategies": "activate"}'
     """
-    from vhdtool.report.ending import begin
+    from vhdtool.report.lifecycle import begin
 
     begin(run_dir, [name for name, *_ in _options(words).planned()])
 
 
 @lab.command("end")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--error", required=True, help="Why the run did not come to its end.")
+@click.option("--error", required=True, help="Why the run did not finish.")
 def end_(run_dir: Path, error: str) -> None:
     """End the record of a run that failed, unless it has its verdict already.
 
     Example: vhdtool lab end runs/mine --error "alpha: unreachable"
     """
-    from vhdtool.report.ending import end_unless_ended
+    from vhdtool.report.lifecycle import end_unless_ended
 
     end_unless_ended(run_dir, error)
 

@@ -23,21 +23,21 @@ def report(run_dir: Path, soak: bool) -> None:
     """
     from rich.console import Console
 
-    from vhdtool.report.output import soak as statistics
     from vhdtool.report.output.files import write_files
-    from vhdtool.report.output.table import show
-    from vhdtool.report.record import load_run
-    from vhdtool.report.texts import headline
+    from vhdtool.report.output.soak import has_repeats, write_soak
+    from vhdtool.report.output.table import print_tables
+    from vhdtool.report.run import load_run
+    from vhdtool.report.wording import headline
 
-    if soak or statistics.repeated(run_dir):
-        statistics.write(run_dir)
+    if soak or has_repeats(run_dir):
+        write_soak(run_dir)
     run = load_run(run_dir)
     xml, html = write_files(run)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A record may hold characters that this terminal's encoding has not.
         sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
-    show(run, console)
+    print_tables(run, console)
     click.echo(headline(run.cases, run.as_expected, run.error))
     click.echo(f"report: {html}")
     click.echo(f"junit:  {xml}")

@@ -5,18 +5,18 @@ written for it need no change; xapi-project/sm's vhdutil.py matters most. Standa
 of the real tool. Longer explanations of an error go to standard error, which such scripts do not
 parse.
 
-main.py           entry point: the table of commands, errors to exit codes
-create.py         create, snapshot
-query.py          query
-read.py           read
-scan.py           scan
-check.py          check
-modify.py         set, modify
-resize.py         resize, fill
-coalesce.py       coalesce
-repair.py         repair, revert
-key_hash.py       key
-metadata_text.py  footer, header, locators and batmap as `vhd-util read -p` prints them
-lvm_volumes.py    volumes of an LVM group, read without activating them
-conventions.py    arguments, numbers and errors as blktap's tool has them
+main           entry point: the table of commands, errors to exit codes
+create         commands create and snapshot
+query          command query
+read           command read
+scan           command scan
+check          command check
+modify         commands set and modify
+resize         commands resize and fill
+coalesce       command coalesce
+repair         commands repair and revert
+key_hash       command key: the hash that identifies an encryption key
+metadata_text  footer, header, locators and batmap as `vhd-util read -p` prints them
+lvm_volumes    volumes of an LVM group, read without activating them
+conventions    arguments, numbers and errors as blktap's tool has them
 """

@@ -1,13 +1,8 @@
-"""Drawings of a case: the migration to scale, and each blackout.
+"""The diagram of a case as plain shapes, which a template renders as SVG.
 
-blackout    The blackout of each leg placed on the time axis: last
-            acknowledgement, phases, first after
-diagram     The mail's diagram of a case: the whole migration to scale, and a
-            zoom onto each blackout
-primitives  What a drawing is made of, and the scale that puts times on its x
-            axis
-rows        Rows that both drawings share: the two hosts' VDI.attached and
-            VDI.active bars
-timeline    Events of a case -> the bars of the mail's diagram: who had the disk
-            attached, who was active
+diagram     the migration to scale, and an enlargement of each blackout
+rows        rows that both drawings have, and the time axis
+blackout    the blackout of each leg on the time axis, and its phases
+timeline    the bars and marks of the diagram, derived from the events of a case
+primitives  bars, labels, lines and polygons, and the scale of the time axis
 """

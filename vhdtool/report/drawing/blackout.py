@@ -1,7 +1,7 @@
-"""The blackout of each leg placed on the time axis: last acknowledgement, phases, first after.
+"""The blackout of each leg on the time axis: last write, phases, first write after it.
 
-All times are the oracle's own (vhdtool.oracle.checks.timing), so that the drawing and the figures
-of the verdict cannot differ.
+All times are those of the oracle (vhdtool.oracle.checks.timing), so the drawing agrees with the
+figures of the verdict.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from vhdtool.report.drawing.timeline import Leg, Timeline
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of the blackout, in seconds of the controller's clock."""
+    """A phase of a blackout, in seconds of the controller's clock."""
 
     name: str
     start: float
@@ -23,7 +23,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Blackout:
-    """A leg's blackout. `start` is the last acknowledgement, or the stop where none is known."""
+    """The blackout of a leg. `start` is its last acknowledged write, or else the guest's stop."""
 
     leg: Leg
     last_ack: float | None
@@ -32,19 +32,21 @@ class Blackout:
     end: float
     phases: tuple[Phase, ...]
 
-    def figures(self) -> dict[str, float]:
-        """Milliseconds of the whole and of each phase, as verdict.json has them."""
-        known = {phase.name: phase.end - phase.start for phase in self.phases}
+    def durations_ms(self) -> dict[str, float]:
+        """Durations of the whole and of each phase, as verdict.json has them."""
+        durations = {phase.name: phase.end - phase.start for phase in self.phases}
         if self.last_ack is not None and self.first_ack is not None:
-            known["total"] = self.first_ack - self.last_ack
-        return {name: round(seconds * 1000, 3) for name, seconds in known.items()}
+            durations["total"] = self.first_ack - self.last_ack
+        return {name: round(seconds * 1000, 3) for name, seconds in durations.items()}
 
 
-def blackouts(line: Timeline, acks: Sequence[Ack]) -> list[Blackout]:
-    """One Blackout for each leg in which the guest was suspended."""
-    measured = {id(one.attempt): one for one in silences(line.attempts, acks, line.readings)}
+def find_blackouts(timeline: Timeline, acks: Sequence[Ack]) -> list[Blackout]:
+    """The blackouts of the legs in which the guest was suspended."""
+    measured = {
+        id(one.attempt): one for one in silences(timeline.attempts, acks, timeline.readings)
+    }
     found = []
-    for attempt, leg in zip(line.attempts, line.legs, strict=True):
+    for attempt, leg in zip(timeline.attempts, timeline.legs, strict=True):
         if leg.suspended is not None:
             found.append(_blackout(leg, leg.suspended, measured.get(id(attempt))))
     return found
@@ -55,7 +57,7 @@ def _blackout(leg: Leg, suspended: float, silence: Silence | None) -> Blackout:
     first = None if silence is None else silence.first
     halted = suspended if leg.stopped is None else leg.stopped
     start = halted if last is None else last
-    end = next(at for at in (first, leg.switched, suspended) if at is not None)
+    end = next(at for at in (first, leg.ran_again, suspended) if at is not None)
     phases = {} if silence is None else silence.phases
     drawn = tuple(Phase(name, *span) for name, span in phases.items())
     return Blackout(leg, last, first, start, max(end, start), drawn)

@@ -1,7 +1,7 @@
-"""What a drawing is made of, and the scale that puts times on its x axis.
+"""Bars, labels, lines and polygons of a drawing, and the scale of its time axis.
 
-Shapes are plain values, so that tests can ask where a bar is; templates/drawing.svg.j2 turns them
-into SVG. Lengths are the drawing's own units (1 unit = 1 CSS pixel at full size).
+The shapes are plain values, which tests can inspect; templates/drawing.svg.j2 renders them as SVG.
+Lengths are in units of the drawing: 1 unit is 1 CSS pixel at full size.
 """
 
 import math
@@ -13,7 +13,7 @@ CHAR = 6.3
 
 @dataclass(frozen=True)
 class Bar:
-    """A rectangle; `css` names its class, `title` is what a pointer over it shows."""
+    """A rectangle; `css` is its class, `title` its tooltip."""
 
     x: float
     y: float
@@ -37,7 +37,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Line:
     """A straight line."""
 
     x1: float
@@ -45,26 +45,26 @@ class Rule:
     x2: float
     y2: float
     css: str = ""
-    kind: str = "rule"
+    kind: str = "line"
 
 
 @dataclass(frozen=True)
-class Shape:
+class Polygon:
     """A closed polygon; points are (x, y)."""
 
     points: tuple[tuple[float, float], ...]
     css: str = ""
     title: str = ""
-    kind: str = "shape"
+    kind: str = "polygon"
 
     @property
-    def path(self) -> str:
+    def svg_points(self) -> str:
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
 @dataclass
 class Drawing:
-    """Shapes in painting order, except that text is painted last, over all else.
+    """Shapes in painting order, but labels are painted last.
 
     `title` and `description` are for screen readers.
     """
@@ -73,16 +73,16 @@ class Drawing:
     height: float
     title: str
     description: str = ""
-    shapes: list[Bar | Label | Rule | Shape] = field(default_factory=list)
+    shapes: list[Bar | Label | Line | Polygon] = field(default_factory=list)
 
-    def painted(self) -> list[Bar | Label | Rule | Shape]:
+    def painted(self) -> list[Bar | Label | Line | Polygon]:
         """The shapes with all labels at the end."""
         return sorted(self.shapes, key=lambda shape: isinstance(shape, Label))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear: times start..end onto x left..right; anything outside is clipped to the edge."""
+    """A linear map of times start..end to x left..right; times outside are clipped."""
 
     start: float
     end: float
@@ -96,7 +96,7 @@ class Scale:
         return self.left + min(1.0, max(0.0, share)) * (self.right - self.left)
 
     def ticks(self, unit: float, origin: float, about: int = 8) -> list[tuple[float, str]]:
-        """Round marks as (x, text); times are shown relative to `origin` in units of `unit` s."""
+        """Round tick marks as (x, text): times relative to `origin`, in units of `unit` seconds."""
         first, last = (self.start - origin) / unit, (self.end - origin) / unit
         if last <= first:
             return []

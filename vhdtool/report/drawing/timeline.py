@@ -1,9 +1,8 @@
-"""Events of a case -> the bars of the mail's diagram: who had the disk attached, who was active.
+"""The bars and marks of the diagram, derived from the events of a case.
 
-Activations are the oracle's own (vhdtool.oracle.checks.activation), so that the picture never shows
-another truth than the verdict. Whether two of them overlap is decided by epochs, which order
-both hosts' reads and releases without a clock; times (seconds of the controller's clock) only
-place the overlap on the axis.
+Activations are those of the oracle (vhdtool.oracle.checks.activation), so the drawing agrees with
+the verdict. Epochs decide whether two of them overlap: they order the reads and releases of both
+hosts without a clock. Times (seconds of the controller's clock) only position the overlap.
 """
 
 from collections.abc import Sequence
@@ -13,28 +12,28 @@ from vhdtool.oracle.checks.activation import Reading, judge_activation
 from vhdtool.oracle.evidence.attempts import Attempt, attempts_of
 from vhdtool.oracle.evidence.events import READS, RELEASES, Event, Events
 
-TROUBLE = frozenset({"refused", "fenced", "fault-injected"})
-MARKED = READS | RELEASES | TROUBLE
-_TOLD = ("epoch", "ended", "mode", "op", "reason", "fault", "truncated_to")
-_FLAGS = ("implicit", "lease", "wrote_footer")
+FAILURES = frozenset({"refused", "fenced", "fault-injected"})
+MARKED = READS | RELEASES | FAILURES
+_SHOWN_FIELDS = ("epoch", "ended", "mode", "op", "reason", "fault", "truncated_to")
+_SHOWN_FLAGS = ("implicit", "lease", "wrote_footer")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time on one host; `lasting`: it was not seen to end."""
+    """An interval on one host; `open`: the record has no end of it."""
 
     host: str
     start: float
     end: float
-    lasting: bool = False
+    open: bool = False
     epochs: tuple[int, int | None] | None = None
 
-    def during(self, other: "Span") -> tuple[float, float]:
-        """The common stretch (start, end); end < start when there is none."""
+    def intersection(self, other: "Span") -> tuple[float, float]:
+        """The common interval (start, end); end < start when there is none."""
         return max(self.start, other.start), min(self.end, other.end)
 
-    def meets(self, other: "Span") -> bool:
-        """Whether both were active at once, by epochs alone."""
+    def overlaps(self, other: "Span") -> bool:
+        """Whether both were active at once, by their epochs."""
         if self.epochs is None or other.epochs is None or self.host == other.host:
             return False
         (begin1, end1), (begin2, end2) = self.epochs, other.epochs
@@ -43,9 +42,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Mark:
-    """One storage event on a host: a metadata read, a release, a refusal or a fault.
+    """A storage event on a host: a metadata read, a release, a refusal or a fault.
 
-    `at`: when it began, `done`: when it was over; the same but for a metadata read.
+    `at` and `done` are its begin and end; they differ only for a metadata read.
     """
 
     host: str
@@ -57,7 +56,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Leg:
-    """One migration attempt; times are None where the event was not recorded."""
+    """A migration attempt; a time is None where its event was not recorded."""
 
     number: int
     source: str
@@ -76,14 +75,14 @@ class Leg:
         return self.resumed is not None and self.cancelled is None
 
     @property
-    def switched(self) -> float | None:
-        """When a guest ran again: at the destination, or at the source after a cancel."""
+    def ran_again(self) -> float | None:
+        """When the guest ran again: at the destination, or after a cancel at the source."""
         return self.resumed if self.moved else self.cancelled
 
 
 @dataclass
 class Timeline:
-    """What the diagram shows. `hosts` in the order in which the guest met them."""
+    """The contents of the diagram. `hosts` are in the order in which the guest ran on them."""
 
     start: float
     end: float
@@ -97,49 +96,49 @@ class Timeline:
     marks: list[Mark] = field(default_factory=list)
 
 
-def build(events: Events) -> Timeline | None:
-    """The timeline of a case, or None when its events are too few to draw."""
+def build_timeline(events: Events) -> Timeline | None:
+    """Build the timeline of a case; None when there are too few events."""
     if len(events.items) < 2:
         return None
     times = [event.mono for event in events.items]
     end = max(times)
     attempts = attempts_of(events)
     readings = judge_activation(events, attempts, guard=False).readings
-    line = Timeline(min(times), end, _hosts(events.items, attempts), _legs(events, attempts))
-    line.attempts, line.readings = attempts, readings
-    line.attached = _attached(events.items, end)
-    line.active = sorted(
+    timeline = Timeline(min(times), end, _hosts(events.items, attempts), _legs(events, attempts))
+    timeline.attempts, timeline.readings = attempts, readings
+    timeline.attached = _attached(events.items, end)
+    timeline.active = sorted(
         (_active(one, end) for one in readings if one.active), key=lambda span: span.start
     )
-    line.overlaps = [
-        # Epochs say so even where converted clocks put the ends the other way round.
-        (min(one.during(two)), max(one.during(two)))
-        for index, one in enumerate(line.active)
-        for two in line.active[index + 1 :]
-        if one.meets(two)
+    timeline.overlaps = [
+        # Converted clocks may put the ends of an overlap in the wrong order.
+        (min(one.intersection(two)), max(one.intersection(two)))
+        for index, one in enumerate(timeline.active)
+        for two in timeline.active[index + 1 :]
+        if one.overlaps(two)
     ]
-    line.marks = [
+    timeline.marks = [
         Mark(event.host, read_time(event), event.mono, event.name, describe(event))
         for event in events.items
         if event.name in MARKED
     ]
-    return line
+    return timeline
 
 
 def read_time(event: Event) -> float:
-    """When it happened: for a metadata read, when the reading began."""
+    """The time of an event; for a metadata read, its begin."""
     began = event.number("read_mono") if event.name in READS else None
     return event.mono if began is None else began
 
 
 def describe(event: Event) -> str:
-    """The event's own fields in words."""
+    """Format the fields that only this kind of event has."""
     parts = [
         f"{key.replace('_', ' ')} {event.extra[key]}"
-        for key in _TOLD
+        for key in _SHOWN_FIELDS
         if event.extra.get(key) not in (None, "")
     ]
-    parts += [key.replace("_", " ") for key in _FLAGS if event.extra.get(key) is True]
+    parts += [key.replace("_", " ") for key in _SHOWN_FLAGS if event.extra.get(key) is True]
     return ", ".join(parts)
 
 
@@ -180,7 +179,7 @@ def _attached(events: Sequence[Event], end: float) -> list[Span]:
             since.setdefault(event.who, event)
         elif event.name == "detached" and event.who in since:
             spans.append(Span(event.host, since.pop(event.who).mono, event.mono))
-    spans += [Span(event.host, event.mono, end, lasting=True) for event in since.values()]
+    spans += [Span(event.host, event.mono, end, open=True) for event in since.values()]
     return sorted(spans, key=lambda span: span.start)
 
 
@@ -190,5 +189,5 @@ def _active(one: Reading, end: float) -> Span:
         finish = one.release.mono
     else:
         finish = end if one.next_read is None else read_time(one.next_read)
-    lasting = one.release is None and one.next_read is None
-    return Span(one.event.host, start, max(start, finish), lasting, (one.epoch, one.end))
+    open_ended = one.release is None and one.next_read is None
+    return Span(one.event.host, start, max(start, finish), open_ended, (one.epoch, one.end))

@@ -1,4 +1,4 @@
-"""Writes a run's report files; what `vhdtool report` and the lab's last step call."""
+"""Write the report files of a run, all or none."""
 
 import os
 import tempfile
@@ -9,24 +9,24 @@ from pathlib import Path
 from rich.console import Console
 
 from vhdtool.errors import UsageError
-from vhdtool.report.output.junit import junit
-from vhdtool.report.output.page import page
-from vhdtool.report.output.table import show
-from vhdtool.report.record import Run
+from vhdtool.report.output.junit import junit_xml
+from vhdtool.report.output.page import render_page
+from vhdtool.report.output.table import print_tables
+from vhdtool.report.run import Run
 
 
 def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[Path, Path]:
-    """Writes junit.xml and report.html beside verdict.json, and `others`; returns their paths.
+    """Write junit.xml and report.html beside verdict.json, and `others`; return their paths.
 
-    All of them or none: on a full disk the old ones stay. A reader never sees half a file.
-    Raises UsageError when they cannot be written.
+    The files are replaced at the end, so a full disk leaves the old ones and no reader meets half
+    a file. Raises UsageError when they cannot be written.
     """
     plain = StringIO()
-    show(run, Console(file=plain, width=120, no_color=True, force_terminal=False))
+    print_tables(run, Console(file=plain, width=120, no_color=True, force_terminal=False))
     xml, html = run.path / "junit.xml", run.path / "report.html"
     documents = {
-        xml: junit(run, plain.getvalue()),
-        html: page(run).encode("utf-8", errors="replace"),
+        xml: junit_xml(run, plain.getvalue()),
+        html: render_page(run).encode("utf-8", errors="replace"),
         **(others or {}),
     }
     parts: dict[Path, str] = {}
@@ -48,7 +48,7 @@ def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[P
 
 
 def _write_beside(path: Path, content: bytes) -> str:
-    """The name of a new file with that content in the same directory."""
+    """Write the content to a temporary file in the same directory; return its name."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

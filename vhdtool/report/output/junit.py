@@ -1,7 +1,7 @@
-"""junit.xml: a testcase for each case, for whatever shows test results in a CI.
+"""junit.xml: a testcase for each case, for CI systems.
 
-Kept to the elements and attributes that the widespread Ant-style JUnit schema allows, which is
-stricter than most readers: properties belong to the suite, and a case has one failure or error.
+It uses only elements and attributes of the Ant-style JUnit schema, which is stricter than most
+readers: properties belong to the suite, and a testcase has one failure or error.
 """
 
 import re
@@ -9,19 +9,19 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 
 from vhdtool.report.case import PHASES, Case
-from vhdtool.report.record import Run
+from vhdtool.report.run import Run
 
-# XML 1.0 has no way to write these, not even as a character reference.
+# XML 1.0 cannot hold these, not even as character references.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def clean(value: str) -> str:
-    """`value` with characters that XML cannot hold shown as U+FFFD."""
+def xml_text(value: str) -> str:
+    """Replace characters that XML cannot hold by U+FFFD."""
     return _ILLEGAL.sub("\ufffd", value)
 
 
-def junit(run: Run, table: str = "") -> bytes:
-    """The document as UTF-8; `table` is what the terminal showed and becomes system-out."""
+def junit_xml(run: Run, table: str = "") -> bytes:
+    """Return the document as UTF-8; `table`, the terminal's output, becomes system-out."""
     counts = [outcome(case) for case in run.cases] + (["error"] if run.error else [])
     root = ET.Element("testsuites")
     suite = ET.SubElement(
@@ -39,13 +39,13 @@ def junit(run: Run, table: str = "") -> bytes:
     )
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(run):
-        ET.SubElement(properties, "property", name=clean(name), value=clean(value))
+        ET.SubElement(properties, "property", name=xml_text(name), value=xml_text(value))
     for case in run.cases:
         _testcase(suite, case)
     if run.error:
         _run_error(suite, run.error)
-    ET.SubElement(suite, "system-out").text = clean(table)
-    ET.SubElement(suite, "system-err").text = clean("\n".join(run.notes))
+    ET.SubElement(suite, "system-out").text = xml_text(table)
+    ET.SubElement(suite, "system-err").text = xml_text("\n".join(run.notes))
     ET.indent(root)
     document: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return document
@@ -54,7 +54,7 @@ def junit(run: Run, table: str = "") -> bytes:
 def outcome(case: Case) -> str:
     """'' for as expected, 'error' where the case proves nothing, else 'failure'.
 
-    What was left behind is proved, although the verdict is inconclusive.
+    An inconclusive case with leftovers is a failure: leftovers are proved.
     """
     if case.verdict in ("inconclusive", "error"):
         left = any(one.name == "leftovers" and one.result == "fail" for one in case.oracles)
@@ -63,7 +63,7 @@ def outcome(case: Case) -> str:
 
 
 def duration(case: Case) -> float:
-    """Seconds from the first event to the last; 0 when there are no events."""
+    """Seconds from the first event to the last; 0 without events."""
     times = [event.mono for event in case.events.items]
     return max(times) - min(times) if times else 0.0
 
@@ -93,7 +93,7 @@ def _properties(run: Run) -> list[tuple[str, str]]:
     ]
     for case in run.cases:
         figures: list[tuple[str, object]] = [
-            ("guard", case.guard_word),
+            ("guard", case.guard_setting),
             ("seed", case.seed),
             ("expected", case.expected),
             ("verdict", case.verdict),
@@ -112,24 +112,24 @@ def _testcase(suite: ET.Element, case: Case) -> None:
     element = ET.SubElement(
         suite,
         "testcase",
-        name=clean(case.directory or case.strategy),
-        classname=clean(f"vhdtool.migration.{case.strategy}"),
+        name=xml_text(case.directory or case.strategy),
+        classname=xml_text(f"vhdtool.migration.{case.strategy}"),
         time=f"{duration(case):.3f}",
     )
     kind = outcome(case)
     if not kind:
         return
     message = f"expected {case.expected}, got {case.verdict}: {case.why}"
-    trouble = ET.SubElement(element, kind, message=clean(message), type=clean(case.verdict))
-    trouble.text = clean("\n".join(_details(case)))
+    trouble = ET.SubElement(element, kind, message=xml_text(message), type=xml_text(case.verdict))
+    trouble.text = xml_text("\n".join(_details(case)))
 
 
 def _run_error(suite: ET.Element, error: str) -> None:
-    """A testcase for the run itself, which did not come to its end."""
+    """Add a testcase for the run itself, which did not finish."""
     element = ET.SubElement(
         suite, "testcase", name="run", classname="vhdtool.migration", time="0.000"
     )
-    ET.SubElement(element, "error", message=clean(error), type="error").text = clean(error)
+    ET.SubElement(element, "error", message=xml_text(error), type="error").text = xml_text(error)
 
 
 def _details(case: Case) -> list[str]:

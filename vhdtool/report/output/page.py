@@ -1,4 +1,4 @@
-"""report.html: one page that needs nothing else, from the template and the run."""
+"""report.html: one self-contained page, rendered from a template."""
 
 import re
 from collections.abc import Iterable
@@ -8,21 +8,21 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vhdtool.ranges import merge
-from vhdtool.report import texts as words
+from vhdtool.report import wording
 from vhdtool.report.case import PHASES, Case, Finding
-from vhdtool.report.drawing.blackout import Blackout, blackouts
+from vhdtool.report.drawing.blackout import Blackout, find_blackouts
 from vhdtool.report.drawing.diagram import overview, zoom
 from vhdtool.report.drawing.primitives import Drawing
-from vhdtool.report.drawing.timeline import MARKED, Timeline, build, describe, read_time
-from vhdtool.report.figures import milliseconds, percent
-from vhdtool.report.json_fields import integer, items, mapping, number, text
+from vhdtool.report.drawing.timeline import MARKED, Timeline, build_timeline, describe, read_time
+from vhdtool.report.lenient_json import integer, items, mapping, number, text
 from vhdtool.report.output import table
-from vhdtool.report.record import Run
+from vhdtool.report.run import Run
+from vhdtool.report.wording import milliseconds, percent
 
 FINDINGS = 20
-"""Findings of one oracle that are listed; the rest is counted."""
+"""Findings listed for one oracle; the rest is counted."""
 RANGES = 12
-"""Damaged sector ranges that are listed; the rest is counted."""
+"""Ranges of damaged sectors listed; the rest is counted."""
 STEPS = (
     "migrate-started",
     "suspended",
@@ -39,7 +39,7 @@ STEPS = (
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the table of events; `at` in ms after SUSPENDED of the same leg, if known."""
+    """A row of the table of events; `at` is in ms after SUSPENDED of the same leg, if known."""
 
     at: float | None
     leg: int
@@ -50,24 +50,24 @@ class Step:
 
 @dataclass(frozen=True)
 class CaseView:
-    """What the template shows of one case."""
+    """A case as the template shows it."""
 
     anchor: str
     name: str
     case: Case
-    what: str
+    summary: str
     drawings: tuple[tuple[str, Drawing], ...]
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...]
     more_findings: int
     damage: str
     links: tuple[tuple[str, str], ...]
-    snapshots: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
 
 
-def page(run: Run) -> str:
-    """The whole report as HTML."""
+def render_page(run: Run) -> str:
+    """Return the report as HTML."""
     environment = Environment(
         loader=PackageLoader("vhdtool.report"),
         autoescape=True,
@@ -75,18 +75,18 @@ def page(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["ms"] = _dashed
+    environment.filters["ms"] = _ms
     environment.filters["percent"] = percent
     names = table.case_names(run.cases)
     views = [_view(case, name) for case, name in zip(run.cases, names, strict=True)]
-    limits = (words.LOCAL_LIMIT, *words.LIMITS)
+    limits = (wording.LOCAL_LIMIT, *wording.LIMITS)
     return environment.get_template("report.html.j2").render(
         run=run,
         views=views,
-        summaries=words.summaries(run.cases),
-        headline=words.headline(run.cases, run.as_expected, run.error),
-        question=words.QUESTION,
-        verdicts=words.VERDICTS,
+        summaries=wording.summaries(run.cases),
+        headline=wording.headline(run.cases, run.as_expected, run.error),
+        question=wording.QUESTION,
+        verdicts=wording.VERDICTS,
         limits=limits,
         phases=PHASES,
         soak_rows=_soak_rows(run),
@@ -94,7 +94,7 @@ def page(run: Run) -> str:
     )
 
 
-def _dashed(value: float | None) -> str:
+def _ms(value: float | None) -> str:
     return "–" if value is None else milliseconds(value)
 
 
@@ -121,44 +121,44 @@ def _soak_rows(run: Run) -> list[dict[str, object]]:
 
 def _view(case: Case, name: str) -> CaseView:
     notes = list(case.notes)
-    line = build(case.events)
-    if line is None and case.path is not None:
-        notes.append("too few events: nothing to draw")
+    timeline = build_timeline(case.events)
+    if timeline is None and case.path is not None:
+        notes.append("too few events for a drawing")
     findings = case.findings
     listed = [found for oracle in case.oracles for found in oracle.findings[:FINDINGS]]
     return CaseView(
         anchor="case-" + re.sub(r"[^A-Za-z0-9-]", "-", case.directory or case.strategy),
         name=name,
         case=case,
-        what=words.describe(case.strategy)[1],
-        drawings=tuple(_drawings(case, line)) if line else (),
-        steps=tuple(_steps(line, case)) if line else (),
+        summary=wording.describe(case.strategy)[1],
+        drawings=tuple(_drawings(case, timeline)) if timeline else (),
+        steps=tuple(_steps(timeline, case)) if timeline else (),
         findings=tuple(listed),
         more_findings=len(findings) - len(listed),
-        damage=damage(findings),
+        damage=damage_text(findings),
         links=tuple(_links(case, metadata=False)),
-        snapshots=tuple(_links(case, metadata=True)),
+        metadata=tuple(_links(case, metadata=True)),
         notes=tuple(notes),
     )
 
 
 def _links(case: Case, metadata: bool) -> Iterable[tuple[str, str]]:
-    """(what to show, relative URL) of the record's files, or of its metadata snapshots."""
+    """(text, relative URL) of the metadata snapshots of a case, or of its other files."""
     for name in case.files:
         if name.startswith("metadata/") == metadata:
-            shown = name.removeprefix("metadata/").removesuffix(".json") if metadata else name
-            yield shown, quote(f"{case.directory}/{name}")
+            text = name.removeprefix("metadata/").removesuffix(".json") if metadata else name
+            yield text, quote(f"{case.directory}/{name}")
 
 
-def _drawings(case: Case, line: Timeline) -> Iterable[tuple[str, Drawing]]:
-    switches = blackouts(line, case.acks)
-    yield "The whole migration, to scale", overview(line, switches)
-    for switch in switches:
-        yield _caption(switch, len(switches)), zoom(line, switch)
+def _drawings(case: Case, timeline: Timeline) -> Iterable[tuple[str, Drawing]]:
+    blackouts = find_blackouts(timeline, case.acks)
+    yield "The whole migration, to scale", overview(timeline, blackouts)
+    for blackout in blackouts:
+        yield _caption(blackout, len(blackouts)), zoom(timeline, blackout)
 
 
-def _caption(switch: Blackout, count: int) -> str:
-    leg = switch.leg
+def _caption(blackout: Blackout, count: int) -> str:
+    leg = blackout.leg
     about = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
     if leg.moved:
         return about + "the blackout" if about else "The blackout"
@@ -169,8 +169,8 @@ def _caption(switch: Blackout, count: int) -> str:
     return about[0].upper() + about[1:]
 
 
-def _steps(line: Timeline, case: Case) -> Iterable[Step]:
-    suspended = {leg.number: leg.suspended for leg in line.legs}
+def _steps(timeline: Timeline, case: Case) -> Iterable[Step]:
+    suspended = {leg.number: leg.suspended for leg in timeline.legs}
     for event in case.events.items:
         if event.name not in STEPS:
             continue
@@ -179,8 +179,8 @@ def _steps(line: Timeline, case: Case) -> Iterable[Step]:
         yield Step(at, event.leg, event.host, event.name, describe(event))
 
 
-def damage(findings: list[Finding]) -> str:
-    """Guest sectors that the findings name: the total, and the first ranges; '' for none."""
+def damage_text(findings: list[Finding]) -> str:
+    """The damaged guest sectors of the findings: their total and first ranges; '' for none."""
     named = [finding.sectors for finding in findings if finding.sectors is not None]
     ranges = merge((first, first + count) for first, count in named)
     if not ranges:
@@ -190,5 +190,5 @@ def damage(findings: list[Finding]) -> str:
         str(first) if end == first + 1 else f"{first}–{end - 1}" for first, end in ranges[:RANGES]
     )
     rest = len(ranges) - RANGES
-    more = f" and {rest} ranges more" if rest > 0 else ""
+    more = f" and {rest} more ranges" if rest > 0 else ""
     return f"{total} guest sectors in {len(ranges)} ranges: {shown}{more}"

@@ -1,4 +1,4 @@
-"""soak.json: what N runs of each case allow to state, and the medians of their figures.
+"""soak.json: medians over N runs of each case, and the failure rate that N runs exclude.
 
 Only the standard library. Sources: the exact binomial bound of Clopper and Pearson (1934), one
 sided; with no failures in n runs it is 1 - 0.05**(1/n), which "3/n" approximates from above.
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
-from vhdtool.report import texts as words
+from vhdtool.report import wording
 from vhdtool.report.case import PHASES, Case, parse_entry
-from vhdtool.report.json_fields import items, mapping
-from vhdtool.report.record import load_verdict
+from vhdtool.report.lenient_json import items, mapping
+from vhdtool.report.run import load_verdict
 
 CONFIDENCE = 0.95
 ENOUGH = 5
@@ -25,9 +25,9 @@ SWITCH_LIMIT_MS = 5.0
 
 
 def failure_bound(failures: int, runs: int, confidence: float = CONFIDENCE) -> float:
-    """Upper bound on the failure rate after `failures` in `runs`, at `confidence`, in 0..1.
+    """Upper bound on the failure rate (0..1) after `failures` in `runs`, at `confidence`.
 
-    The largest rate at which so few failures still have a probability of 1 - confidence.
+    It is the largest rate at which so few failures have a probability of 1 - confidence.
     Raises ValueError unless 0 <= failures <= runs and 0 < confidence < 1.
     """
     if not 0 <= failures <= runs or not 0 < confidence < 1:
@@ -52,30 +52,30 @@ def _at_most(failures: int, runs: int, rate: float) -> float:
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The median, or None of nothing."""
+    """The median; None for no values."""
     return statistics.median(values) if values else None
 
 
 def p90(values: Sequence[float]) -> float | None:
-    """The 90th percentile, interpolated between the two nearest values; None of nothing."""
+    """The 90th percentile, interpolated between the two nearest values; None for no values."""
     if not values:
         return None
     ordered = sorted(values)
-    place = 0.9 * (len(ordered) - 1)
-    below = math.floor(place)
+    position = 0.9 * (len(ordered) - 1)
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 def summarise(verdict: dict[str, Any]) -> dict[str, Any]:
-    """A run's verdict.json -> the contents of soak.json. All times in ms.
+    """Derive the contents of soak.json from verdict.json. Times are in ms.
 
-    Inconclusive and failed cases count as not as expected; times are taken from cases that were
-    as expected, since a case of another kind measures something else.
+    Inconclusive and failed cases count as not as expected. Times are those of the cases that were
+    as expected: the others measure something else.
     """
     groups = dict[tuple[str, bool, str], list[Case]]()
     cases = [parse_entry(mapping(entry)) for entry in items(verdict.get("strategies"))]
-    for case in sorted(cases, key=words.order):
+    for case in sorted(cases, key=wording.order):
         groups.setdefault((case.strategy, case.guard, case.expected), []).append(case)
     strategies = [_group(key, cases) for key, cases in groups.items()]
     return {
@@ -87,13 +87,13 @@ def summarise(verdict: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def repeated(run_dir: Path) -> bool:
-    """Whether any case of the run was repeated. Raises UsageError without a verdict.json."""
+def has_repeats(run_dir: Path) -> bool:
+    """Whether a case of the run was repeated. Raises UsageError without a verdict.json."""
     return bool(summarise(load_verdict(run_dir))["n"] > 1)
 
 
-def write(run_dir: Path) -> Path:
-    """Writes run_dir/soak.json from its verdict.json. Raises UsageError when either fails."""
+def write_soak(run_dir: Path) -> Path:
+    """Write run_dir/soak.json from its verdict.json. Raises UsageError when either fails."""
     soak = summarise(load_verdict(run_dir))
     path = run_dir / "soak.json"
     try:
@@ -124,7 +124,7 @@ def _group(key: tuple[str, bool, str], cases: list[Case]) -> dict[str, Any]:
 
 
 def _switch(case: Case) -> float | None:
-    """deactivate + activate of one case: what the order of operations itself costs."""
+    """deactivate + activate of a case: the cost of the order itself."""
     out, into = case.blackout_ms["deactivate"], case.blackout_ms["activate"]
     return None if out is None or into is None else out + into
 
@@ -135,7 +135,7 @@ def _spread(cases: list[Case], key: str) -> dict[str, Any]:
 
 
 def _ratios(strategies: list[dict[str, Any]]) -> dict[str, float]:
-    """Median blackout of each consistent strategy over that of overlap in the same run."""
+    """Median blackout of each consistent strategy, relative to overlap in the same run."""
     base = next(
         (e["blackout_ms"] for e in strategies if e["name"] == "overlap" and not e["guard"]), None
     )
@@ -149,7 +149,7 @@ def _ratios(strategies: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _targets(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The two stated limits on `activate`, where enough runs allow a statement."""
+    """The two limits on `activate`, where there are enough runs to check them."""
     targets = []
     ratio = _ratios(strategies).get("activate/overlap blackout")
     if ratio is not None:

@@ -1,7 +1,7 @@
-"""The terminal's tables: a line a case, then what was not as expected, then where the report is.
+"""The tables on the terminal: one line a case, then the cases that were not as expected.
 
-Where the terminal is wide enough a case is one line; elsewhere verdicts and times are two tables,
-because a table that wraps its cells is no table. Words, not only colours, carry the meaning.
+On a narrow terminal verdicts and times are two tables, so that no cell wraps. Colours only repeat
+what the text says.
 """
 
 from collections import Counter
@@ -14,17 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from vhdtool.report.case import PHASES, Case
-from vhdtool.report.figures import milliseconds, percent
-from vhdtool.report.json_fields import integer, items, mapping, number, text
-from vhdtool.report.record import Run
+from vhdtool.report.lenient_json import integer, items, mapping, number, text
+from vhdtool.report.run import Run
+from vhdtool.report.wording import milliseconds, percent
 
-PHASE_HEADS = ("qui-\nesce", "deacti-\nvate", "trans-\nfer", "acti-\nvate", "re-\nsume")
-SOAK_WIDE = 110
+PHASE_HEADINGS = ("qui-\nesce", "deacti-\nvate", "trans-\nfer", "acti-\nvate", "re-\nsume")
+SOAK_WIDTH = 110
 KINDS = 5
-"""Kinds of findings that are shown for a case."""
+"""Kinds of findings shown for a case."""
 LOG_LINES = 5
-MANY = 40
-"""More cases than this, in a run with soak.json, are shown by the soak table alone."""
+MANY_CASES = 40
+"""A run with more cases and a soak.json shows the soak table alone."""
 STYLES = {
     "consistent": "green",
     "corrupt": "red",
@@ -34,9 +34,9 @@ STYLES = {
 }
 
 
-def show(run: Run, console: Console) -> None:
-    """Prints the tables of `run`."""
-    if run.cases and not (run.soak and len(run.cases) > MANY):
+def print_tables(run: Run, console: Console) -> None:
+    """Print the tables of a run, and explain the cases that were not as expected."""
+    if run.cases and not (run.soak and len(run.cases) > MANY_CASES):
         for table in case_tables(run.cases, console):
             console.print(table)
             console.print()
@@ -46,13 +46,13 @@ def show(run: Run, console: Console) -> None:
             console.print(Text(line), soft_wrap=True)
     for case in run.cases:
         if not case.as_expected:
-            console.print(unexpected(case), soft_wrap=True)
+            console.print(explanation(case), soft_wrap=True)
     for note in run.notes:
         console.print(Text(f"note: {note}", style="yellow"), soft_wrap=True)
 
 
 def case_names(cases: tuple[Case, ...]) -> list[str]:
-    """The strategy, with the seed and a number where that alone is ambiguous."""
+    """Name each case by its strategy, with seed and number where that is ambiguous."""
     once = Counter((case.strategy, case.guard) for case in cases)
     seeded = Counter((case.strategy, case.guard, case.seed) for case in cases)
     nth = Counter[tuple[str, bool, int | None]]()
@@ -70,7 +70,7 @@ def case_names(cases: tuple[Case, ...]) -> list[str]:
 
 
 def case_tables(cases: tuple[Case, ...], console: Console) -> list[Table]:
-    """The roomiest form that the console's width holds: one table, or two under each other."""
+    """The widest form that fits the console: one table, or two below each other."""
     forms = [_one_table(cases, 1), _one_table(cases, 0), _two_tables(cases, 1)]
     for form in forms:
         if all(_width(table, console) <= console.width for table in form):
@@ -85,7 +85,7 @@ def _width(table: Table, console: Console) -> int:
 
 def _one_table(cases: tuple[Case, ...], gap: int) -> list[Table]:
     table = _table("", gap, "case", "guard", "expected", "verdict", "as\nexp.")
-    _figures(table, "acked", "lost", "margin\nms", "blackout\nms", *PHASE_HEADS, "tries")
+    _figures(table, "acked", "lost", "margin\nms", "blackout\nms", *PHASE_HEADINGS, "tries")
     for name, case in zip(case_names(cases), cases, strict=True):
         figures = [*_counts(case), _margin(case), *_blackout(case), _count(case.attempts)]
         table.add_row(name, *_verdict(case), *figures)
@@ -96,10 +96,10 @@ def _two_tables(cases: tuple[Case, ...], gap: int) -> list[Table]:
     verdicts = _table("", gap, "case", "guard", "expected", "verdict", "as\nexp.")
     _figures(verdicts, "acked", "lost", "tries")
     times = _table("", gap, "case", "guard")
-    _figures(times, "margin\nms", "blackout\nms", *PHASE_HEADS)
+    _figures(times, "margin\nms", "blackout\nms", *PHASE_HEADINGS)
     for name, case in zip(case_names(cases), cases, strict=True):
         verdicts.add_row(name, *_verdict(case), *_counts(case), _count(case.attempts))
-        times.add_row(name, case.guard_word, _margin(case), *_blackout(case))
+        times.add_row(name, case.guard_setting, _margin(case), *_blackout(case))
     return [verdicts, times]
 
 
@@ -126,7 +126,7 @@ def _figures(table: Table, *columns: str) -> None:
 
 def _verdict(case: Case) -> list[RenderableType]:
     met = Text("yes", "green") if case.as_expected else Text("NO", "bold red")
-    return [case.guard_word, case.expected, Text(case.verdict, STYLES[case.verdict]), met]
+    return [case.guard_setting, case.expected, Text(case.verdict, STYLES[case.verdict]), met]
 
 
 def _counts(case: Case) -> list[RenderableType]:
@@ -147,27 +147,27 @@ def _count(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def unexpected(case: Case) -> Text:
-    """Why a case was not as expected, its findings, and how to repeat it."""
+def explanation(case: Case) -> Text:
+    """Why a case was not as expected, its findings, and the command that repeats it."""
     lines = Text()
     lines.append(f"{case.directory or case.strategy}: ", "bold")
     lines.append(f"expected {case.expected}, got {case.verdict}. {case.why}")
     if case.error:
         what, log = case.error
-        # What the oracles find in a record that breaks off is not the reason.
+        # The findings of a record that breaks off are not the reason.
         lines.append("" if what in case.why else f"\n  {what}")
         for line in log[-LOG_LINES:]:
             lines.append(f"\n  | {line}", "dim")
     else:
-        for line in _kinds(case):
+        for line in _first_findings(case):
             lines.append(f"\n  {line}")
     if case.reproduce:
         lines.append(f"\n  again: {case.reproduce}")
     return lines
 
 
-def _kinds(case: Case) -> list[str]:
-    """The first finding of each kind: ten lost writes would hide the BAT entry behind them."""
+def _first_findings(case: Case) -> list[str]:
+    """The first finding of each kind: ten lost writes would hide one wrong BAT entry."""
     first = {(one.oracle, one.code): one for one in reversed(case.findings)}
     shown = list(first.values())[::-1][:KINDS]
     lines = [f"{one.oracle} {one.code}: {one.message}" for one in shown]
@@ -177,9 +177,9 @@ def _kinds(case: Case) -> list[str]:
 
 
 def soak_table(soak: dict[str, Any], width: int) -> Table:
-    """A line a strategy: how many runs were as expected, the bound, and medians."""
+    """One line a strategy: runs as expected, the bound, and medians."""
     table = _table(f"soak, N = {integer(soak.get('n')) or 0}; times in ms, median / p90", 1)
-    wide = width >= SOAK_WIDE
+    wide = width >= SOAK_WIDTH
     for column in ("strategy", "guard", "expected"):
         table.add_column(column, no_wrap=True, vertical="bottom")
     _figures(table, "as exp.", "fails\nbelow", "blackout")
@@ -210,8 +210,10 @@ def _pair(spread: object) -> str:
 
 
 def soak_lines(soak: dict[str, Any]) -> list[str]:
-    """What the bound means, the ratios, and whether the limits were met."""
-    lines = ["fails below: with 95 % confidence, fewer runs than this end other than expected"]
+    """The meaning of the bound, the ratios, and whether the limits were met."""
+    lines = [
+        "fails below: with 95 % confidence, the rate of runs that are not as expected is lower"
+    ]
     for name, ratio in mapping(soak.get("ratios")).items():
         value = number(ratio)
         lines.append(f"{text(name)}: {'-' if value is None else f'{value:.2f}'}")
@@ -219,9 +221,9 @@ def soak_lines(soak: dict[str, Any]) -> list[str]:
         value, limit = number(target.get("value")), number(target.get("limit"))
         if value is not None and limit is not None:
             unit = text(target.get("unit"))
-            word = "met" if target.get("met") is True else "NOT MET"
+            result = "met" if target.get("met") is True else "NOT MET"
             lines.append(
                 f"{text(target.get('what'))}: {value:.2f} {unit}".rstrip()
-                + f" (limit {limit:g}): {word}"
+                + f" (limit {limit:g}): {result}"
             )
     return lines

@@ -1,7 +1,7 @@
-"""A run directory -> Run: verdict.json and, for each case, what its directory holds.
+"""Load a run directory: verdict.json, and the files of each case.
 
-Only a verdict.json that cannot be read is an error. Anything else that is missing or torn
-becomes a note on the case, and the report is made from what is left.
+Only an unreadable verdict.json is an error. Another file that is missing or torn becomes a note
+on its case.
 """
 
 import dataclasses
@@ -15,22 +15,22 @@ from typing import Any
 from vhdtool.errors import UsageError
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.report import texts as words
+from vhdtool.report import wording
 from vhdtool.report.case import Case, parse_entry
-from vhdtool.report.json_fields import mapping, text
+from vhdtool.report.lenient_json import mapping, text
 
-_OFFERED = (
+_LINKED = (
     "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.qcow2", "check.json",
     "reproduce.txt",
 )  # fmt: skip
 PROBLEMS = 3
-"""Problems of one file that are told; a torn file may have thousands."""
-_OFFERED_GLOBS = ("*.log", "metadata/*.json", "held/*.json")
+"""Problems listed for one file; a torn file may have thousands."""
+_LINKED_GLOBS = ("*.log", "metadata/*.json", "held/*.json")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run: where it is, what it ran on, and its cases, strategy by strategy."""
+    """A run: its directory and environment, and its cases ordered by strategy."""
 
     path: Path
     name: str
@@ -43,17 +43,17 @@ class Run:
     soak: dict[str, Any]
     notes: tuple[str, ...] = ()
     error: str = ""
-    """Why the run did not come to its end."""
+    """Why the run did not finish."""
 
     @property
     def as_expected(self) -> bool:
-        """True only if the run says so and every case agrees; an empty run proves nothing."""
+        """Whether verdict.json says so and every case agrees; False for a run without cases."""
         agreed = bool(self.cases) and all(case.as_expected for case in self.cases)
         return self.claims_as_expected and agreed and not self.error
 
 
 def load_verdict(run_dir: Path) -> dict[str, Any]:
-    """verdict.json of `run_dir`. Raises UsageError when it is missing or no JSON object."""
+    """Read verdict.json of `run_dir`. Raises UsageError unless it is a JSON object."""
     path = run_dir / "verdict.json"
     try:
         verdict = json.loads(path.read_text(encoding="utf-8", errors="replace"))
@@ -76,7 +76,7 @@ def load_verdict(run_dir: Path) -> dict[str, Any]:
 
 
 def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
-    """Everything the report needs of `run_dir`; `verdict` where it is not verdict.json's.
+    """Load a run; `verdict` replaces the contents of verdict.json.
 
     Raises UsageError as `load_verdict` does.
     """
@@ -85,7 +85,7 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
     notes = list[str]()
     entries = [entry for entry in verdict["strategies"] if isinstance(entry, dict)]
     if len(entries) < len(verdict["strategies"]):
-        notes.append("verdict.json: some entries of `strategies` are no objects; left out")
+        notes.append("verdict.json: some entries of `strategies` are not objects; left out")
     cases = [parse_entry(entry) for entry in entries]
     soak = dict[str, Any]()
     if (run_dir / "soak.json").exists():
@@ -98,7 +98,7 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
         storage=text(verdict.get("storage"), "?"),
         image=text(verdict.get("image"), "?"),
         claims_as_expected=verdict.get("as_expected") is True,
-        cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=words.order)),
+        cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=wording.order)),
         soak=soak,
         notes=tuple(notes),
         error=text(verdict.get("error")),
@@ -108,15 +108,19 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
 def _read_case(run_dir: Path, case: Case) -> Case:
     notes = list(case.notes)
     name = case.directory
-    # The name comes from a file: it must not lead out of the run.
+    # The name comes from a file: it must not lead out of the run directory.
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         return dataclasses.replace(
-            case, notes=(*notes, f"{name!r} is no name of a case directory; only verdict.json used")
+            case,
+            notes=(
+                *notes,
+                f"{name!r} is not the name of a case directory; only verdict.json is used",
+            ),
         )
     path = run_dir / name
     if not path.is_dir():
         return dataclasses.replace(
-            case, notes=(*notes, "the case's directory is not there; only verdict.json used")
+            case, notes=(*notes, "the case has no directory; only verdict.json is used")
         )
     facts = _object(path / "case.json", notes)
     record = load_record(path)
@@ -150,18 +154,18 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
     else:
         if isinstance(value, dict):
             return mapping(value)
-        notes.append(f"{path.name} is no JSON object")
+        notes.append(f"{path.name} is not a JSON object")
     return {}
 
 
 def _files(path: Path) -> Iterator[str]:
-    """Files of the record that a reader may want to open, relative to the case directory."""
-    for name in _OFFERED:
+    """The files that the page links to, relative to the case directory."""
+    for name in _LINKED:
         if (path / name).is_file():
             yield name
-    for pattern in _OFFERED_GLOBS:
+    for pattern in _LINKED_GLOBS:
         for found in sorted(path.glob(pattern)):
             yield found.relative_to(path).as_posix()
     for found in sorted((path.parent / "failed").glob(f"{glob.escape(path.name)}-*")):
-        # What an attempt left in which the lab itself failed.
+        # Files of an attempt in which the lab itself failed.
         yield f"../failed/{found.name}"

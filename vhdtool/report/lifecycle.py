@@ -1,8 +1,8 @@
-"""The beginning and every end of a run's record: a verdict and a report, whatever happens between.
+"""Begin and end the record of a run, so that each run has a verdict and a report.
 
-A run can end in more ways than anyone can handle when it does: killed, on a full disk, with no
-host to be reached. So the pieces are written first, saying that the run has not come to its end,
-and replaced when it has. `latest` names a run only once it has them.
+A run may be killed, fill its disk or reach no host. So verdict and report are written first; they
+say that the run has not finished, and are replaced when it has. The link `latest` is set to a run
+after that.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from pathlib import Path
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.oracle.run import is_case, judge_run, run_verdict
 from vhdtool.oracle.verdict import Entry
-from vhdtool.report.json_fields import text
+from vhdtool.report.lenient_json import text
 from vhdtool.report.output.files import write_files
-from vhdtool.report.record import load_run, load_verdict
+from vhdtool.report.run import load_run, load_verdict
 
-UNDER_WAY = "it is still under way, was killed, or could not write more"
+UNFINISHED = "it is still under way, was killed, or could not write more"
 Verdict = dict[str, object]
 
 
 def begin(run_dir: Path, asked: Sequence[str]) -> None:
-    """Makes the record of a run that is to have the cases `asked`.
+    """Create the record of a run that is to have the cases `asked`.
 
-    Again for one that has begun and has no case yet: the playbooks and the runner both begin it.
+    A second call is fine until the run has a case: the playbooks and the runner both begin it.
     Raises UsageError where another run's record is, or where nothing can be written.
     """
     try:
@@ -34,16 +34,16 @@ def begin(run_dir: Path, asked: Sequence[str]) -> None:
         names = os.listdir(run_dir)
     except OSError as error:
         raise UsageError(f"{run_dir}: {error.strerror}; choose another directory") from None
-    used = "verdict.json" in names and not _is_under_way(run_dir)
-    if used or any(is_case(run_dir / name) for name in names):
+    taken = "verdict.json" in names and not _is_unfinished(run_dir)
+    if taken or any(is_case(run_dir / name) for name in names):
         raise UsageError(f"{run_dir}: has the record of another run; choose another directory")
-    _publish(run_dir, run_verdict(run_dir.resolve().name, [], [], UNDER_WAY, asked))
+    _publish(run_dir, run_verdict(run_dir.resolve().name, [], [], UNFINISHED, asked))
     if run_dir.resolve().parent.name == "runs":
-        _name_latest(run_dir.resolve())
+        _link_latest(run_dir.resolve())
 
 
 def end(run_dir: Path, judged: Mapping[str, Entry]) -> Verdict:
-    """Writes and returns the verdict of a run that came to its end; `judged` by case."""
+    """Write and return the verdict of a finished run; `judged` has the entries by case."""
     verdict = judge_run(run_dir, judged, error="")
     _publish(run_dir, verdict)
     return verdict
@@ -51,7 +51,7 @@ def end(run_dir: Path, judged: Mapping[str, Entry]) -> Verdict:
 
 @contextlib.contextmanager
 def ended_early(run_dir: Path, judged: Mapping[str, Entry]) -> Iterator[None]:
-    """What ends the block, an interruption too, becomes the run's error, and goes on.
+    """Record an exception of the block (or an interruption) as the run's error; re-raise it.
 
     Only cases that were judged by then have a verdict: judging more would take too long.
     """
@@ -59,18 +59,18 @@ def ended_early(run_dir: Path, judged: Mapping[str, Entry]) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(VhdtoolError, OSError):
-            _end_early(run_dir, why(error), judged)
+            _end_early(run_dir, error_text(error), judged)
         raise
 
 
 def end_unless_ended(run_dir: Path, error: str) -> None:
-    """For whoever started the run, and saw it fail before it could say so itself."""
-    if _is_under_way(run_dir):
+    """End a run that failed before it could record its own error."""
+    if _is_unfinished(run_dir):
         _end_early(run_dir, " ".join(error.split()), {})
 
 
-def why(error: BaseException) -> str:
-    """One line."""
+def error_text(error: BaseException) -> str:
+    """An exception as one line."""
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted"
     if isinstance(error, SystemExit):
@@ -89,9 +89,9 @@ def _end_early(run_dir: Path, error: str, judged: Mapping[str, Entry]) -> None:
     _publish(run_dir, run_verdict(run_dir.resolve().name, cases, entries, error, names))
 
 
-def _is_under_way(run_dir: Path) -> bool:
+def _is_unfinished(run_dir: Path) -> bool:
     try:
-        return load_verdict(run_dir).get("error") == UNDER_WAY
+        return load_verdict(run_dir).get("error") == UNFINISHED
     except UsageError:
         return False
 
@@ -101,7 +101,7 @@ def _publish(run_dir: Path, verdict: Verdict) -> None:
     write_files(load_run(run_dir, verdict), {run_dir / "verdict.json": data})
 
 
-def _name_latest(run: Path) -> None:
+def _link_latest(run: Path) -> None:
     link = run.parent / "latest"
     part = run.parent / f".latest.{secrets.token_hex(4)}"
     try:

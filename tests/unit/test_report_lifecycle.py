@@ -15,7 +15,7 @@ from vhdtool.cli import main as cli
 from vhdtool.errors import LabError, UsageError
 from vhdtool.oracle.run import exit_code, judge_run
 from vhdtool.oracle.verdict import judge_case
-from vhdtool.report.ending import UNDER_WAY, begin, end, end_unless_ended, ended_early
+from vhdtool.report.lifecycle import UNFINISHED, begin, end, end_unless_ended, ended_early
 from vhdtool.report.output import files as build
 
 CASE = "activate-on-s7"
@@ -56,12 +56,12 @@ def junit(run: Path) -> dict[str, str]:
 
 def test_a_run_that_has_begun_is_one_error_until_it_ends(run: Path) -> None:
     found = verdict(run)
-    assert found["error"] == UNDER_WAY
+    assert found["error"] == UNFINISHED
     assert found["asked"] == [CASE]
     assert found["as_expected"] is False
     assert exit_code(found) == 125
-    assert junit(run) == {"run": UNDER_WAY}
-    assert UNDER_WAY in (run / "report.html").read_text()
+    assert junit(run) == {"run": UNFINISHED}
+    assert UNFINISHED in (run / "report.html").read_text()
     assert os.readlink(run.parent / "latest") == "one"
     assert not list(run.parent.rglob(".*"))
 
@@ -115,7 +115,7 @@ def test_before_the_first_case_the_error_is_all_there_is(
     assert cli.run(["judge", str(run)]) == 125
     assert cli.run(["report", str(run)]) == 0
     out = capfd.readouterr().out
-    assert out.count("did not come to its end: alpha: unreachable: no route") == 2
+    assert out.count("did not finish: alpha: unreachable: no route") == 2
 
 
 def test_a_case_that_was_asked_for_and_is_not_there_is_missed(

@@ -1,4 +1,4 @@
-"""What strategies, verdicts and limits mean, in plain words for the head of the report."""
+"""Sentences and figures that the terminal, the page and the drawings share."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ QUESTION = (
 )
 
 VERDICTS = {
-    "consistent": "nothing acknowledged was lost, and all oracles agree",
+    "consistent": "no acknowledged write was lost, and all oracles agree",
     "corrupt": "the image lost or damaged acknowledged data, or its metadata contradict it",
     "refused": "the guard refused the switch, and the guest went on at the source unharmed",
     "inconclusive": "the record proves nothing either way",
@@ -21,73 +21,73 @@ VERDICTS = {
 }
 
 LIMITS = (
-    "A consistent run shows that this order survived this load, this time. The margin tells how "
-    "near it came; a soak (make soak) repeats it and states the bound.",
+    "A consistent run shows that the disk survived this order under this load, once. The margin "
+    "tells how close it was; a soak (make soak) repeats the run and states a bound.",
     "A guest on TCG (emulated) runs slower than on KVM, so its blackout is longer; compare "
     "blackouts within one run only.",
     "The exclusive-activation oracle trusts the epochs that both shims write to the shared "
-    "storage; a host that bypasses the shim is seen by the other oracles only.",
+    "storage; a host that bypasses the shim is noticed by the other oracles only.",
 )
 LOCAL_LIMIT = (
-    "The local lab's two hosts share one kernel and so one page cache: a run there does not see "
-    "what NFS or cluster file-system clients cache. Run the lab on separate machines for that."
+    "The local lab's two hosts share one kernel and so one page cache: a run there does not "
+    "test the caches of NFS or cluster file-system clients. Separate machines are needed for that."
 )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A strategy under one guard setting, over all its cases."""
+    """All cases of a strategy with one guard setting."""
 
     strategy: str
-    option: str
-    what: str
+    label: str
+    summary: str
     guard: bool
     verdict: str
     expected: str
     as_expected: bool
-    words: str
+    sentence: str
 
 
 def describe(strategy: str) -> tuple[str, str]:
-    """(the mail's option, what the order does); empty strings for an unknown strategy."""
+    """Return a strategy's label and summary; empty strings for an unknown strategy."""
     known = STRATEGIES.get(strategy)
     return ("", "") if known is None else (known.label, known.summary)
 
 
 def order(case: Case) -> tuple[int, str, bool, int]:
-    """Strategy by strategy, guard off before on; strategies without a description come last."""
+    """Sort key: by strategy, then guard off before on; unknown strategies come last."""
     known = list(STRATEGIES)
-    place = known.index(case.strategy) if case.strategy in known else len(known)
-    return place, case.strategy, case.guard, case.seed or 0
+    position = known.index(case.strategy) if case.strategy in known else len(known)
+    return position, case.strategy, case.guard, case.seed or 0
 
 
 def summaries(cases: Sequence[Case]) -> list[Summary]:
-    """One Summary for each (strategy, guard), in order of first appearance."""
+    """Summarise the cases of each strategy and guard setting, in order of first appearance."""
     groups = dict[tuple[str, bool], list[Case]]()
     for case in cases:
         groups.setdefault((case.strategy, case.guard), []).append(case)
     result = []
     for (strategy, guard), members in groups.items():
-        option, what = describe(strategy)
+        label, summary = describe(strategy)
         unexpected = [case for case in members if not case.as_expected]
         shown = (unexpected or members)[0]
         result.append(
             Summary(
                 strategy=strategy,
-                option=option,
-                what=what,
+                label=label,
+                summary=summary,
                 guard=guard,
                 verdict=shown.verdict,
                 expected=shown.expected,
                 as_expected=not unexpected,
-                words=_sentence(members),
+                sentence=_sentence(members),
             )
         )
     return result
 
 
 def _sentence(members: list[Case]) -> str:
-    """What happened, with the figure that matters for that verdict."""
+    """The reason of a single case, or the verdicts of several with their lost writes."""
     if len(members) == 1:
         return members[0].why or VERDICTS.get(members[0].verdict, "")
     counts = Counter(case.verdict for case in members)
@@ -101,13 +101,13 @@ def _sentence(members: list[Case]) -> str:
 
 
 def headline(cases: Sequence[Case], as_expected: bool, error: str = "") -> str:
-    """The first sentence of the report; `error`: why the run did not come to its end."""
+    """The first sentence of the report; `error` is the reason why the run did not finish."""
     if error:
-        return f"The run did not come to its end: {error}"
+        return f"The run did not finish: {error}"
     met = sum(case.as_expected for case in cases)
     total = len(cases)
     if not total:
-        return "The run has no cases: it shows nothing."
+        return "The run has no cases: it proves nothing."
     if as_expected:
         return (
             f"All {total} cases ended as expected." if total > 1 else "The case ended as expected."
@@ -118,3 +118,15 @@ def headline(cases: Sequence[Case], as_expected: bool, error: str = "") -> str:
             "see verdict.json."
         )
     return f"{total - met} of {total} cases did NOT end as expected."
+
+
+def milliseconds(value: float | None) -> str:
+    """Format a time: one decimal below 100 ms, none above; '-' for None."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}"
+
+
+def percent(rate: float | None) -> str:
+    """Format a rate in 0..1 as a percentage; '-' for None."""
+    return "-" if rate is None else f"{rate * 100:.1f}%"
