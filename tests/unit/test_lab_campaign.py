@@ -19,7 +19,7 @@ from vhdtool.lab.case.record import Record
 from vhdtool.lab.config import LabConfig
 from vhdtool.lab.guest import build
 from vhdtool.lab.hosts import bundle
-from vhdtool.lab.hosts import shim as tap
+from vhdtool.lab.hosts.shim import REFUSALS
 from vhdtool.lab.live_checks.run import failed_checks
 from vhdtool.lab.options import RunOptions
 from vhdtool.lab.strategies import STRATEGIES
@@ -210,7 +210,7 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
             if told == "fenced":
                 self.record.note("fenced", "alpha", reason="another host has written")
             self.record.close()
-            raise tap.REFUSALS.get(told, LabError)("beta: activate: no VHD")
+            raise REFUSALS.get(told, LabError)("beta: activate: no VHD")
 
     monkeypatch.setattr(lab, "CaseRun", Unlucky)
     loaded = LabConfig.load(config(tmp_path))
@@ -223,13 +223,14 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
         block_bytes=512,
         deep_blocks=0,
         frees=True,
+        profile="paced",
         pace_us=1,
         kind="vhd",
-        machine=SimpleNamespace(accelerator="tcg"),
+        describe=dict,
     )
     hosts: Any = [SimpleNamespace(name="alpha"), SimpleNamespace(name="beta")]
-    run = lab.Lab(loaded, lambda path: {}, told_to.append)
-    run.loop = None  # type: ignore[assignment]
+    driver: Any = SimpleNamespace(accelerator="tcg")
+    run = lab.Lab(loaded, lambda path: {}, told_to.append, driver)
     run._case(plan, hosts)
     assert told_to.count("  lab error: beta: activate: no VHD") == runs
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
@@ -239,8 +240,8 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
 
 def test_an_image_in_use_refuses_the_hand_over_and_missing_locks_are_a_fault_of_the_lab() -> None:
     """A shim tells the name of its error, and not of what that derives from."""
-    assert tap.REFUSALS[ImageInUse.__name__] is ActivationRefused
-    assert NoLocks.__name__ not in tap.REFUSALS
+    assert REFUSALS[ImageInUse.__name__] is ActivationRefused
+    assert NoLocks.__name__ not in REFUSALS
 
 
 def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:

@@ -1,4 +1,4 @@
-"""Where a case's image lies, and that a LUN which lets everybody in is not taken for exclusive."""
+"""The location of a case's image; a LUN that lets everybody in does not count as exclusive."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pytest
 
 from vhdtool.errors import LabError, VhdtoolError
 from vhdtool.image.check.image import check
-from vhdtool.lab.case.image_location import Medium
+from vhdtool.lab.case.image_location import ImageLocation
 from vhdtool.lab.hosts.agent import Agent
 from vhdtool.lab.hosts.connection import RemoteError
 from vhdtool.lab.strategies import STRATEGIES
@@ -19,12 +19,12 @@ BESIDES = {"size": 512, "format": "vhd", "record": "/srv/i.vhd.lease"}
 URL = "iscsi://198.18.0.11:3261/iqn.x:d/1"
 
 
-def medium(lun: bool = True, guard: bool = True) -> Medium:
+def location(lun: bool = True, guard: bool = True) -> ImageLocation:
     strategy = STRATEGIES["login" if lun else "activate"]
     image: Any = {"image": "/srv/i.vhd", "kind": "vhd", "image_bytes": 512}
     plan: Any = SimpleNamespace(strategy=strategy, guard=guard, **image)
     target: Any = SimpleNamespace(url=URL, host="alpha")
-    return Medium(plan, target if lun else None)
+    return ImageLocation(plan, target if lun else None)
 
 
 class Host:
@@ -41,39 +41,39 @@ class Host:
         return 512
 
 
-def test_a_file_is_attached_by_its_path_and_looked_at_anywhere() -> None:
-    plain = medium(lun=False)
-    assert plain.disk() == {"path": "/srv/i.vhd", **BESIDES}
+def test_a_file_is_attached_by_its_path_and_read_on_any_host() -> None:
+    plain = location(lun=False)
+    assert plain.attach_arguments() == {"path": "/srv/i.vhd", **BESIDES}
     assert plain.lease is None
     beta: Any = "beta"
-    assert str(plain.host(beta)) == "beta"
+    assert str(plain.direct_host(beta)) == "beta"
 
 
-def test_a_lun_is_attached_by_its_url_and_looked_at_where_its_target_is() -> None:
-    lun = medium()
-    assert lun.disk() == {"path": URL, **BESIDES}
+def test_a_lun_is_attached_by_its_url_and_read_at_its_target() -> None:
+    lun = location()
+    assert lun.attach_arguments() == {"path": URL, **BESIDES}
     assert lun.lease == f"scsi:{URL}"
     beta: Any = "beta"
-    assert str(lun.host(beta)) == "alpha"
-    assert medium(guard=False).lease is None
+    assert str(lun.direct_host(beta)) == "alpha"
+    assert location(guard=False).lease is None
 
 
 def test_a_lun_that_lets_the_destination_in_is_a_fault_of_the_lab() -> None:
     open_to_all: Any = Host(None)
     with pytest.raises(LabError, match="let the destination in"):
-        medium().keeps_out(open_to_all)
+        location().check_reservation(open_to_all)
     broken: Any = Host(RemoteError("beta: peek: Connection refused", "ScsiError"))
     with pytest.raises(RemoteError):
-        medium().keeps_out(broken)
+        location().check_reservation(broken)
     shut: Any = Host(RemoteError("another initiator has it reserved", "ScsiError"))
-    assert "has it reserved" in str(medium().keeps_out(shut))
+    assert "has it reserved" in str(location().check_reservation(shut))
     assert shut.asked == 1
 
 
-def test_nobody_is_asked_where_nothing_keeps_anybody_out() -> None:
+def test_without_a_reservation_no_host_is_asked() -> None:
     never: Any = Host(None)
-    medium(lun=False).keeps_out(never)
-    medium(guard=False).keeps_out(never)
+    location(lun=False).check_reservation(never)
+    location(guard=False).check_reservation(never)
     assert never.asked == 0
 
 

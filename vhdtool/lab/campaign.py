@@ -12,15 +12,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from vhdtool.errors import ImageTrouble, LabError, VhdtoolError
-from vhdtool.lab.case.plan import CasePlan, Side
+from vhdtool.errors import ImageTrouble, LabError, UsageError, VhdtoolError
+from vhdtool.lab.case.plan import CasePlan
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.runner import CaseRun
 from vhdtool.lab.config import LabConfig
-from vhdtool.lab.guest.memory_state import accelerator, ensure_snapshot
+from vhdtool.lab.guest.memory_state import ensure_memory_state
 from vhdtool.lab.hosts.connection import Host
-from vhdtool.lab.hypervisors.qemu import Loop, Machine
-from vhdtool.lab.live_checks.run import FailedLook, look
+from vhdtool.lab.hypervisors.driver import Driver, Hold
+from vhdtool.lab.live_checks.run import FailedLiveCheck, check_live
 from vhdtool.lab.options import MIB, OPTIONS, RunOptions
 from vhdtool.oracle.evidence.case import SCHEMA
 from vhdtool.oracle.evidence.depth import deep_blocks
@@ -34,27 +34,43 @@ _PR_SET_PDEATHSIG = 1
 class Lab:
     """Two hosts, ready to run cases one after the other."""
 
-    def __init__(self, config: LabConfig, judge: Judge, say: Say) -> None:
+    def __init__(
+        self, config: LabConfig, judge: Judge, say: Say, driver: Driver | None = None
+    ) -> None:
         self.verdicts: dict[str, dict[str, Any]] = {}
         """Of the cases that were judged so far, by the name of their directory."""
         self.config = config
+        self.driver = driver or config.make_driver()
         self.judge = judge
         self.say = say
 
     def run(self) -> None:
         """Runs and judges every case. Raises LabError, UsageError."""
         config = self.config
+        self._check_hold()
         config.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             hosts = [stack.enter_context(Host(host, config.ssh_config)) for host in config.hosts]
-            machine, snapshot = self._prepare(hosts)
+            memory_state = self._prepare(hosts)
             # Judging takes the other core while the next case runs.
             forked = get_context("fork")
             pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
             pool.submit(os.getpid).result()
-            self._all_cases(hosts, machine, snapshot, pool)
+            self._all_cases(hosts, memory_state, pool)
 
-    def _prepare(self, hosts: list[Host]) -> tuple[Machine, str]:
+    def _check_hold(self) -> None:
+        """Raises UsageError for an order that this hypervisor cannot keep."""
+        if self.driver.hold is Hold.SWITCH:
+            return
+        for strategy, _ in self.config.cases():
+            if not all(leg.pauses_destination for leg in strategy.legs):
+                raise UsageError(
+                    f"strategy {strategy.name}: {self.config.hypervisor} resumes the guest by "
+                    "itself, so the destination must be paused before SUSPENDED; try hold"
+                )
+
+    def _prepare(self, hosts: list[Host]) -> str:
+        """The path of the memory state from which each case starts."""
         config = self.config
         for host in hosts:
             host.call("claim", path=f"{host.config.private_dir}/run.lock")
@@ -66,23 +82,10 @@ class Lab:
                 f"{config.shared_dir}: {free // MIB} MiB free on the shared directory, a case "
                 f"needs {wanted // MIB}; make room or take a smaller image"
             )
-        facts = [host.call("facts", qemu=host.config.qemu) for host in hosts]
-        if facts[0]["qemu"] != facts[1]["qemu"]:
-            self.say(f"the hosts differ: {facts[0]['qemu']} and {facts[1]['qemu']}")
-        kinds = {
-            accelerator(host, config.accelerator, config.kernel, config.initrd, fact)
-            for host, fact in zip(hosts, facts, strict=True)
-        }
-        machine = Machine(config.kernel, config.initrd, "kvm" if kinds == {"kvm"} else "tcg")
-        self.loop = Loop()
-        snapshot = ensure_snapshot(
-            hosts[0], self.loop, machine, config.image_bytes, facts[0], self.say
-        )
-        return machine, snapshot
+        self.driver.prepare(hosts, self.say)
+        return ensure_memory_state(self.driver, hosts[0], config.image_bytes, self.say)
 
-    def _all_cases(
-        self, hosts: list[Host], machine: Machine, snapshot: str, pool: ProcessPoolExecutor
-    ) -> None:
+    def _all_cases(self, hosts: list[Host], memory_state: str, pool: ProcessPoolExecutor) -> None:
         config = self.config
         waiting: list[Future[dict[str, Any]]] = []
         todo = config.planned()
@@ -99,10 +102,10 @@ class Lab:
                 kind=config.image,
                 image_bytes=config.image_bytes,
                 block_bytes=config.block_bytes,
+                profile=config.profile,
                 pace_us=config.pace_us,
                 deep_blocks=deep_blocks(config.image_bytes // config.block_bytes),
-                machine=machine,
-                snapshot=snapshot,
+                memory_state=memory_state,
                 port=config.migration_port,
             )
             self._case(plan, hosts)
@@ -116,7 +119,7 @@ class Lab:
         if not future.cancelled() and future.exception() is None:
             verdict = future.result()
             self.verdicts[verdict["case"]] = verdict
-            self.say(told(verdict))
+            self.say(progress_line(verdict))
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
         """Runs a case; one in which the lab failed, and not the image, is tried once more."""
@@ -135,17 +138,16 @@ class Lab:
                 self.say(f"  trying once more; the record is in failed/{failed.name}")
 
     def _proved(self, error: VhdtoolError, folder: Path) -> bool:
-        """Whether the record shows why a look at the hosts failed: damage is not retried."""
-        return isinstance(error, FailedLook) and self.judge(folder)["verdict"] == "corrupt"
+        """Whether the record shows why a live check failed: damage is not retried."""
+        return isinstance(error, FailedLiveCheck) and self.judge(folder)["verdict"] == "corrupt"
 
     def _attempt(
         self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
     ) -> VhdtoolError | None:
         """Why it failed; None where it did not."""
         record = Record(folder)
-        run = CaseRun(
-            plan, record, Side(hosts[0]), Side(hosts[1]), self.loop, partial(look, self.config)
-        )
+        checks = partial(check_live, self.config)
+        run = CaseRun(plan, record, (hosts[0], hosts[1]), self.driver, checks)
         error: VhdtoolError | None = None
         try:
             run.run()
@@ -154,8 +156,8 @@ class Lab:
         except VhdtoolError as failure:
             error = LabError(f"unexpected refusal: {failure}")
         trouble = record.consoles.trouble
-        looked = isinstance(error, FailedLook)
-        if error and not looked and record.count(lambda event: event["event"] == "fenced"):
+        checked = isinstance(error, FailedLiveCheck)
+        if error and not checked and record.count(lambda event: event["event"] == "fenced"):
             # Another writer may have been there, and would not be the next time.
             error = ImageTrouble(str(error))
         if error is not None and trouble is not None and trouble != str(error):
@@ -184,32 +186,17 @@ class Lab:
         failure: dict[str, Any] | None = None
         if error is not None:
             failure = {"what": str(error), "log": last_words(record)}
-            if isinstance(error, FailedLook):
+            if isinstance(error, FailedLiveCheck):
                 failure["look"] = True
         return {
             "schema": SCHEMA,
-            "strategy": strategy.name,
-            "guard": plan.guard,
-            "seed": plan.seed,
-            "expected": strategy.expected(plan.guard),
+            **plan.describe(),
             "direction": "->".join(host.name for host in hosts),
             "attempts": attempt,
-            "load": {
-                "profile": config.profile,
-                "pace_us": plan.pace_us,
-                "deep_blocks": plan.deep_blocks,
-                "frees": plan.frees,
-            },
-            "image_bytes": plan.image_bytes,
-            "block_bytes": plan.block_bytes,
-            "image": f"image.{plan.kind}",
             "storage": f"a LUN (iSCSI), in {config.storage}" if strategy.lun else config.storage,
             "hypervisor": config.hypervisor,
-            "accelerator": plan.machine.accelerator,
-            "legs": len(strategy.legs),
-            "points": strategy.points(plan.guard),
+            "accelerator": self.driver.accelerator,
             "hosts": [host.name for host in hosts],
-            "exclusive": strategy.lun and plan.guard,
             "error": failure,
         }
 
@@ -231,7 +218,7 @@ def last_words(record: Record) -> list[str]:
     return lines
 
 
-def told(verdict: dict[str, Any]) -> str:
+def progress_line(verdict: dict[str, Any]) -> str:
     """One line of progress about a case that was judged."""
     mark = "as expected" if verdict["verdict"] == verdict["expected"] else "NOT AS EXPECTED"
     guard = "on" if verdict["guard"] else "off"

@@ -1,16 +1,28 @@
 """The configuration of a run: read from JSON, checked before anything is touched."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
 from vhdtool.lab.hosts.connection import HostConfig
+from vhdtool.lab.hypervisors.driver import Driver
 from vhdtool.lab.options import OPTIONS, RunOptions, of_record
 from vhdtool.oracle.evidence.case import HOST
 
 FIELDS = tuple(option.field for option in OPTIONS)
+
+
+def _qemu(kernel: str, initrd: str, accelerator: str) -> Driver:
+    from vhdtool.lab.hypervisors.qemu import QemuDriver
+
+    return QemuDriver(kernel, initrd, accelerator)
+
+
+DRIVERS: dict[str, Callable[[str, str, str], Driver]] = {"kvm": _qemu}
+"""By the values of the option HYPERVISOR: the one place that names every hypervisor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +61,10 @@ class LabConfig(RunOptions):
         run_dir = Path(raw.pop("run_dir"))
         hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
         return {**raw, **options, "run_dir": run_dir, "hosts": hosts, **guest}
+
+    def make_driver(self) -> Driver:
+        """The driver of the hypervisor that the run asks for, for its guest."""
+        return DRIVERS[self.hypervisor](self.kernel, self.initrd, self.accelerator)
 
     def __post_init__(self) -> None:
         super().__post_init__()

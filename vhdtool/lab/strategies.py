@@ -63,6 +63,14 @@ class Leg:
     recover: tuple[Step, ...] = ()
     points: tuple[str, ...] = ALL_POINTS
 
+    @property
+    def pauses_destination(self) -> bool:
+        """Whether the destination's guest waits for its disk from SUSPENDED to the last step.
+
+        A leg without steps there need not wait.
+        """
+        return not self.switch or Step("D", "pause") in self.before
+
 
 @dataclass(frozen=True)
 class Strategy:

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import IO
 
 from vhdtool.errors import LabError
+from vhdtool.lab.case.plan import CasePlan
+from vhdtool.lab.hypervisors.driver import Guest
 
+SECTOR = 512
+READBACK_TIMEOUT = 30.0
 OOPS = re.compile(rb"Oops|BUG:|Kernel panic|general protection|Call Trace")
 
 DEEP = re.compile(r"deep( \d+:\d+)+")
@@ -112,3 +116,37 @@ class Consoles:
             for log in self._logs.values():
                 log.close()
             self._index.close()
+
+
+class LoadControl:
+    """Commands to the load in the guest, and its answers; see guest/load.py."""
+
+    def __init__(self, consoles: Consoles) -> None:
+        self._consoles = consoles
+
+    def start(self, guest: Guest, plan: CasePlan) -> None:
+        """Makes the load write until it is stopped."""
+        block = plan.block_bytes // SECTOR
+        numbers = (plan.seed, plan.pace_us, block, plan.deep_blocks, int(plan.frees))
+        guest.send(" ".join(["go", *map(str, numbers)]))
+
+    def wait_more(self, writes: int, timeout: float) -> None:
+        """Waits until so many more writes are acknowledged."""
+        self._consoles.wait_acked(self._consoles.acked + writes, timeout)
+
+    def check(self, guest: Guest) -> None:
+        """Makes the guest read all that it wrote only once, while it goes on writing."""
+        before = self._consoles.count("deep checked ")
+        guest.send("check")
+        self._consoles.wait(
+            "the check of what was written once",
+            lambda: self._consoles.count("deep checked ") > before,
+            READBACK_TIMEOUT,
+        )
+
+    def stop_and_read_back(self, guest: Guest) -> None:
+        """Ends the writing, and makes the guest compare the disk with what it wrote."""
+        guest.send("stop")
+        self._consoles.wait_line("stopped ", READBACK_TIMEOUT)
+        guest.send("readback")
+        self._consoles.wait_line("readback done", READBACK_TIMEOUT)

@@ -1,4 +1,4 @@
-"""Where the image of a case lies: in a file that all hosts see, or on a LUN over that file."""
+"""The location of a case's image: a file that all hosts see, or a LUN over that file."""
 
 import contextlib
 from collections.abc import Callable
@@ -12,23 +12,24 @@ from vhdtool.lab.hosts.connection import Host, RemoteError
 
 
 @dataclass
-class Medium:
-    """The image, made by `make`; ends with `end`."""
+class ImageLocation:
+    """The image of a case: named from the start, made by `create`, released by `close`."""
 
     plan: CasePlan
     target: Target | None = None
+    """The iSCSI target in front of the image, where the strategy wants a LUN."""
 
-    @classmethod
-    def make(cls, plan: CasePlan, source: Host, destination: Host) -> "Medium":
-        """A new image; where the strategy wants a LUN, with its target at the source's host."""
-        lun = plan.strategy.lun
+    def create(self, source: Host, destination: Host) -> None:
+        """Makes a new image; a LUN's target runs on the source's host."""
+        plan, lun = self.plan, self.plan.strategy.lun
         sizes = {"size": plan.image_bytes, "block": plan.block_bytes}
         source.call("create", path=plan.image, kind=plan.kind, lun=lun, **sizes)
-        hosts = [host.config.address for host in (source, destination)]
-        return cls(plan, Target(source, plan.image, hosts) if lun else None)
+        if lun:
+            initiators = [host.config.address for host in (source, destination)]
+            self.target = Target(source, plan.image, initiators)
 
-    def disk(self) -> dict[str, Any]:
-        """What a shim attaches."""
+    def attach_arguments(self) -> dict[str, Any]:
+        """What the shim's operation `attach` is given."""
         image, target = self.plan.image, self.target
         path = image if target is None else target.url
         sizes = {"size": self.plan.image_bytes, "format": self.plan.kind}
@@ -36,19 +37,19 @@ class Medium:
 
     @property
     def lease(self) -> str | None:
-        """What a shim's lease is kept by, beside the epoch record."""
+        """The lock manager of the shims' lease; None where the epoch record is enough."""
         if self.target is None or not self.plan.guard:
             return None
         return f"scsi:{self.target.url}"
 
-    def host(self, asked: Host) -> Host:
-        """Who sees the file as it is: with a target between, only the target's own host."""
+    def direct_host(self, asked: Host) -> Host:
+        """The host that sees the image's file as it is: the target's own, where there is one."""
         return asked if self.target is None else self.target.host
 
-    def keeps_out(self, destination: Host) -> str | None:
-        """What a reserved LUN said to the destination; None where nothing is reserved.
+    def check_reservation(self, destination: Host) -> str | None:
+        """Reads a reserved LUN from the destination; its refusal, or None without reservation.
 
-        Raises LabError when it lets the destination read all the same.
+        Raises LabError when the LUN lets the destination read all the same.
         """
         if self.target is None or self.lease is None:
             return None
@@ -60,8 +61,8 @@ class Medium:
             raise
         raise LabError(f"{self.target.url}: let the destination in while the source held it")
 
-    def end(self, save: Callable[[Host, str, str], None]) -> None:
-        """Ends the target, if any; `save(host, path, name)` takes its log."""
+    def close(self, save: Callable[[Host, str, str], None]) -> None:
+        """Ends the target, if any; `save(host, path, name)` copies its log."""
         if self.target is not None:
             save(self.target.host, self.target.log, "target.log")
             with contextlib.suppress(LabError):

@@ -1,10 +1,8 @@
-"""What one case is to do, and the two hosts in the roles that they have now."""
+"""What one case is to do, decided before anything runs."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from vhdtool.lab.hosts.connection import Host
-from vhdtool.lab.hosts.shim import Tap
-from vhdtool.lab.hypervisors.qemu import Machine, Qemu
 from vhdtool.lab.strategies import Strategy
 
 
@@ -17,38 +15,45 @@ class CasePlan:
     seed: int
     name: str
     image: str
+    """Path of the image's file on the shared storage."""
     kind: str
     """vhd or qcow2."""
     image_bytes: int
     block_bytes: int
+    profile: str
     pace_us: int
     deep_blocks: int
-    """Blocks at the end of the disk that the deep half of the load has to itself."""
-    machine: Machine
-    snapshot: str
+    """Blocks at the end of the disk that only the deep half of the load uses."""
+    memory_state: str
+    """Path on the source of the saved memory from which the guest starts."""
     port: int
 
     @property
     def frees(self) -> bool:
         """Whether the load writes zeroes and discards.
 
-        Not on qcow2: QEMU gives the clusters back, and one that vanishes or moves counts as damage.
+        Not on qcow2: QEMU frees the clusters, and one that vanishes or moves counts as damage.
         """
         return self.kind != "qcow2"
 
-
-@dataclass
-class Side:
-    """A host with its shim and its QEMU, in the role it has now."""
-
-    host: Host
-    tap: Tap | None = None
-    qemu: Qemu | None = None
-
-    def shim(self) -> Tap:
-        assert self.tap is not None
-        return self.tap
-
-    def machine(self) -> Qemu:
-        assert self.qemu is not None
-        return self.qemu
+    def describe(self) -> dict[str, Any]:
+        """What case.json says of the plan."""
+        strategy = self.strategy
+        return {
+            "strategy": strategy.name,
+            "guard": self.guard,
+            "seed": self.seed,
+            "expected": strategy.expected(self.guard),
+            "load": {
+                "profile": self.profile,
+                "pace_us": self.pace_us,
+                "deep_blocks": self.deep_blocks,
+                "frees": self.frees,
+            },
+            "image_bytes": self.image_bytes,
+            "block_bytes": self.block_bytes,
+            "image": f"image.{self.kind}",
+            "legs": len(strategy.legs),
+            "points": strategy.points(self.guard),
+            "exclusive": strategy.lun and self.guard,
+        }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import LabError
-from vhdtool.lab.case.console import Consoles
+from vhdtool.lab.case.console import Consoles, LoadControl
 from vhdtool.lab.hosts.connection import Host
 
 Event = dict[str, Any]
@@ -21,12 +21,16 @@ class Record:
         self.folder = folder
         (folder / "metadata").mkdir(parents=True)
         self.consoles = Consoles(folder)
+        self.load = LoadControl(self.consoles)
         self.events: list[Event] = []
         self.leg = 1
         self.sides: dict[str, str] = {}
         """Which role each host has in this leg."""
         self._file = open(folder / "events.jsonl", "w")  # noqa: SIM115
         self._changed = threading.Condition()
+
+    def assign_roles(self, source: Host, destination: Host) -> None:
+        self.sides = {source.name: "source", destination.name: "destination"}
 
     def from_shim(self, host: Host, event: Event) -> None:
         """An event of a shim; its times are brought to the controller's clock."""

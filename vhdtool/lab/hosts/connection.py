@@ -190,6 +190,14 @@ class Host:
         """The last `limit` bytes of a file; nothing when it does not exist."""
         return base64.b64decode(self.call("read", path=path, limit=limit))
 
+    def last_line(self, path: str) -> str:
+        """The last line of a log, for a message; never raises."""
+        try:
+            lines = self.read(path, 4096).decode(errors="replace").strip().splitlines()
+        except LabError:
+            lines = []
+        return lines[-1] if lines else "its log is empty"
+
     def fetch(self, path: str, to: Path) -> None:
         """Copies a sparse file, holes as holes."""
         answer = self.call("fetch", 120, path=path)

@@ -1,4 +1,4 @@
-"""The shim as the controller drives it: operations in, events out."""
+"""A shim on a host, as the controller drives it: operations in, events out."""
 
 import json
 import queue
@@ -29,11 +29,11 @@ REFUSALS: dict[str, type[VhdtoolError]] = {
         ImageTrouble,
     ),
 }
-"""Errors that say no to a hand-over, or tell of the image. Any other is a fault of the lab."""
+"""Errors of a shim that refuse a hand-over, or concern the image. Any other is the lab's."""
 OnEvent = Callable[[Host, dict[str, Any]], None]
 
 
-class Tap:
+class Shim:
     """One shim process on a host, with one disk."""
 
     def __init__(
@@ -47,8 +47,8 @@ class Tap:
         self.err = f"{folder}/{name}.tap.err"
         self.state = "detached"
         self.died: int | None = None
-        self.may_end = False
-        """Whether its end is part of the plan; else `on_trouble` is told why it came."""
+        self.ending = False
+        """Whether its end is part of the plan; else `on_trouble` gets the reason."""
         self.on_trouble: Callable[[str], None] = lambda why: None
         self._gone = threading.Event()
         self._on_event = on_event
@@ -67,10 +67,10 @@ class Tap:
     def connect(self) -> None:
         """Waits for the control socket and subscribes to the events."""
         self._stream = self.host.connect(self.control, self._data)
-        self.do("events")
+        self.call("events")
 
-    def do(self, op: str, **arguments: Any) -> dict[str, Any]:
-        """One operation. Raises the refusal that the shim told, or LabError."""
+    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """One operation; its reply. Raises the shim's refusal (REFUSALS), or LabError."""
         with self._lock:
             self._number += 1
             request = {"id": self._number, "op": op, **arguments}
@@ -83,9 +83,9 @@ class Tap:
                     f"{self.host.name}: the shim did not answer {op} in {OP_TIMEOUT:.0f} s"
                 ) from None
         if "error" in reply:
-            told = reply["error"]
-            kind = REFUSALS.get(told["type"], LabError)
-            raise kind(f"{self.host.name}: {op}: {told['message']}")
+            failure = reply["error"]
+            kind = REFUSALS.get(failure["type"], LabError)
+            raise kind(f"{self.host.name}: {op}: {failure['message']}")
         result: dict[str, Any] = reply["ok"]
         self.state = result.get("state", self.state)
         return result
@@ -106,24 +106,32 @@ class Tap:
     def _exited(self, status: int) -> None:
         self.died = status
         self._gone.set()
-        if not self.may_end:
+        if not self.ending:
             self.on_trouble(f"the shim on {self.host.name} ended by itself with status {status}")
         self._lost(f"the shim exited with {status}")
 
     def _lost(self, why: str) -> None:
         self._replies.put({"error": {"type": "LabError", "message": why}})
 
-    def leave(self) -> None:
-        """Detaches the disk (what is open is closed) and waits until the process is gone."""
-        self.do("detach")
-        self.end()
-        if not self._gone.wait(OP_TIMEOUT):
-            raise LabError(f"{self.host.name}: the shim did not end in {OP_TIMEOUT:.0f} s")
+    def detach(self) -> None:
+        """Detaches the disk, which closes it, and waits until the process is gone."""
+        self.call("detach")
+        self.terminate()
+        self.wait_end()
         if self.died:
             raise LabError(f"{self.host.name}: the shim exited with {self.died}")
 
-    def end(self) -> None:
-        """Asks the process to close its disk and go."""
-        self.may_end = True
+    def describe(self) -> dict[str, Any]:
+        """What checks of the live hosts look for: pid, sockets and state."""
+        state = self.call("status")["state"]
+        return {"pid": self.pid, "socket": self.socket, "control": self.control, "state": state}
+
+    def terminate(self) -> None:
+        """Asks the process to close its disk and end; does not wait for it."""
+        self.ending = True
         if self.died is None:
             self.host.call("kill", pid=self.pid, signal=int(signal.SIGTERM))
+
+    def wait_end(self, timeout: float = OP_TIMEOUT) -> None:
+        if not self._gone.wait(timeout):
+            raise LabError(f"{self.host.name}: the shim did not end in {timeout:.0f} s")

@@ -1,5 +1,8 @@
-"""Hypervisors that run the guest and migrate it, a driver each.
+"""Hypervisors that run the guest and migrate it: one protocol, and a driver each.
 
-qemu  QEMU on a lab host: started by the agent, driven over QMP, with the flags that
-      migrate
+driver        What the lab asks of a hypervisor: guests, migrations, and where the
+              runner can hold one
+qemu          QEMU as a driver: a process on the host, driven over QMP
+qemu_command  The command line of QEMU: a machine whose guest migrates, and its disk
+qmp           QMP of a QEMU on a lab host: commands, and events in order
 """

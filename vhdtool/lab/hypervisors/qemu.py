@@ -1,302 +1,292 @@
-"""QEMU on a lab host: started by the agent, driven over QMP, with the flags that migrate.
+"""QEMU as a driver: a process on the host, driven over QMP; the runner holds the switch.
 
-Facts (QEMU 7.2, measured; docs/strategies.md): `thread=single` and a downtime limit of 60 ms or
-more, because TCG can otherwise corrupt the guest's memory; with `cyls/heads/secs` given QEMU sends
-no request to a disk that it attaches; `reconnect-delay` hides a shim that restarts.
+With pause-before-switchover QEMU stops the guest, drains and flushes its disk, says
+`pre-switchover` and waits for `migrate-continue`. The downtime limit is 60 ms or more: below that
+TCG can corrupt the guest's memory (QEMU 7.2, measured; docs/strategies.md).
 """
 
-import asyncio
-import queue
+import base64
+import contextlib
+import hashlib
+import json
 import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from vhdtool.errors import LabError
 from vhdtool.lab.hosts.connection import Host
+from vhdtool.lab.hypervisors.driver import (
+    BootConsole,
+    Disk,
+    Hold,
+    Outcome,
+    Say,
+    Suspended,
+    Watch,
+)
+from vhdtool.lab.hypervisors.qemu_command import THROTTLED, Machine
+from vhdtool.lab.hypervisors.qmp import Json, Loop, Monitor, UnknownCommand
 
-QMP_TIMEOUT = 20.0
 DOWNTIME_LIMIT_MS = 100
 BANDWIDTH = 1 << 30
-MEMORY_MIB = 192
+SAVE_BANDWIDTH = 1 << 33
 CAPABILITIES = ("events", "pause-before-switchover", "late-block-activate")
 OVER = ("failed", "cancelled")
-QUEUES = (("deep1", 60, "write-cache=on"), ("deep2", 20, "write-cache=off"))
-"""Name, requests a second, and caching of the devices that the deep half of the load uses: some
-600 ms for each request, so that a guest that gets little of a busy machine keeps them full. What a
-guest writes through the second one has FUA."""
-Json = dict[str, Any]
+NOT_UNDER_WAY = (None, "none", "completed", *OVER)
+TIMEOUT = 30.0
+SAVE_TIMEOUT = 60.0
+KILL_TIMEOUT = 5.0
+PROBE_TIMEOUT = 20.0
+"""A guest in a nested guest takes 10 s to its first words. A KVM that hangs costs this once."""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What source and destination must have in common for a migration."""
+class QemuDriver:
+    """Guests with this kernel and initramfs; `accelerator`: auto, kvm or tcg."""
 
-    kernel: str
-    initrd: str
-    accelerator: str
+    hold = Hold.SWITCH
 
-    def board(self) -> list[str]:
-        """The options that the state of a running guest depends on."""
-        accel = "kvm" if self.accelerator == "kvm" else "tcg,thread=single"
-        return ["-M", "q35", "-accel", accel, "-cpu", "qemu64", "-m", str(MEMORY_MIB), "-smp", "1"]
+    def __init__(self, kernel: str, initrd: str, accelerator: str) -> None:
+        self.accelerator = accelerator
+        self._kernel, self._initrd = kernel, initrd
+        self._loop = Loop()
+        self._versions: dict[str, str] = {}
 
-    def argv(self, qemu: str, disk: str, folder: str, name: str) -> list[str]:
-        """The command line; `disk` is what `-blockdev` says of the disk, less its name."""
-        # Pace and blackout are measured: what else the machine does shall not count.
-        line = ["nice", "-n", "-10", qemu, *self.board(), "-nodefaults", "-no-user-config"]
-        line += ["-display", "none", "-no-reboot", "-kernel", self.kernel, "-initrd", self.initrd]
-        line += ["-append", "console=ttyS0 quiet panic=1", *self.disks(disk)]
-        for kind in ("qmp", "console"):
-            path = f"{folder}/{name}.{kind}"
-            line += ["-chardev", f"socket,id={kind},path={path},server=on,wait=off"]
-        return [*line, "-mon", "chardev=qmp,mode=control", "-serial", "chardev:console"]
+    def prepare(self, hosts: Sequence[Host], say: Say) -> None:
+        facts = [host.call("facts", qemu=host.config.qemu) for host in hosts]
+        self._versions = {host.name: f["qemu"] for host, f in zip(hosts, facts, strict=True)}
+        if len(set(self._versions.values())) > 1:
+            say(f"the hosts differ: {' and '.join(self._versions.values())}")
+        chosen = {self._choose(host, fact) for host, fact in zip(hosts, facts, strict=True)}
+        self.accelerator = "kvm" if chosen == {"kvm"} else "tcg"
 
-    def disks(self, disk: str) -> list[str]:
-        """The disk by three devices: one as it is, and two whose requests are held up.
+    def fingerprint(self, host: Host, disk_bytes: int) -> list[str]:
+        machine = self._machine(self.accelerator)
+        files = [host.call("digest", path=path) for path in (self._kernel, self._initrd)]
+        options = [*machine.board(), *machine.disks(Disk(disk_bytes))]
+        return [self._versions[host.name], *files, json.dumps(options)]
 
-        However fast a shim answers, the two have requests in flight at any moment, and so when
-        the guest is stopped; QEMU lets all of them go then.
+    def guest(self, host: Host, name: str, disk: Disk, watch: Watch) -> "QemuGuest":
+        return QemuGuest(self._machine(self.accelerator), self._loop, host, name, disk, watch)
+
+    def _machine(self, accelerator: str) -> Machine:
+        return Machine(self._kernel, self._initrd, accelerator)
+
+    def _choose(self, host: Host, facts: Mapping[str, Any]) -> str:
+        """`kvm` where a probe boots this kernel within seconds, else `tcg`; cached on the host.
+
+        /dev/kvm alone proves nothing: a paravirtual one may hang every stock kernel.
         """
-        device = "virtio-blk-pci,share-rw=on,werror=stop,rerror=stop,cyls=1024,heads=16,secs=63"
-        line = ["-blockdev", f"{disk},node-name=disk", "-device", f"{device},drive=disk"]
-        for name, iops, caching in QUEUES:
-            line += ["-object", f"throttle-group,id=pace-{name},x-iops-total={iops}"]
-            line += ["-blockdev", f"{disk},node-name=at-{name},discard=unmap"]
-            held = f"throttle,node-name={name},file=at-{name},throttle-group=pace-{name}"
-            line += ["-blockdev", f"driver={held},discard=unmap"]
-            line += ["-device", f"{device},drive={name},id={name},{caching}"]
-        return line
+        if self.accelerator != "auto":
+            if self.accelerator == "kvm" and not facts["kvm"]:
+                raise LabError(f"{host.name}: no usable KVM (no vmx/svm flag or no /dev/kvm)")
+            return self.accelerator
+        if not facts["kvm"]:
+            return "tcg"
+        parts = (facts["qemu"], facts["kernel"], host.call("digest", path=self._kernel))
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        path = f"{host.config.cache_dir}/kvm-{key}.json"
+        cached = host.read(path)
+        if cached:
+            return str(json.loads(cached))
+        answer = "kvm" if self._boots_on_kvm(host) else "tcg"
+        data = base64.b64encode(json.dumps(answer).encode()).decode()
+        host.call("write", path=path, data=data)
+        return answer
+
+    def _boots_on_kvm(self, host: Host) -> bool:
+        console = BootConsole()
+        disk, watch = Disk(1 << 20), Watch(console.take)
+        guest = QemuGuest(self._machine("kvm"), self._loop, host, "kvm-probe", disk, watch)
+        try:
+            guest.boot()
+            return console.wait(b"ready", PROBE_TIMEOUT, guest)
+        except LabError:
+            return False
+        finally:
+            guest.kill()
 
 
-class UnknownCommand(LabError):
-    """This QEMU has no such QMP command."""
+class QemuGuest:
+    """One QEMU process."""
 
+    devices = 1 + len(THROTTLED)
 
-class Loop:
-    """One asyncio loop in a thread: the QMP library is asynchronous, the runner is not."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, name="qmp", daemon=True).start()
-
-    def run(self, work: Coroutine[Any, Any, Any], timeout: float = QMP_TIMEOUT) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
-
-
-class Qemu:
-    """One QEMU process. `events` are kept in order; `wait` looks for one of them."""
-
-    def __init__(self, host: Host, name: str, machine: Machine, disk: str, *extra: str) -> None:
+    def __init__(
+        self, machine: Machine, loop: Loop, host: Host, name: str, disk: Disk, watch: Watch
+    ) -> None:
         folder = f"{host.config.private_dir}/run"
         self.host = host
-        self.name = name
         self.log = f"{folder}/{name}.log"
-        self.qmp = f"{folder}/{name}.qmp"
-        self.console = f"{folder}/{name}.console"
-        self.events: list[Json] = []
-        self.died: int | None = None
         self.may_end = False
-        """Whether its end is part of the plan; else `on_trouble` is told of it."""
-        self.on_trouble: Callable[[str], None] = lambda why: None
-        self._changed = threading.Condition()
-        argv = machine.argv(host.config.qemu, disk, folder, name) + list(extra)
-        self.pid = int(host.call("spawn", argv=argv, log=self.log))
-        host.on_exit[self.pid] = self._exited
-
-    def connect(self, loop: Loop) -> None:
-        """Opens QMP. Raises LabError with QEMU's own words when it did not start."""
+        """Whether its end is part of the plan; else it is trouble."""
+        self._qmp, self._console = f"{folder}/{name}.qmp", f"{folder}/{name}.console"
+        self._argv = machine.argv(host.config.qemu, disk, self._qmp, self._console)
         self._loop = loop
-        here, there = socket.socketpair()
-        self._out: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        try:
-            self._stream = self.host.connect(self.qmp, self._from_host)
-        except LabError as error:
-            raise LabError(f"{self.host.name}: QEMU did not start: {self.last_words()}") from error
-        self._there = there
-        threading.Thread(target=self._to_qmp, daemon=True).start()
-        threading.Thread(target=self._from_qmp, daemon=True).start()
-        self._client = QMPClient(self.name)
-        # An event that came before its listener would be lost.
-        self._listener = EventListener()
-        self._client.register_listener(self._listener)
-        here.setblocking(False)
-        try:
-            loop.run(self._client.connect(here))
-        except (QMPError, TimeoutError) as error:
-            raise LabError(f"{self.host.name}: no QMP: {error}; {self.last_words()}") from error
-        asyncio.run_coroutine_threadsafe(self._follow(), loop.loop)
+        self._watch = watch
+        self._pid: int | None = None
+        self.monitor = Monitor(host, self._qmp, self.log, self._on_event)
 
-    def _from_host(self, data: bytes) -> None:
-        self._out.put(data)
+    @property
+    def alive(self) -> bool:
+        return self._pid is not None and not self.monitor.ended
 
-    def _to_qmp(self) -> None:
-        """Apart from the host's reader, which must never wait for a full socket."""
-        while data := self._out.get():
-            try:
-                self._there.sendall(data)
-            except OSError:
-                break
-        self._there.close()
+    def boot(self) -> None:
+        # What the guest says before somebody listens on its console is lost.
+        self._start("-S")
+        self.monitor.execute("cont")
 
-    def _from_qmp(self) -> None:
-        try:
-            while data := self._there.recv(1 << 16):
-                self.host.send(self._stream, data)
-        except (OSError, LabError):
-            return
+    def await_memory(self) -> None:
+        """Starts QEMU without running the guest, whose memory comes later."""
+        self._start("-incoming", "defer", "-S")
 
-    async def _follow(self) -> None:
-        async for event in self._listener:
-            with self._changed:
-                self.events.append({**event, "mono": time.monotonic()})
-                self._changed.notify_all()
-            if event["event"] == "BLOCK_IO_ERROR":
-                self.on_trouble(f"QEMU on {self.host.name}: {describe_io_error(event)}")
-            elif event["event"] == "SHUTDOWN" and not self.may_end:
-                self.on_trouble(f"QEMU on {self.host.name}: the guest shut down or crashed")
+    def _start(self, *extra: str) -> None:
+        self._pid = int(self.host.call("spawn", argv=[*self._argv, *extra], log=self.log))
+        self.host.on_exit[self._pid] = self._exited
+        self.monitor.connect(self._loop)
+        self._stream = self.host.connect(self._console, self._watch.console)
 
     def _exited(self, status: int) -> None:
-        with self._changed:
-            self.died = status
-            self._changed.notify_all()
+        self.monitor.end()
         if not self.may_end:
-            self.on_trouble(f"QEMU on {self.host.name} ended by itself with status {status}")
+            self._watch.trouble(f"QEMU on {self.host.name} ended by itself with status {status}")
 
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """One QMP command. Raises LabError with QEMU's own words."""
-        try:
-            return self._loop.run(self._client.execute(command, arguments or None))
-        except ExecuteError as error:
-            kind = UnknownCommand if error.error_class == "CommandNotFound" else LabError
-            raise kind(f"{self.host.name}: QMP {command}: {error}") from error
-        except (QMPError, TimeoutError) as error:
-            what = error or type(error).__name__
-            raise LabError(
-                f"{self.host.name}: QMP {command}: {what}; {self.last_words()}"
-            ) from error
+    def _on_event(self, event: Json) -> None:
+        where = f"QEMU on {self.host.name}"
+        if event["event"] == "BLOCK_IO_ERROR":
+            data = event.get("data", {})
+            request = f"a {data.get('operation')} of the guest failed: {data.get('reason')}"
+            self._watch.trouble(f"{where}: {request}")
+        elif event["event"] == "SHUTDOWN" and not self.may_end:
+            self._watch.trouble(f"{where}: the guest shut down or crashed")
 
-    def wait(self, name: str, timeout: float, start: int = 0, **data: str) -> Json:
-        """The first event `name` with that data at or after index `start`."""
-
-        def found() -> Json | None:
-            for event in self.events[start:]:
-                has = event.get("data", {})
-                if event["event"] == name and all(has.get(k) == v for k, v in data.items()):
-                    return event
-            return None
-
-        with self._changed:
-            self._changed.wait_for(lambda: found() or self.died is not None, timeout)
-            event = found()
-        if event is None:
-            why = "QEMU is dead" if self.died is not None else f"not within {timeout:.0f} s"
-            wanted = " ".join([name, *data.values()])
-            raise LabError(f"{self.host.name}: no {wanted}: {why}; {self.last_words()}")
-        return event
-
-    def wait_migration(self, *states: str, timeout: float, start: int = 0) -> Json:
-        """The first MIGRATION event with one of these states, or `failed` as an error."""
-
-        def found() -> Json | None:
-            for event in self.events[start:]:
-                if event["event"] == "MIGRATION" and event["data"]["status"] in (*states, "failed"):
-                    return event
-            return None
-
-        with self._changed:
-            self._changed.wait_for(lambda: found() or self.died is not None, timeout)
-            event = found()
-        if event is None or event["data"]["status"] not in states:
-            state = "died" if self.died is not None else "failed" if event else "hangs"
-            raise LabError(
-                f"{self.host.name}: migration {state} (wanted {'/'.join(states)}); "
-                f"{self.last_words()}"
-            )
-        return event
-
-    def enable_migration_events(self) -> None:
-        self._capabilities("events")
-
-    def _capabilities(self, *names: str) -> None:
+    def set_capabilities(self, *names: str) -> None:
         wanted = [{"capability": name, "state": True} for name in names]
-        self.execute("migrate-set-capabilities", capabilities=wanted)
+        self.monitor.execute("migrate-set-capabilities", capabilities=wanted)
 
-    def prepare_migration(self) -> None:
-        """Capabilities and limits, the same on both sides."""
-        self._capabilities(*CAPABILITIES)
-        limits = {"downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": BANDWIDTH}
-        self.execute("migrate-set-parameters", **limits)
+    def save(self, path: str) -> None:
+        self.monitor.execute("stop")
+        self.set_capabilities("events")
+        self.monitor.execute("migrate-set-parameters", **{"max-bandwidth": SAVE_BANDWIDTH})
+        self.monitor.execute("migrate", uri=f"exec:cat > {path}")
+        self.monitor.wait_migration("completed", SAVE_TIMEOUT)
 
-    def wait_migration_over(self, timeout: float) -> None:
-        """Until a migration from here that lost its peer has given up."""
-        deadline = time.monotonic() + timeout
-        while (status := self.execute("query-migrate").get("status")) not in OVER:
-            if time.monotonic() > deadline:
-                raise LabError(f"{self.host.name}: the failed migration stays {status}")
-            if status == "pre-switchover":
-                self.execute("migrate_cancel")
-            time.sleep(0.005)
+    def run_from(self, path: str) -> None:
+        self.await_memory()
+        self.set_capabilities("events")
+        self.monitor.execute("migrate-incoming", uri=f"exec:cat {path}")
+        self.monitor.wait_migration("completed", TIMEOUT)
+        self.monitor.execute("cont")
 
-    def run_again(self, timeout: float) -> None:
-        """The guest runs here; QEMU resumes it by itself, or is told to."""
-        deadline = time.monotonic() + timeout
-        while (status := self.execute("query-status")["status"]) != "running":
-            if status in ("paused", "postmigrate"):
-                self.execute("cont")
-            if time.monotonic() > deadline:
-                raise LabError(f"{self.host.name}: the guest did not go on, it is {status}")
-            time.sleep(0.005)
+    def migrate_to(self, destination: "QemuGuest", port: int) -> "QemuTransfer":
+        destination.await_memory()
+        return QemuTransfer(self, destination, port)
+
+    def send(self, line: str) -> None:
+        self.host.send(self._stream, line.encode() + b"\n")
+
+    def status(self) -> str:
+        return str(self.monitor.execute("query-status")["status"])
 
     def queued(self) -> dict[str, int]:
-        """Requests that each device of the deep half has in flight; empty where QEMU cannot say.
-
-        Raises LabError when QEMU is gone.
-        """
+        """Requests that each throttled device has in flight; empty where QEMU cannot say."""
         found = {}
-        for name, _, _ in QUEUES:
+        for name, _, _ in THROTTLED:
             path = f"/machine/peripheral/{name}/virtio-backend"
             try:
-                status = self.execute("x-query-virtio-queue-status", path=path, queue=0)
+                status = self.monitor.execute("x-query-virtio-queue-status", path=path, queue=0)
             except UnknownCommand:
                 return {}
             found[name] = int(status["inuse"])
         return found
 
     def last_words(self) -> str:
-        """The last line of QEMU's log."""
-        try:
-            lines = self.host.read(self.log, 4096).decode(errors="replace").strip().splitlines()
-        except LabError:
-            lines = []
-        return lines[-1] if lines else "its log is empty"
+        return self.host.last_line(self.log)
 
     def kill(self) -> None:
         """KILL: what is lost with it is in the guest's memory, and the guest has been stopped."""
         self.may_end = True
-        if self.died is None:
-            self.host.call("kill", pid=self.pid, signal=int(signal.SIGKILL))
-            with self._changed:
-                self._changed.wait_for(lambda: self.died is not None, 5)
-        self.host.call("remove", paths=[self.qmp, self.console])
+        if self.alive:
+            self.host.call("kill", pid=self._pid, signal=int(signal.SIGKILL))
+            self.monitor.wait_end(KILL_TIMEOUT)
+        if self._pid is not None:
+            self.host.call("remove", paths=[self._qmp, self._console])
+
+    def describe(self) -> dict[str, Any]:
+        return {"pid": self._pid, "qmp": self._qmp, "console": self._console}
 
 
-def describe_io_error(event: Mapping[str, Any]) -> str:
-    """A BLOCK_IO_ERROR event in words: the guest's request failed at the shim."""
-    data = event.get("data", {})
-    return f"a {data.get('operation')} of the guest failed: {data.get('reason')}"
+class QemuTransfer:
+    """A migration between two QEMU processes over TCP, which waits at `pre-switchover`."""
+
+    def __init__(self, source: QemuGuest, destination: QemuGuest, port: int) -> None:
+        self._source, self._destination = source, destination
+        for guest in (source, destination):
+            guest.set_capabilities(*CAPABILITIES)
+            limits = {"downtime-limit": DOWNTIME_LIMIT_MS, "max-bandwidth": BANDWIDTH}
+            guest.monitor.execute("migrate-set-parameters", **limits)
+        # Older events tell how the guest's memory came to the source.
+        self._start = len(source.monitor.events)
+        # Not on every interface: whoever connects first is taken for the source.
+        uri = f"tcp:{destination.host.config.address}:{port}"
+        destination.monitor.execute("migrate-incoming", uri=uri)
+        source.monitor.execute("migrate", uri=uri)
+        self._queued = source.queued()
+
+    def wait_suspended(self, timeout: float) -> Suspended:
+        monitor = self._source.monitor
+        monitor.wait_migration("pre-switchover", timeout, self._start)
+        stop = monitor.wait("STOP", 1, self._start)
+        return Suspended(stop["mono"], self._queued)
+
+    def resume(self, timeout: float) -> float:
+        self._source.monitor.execute("migrate-continue", state="pre-switchover")
+        completed = self._destination.monitor.wait_migration("completed", timeout)
+        self._destination.monitor.execute("cont")
+        return float(completed["mono"])
+
+    def cancel(self, timeout: float) -> None:
+        # The destination's QEMU ends by itself when it loses its peer.
+        self._destination.may_end = True
+        if self._status() not in NOT_UNDER_WAY:
+            self._source.monitor.execute("migrate_cancel")
+            self._source.monitor.wait_migration("cancelled", timeout, self._start)
+        self._run_source(timeout)
+
+    def go_on_at_source(self, timeout: float) -> None:
+        # The source resumes by itself as soon as it notices that its peer is gone.
+        with contextlib.suppress(LabError):
+            self._source.monitor.execute("migrate-continue", state="pre-switchover")
+        deadline = time.monotonic() + timeout
+        while (status := self._status()) not in OVER:
+            if time.monotonic() > deadline:
+                raise LabError(f"{self._source.host.name}: the failed migration stays {status}")
+            if status == "pre-switchover":
+                self._source.monitor.execute("migrate_cancel")
+            time.sleep(0.005)
+        self._run_source(timeout)
+
+    def outcome(self) -> Outcome:
+        return Outcome.of(_runs(self._source), _runs(self._destination))
+
+    def _status(self) -> str | None:
+        found = self._source.monitor.execute("query-migrate").get("status")
+        return None if found is None else str(found)
+
+    def _run_source(self, timeout: float) -> None:
+        """The guest runs at the source; QEMU resumes it by itself, or is told to."""
+        deadline = time.monotonic() + timeout
+        while (status := self._source.status()) != "running":
+            if status in ("paused", "postmigrate"):
+                self._source.monitor.execute("cont")
+            if time.monotonic() > deadline:
+                name = self._source.host.name
+                raise LabError(f"{name}: the guest did not go on, it is {status}")
+            time.sleep(0.005)
 
 
-def nbd_disk(path: str) -> str:
-    """`-blockdev` for a disk behind a shim's Unix socket."""
-    return f"driver=nbd,server.type=unix,server.path={path},cache.direct=on,reconnect-delay=10"
-
-
-def blank_disk(size: int) -> str:
-    """`-blockdev` for a disk of zeros: the guest boots on it once, for the snapshot."""
-    return f"driver=null-co,size={size},read-zeroes=on"
+def _runs(guest: QemuGuest) -> bool:
+    try:
+        return guest.alive and guest.status() == "running"
+    except LabError:
+        return False

@@ -13,17 +13,17 @@ from vhdtool.lab.case.runner import CaseRun
 from vhdtool.lab.config import LabConfig
 
 LIVE_CASES = (("overlap", False), ("overlap", True), ("activate", True))
-"""Where testinfra looks at the hosts in the middle of a case: one of each verdict."""
+"""The cases with live checks: one of each verdict."""
 TIMEOUT = 120
 PACKAGE = "vhdtool.lab.live_checks"
 
 
-class FailedLook(LabError):
-    """A check of the hosts failed. The case ran on: its record says whether the order is unsafe."""
+class FailedLiveCheck(LabError):
+    """A check of the hosts failed. The case ran on, and the oracles judge its record."""
 
 
-def look(config: LabConfig, run: CaseRun, phase: str) -> None:
-    """Checks the hosts, phase "live" or "after". Raises FailedLook with the checks that failed."""
+def check_live(config: LabConfig, run: CaseRun, phase: str) -> None:
+    """Checks the hosts, phase "live" or "after". Raises FailedLiveCheck for checks that failed."""
     plan = run.plan
     if not config.live_tests or (plan.strategy.name, plan.guard) not in LIVE_CASES:
         return
@@ -45,7 +45,9 @@ def look(config: LabConfig, run: CaseRun, phase: str) -> None:
         except subprocess.TimeoutExpired:
             raise LabError(f"testinfra, {phase}: no end within {TIMEOUT} s; see {log}") from None
     if done.returncode:
-        raise FailedLook(f"testinfra, {phase}: {failed_checks(log.read_text(errors='replace'))}")
+        raise FailedLiveCheck(
+            f"testinfra, {phase}: {failed_checks(log.read_text(errors='replace'))}"
+        )
 
 
 def command(described: dict[str, Any], path: Path) -> list[str]:
@@ -71,27 +73,24 @@ def failed_checks(output: str) -> str:
 
 
 def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
-    """What there is on the hosts now, for whoever looks at them from outside."""
+    """What must be found on the hosts now; the checks get it as live.json."""
     hosts: dict[str, Any] = {}
     active = []
-    for side, role in ((run.source, "source"), (run.destination, "destination")):
-        tap, qemu = side.tap, side.qemu
-        shim = None
-        if tap is not None:
-            shim = {"pid": tap.pid, "socket": tap.socket, "control": tap.control}
-            shim["state"] = tap.do("status")["state"]
-            active += [side.host.name] if shim["state"] == "active" else []
-        machine = None
-        if qemu is not None and qemu.died is None:
-            machine = {"pid": qemu.pid, "qmp": qemu.qmp, "console": qemu.console}
-        hosts[side.host.name] = {
-            "ssh": side.host.config.ssh,
-            "sudo": side.host.config.sudo,
-            "python": side.host.config.python,
+    for host, role in zip(run.hosts, ("source", "destination"), strict=True):
+        sides = [side for side in run.sides if side.host is host and not side.shim.ending]
+        shim = guest = None
+        for side in sides[-1:]:
+            shim = side.shim.describe()
+            guest = side.guest.describe() if side.guest.alive else None
+            active += [host.name] if shim["state"] == "active" else []
+        hosts[host.name] = {
+            "ssh": host.config.ssh,
+            "sudo": host.config.sudo,
+            "python": host.config.python,
             "role": role,
-            "private_dir": side.host.config.private_dir,
+            "private_dir": host.config.private_dir,
             "shim": shim,
-            "qemu": machine,
+            "qemu": guest,
         }
     plan = run.plan
     return {

@@ -1,0 +1,176 @@
+"""What the lab asks of a hypervisor. The runner knows hypervisors by these protocols alone.
+
+A case starts a guest (`Driver.guest`, `Guest.run_from`), migrates it (`Guest.migrate_to`) and
+follows the migration (`Transfer`). Two moments belong to the hypervisor:
+
+    SUSPENDED   the guest at the source is stopped, and all its requests are answered
+    RESUME      the guest may run at the destination
+
+A driver takes them, and what has become of a migration, from the events and states of both sides.
+The exit code of a command is not enough: a migration can be reported as failed while the guest
+runs at the destination, and as done while the guest is lost.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol, Self
+
+from vhdtool.lab.hosts.connection import Host, OnData
+
+Say = Callable[[str], None]
+
+
+class Hold(Enum):
+    """What the runner can hold between SUSPENDED and RESUME."""
+
+    SWITCH = "the switch"
+    """The guest stays suspended until `Transfer.resume`."""
+    DESTINATION_DISK = "the destination's disk"
+    """The hypervisor goes on by itself. The guest at the destination waits for its disk only where
+    the shim there was paused before SUSPENDED."""
+
+
+class Outcome(Enum):
+    """Where the guest of a migration runs, as both sides say now."""
+
+    SOURCE = "at the source"
+    DESTINATION = "at the destination"
+    BOTH = "on both hosts"
+    NOWHERE = "on no host"
+
+    @classmethod
+    def of(cls, source: bool, destination: bool) -> "Outcome":
+        if source and destination:
+            return cls.BOTH
+        if source or destination:
+            return cls.SOURCE if source else cls.DESTINATION
+        return cls.NOWHERE
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The disk of a guest, `size` bytes: behind a shim's NBD socket, or zeros without one."""
+
+    size: int
+    socket: str | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Called while a guest lives, from any thread.
+
+    `console` gets the bytes of its serial console. `trouble` gets one line when the guest cannot
+    go on, for a reason that the lab has not caused: its process died, it shut down or crashed, or
+    a request failed at its disk. Such a case is an error of the lab.
+    """
+
+    console: OnData
+    trouble: Callable[[str], None] = lambda why: None
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """The moment SUSPENDED. Times are those of the controller's monotonic clock."""
+
+    stop_mono: float
+    """When the guest was stopped; requests were answered after that."""
+    queued: Mapping[str, int] = field(default_factory=dict)
+    """Requests that each device had in flight during the migration; empty where nobody can say."""
+
+
+class Transfer(Protocol):
+    """The hypervisor's part of one migration. Every method raises LabError in one line."""
+
+    def wait_suspended(self, timeout: float) -> Suspended:
+        """Waits for SUSPENDED."""
+
+    def resume(self, timeout: float) -> float:
+        """Lets the guest run at the destination; returns when its memory was complete there.
+
+        With Hold.DESTINATION_DISK it waits for RESUME, which comes without it.
+        """
+
+    def cancel(self, timeout: float) -> None:
+        """Gives the migration up; the guest runs at the source when this returns."""
+
+    def go_on_at_source(self, timeout: float) -> None:
+        """As `cancel`, after the destination's guest was killed."""
+
+    def outcome(self) -> Outcome:
+        """Asks both sides where the guest runs."""
+
+
+class Guest(Protocol):
+    """A guest on one host, from `Driver.guest`. Nothing of it runs until it is told to."""
+
+    host: Host
+    log: str
+    """Path on the host of the log that tells why it failed."""
+    devices: int
+    """Block devices by which the guest reaches its disk."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has started and not ended."""
+
+    def boot(self) -> None:
+        """Boots the guest from its kernel."""
+
+    def save(self, path: str) -> None:
+        """Stops the guest, and writes its memory to a file of the host."""
+
+    def run_from(self, path: str) -> None:
+        """Runs the guest from such a file."""
+
+    def migrate_to(self, destination: Self, port: int) -> Transfer:
+        """Begins a live migration; `port` is free for it on the destination."""
+
+    def send(self, line: str) -> None:
+        """Types a line on the guest's console."""
+
+    def last_words(self) -> str:
+        """The last line of its log."""
+
+    def kill(self) -> None:
+        """Ends it at once, also where it never began."""
+
+    def describe(self) -> dict[str, Any]:
+        """What checks of the live hosts look for: pid and sockets."""
+
+
+class Driver(Protocol):
+    """One hypervisor, as LabConfig.make_driver chooses it for a run."""
+
+    hold: Hold
+    accelerator: str
+    """How guests run, as the record says it; valid after `prepare`."""
+
+    def prepare(self, hosts: Sequence[Host], say: Say) -> None:
+        """Finds out what the hosts can do. Raises LabError when they cannot run the guest."""
+
+    def fingerprint(self, host: Host, disk_bytes: int) -> Sequence[str]:
+        """All that a saved memory depends on: it is made anew when one of these changes."""
+
+    def guest(self, host: Host, name: str, disk: Disk, watch: Watch) -> Guest:
+        """A guest that does not run yet."""
+
+
+class BootConsole:
+    """The console of a guest that is not on record."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def take(self, data: bytes) -> None:
+        self.text += data
+
+    def wait(self, wanted: bytes, timeout: float, guest: Guest) -> bool:
+        """Waits for these bytes; False when the guest ended, or did not say them in time."""
+        deadline = time.monotonic() + timeout
+        while wanted not in self.text:
+            if time.monotonic() > deadline or not guest.alive:
+                return False
+            time.sleep(0.01)
+        return True
