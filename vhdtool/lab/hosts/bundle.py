@@ -26,7 +26,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def files() -> list[tuple[str, bytes]]:
     """(name in the archive, content), sorted."""
     root = Path(__file__).resolve().parents[2]
-    paths = [root / "__init__.py", root / "errors.py"]
+    paths = [path for path in root.glob("*.py") if path.name != "__main__.py"]
     for part in PARTS:
         path = root / part
         paths += [path] if path.is_file() else path.rglob("*.py")
