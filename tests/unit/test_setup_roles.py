@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from vhdtool.lab.options import OPTIONS, RunOptions
-from vhdtool.lab.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+MIGRATION = ROOT / "roles" / "migration"
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 
 
@@ -24,31 +24,40 @@ def options(role: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_strategies_that_may_be_asked_for_are_those_that_exist() -> None:
-    (migration,) = [role for role in ROLES if role.name == "migration"]
-    choices = options(migration)["migration_strategies"]["choices"]
-    assert sorted(choices) == sorted(["all", *STRATEGIES])
-
-
-def test_the_role_has_the_options_of_a_run_with_the_same_defaults_and_choices() -> None:
-    (migration,) = [role for role in ROLES if role.name == "migration"]
-    described, usual = options(migration), RunOptions()
-    defaults = yaml.safe_load((migration / "defaults" / "main.yml").read_text())
-    asked = yaml.safe_load((migration / "vars" / "main.yml").read_text())["migration_words"]
-    assert set(asked) == {f"migration_{option.variable}" for option in OPTIONS}
+def test_the_role_specifies_the_options_of_a_run_as_their_schema_does() -> None:
+    described = options(MIGRATION)
     for option in OPTIONS:
-        name = f"migration_{option.variable}"
-        assert option.read(defaults[name]) == getattr(usual, option.field)
-        for choice in described[name].get("choices", []):
-            option.read(choice)
+        entry = described[f"migration_{option.variable}"]
+        assert (entry["type"], entry["description"]) == (option.kind, option.help)
+        assert tuple(entry.get("choices", ())) == option.choices
 
 
-def test_the_tables_in_the_docs_name_every_option() -> None:
-    for page, prefix in (("README.md", ""), ("docs/hardware.md", "migration_")):
-        text = (ROOT / page).read_text()
-        for option in OPTIONS:
-            name = f"migration_{option.variable}" if prefix else f"{option.make}="
-            assert f"`{name}`" in text or option.make is None, f"{page} lacks {name}"
+def test_the_role_has_the_defaults_of_the_schema() -> None:
+    defaults = yaml.safe_load((MIGRATION / "defaults" / "main.yml").read_text())
+    for option in OPTIONS:
+        assert option.read(defaults[f"migration_{option.variable}"]) == option.read(option.default)
+        assert option.read(option.default) == getattr(RunOptions(), option.field)
+
+
+def test_the_role_hands_every_option_on_and_asks_first() -> None:
+    variables = yaml.safe_load((MIGRATION / "vars" / "main.yml").read_text())
+    names = {option.field: f"migration_{option.variable}" for option in OPTIONS}
+    words = {name: f"{{{{ {name} }}}}" for name in names.values()}
+    assert variables["migration_words"] == words
+    config = variables["migration_config"]
+    assert {field: config[field] for field in names} == {f: words[n] for f, n in names.items()}
+
+
+def test_the_tables_in_the_docs_are_those_of_the_schema() -> None:
+    readme, hardware = ((ROOT / page).read_text() for page in ("README.md", "docs/hardware.md"))
+    for option in OPTIONS:
+        name, default = f"migration_{option.variable}", f"`{option.default}`"
+        if option.make:
+            row = f"| `{option.make}=` | `{name}=` | {default} | {option.help} |\n"
+            assert row in readme, f"README.md lacks the line {row}"
+        make = f" `{option.make}` " if option.make else " "
+        row = f"| `{name}` | {default} |{make}| {option.help} |\n"
+        assert row in hardware, f"docs/hardware.md lacks the line {row}"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)

@@ -1,13 +1,15 @@
-"""The options of a run: their names, what each may be, and which cases they ask for.
+"""The options of a run: names, types, bounds, defaults and help, and the cases they ask for.
 
-The one home of all that. `make lab` and the playbooks ask it before anything is made, and the
-runner once more when it reads its configuration.
+Each field of RunOptions is one option; everything about it stands there. `make lab`, the
+playbooks and `vhdtool lab validate` read their words by it before anything is made. The roles'
+argument specifications and the tables of the documents are tested against it.
 """
 
 import re
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 from vhdtool.errors import UsageError
@@ -25,34 +27,27 @@ _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,30}", re.ASCII)
 
 Read = Callable[[Any], Any]
-"""From what was given (a word, or a value of JSON) to a value. Raises ValueError that says why not;
-its text follows the name and the value."""
+"""Converts a word, or a value of JSON, to the option's value. Raises ValueError with a text that
+follows the name and the value."""
 
 
-def _number(least: int, most: int) -> Read:
-    def read(given: Any) -> int:
-        if isinstance(given, bool) or not _NUMBER.fullmatch(str(given)):
-            raise ValueError("is not a whole number")
-        return _within(int(given), least, most)
-
-    return read
+def _number(least: int, most: int, given: Any) -> int:
+    if isinstance(given, bool) or not _NUMBER.fullmatch(str(given)):
+        raise ValueError("is not a whole number")
+    return _within(int(given), least, most)
 
 
-def _size(least: int, most: int, power_of_two: bool = False) -> Read:
-    def read(given: Any) -> int:
-        match = _SIZE.fullmatch(str(given))
-        if match is None or len(match[1]) > 20 or isinstance(given, bool):
-            raise ValueError(
-                "is not a size; give a number of bytes, or one with k, m or g, as 256m"
-            )
-        size = _within(int(match[1]) * _UNITS[match[2].lower()], least, most)
-        if size % 512:
-            raise ValueError("is no whole number of 512-byte sectors")
-        if power_of_two and size & (size - 1):
-            raise ValueError("is no power of two")
-        return size
-
-    return read
+def _size(least: int, most: int, given: Any, power_of_two: bool = False) -> int:
+    """Bytes of a word with or without k, m, g or t."""
+    match = _SIZE.fullmatch(str(given))
+    if match is None or len(match[1]) > 20 or isinstance(given, bool):
+        raise ValueError("is not a size; give a number of bytes, or one with k, m or g, as 256m")
+    size = _within(int(match[1]) * _UNITS[match[2].lower()], least, most)
+    if size % 512:
+        raise ValueError("is no whole number of 512-byte sectors")
+    if power_of_two and size & (size - 1):
+        raise ValueError("is no power of two")
+    return size
 
 
 def _within(value: int, least: int, most: int) -> int:
@@ -63,17 +58,14 @@ def _within(value: int, least: int, most: int) -> int:
     return value
 
 
-def _one_of(*words: str) -> Read:
-    def read(given: Any) -> str:
-        if given not in words:
-            raise ValueError(f"is none of {', '.join(words)}")
-        return str(given)
-
-    return read
+def _one_of(choices: tuple[str, ...], given: Any) -> str:
+    if given not in choices:
+        raise ValueError(f"is none of {', '.join(choices)}")
+    return str(given)
 
 
 def _strategies(given: Any) -> tuple[str, ...]:
-    """Words with commas between them, or a list."""
+    """Names of strategies, from a list or from words with commas between them."""
     words = given.split(",") if isinstance(given, str) else list(given)
     names = tuple(str(word).strip() for word in words)
     if names == ("all",):
@@ -91,47 +83,97 @@ def _strategies(given: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Option:
-    """A field of RunOptions, its variable in playbooks (after `migration_`), its name for make."""
+    """One option: its names for make and for playbooks, and what it may be."""
 
-    field: str
     variable: str
+    """Its name in playbooks is this after `migration_`."""
     make: str | None
+    """None where make has no name for it."""
+    default: str
+    """As a user would write it."""
+    kind: str
+    """Its type in the role's argument specification: int, str or list."""
     read: Read
+    help: str
+    choices: tuple[str, ...] = ()
+    """Empty where numbers or sizes are meant."""
+    field: str = ""
 
 
-OPTIONS = (
-    Option("strategies", "strategies", "STRATEGY", _strategies),
-    Option("seed", "seed", "SEED", _number(0, LARGEST_SEED)),
-    Option("guard", "guard", "GUARD", _one_of("default", "on", "off")),
-    Option("repeats", "repeats", "REPEATS", _number(1, 10_000)),
-    Option("image", "image", "IMAGE", _one_of(*IMAGES)),
-    Option("image_bytes", "image_size", "IMAGE_SIZE", _size(64 * MIB, 2040 * GIB)),
-    Option("block_bytes", "block_size", "BLOCK_SIZE", _size(512 * KIB, GIB, power_of_two=True)),
-    Option("profile", "load_profile", "LOAD", _one_of("paced")),
-    Option("pace_us", "load_pace_us", "PACE", _number(500, 100_000)),
-    Option("hypervisor", "hypervisor", "HYPERVISOR", _one_of("kvm")),
-    Option("accelerator", "accelerator", "ACCELERATOR", _one_of("auto", "kvm", "tcg")),
-    Option("migration_port", "port", None, _number(1024, 65535)),
-)
+def _option(
+    make: str | None,
+    variable: str,
+    kind: str,
+    read: Read,
+    default: str,
+    help: str,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    option = Option(variable, make, default, kind, read, help, choices)
+    return field(default=read(default), metadata={"option": option})
+
+
+def _choice(make: str, variable: str, choices: tuple[str, ...], help: str) -> Any:
+    """The first choice is the default."""
+    read = partial(_one_of, choices)
+    return _option(make, variable, "str", read, choices[0], help, choices)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What a run is asked for; sizes in bytes. The defaults are those of `make lab`."""
 
-    strategies: tuple[str, ...] = ("all",)
-    guard: str = "default"
-    seed: int = 1
-    repeats: int = 1
-    image: str = "vhd"
-    """The kind of the guest's image: vhd or qcow2."""
-    image_bytes: int = 2048 * MIB
-    block_bytes: int = 2 * MIB
-    profile: str = "paced"
-    pace_us: int = 4000
-    hypervisor: str = "kvm"
-    accelerator: str = "auto"
-    migration_port: int = 49160
+    # fmt: off
+    strategies: tuple[str, ...] = _option(
+        "STRATEGY", "strategies", "list", _strategies, "all",
+        "Orders of storage operations to try: one, or several with commas.",
+        choices=("all", *STRATEGIES),
+    )
+    seed: int = _option(
+        "SEED", "seed", "int", partial(_number, 0, LARGEST_SEED), "1",
+        "Seed of the write load, from 0 to 2^64 - 1; repeats count up from it.",
+    )
+    guard: str = _choice(
+        "GUARD", "guard", ("default", "on", "off"),
+        "The backend's guard; by default unsafe orders run with both, the others with on.",
+    )
+    repeats: int = _option(
+        "REPEATS", "repeats", "int", partial(_number, 1, 10_000), "1",
+        "How often each case runs, from 1 to 10000.",
+    )
+    image: str = _choice(
+        "IMAGE", "image", IMAGES,
+        "Kind of the guest's image, vhd or qcow2; all leaves out what cannot run on it.",
+    )
+    image_bytes: int = _option(
+        "IMAGE_SIZE", "image_size", "str", partial(_size, 64 * MIB, 2040 * GIB), "2g",
+        "Size of the guest's disk, as 2g or 256m.",
+    )
+    block_bytes: int = _option(
+        "BLOCK_SIZE", "block_size", "str", partial(_size, 512 * KIB, GIB, power_of_two=True), "2m",
+        "Block size of the load and of a VHD, as 2m or 512k; a power of two.",
+    )
+    profile: str = _choice(
+        "LOAD", "load_profile", ("paced",),
+        "The write load in the guest; paced is the only one.",
+    )
+    pace_us: int = _option(
+        "PACE", "load_pace_us", "int", partial(_number, 500, 100_000), "4000",
+        "Microseconds between two writes of the paced load, from 500 to 100000.",
+    )
+    hypervisor: str = _choice(
+        "HYPERVISOR", "hypervisor", ("kvm",),
+        "What runs the guest; kvm is QEMU, with KVM or without.",
+    )
+    accelerator: str = _choice(
+        "ACCELERATOR", "accelerator", ("auto", "kvm", "tcg"),
+        "How QEMU runs the guest: kvm, tcg, or auto, which asks each host once and remembers.",
+    )
+    migration_port: int = _option(
+        None, "port", "int", partial(_number, 1024, 65535), "49160",
+        "TCP port of the migration on the destination; the next few must be free too.",
+    )
+    # fmt: on
 
     @classmethod
     def of_make(cls, given: Mapping[str, str]) -> "RunOptions":
@@ -220,6 +262,9 @@ class RunOptions:
                 guards = [self.guard == "on"]
             chosen += [(strategy, guard) for guard in guards]
         return chosen
+
+
+OPTIONS = tuple(replace(one.metadata["option"], field=one.name) for one in fields(RunOptions))
 
 
 def _values(
