@@ -26,7 +26,7 @@ from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.cli.vhd_util.main import run as vhdutil
 from vhdtool.image.chain.check import check_chain
-from vhdtool.image.check.admission import BITMAPS_KNOW
+from vhdtool.image.check.admission import TOLERATED_BY_READERS
 from vhdtool.image.metadata.findings import Finding
 from vhdtool.storage import FileStorage, MemoryStorage
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
@@ -271,7 +271,7 @@ def believed(path: Path) -> str | None:
     report = check_chain(path)
     found = {one.code for each in report.reports for one in each.findings if is_corrupt(one)}
     found |= {one.code for one in report.links if is_corrupt(one)}
-    if found <= BITMAPS_KNOW:
+    if found <= TOLERATED_BY_READERS:
         return None
     return f"it is read, but the check says {', '.join(sorted(found))}"
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.oracle_cases import BLOCK, Lab, activate
 from tests.support.shim_process import run
-from vhdtool.image.metadata.qcow2 import snapshot
+from vhdtool.image.metadata.qcow2 import dump_metadata
 from vhdtool.lab.hosts.agent import Agent
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import PLACE, Tables
@@ -51,7 +51,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert disk_of(image) == raw.read_bytes()
     change(folder / "case.json", image="image.qcow2")
     with FileView(image) as view:
-        taken = snapshot(view)
+        taken = dump_metadata(view)
     for path in (folder / "metadata").iterdir():
         told = json.loads(path.read_text())
         bat = {k: v for k, v in taken["bat"].items() if told_of[int(k) // 512] <= told["seq"]}

@@ -14,7 +14,7 @@ from tests.support.shim_process import MIB, ShimProcess, run
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.disk.open import kind_of
-from vhdtool.image.metadata.qcow2 import MAGIC, check, mapping, read_header, snapshot
+from vhdtool.image.metadata.qcow2 import MAGIC, dump_metadata, read_header
 from vhdtool.storage import FileStorage
 
 SIZE = 64 * MIB
@@ -35,8 +35,6 @@ def image(tmp_path: Path) -> Path:
 
 def sound(path: Path) -> None:
     assert "No errors" in run("qemu-img", "check", str(path))
-    with FileStorage(path) as storage:
-        assert check(storage).findings == []
 
 
 def children(pid: int) -> list[str]:
@@ -68,8 +66,7 @@ def test_our_reading_of_the_tables_is_that_of_qemu_img(image: Path) -> None:
     qemu_io_file(image, "write 0 4k", "write 5M 100k", "write 63M 1M", "write -z 10M 1M")
     with FileStorage(image) as storage:
         header = read_header(storage)
-        ours = mapping(storage, header)
-        taken = snapshot(storage)
+        dump = dump_metadata(storage)
     assert (header.size, header.cluster) == (SIZE, 4096)
     theirs = {}
     for line in run("qemu-img", "map", str(image)).splitlines()[1:]:
@@ -78,8 +75,7 @@ def test_our_reading_of_the_tables_is_that_of_qemu_img(image: Path) -> None:
             theirs[(int(line.split()[0], 16) + offset) // 4096] = at + offset
         assert length is not None
         assert start is not None
-    assert ours == theirs
-    assert taken["bat"] == {str(cluster): at // 512 for cluster, at in ours.items()}
+    assert dump["bat"] == {str(cluster): offset // 512 for cluster, offset in theirs.items()}
 
 
 def test_what_the_file_is_shows_at_its_end_before_its_beginning(tmp_path: Path) -> None:
@@ -105,7 +101,7 @@ def test_a_raw_disk_is_never_guessed_and_a_format_can_be_forced(
     for options in (("--format", "raw"), ("--raw",)):
         with served(raw, "--socket", str(tmp_path / "s"), *options) as (uri, _):
             qemu_io(uri, "write -P 5 0 1M")
-    assert "no VHD" in refused(str(image), "--socket", str(tmp_path / "s"), "--format", "vhd")
+    assert "not a VHD" in refused(str(image), "--socket", str(tmp_path / "s"), "--format", "vhd")
     assert "no qcow2" in refused(str(raw), "--socket", str(tmp_path / "s"), "--format", "qcow2")
 
 
@@ -130,23 +126,9 @@ def test_an_image_that_names_other_files_is_refused(
         read_header(storage)
 
 
-def test_damaged_tables_are_seen(image: Path) -> None:
+def test_a_damaged_header_is_refused(image: Path) -> None:
     qemu_io_file(image, "write 0 4k", "write 5M 4k")
     good = image.read_bytes()
-    with FileStorage(image) as storage:
-        header = read_header(storage)
-        at = dict.fromkeys(mapping(storage, header).values())
-    first, second = list(at)
-    for old, new, code in (
-        (second, first, "cluster-place"),  # two clusters in one place
-        (second, 1 << 30, "cluster-place"),  # behind the end
-        (second, header.l1_offset, "cluster-place"),
-        (second, second + 512, "cluster-place"),
-    ):
-        entry = (old | 1 << 63).to_bytes(8, "big")
-        image.write_bytes(good.replace(entry, (new | 1 << 63).to_bytes(8, "big")))
-        with FileStorage(image) as storage:
-            assert [finding.code for finding in check(storage).findings] == [code]
     for damage in (b"\0\0\0\0", good[:4] + b"\0\0\0\x09", good[:40] + b"\xff" * 8):
         image.write_bytes(damage + good[len(damage) :])
         with FileStorage(image) as storage, pytest.raises(CorruptImage):

@@ -274,7 +274,7 @@ def test_what_cannot_be_served_is_told(tmp_path: Path) -> None:
     (tmp_path / "none.vhd").write_bytes(bytes(4096))
     (tmp_path / "empty.img").write_bytes(b"")
     where = ("--socket", str(tmp_path / "s"))
-    assert "no VHD" in refused(str(tmp_path / "none.vhd"), *where)
+    assert "not a VHD" in refused(str(tmp_path / "none.vhd"), *where)
     assert "empty" in refused(str(tmp_path / "empty.img"), "--raw", *where)
     assert "No such file" in refused(str(tmp_path / "missing.vhd"), *where)
     assert "No such file" in refused(str(tmp_path / "no" / "missing.vhd"), *where)

@@ -18,7 +18,7 @@ from vhdtool.image.check import image as check_module
 from vhdtool.image.create.differencing import ParentFacts, create_child, snapshot
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
-from vhdtool.image.journal.transaction import journal_beside
+from vhdtool.image.journal.transaction import change_journal_path
 from vhdtool.image.journal.undo import Change, write_journal
 from vhdtool.image.metadata.ends import read_ends
 from vhdtool.storage import FileStorage
@@ -281,7 +281,9 @@ def _interrupted(folder: Path) -> None:
     image = folder / "image.vhd"
     image.write_bytes(sound().draw().getvalue())
     with FileStorage(image, writable=True) as storage:
-        write_journal(journal_beside(image), storage, [Change("x", SECTOR, bytes(HEADER_SIZE))])
+        write_journal(
+            change_journal_path(image), storage, [Change("x", SECTOR, bytes(HEADER_SIZE))]
+        )
         storage.pwrite(SECTOR, bytes(HEADER_SIZE))
 
 
@@ -291,8 +293,8 @@ def _foreign(folder: Path) -> None:
     image = folder / "image.vhd"
     with FileStorage(image, writable=True) as storage:
         changes = [Change("x", SECTOR, bytes(HEADER_SIZE)), Change("y", 0, bytes(SECTOR))]
-        Path(journal_beside(image)).unlink()
-        write_journal(journal_beside(image), storage, changes)
+        Path(change_journal_path(image)).unlink()
+        write_journal(change_journal_path(image), storage, changes)
     image.write_bytes(sound().draw().getvalue())
     with FileStorage(image, writable=True) as storage:
         end = read_ends(storage).end
@@ -396,17 +398,14 @@ def _made(folder: Path, code: str) -> Path:
 def found_codes() -> set[str]:
     """Every code that the sources of the check give to a finding."""
     check = Path(check_module.__file__).parent
-    image = check.parent
-    others = [image / "chain" / "check.py", image / "metadata" / "orphans.py"]
-    sources = [*check.glob("*.py"), *others, image / "metadata" / "guesses.py"]
     codes = set()
-    for path in sources:
+    for path in [*check.glob("*.py"), check.parent / "chain" / "check.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             codes |= _codes_of(node)
     return codes
 
 
-_GIVES = {"corrupt", "unclean", "info", "open_end", "add", "Finding", "_leak"}
+_GIVES = {"corrupt", "unclean", "info", "unclosed", "add", "Finding", "_leak"}
 
 
 def _codes_of(node: ast.AST) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.image.metadata.dump import snapshot
+from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.oracle.evidence.case import POINTS
 from vhdtool.oracle.evidence.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
 from vhdtool.oracle.evidence.held import KINDS
@@ -180,7 +180,7 @@ class Lab:
         return next(n for n, event in enumerate(self.events) if event["event"] == name)
 
     def point(self, name: str) -> None:
-        meta = json.loads(json.dumps(snapshot(self.disk)))
+        meta = json.loads(json.dumps(dump_metadata(self.disk)))
         self.metadata[f"{self.leg}-{name}"] = {**meta, "seq": len(self.events), "point": name}
 
     def look(self, point: str, shim: NaiveShim | None = None) -> None:

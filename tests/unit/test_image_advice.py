@@ -12,7 +12,7 @@ from vhdtool.cli.main import run
 from vhdtool.image.chain.check import ChainReport, check_chain
 from vhdtool.image.check import advice as words
 from vhdtool.image.check.advice import advice_for
-from vhdtool.image.journal.transaction import journal_beside
+from vhdtool.image.journal.transaction import change_journal_path
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR
@@ -96,7 +96,7 @@ def backup(folder: Path, code: str) -> bool:
 
 
 def without_journal(folder: Path, code: str) -> bool:
-    Path(journal_beside(folder / "image.vhd")).unlink()
+    Path(change_journal_path(folder / "image.vhd")).unlink()
     return mended(folder, code)
 
 

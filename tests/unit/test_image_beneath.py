@@ -248,7 +248,7 @@ def test_a_kill_before_any_write_below_a_served_leaf_changes_nothing_for_the_gue
             guest.write(at, memoryview(data))
             model[at : at + 512] = data
             for image in (base, node):
-                if Path(journal.journal_beside(image)).exists():
+                if Path(journal.change_journal_path(image)).exists():
                     assert vhd_util(["repair", "-n", str(image)]) == 0
             guest.pause()
             guest.unpause()

@@ -13,7 +13,7 @@ from vhdtool.image.chain.check import check_chain
 from vhdtool.image.chain.detect import guess_input, guess_output
 from vhdtool.image.chain.info import info
 from vhdtool.image.chain.open import open_chain
-from vhdtool.image.chain.ordered_workers import each
+from vhdtool.image.chain.ordered_workers import for_each
 from vhdtool.image.create.convert import convert
 from vhdtool.image.create.differencing import snapshot
 
@@ -172,5 +172,5 @@ def test_first_error_of_a_worker_stops_all() -> None:
         seen.append(item)
 
     with pytest.raises(KeyError):
-        each(iter(range(1000)), lambda: work, threads=3)
+        for_each(iter(range(1000)), lambda: work, threads=3)
     assert len(seen) < 1000

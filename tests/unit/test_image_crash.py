@@ -21,7 +21,7 @@ from vhdtool.image.edit import coalesce as coalescing
 from vhdtool.image.edit import modify as modifying
 from vhdtool.image.edit import resize as resizing
 from vhdtool.image.edit.repair import plan
-from vhdtool.image.journal.transaction import Restored, recover
+from vhdtool.image.journal.transaction import RestoredStorage, recover
 from vhdtool.image.journal.undo import apply
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage, MemoryStorage, Storage
@@ -123,7 +123,7 @@ def judged(
         journal.unlink(missing_ok=True)
         if left is not None:
             journal.write_bytes(left)
-        seen: Storage = disk if left is None else Restored(disk, str(journal))
+        seen: Storage = disk if left is None else RestoredStorage(disk, str(journal))
         report = check(seen, "unclean")
         assert report.exit_code in (0, 3), report.findings
         assert orphans or not report.orphans, report.findings
@@ -188,7 +188,7 @@ def test_new_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: bool)
 
 def test_throwing_all_data_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = filled()
-    recorded = record(tmp_path, monkeypatch, modifying, start, modifying.throw_data_away)
+    recorded = record(tmp_path, monkeypatch, modifying, start, modifying.discard_blocks)
     before = read_all(start)
     assert read_all(recorded) == bytes(len(before))
     assert judged(recorded, start, tmp_path, before, after=bytes(len(before))) > 20

@@ -24,10 +24,10 @@ from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.check import check_chain
 from vhdtool.image.check import admission
-from vhdtool.image.check.admission import BITMAPS_KNOW, readable
+from vhdtool.image.check.admission import TOLERATED_BY_READERS, readable
 from vhdtool.image.check.image import check
-from vhdtool.image.journal.transaction import journal_beside
-from vhdtool.image.metadata.dump import snapshot
+from vhdtool.image.journal.transaction import change_journal_path
+from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.image.salvage import open as lenient
 from vhdtool.image.salvage.open import open_salvage
@@ -60,7 +60,9 @@ def judged_readable(image: Path) -> bool:
         except VhdtoolError:
             return False
         found = check(storage, "live").findings
-    return not any(one.severity == "corrupt" and one.code not in BITMAPS_KNOW for one in found)
+    return not any(
+        one.severity == "corrupt" and one.code not in TOLERATED_BY_READERS for one in found
+    )
 
 
 @pytest.mark.parametrize("code", [*CORPUS, *MORE])
@@ -143,7 +145,7 @@ def test_a_journal_of_the_image_before_keeps_a_new_one_out(tmp_path: Path) -> No
     image.unlink()
     assert run(["create", str(image), "4m"]) == 1
     assert not image.exists()
-    Path(journal_beside(image)).unlink()
+    Path(change_journal_path(image)).unlink()
     assert run(["create", str(image), "4m"]) == 0
 
 
@@ -311,12 +313,12 @@ def test_salvage_trusts_nothing_where_the_check_stopped_listing_overlaps(
 
 def test_a_table_that_names_more_than_the_file_has_costs_no_bitmaps(tmp_path: Path) -> None:
     disk = _all_in_one_place().draw()
-    assert len(snapshot(disk)["bitmaps"]) <= disk.size() // BLOCK + 1
-    assert len(snapshot(sound().draw())["bitmaps"]) == 3
+    assert len(dump_metadata(disk)["bitmaps"]) <= disk.size() // BLOCK + 1
+    assert len(dump_metadata(sound().draw())["bitmaps"]) == 3
     reads = []
     read = disk.pread
     disk.pread = lambda at, length: reads.append(at) or read(at, length)  # type: ignore
     report = check(disk, limit=4)
-    assert report.left_out == {"block-overlap"}
+    assert report.truncated == {"block-overlap"}
     assert "and 10 more of these" in [one.message for one in report.findings]
     assert len(reads) < 20

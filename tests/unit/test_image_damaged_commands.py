@@ -19,11 +19,11 @@ from vhdtool.cli.main import run as vhdtool_run
 from vhdtool.cli.vhd_util.main import run as vhd_util_run
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.check import check_chain
-from vhdtool.image.check.admission import BITMAPS_KNOW
-from vhdtool.image.check.advice import MENDED
+from vhdtool.image.check.admission import TOLERATED_BY_READERS
+from vhdtool.image.check.advice import REPAIRABLE_DAMAGE
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.open import open_image
-from vhdtool.image.journal.transaction import journal_beside, recover
+from vhdtool.image.journal.transaction import change_journal_path, recover
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.salvage.open import open_salvage
 from vhdtool.storage import FileStorage
@@ -146,7 +146,7 @@ WRITERS = [
         tool("modify", "IMAGE", "--parent", "BASE"),
         fields=True,
     ),
-    Command("repair", tool("repair", "IMAGE", "--yes"), fields=True, mends=frozenset(MENDED)),
+    Command("repair", tool("repair", "IMAGE", "--yes"), fields=True, mends=REPAIRABLE_DAMAGE),
     Command(
         "create", tool("create", "IMAGE", SIZE, "--force"), lambda _: bytes(SIZE), ignores=True
     ),
@@ -176,7 +176,12 @@ WRITERS = [
     ),
     Command("util-hidden", util("set", "-n", "IMAGE", "-f", "hidden", "-v", 1), fields=True),
     Command("util-marker", util("set", "-n", "IMAGE", "-f", "marker", "-v", 7), fields=True),
-    Command("util-repair", util("repair", "-n", "IMAGE"), fields=True, mends=frozenset(MENDED)),
+    Command(
+        "util-repair",
+        util("repair", "-n", "IMAGE"),
+        fields=True,
+        mends=REPAIRABLE_DAMAGE,
+    ),
     Command("util-resize", util("resize", "-n", "IMAGE", "-s", 8, "-j", "JOURNAL"), sized(8 * MIB)),
     Command("util-resize-fast", util("resize", "-n", "IMAGE", "-s", 4, "-f"), sized(4 * MIB)),
     Command("util-fill", util("fill", "-n", "IMAGE")),
@@ -267,16 +272,16 @@ def looked_at(image: Path) -> Before:
 
 def before_the_change(image: Path, folder: Path) -> Before:
     """As `looked_at`, but for an interrupted change: what a repair has to bring back."""
-    if not Path(journal_beside(image)).exists():
+    if not Path(change_journal_path(image)).exists():
         return looked_at(image)
     aside = folder / "aside"
     shutil.copytree(image.parent, aside)
     with FileStorage(aside / image.name, writable=True) as storage:
         try:
-            recover(storage, journal_beside(aside / image.name))
+            recover(storage, change_journal_path(aside / image.name))
         except ForeignJournal:
             # The image is what it should be, and a repair has nothing to bring back.
-            Path(journal_beside(aside / image.name)).unlink()
+            Path(change_journal_path(aside / image.name)).unlink()
     restored = looked_at(aside / image.name)
     return Before(files_of(image.parent), restored.shown, False, frozenset(), frozenset())
 
@@ -324,7 +329,7 @@ def test_a_command_refuses_or_is_right(
         assert result.stat().st_size in (len(expected), -(-len(expected) // 512) * 512)
         return
     after = looked_at(result)
-    assert after.codes <= BITMAPS_KNOW & before.codes
+    assert after.codes <= TOLERATED_BY_READERS & before.codes
     assert not after.lost
     if expected is not None:
         assert after.shown[: len(expected)] == expected

@@ -10,7 +10,8 @@ import pytest
 from tests.support.recording_storage import RecordingStorage
 from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.errors import NotAVhd, UsageError
-from vhdtool.image.metadata.dump import diff_growth, diff_monotonic, snapshot
+from vhdtool.image.metadata.diff import diff_growth, diff_monotonic
+from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.storage import MemoryStorage
 from vhdtool.vhd.bits import clear_bits
 from vhdtool.vhd.footer import FIXED, Footer
@@ -29,7 +30,7 @@ def small() -> Picture:
 def test_snapshot_has_the_schema_of_the_record() -> None:
     picture = small()
     disk = picture.draw()
-    taken = snapshot(disk)
+    taken = dump_metadata(disk)
     assert list(taken) == ["schema", "file_size", "footer", "header", "bat", "bitmaps", "batmap"]
     assert taken["schema"] == 1
     assert taken["file_size"] == disk.size()
@@ -46,32 +47,32 @@ def test_snapshot_has_the_schema_of_the_record() -> None:
 def test_snapshot_of_a_live_image_takes_the_footers_copy() -> None:
     picture = small()
     disk = picture.draw(footer=False)
-    assert snapshot(disk)["footer"]["place"] == "copy"
+    assert dump_metadata(disk)["footer"]["place"] == "copy"
     disk.pwrite(picture.end * SECTOR, KILLED)
-    assert snapshot(disk)["footer"]["place"] == "copy"
+    assert dump_metadata(disk)["footer"]["place"] == "copy"
 
 
 def test_snapshot_of_damage_has_nulls_and_does_not_judge() -> None:
     picture = small()
     picture.copy = None
     disk = picture.draw(footer=False)
-    taken = snapshot(disk)
+    taken = dump_metadata(disk)
     assert taken["footer"] is None
     assert taken["bat"] == {"0": picture.blocks[0], "3": picture.blocks[3]}
     disk = small().draw()
     disk.pwrite(SECTOR, b"x" * 1024)
-    assert snapshot(disk)["header"] is None
+    assert dump_metadata(disk)["header"] is None
 
 
 def test_snapshot_tolerates_blocks_outside_the_file() -> None:
     picture = small()
     picture.blocks[9] = 1 << 30
-    assert snapshot(picture.draw())["bitmaps"]["9"] == ""
+    assert dump_metadata(picture.draw())["bitmaps"]["9"] == ""
 
 
 def test_snapshot_of_a_fixed_disk_has_a_footer_only() -> None:
     disk = MemoryStorage(bytes(MIB) + Footer(MIB, FIXED).pack())
-    taken = snapshot(disk)
+    taken = dump_metadata(disk)
     assert taken["footer"]["type"] == "fixed"
     assert taken["header"] is None
     assert taken["bat"] == {}
@@ -79,7 +80,7 @@ def test_snapshot_of_a_fixed_disk_has_a_footer_only() -> None:
 
 def test_snapshot_of_something_else_is_refused() -> None:
     with pytest.raises(NotAVhd):
-        snapshot(MemoryStorage(b"x" * 4096))
+        dump_metadata(MemoryStorage(b"x" * 4096))
 
 
 def test_snapshot_reads_each_bitmap_once() -> None:
@@ -88,13 +89,13 @@ def test_snapshot_reads_each_bitmap_once() -> None:
         picture.add(block)
         picture.data[block] = b""
     recorded = RecordingStorage(picture.draw())
-    snapshot(recorded)
+    dump_metadata(recorded)
     assert recorded.reads < 500 + 10
     assert recorded.log == []
 
 
 def taken_twice() -> tuple[dict[str, Any], dict[str, Any]]:
-    return snapshot(small().draw()), snapshot(small().draw())
+    return dump_metadata(small().draw()), dump_metadata(small().draw())
 
 
 def test_nothing_lost_is_no_finding() -> None:
@@ -103,10 +104,10 @@ def test_nothing_lost_is_no_finding() -> None:
 
 def test_growth_is_no_loss_and_is_listed_by_the_plain_diff() -> None:
     picture = small()
-    before = snapshot(picture.draw())
+    before = dump_metadata(picture.draw())
     picture.add(7, (0, 1))
     picture.bits[0][1] = 0xFF
-    after = snapshot(picture.draw())
+    after = dump_metadata(picture.draw())
     assert diff_monotonic(before, after) == []
     grown = diff_growth(before, after)
     assert {one.block for one in grown if one.block is not None} == {0, 7}
@@ -130,10 +131,10 @@ def test_moved_entry_is_named() -> None:
 
 def test_lost_bits_are_named_by_guest_sector() -> None:
     picture = small()
-    before = snapshot(picture.draw())
+    before = dump_metadata(picture.draw())
     clear_bits(picture.bits[3], 10, 2)
     clear_bits(picture.bits[3], 1023, 1)
-    found = diff_monotonic(before, snapshot(picture.draw()))
+    found = diff_monotonic(before, dump_metadata(picture.draw()))
     assert [one.sectors for one in found] == [(3082, 2), (4095, 1)]
     assert {one.code for one in found} == {"bitmap-bit-lost"}
 
@@ -143,21 +144,21 @@ def test_lost_bits_are_named_by_guest_sector() -> None:
 )
 def test_another_disk_is_named(change: dict[str, Any]) -> None:
     picture = small()
-    before = snapshot(picture.draw())
+    before = dump_metadata(picture.draw())
     picture.footer = replace(picture.footer, **change)
-    (one,) = diff_monotonic(before, snapshot(picture.draw()))
+    (one,) = diff_monotonic(before, dump_metadata(picture.draw()))
     assert (one.code, one.severity) == ("footer-identity-changed", "corrupt")
 
 
 def test_lost_footer_and_header_are_named() -> None:
     picture = small()
-    before = snapshot(picture.draw())
+    before = dump_metadata(picture.draw())
     picture.copy = None
-    after = snapshot(picture.draw(footer=False))
+    after = dump_metadata(picture.draw(footer=False))
     assert [one.code for one in diff_monotonic(before, after)] == ["footer-vanished"]
     disk = small().draw()
     disk.pwrite(SECTOR, bytes(8))
-    assert [one.code for one in diff_monotonic(before, snapshot(disk))] == ["header-vanished"]
+    assert [one.code for one in diff_monotonic(before, dump_metadata(disk))] == ["header-vanished"]
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def test_a_repair_leaves_the_batmap_that_proves_a_loss() -> None:
     picture.lose(1)
     disk = picture.draw(footer=False)
     assert plan(disk).changes == []
-    assert [one.code for one in plan(disk).hopeless] == ["batmap-unallocated"]
+    assert [one.code for one in plan(disk).unrepairable] == ["batmap-unallocated"]
     apply(disk, plan(disk, drop_orphans=True).changes)
     assert [one.code for one in check(disk).findings] == ["leaked-block"]
 

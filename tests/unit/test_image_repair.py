@@ -230,7 +230,7 @@ def test_damage_in_guest_data_stays_and_nothing_is_written() -> None:
     disk = picture.draw(footer=False)
     result = plan(disk)
     assert result.changes == []
-    assert {one.code for one in result.hopeless} == {"block-overlap"}
+    assert {one.code for one in result.unrepairable} == {"block-overlap"}
     with pytest.raises(UnsupportedImage, match="vhdtool check"):
         require_repairable(result)
 
@@ -249,7 +249,7 @@ def test_a_healthy_image_has_nothing_to_repair() -> None:
 def test_stale_checksums_are_no_evidence_where_the_footers_differ() -> None:
     disk = stale_checksums()
     disk.pwrite(30, b"?")
-    assert "footer-lost" in {one.code for one in plan(disk).hopeless}
+    assert "footer-lost" in {one.code for one in plan(disk).unrepairable}
     picture = small()
     picture.footer = picture.copy = replace(picture.footer, cookie=b"v_poison")
     disk = picture.draw()

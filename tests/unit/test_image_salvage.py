@@ -17,7 +17,7 @@ from vhdtool.image.chain.layers import Layer
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.image.salvage.open import open_salvage
 from vhdtool.image.salvage.partitions import file_system, partitions
-from vhdtool.image.salvage.reader import Doubted, Lost, Salvage
+from vhdtool.image.salvage.reader import DoubtfulLayer, Lost, Salvage
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.units import SECTOR
 
@@ -164,7 +164,7 @@ def test_bad_sectors_of_the_storage_are_given_up_alone() -> None:
         return sound(offset, length)
 
     disk.pread = pread  # type: ignore[method-assign]
-    salvage = Salvage([Doubted(Layer(disk, meta))], None, [])
+    salvage = Salvage([DoubtfulLayer(Layer(disk, meta))], None, [])
     lost = [one for one in salvage.data() if isinstance(one, Lost)]
     assert [(one.start, one.length) for one in lost] == [(2 * BLOCK + 40 * SECTOR, 4096)]
     assert "Input/output error" in lost[0].why

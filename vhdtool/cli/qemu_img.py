@@ -12,7 +12,7 @@ from vhdtool.cli.output import progress_bar
 from vhdtool.cli.signals import uninterrupted
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.chain.layers import Reader
-from vhdtool.image.create.convert import require_not_over_layers
+from vhdtool.image.create.convert import require_not_a_parent
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.new_file import new_file, new_path
 from vhdtool.image.journal.transaction import require_replaceable
@@ -114,7 +114,7 @@ def virtual_size(path: str, kind: str) -> int:
 def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
     """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
     require_replaceable(path)
-    require_not_over_layers([layer.name for layer in reader.layers], path)
+    require_not_a_parent([layer.name for layer in reader.layers], path)
     with (
         new_path(path, overwrite) as part,
         tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,

@@ -11,7 +11,7 @@ from vhdtool.cli.notes import counted
 from vhdtool.vhd.units import SECTOR
 
 if TYPE_CHECKING:
-    from vhdtool.image.salvage.reader import Lost, Salvage, Stray
+    from vhdtool.image.salvage.reader import LocatedOrphan, Lost, Salvage
 
 
 def report_salvage(
@@ -27,18 +27,18 @@ def report_salvage(
         click.echo(f"note: {note}", err=err)
     for one in lost:
         click.echo(lost_line(one), err=err)
-    for stray in source.stray:
-        click.echo(str(stray), err=err)
-    if source.stray:
+    for orphan in source.orphans:
+        click.echo(str(orphan), err=err)
+    if source.orphans:
         hint = (
             f"exported to {orphans}"
             if orphans is not None
             else "read --salvage --orphans DIR exports them"
         )
-        click.echo(f"{image}: {counted(len(source.stray))}; {hint}", err=err)
+        click.echo(f"{image}: {counted(len(source.orphans))}; {hint}", err=err)
     bad = sum(one.length for one in lost)
     click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=err)
-    return 2 if lost or source.notes or source.stray else 0
+    return 2 if lost or source.notes or source.orphans else 0
 
 
 def lost_line(one: "Lost") -> str:
@@ -50,7 +50,7 @@ def lost_line(one: "Lost") -> str:
 INDEX = "orphans.json"
 
 
-def export_orphans(stray: "list[Stray]", folder: str) -> None:
+def export_orphans(orphans: "list[LocatedOrphan]", folder: str) -> None:
     """A file for each orphan, and one that says where each was. Without orphans nothing is made.
 
     Raises StorageError, or ImageExists when the directory has such files already: nothing is left
@@ -59,7 +59,7 @@ def export_orphans(stray: "list[Stray]", folder: str) -> None:
     from vhdtool.image.journal.new_file import new_file
     from vhdtool.storage import StorageError
 
-    if not stray:
+    if not orphans:
         return
     known = os.path.isdir(folder)
     try:
@@ -69,7 +69,7 @@ def export_orphans(stray: "list[Stray]", folder: str) -> None:
     made: list[str] = []
     try:
         table = []
-        for one in stray:
+        for one in orphans:
             name = _name(one)
             with new_file(os.path.join(folder, name)) as target:
                 one.copy(target)
@@ -86,7 +86,7 @@ def export_orphans(stray: "list[Stray]", folder: str) -> None:
         raise
 
 
-def _name(one: "Stray") -> str:
+def _name(one: "LocatedOrphan") -> str:
     """Where it was found, and which block it may be. Parents may have orphans at one place."""
     image = os.path.basename(one.storage.name)
     guess = f"-maybe-block-{one.orphan.guest}" if one.orphan.guest is not None else ""

@@ -111,11 +111,11 @@ def _salvage(
     source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
 ) -> int:
     from vhdtool.cli.salvage import report_salvage
-    from vhdtool.image.salvage.convert import rescue
+    from vhdtool.image.salvage.convert import convert_salvaged
     from vhdtool.image.salvage.open import open_salvage
 
     with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
-        copied, lost = rescue(salvage, target, form, block_size, batmap, force, show)
+        copied, lost = convert_salvaged(salvage, target, form, block_size, batmap, force, show)
     return report_salvage(source, salvage, copied, lost)
 
 

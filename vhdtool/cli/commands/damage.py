@@ -13,7 +13,7 @@ from vhdtool.cli.salvage import lost_line
 from vhdtool.errors import UsageError
 from vhdtool.image.salvage.open import open_salvage
 from vhdtool.image.salvage.partitions import Partition, partitions
-from vhdtool.image.salvage.reader import Lost, Salvage, Stray
+from vhdtool.image.salvage.reader import LocatedOrphan, Lost, Salvage
 from vhdtool.ranges import Range, merge
 from vhdtool.vhd.units import SECTOR
 
@@ -65,10 +65,10 @@ def damage(
     """
     with open_salvage(image) as salvage:
         lost = salvage.lost() if findings is None else _from_findings(findings, salvage.size)
-        stray = salvage.stray if findings is None else []
-        hits = _hits(salvage, lost + _in_doubt(stray, salvage.size), files)
+        orphans = salvage.orphans if findings is None else []
+        hits = _hits(salvage, lost + _in_doubt(orphans, salvage.size), files)
         notes = salvage.notes if findings is None else []
-    code = 2 if lost or notes or stray else 0
+    code = 2 if lost or notes or orphans else 0
     if as_json:
         print_json(
             {
@@ -76,12 +76,12 @@ def damage(
                 "exit_code": code,
                 "notes": notes,
                 "lost": [one.as_dict() for one in lost],
-                "orphans": [one.as_dict() for one in stray],
+                "orphans": [one.as_dict() for one in orphans],
                 "partitions": [one.as_dict() for one in hits],
             }
         )
     else:
-        _show(image, notes, lost, stray, hits)
+        _show(image, notes, lost, orphans, hits)
     context.exit(code)
 
 
@@ -100,10 +100,10 @@ def _from_findings(path: str, size: int) -> list[Lost]:
     return found
 
 
-def _in_doubt(stray: list[Stray], size: int) -> list[Lost]:
+def _in_doubt(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
     """What the image's own orphans may have been, where their number is known."""
     found = []
-    for one in stray:
+    for one in orphans:
         if one.orphan.sectors is not None:
             first, count = one.orphan.sectors
             start, end = first * SECTOR, min((first + count) * SECTOR, size)
@@ -139,13 +139,13 @@ def _union(lost: list[Lost]) -> list[Range]:
 
 
 def _show(
-    image: str, notes: list[str], lost: list[Lost], stray: list[Stray], hits: list[Hit]
+    image: str, notes: list[str], lost: list[Lost], orphans: list[LocatedOrphan], hits: list[Hit]
 ) -> None:
     for note in notes:
         click.echo(f"note: {note}")
     for one in lost:
         click.echo(lost_line(one))
-    for orphan in stray:
+    for orphan in orphans:
         click.echo(str(orphan))
     for hit in hits:
         part = hit.partition
@@ -165,6 +165,6 @@ def _show(
             click.echo("  in no file that can be named: free space, or the file system's own")
     total = sum(stop - first for first, stop in _union(lost))
     text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
-    if stray:
-        text += f"; {counted(len(stray))}: see `vhdtool read --salvage --orphans`"
+    if orphans:
+        text += f"; {counted(len(orphans))}: see `vhdtool read --salvage --orphans`"
     click.echo(text)

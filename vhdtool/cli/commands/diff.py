@@ -28,7 +28,7 @@ def diff(
     \b
     Example: vhdtool diff --monotonic before.json disk.vhd
     """
-    from vhdtool.image.metadata.dump import diff_growth, diff_monotonic
+    from vhdtool.image.metadata.diff import diff_growth, diff_monotonic
     from vhdtool.image.metadata.findings import exit_code
 
     old, new = _load(before), _load(after)

@@ -26,8 +26,8 @@ def meta(image: str, output: str | None) -> None:
 
 
 def metadata_dump(image: str) -> dict[str, Any]:
-    from vhdtool.image.metadata.dump import snapshot
+    from vhdtool.image.metadata.dump import dump_metadata
     from vhdtool.storage import FileStorage
 
     with FileStorage(image) as storage:
-        return snapshot(storage)
+        return dump_metadata(storage)

@@ -87,13 +87,13 @@ def _salvage(
             with new_file(output) as target, progress_bar(end - offset, output) as show:
                 copied, lost = source.copy(target, offset, end, show)
         if orphans is not None:
-            export_orphans(source.stray, orphans)
+            export_orphans(source.orphans, orphans)
     if not as_json:
         return report_salvage(image, source, copied, lost, orphans, err=output is None)
-    code = 2 if lost or source.notes or source.stray else 0
+    code = 2 if lost or source.notes or source.orphans else 0
     result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
     result["lost"] = [one.as_dict() for one in lost]
-    result["orphans"] = [one.as_dict() for one in source.stray]
+    result["orphans"] = [one.as_dict() for one in source.orphans]
     text = json.dumps(result, indent=2)
     click.echo(text, err=output is None)
     return code

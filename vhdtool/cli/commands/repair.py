@@ -51,8 +51,8 @@ def repair(
     """
     from vhdtool.image.chain.check import check_chain
     from vhdtool.image.edit.repair import plan
-    from vhdtool.image.journal.transaction import journal_beside, recover
-    from vhdtool.image.journal.undo import apply, journal_path, undo, write_journal
+    from vhdtool.image.journal.transaction import change_journal_path, recover
+    from vhdtool.image.journal.undo import apply, repair_journal_path, undo, write_journal
     from vhdtool.leases.claim import claimed, who_has
     from vhdtool.storage import FileStorage
     from vhdtool.storage.image_lock import ImageInUse
@@ -63,7 +63,7 @@ def repair(
     if not writes and (who := who_has(image)):
         raise ImageInUse(f"{who}; what it has not finished is nothing to repair")
     with claimed(image, force_epoch=force_epoch) if writes else FileStorage(image) as storage:
-        pending = os.path.exists(journal_beside(image))
+        pending = os.path.exists(change_journal_path(image))
         if undo_from is not None:
             undo(storage, undo_from)
             click.echo(f"{image}: as it was before the repair")
@@ -71,11 +71,11 @@ def repair(
         if pending and not yes:
             click.echo(f"{image}: a change was interrupted; --yes takes it back")
             context.exit(3)
-        if pending and recover(storage, journal_beside(image)):
+        if pending and recover(storage, change_journal_path(image)):
             click.echo(f"{image}: the interrupted change was taken back", err=as_json)
         result = plan(storage, drop_orphans)
         if yes and result.changes:
-            journal = journal or journal_path(image)
+            journal = journal or repair_journal_path(image)
             if os.path.isfile(journal):
                 raise ImageExists(
                     f"{journal}: is the undo journal of an earlier repair; "
@@ -85,7 +85,7 @@ def repair(
             apply(storage, result.changes)
     done = yes and bool(result.changes)
     report = check_chain(image)
-    code = 2 if result.hopeless else 3 if result.changes and not done else report.exit_code
+    code = 2 if result.unrepairable else 3 if result.changes and not done else report.exit_code
     left = _left(report, result if not done else None)
     if as_json:
         print_json(
@@ -121,11 +121,11 @@ def repair(
 
 def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:
     """What is no information and stays; `before` is the plan of a repair that was not done."""
-    from vhdtool.image.check.advice import MENDS
+    from vhdtool.image.check.advice import REPAIRABLE
 
     found = [*report.links, *(one for each in report.reports for one in each.findings)]
     left = [one for one in found if one.severity != "info"]
-    if before is None or before.hopeless:
+    if before is None or before.unrepairable:
         return left
-    goes = MENDS | {"orphan-block"} if before.drop_orphans else MENDS
+    goes = REPAIRABLE | {"orphan-block"} if before.drop_orphans else REPAIRABLE
     return [one for one in left if one.code not in goes]

@@ -29,13 +29,13 @@ def create(options: Options) -> int:
 def snapshot(options: Options) -> int:
     needed(options, "np")
     from vhdtool.image.create import differencing as child
-    from vhdtool.image.edit.batmap_fields import read_marks, set_key
+    from vhdtool.image.edit.batmap_fields import read_batmap_fields, set_key
 
     name, raw = options["n"], "m" in options
     limit = number(options.get("l", ""))
     parent = child.parent_facts(options["p"], raw, alone=not limit)
     if "e" not in options and not raw:
-        parent = child.first_with_data(parent, alone=not limit)
+        parent = child.nearest_with_data(parent, alone=not limit)
     if limit and parent.depth + 1 > limit:
         text = f"snapshot depth exceeded: current depth: {parent.depth}, limit: {limit}"
         raise Failed(text, errno.ENOSPC)
@@ -51,7 +51,7 @@ def snapshot(options: Options) -> int:
     if parent.uuid.int:
         storage, meta = open_image(path)
         storage.close()
-        key = read_marks(meta).key
+        key = read_batmap_fields(meta).key
         if key is not None:
             set_key(name, key[1], key[0])
     return 0

@@ -11,7 +11,7 @@ import sys
 
 from vhdtool.cli.vhd_util.conventions import Options, Wrong, errno_of, needed, open_image
 from vhdtool.errors import UsageError, VhdtoolError
-from vhdtool.image.edit.batmap_fields import KEY_BYTES, read_marks, set_key
+from vhdtool.image.edit.batmap_fields import KEY_BYTES, read_batmap_fields, set_key
 
 _KEY_BITS = (512, 256)
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
@@ -32,7 +32,7 @@ def key(options: Options) -> int:
         raise Wrong
     storage, meta = open_image(options["n"])
     storage.close()
-    marks = read_marks(meta).key
+    marks = read_batmap_fields(meta).key
     print("none" if marks is None else f"{marks[0].hex()} {marks[1].hex()}")
     return 0
 
@@ -56,7 +56,7 @@ def _check(options: Options) -> int:
         raise Wrong
     storage, meta = open_image(options["n"])
     storage.close()
-    marks = read_marks(meta).key
+    marks = read_batmap_fields(meta).key
     if marks is None or _digest(_named(options), marks[0]) != marks[1]:
         print(f"key check failed: {-errno.EINVAL}", file=sys.stderr)
         return errno.EINVAL

@@ -47,7 +47,7 @@ def modify(options: Options) -> int:
     if "z" in options:
         try:
             close_image(name)
-            work.throw_data_away(name)
+            work.discard_blocks(name)
         except VhdtoolError as error:
             say(error)
             raise Failed(f"failed to zero VHD: {-errno_of(error)}", errno_of(error)) from None
@@ -72,7 +72,7 @@ def modify(options: Options) -> int:
 def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
     """SM does it to images in use, which it pauses and unpauses afterwards."""
     from vhdtool.image.edit.modify import modify_parent
-    from vhdtool.image.journal.transaction import journal_beside, recover
+    from vhdtool.image.journal.transaction import change_journal_path, recover
     from vhdtool.leases.claim import claimed
 
     # SM relinks images to another ancestor with it: the uuid is not compared.
@@ -82,5 +82,5 @@ def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
         modify_parent(name, parent, raw, other_disk=True)
     except ImageInUse:
         with claimed(name, LockMode.RELINK) as storage:
-            recover(storage, journal_beside(name))
+            recover(storage, change_journal_path(name))
         modify_parent(name, parent, raw, other_disk=True, mode=LockMode.RELINK)

@@ -6,7 +6,7 @@ from vhdtool.cli.vhd_util.conventions import Options, errno_of, needed, open_ima
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.chain.open import open_chain
-from vhdtool.image.edit.batmap_fields import read_marks
+from vhdtool.image.edit.batmap_fields import read_batmap_fields
 from vhdtool.image.metadata.bounds import end_of_data
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage
@@ -37,7 +37,7 @@ def query(options: Options) -> int:
         if "f" in options:
             print(f"hidden: {meta.footer.hidden}")
         if "m" in options:
-            print(f"marker: {read_marks(meta).marker}")
+            print(f"marker: {read_batmap_fields(meta).marker}")
         if "d" in options:
             code = code or _depth(name)
         if "a" in options:

@@ -28,19 +28,19 @@ def close_image(name: str, always: bool = False) -> None:
     A change that was interrupted is taken back: a storage manager knows no other command for that.
     """
     from vhdtool.image.edit.repair import plan, require_repairable
-    from vhdtool.image.journal.transaction import guarded, journal_beside, recover
+    from vhdtool.image.journal.transaction import apply_journalled, change_journal_path, recover
     from vhdtool.image.metadata.ends import read_ends
     from vhdtool.leases.claim import claimed
 
     with claimed(name, LockMode.BENEATH) as storage:
-        recover(storage, journal_beside(name))
+        recover(storage, change_journal_path(name))
         end = read_ends(storage).end
         if end is not None and end.valid and not always:
             return
         result = plan(storage)
         require_repairable(result)
         if result.changes:
-            guarded(storage, journal_beside(name), result.changes)
+            apply_journalled(storage, change_journal_path(name), result.changes)
 
 
 def revert(options: Options) -> int:

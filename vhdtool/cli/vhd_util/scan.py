@@ -11,14 +11,14 @@ from vhdtool.cli.vhd_util.conventions import Options, Wrong, errno_of, parse, sa
 from vhdtool.cli.vhd_util.lvm_volumes import Volume, in_group, volume_name
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
-from vhdtool.image.edit.batmap_fields import Marks, read_marks
+from vhdtool.image.edit.batmap_fields import BatmapFields, read_batmap_fields
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID, Header
 
-_NONE = Marks()
+_NONE = BatmapFields()
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Found:
     size: int = 0
     hidden: int = 0
     parent: str | None = None
-    marks: Marks = _NONE
+    marks: BatmapFields = _NONE
     error: int = 0
     message: str = ""
     raw_parent: bool = False
@@ -151,7 +151,7 @@ def _look(target: Target, options: Options) -> Found:
         try:
             meta = read_metadata(storage)
             one.capacity, one.hidden = meta.size, meta.footer.hidden
-            one.marks = read_marks(meta)
+            one.marks = read_batmap_fields(meta)
             if meta.footer.disk_type == DIFFERENCING and meta.header is not None:
                 one.raw_parent = meta.header.parent_uuid == NO_UUID
                 one.parent = _parent(target, storage, meta, meta.header, options)

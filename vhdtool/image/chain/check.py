@@ -9,7 +9,7 @@ from vhdtool.image.chain.locate_parent import ParentMismatch, find_parent
 from vhdtool.image.chain.open import MAX_DEPTH
 from vhdtool.image.check.advice import advice
 from vhdtool.image.check.image import Mode, check
-from vhdtool.image.journal.transaction import as_before
+from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.metadata.findings import VERDICTS, CheckReport, Finding, exit_code
 from vhdtool.image.metadata.read import Metadata, read_metadata
@@ -90,7 +90,7 @@ def check_chain(
 def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage:
     """The image as its journal will restore it, where a change was interrupted."""
     try:
-        restored = as_before(storage)
+        restored = restored_storage(storage)
     except ForeignJournal as error:
         result.links.append(Finding("journal-foreign", "unclean", str(error)))
         return storage

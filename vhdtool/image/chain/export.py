@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from vhdtool.errors import CorruptImage
 from vhdtool.image.chain.layers import Extent, Reader
-from vhdtool.image.chain.ordered_workers import THREADS, each
+from vhdtool.image.chain.ordered_workers import THREADS, for_each
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.storage.sparse import DataMap
 
@@ -52,7 +52,7 @@ def export_raw(
     def work(extent: Extent) -> None:
         written.append(_copy(reader, extent, target, extent.start - start, maps))
 
-    each(_with_data(reader, start, stop, progress), lambda: work, copiers(reader, target))
+    for_each(_with_data(reader, start, stop, progress), lambda: work, copiers(reader, target))
     return sum(written)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from vhdtool.errors import CorruptImage, VhdtoolError
-from vhdtool.image.check.locators import LARGEST
+from vhdtool.image.check.regions import LARGEST_LOCATOR
 from vhdtool.image.metadata.ends import read_ends
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.paths import persistent_path
@@ -29,7 +29,7 @@ def locator_paths(storage: Storage, header: Header) -> list[tuple[str, str]]:
     """(code, path) of each locator that can be read, in the header's order."""
     found = []
     for locator in header.locators:
-        if not locator.used or not 0 < locator.length <= LARGEST:
+        if not locator.used or not 0 < locator.length <= LARGEST_LOCATOR:
             continue
         raw = storage.pread(locator.offset, locator.length)
         path = decode_locator(locator.code, raw)

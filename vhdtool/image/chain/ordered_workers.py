@@ -9,7 +9,7 @@ T = TypeVar("T")
 THREADS = min(4, os.cpu_count() or 1)
 
 
-def each(items: Iterable[T], make: Callable[[], Callable[[T], None]], threads: int = 0) -> None:
+def for_each(items: Iterable[T], make: Callable[[], Callable[[T], None]], threads: int = 0) -> None:
     """Calls a worker for each item; `make` builds one worker for each thread.
 
     Items are drawn in order, one thread at a time. The first error stops all and is raised here.

@@ -1,17 +1,18 @@
-"""Checks of one image, and the gate that says what may be read and written.
+"""The check of one image, and the gate that admits images to readers and writers.
 
-admission   May this image be read? May it be written? The one place that
-            decides
-advice      What to do about each finding of `check`: a command that can help,
-            or the word that none can
-bitmaps     Bitmaps and batmap: what is present, do both say the same, and is it
-            in the file?
-image       Is an image what it says? Every finding with code, place and meaning
-locators    Parent locators: are the paths to the parent where the header says?
-overlaps    Who owns which sector of the file: no two structures may share one,
-            none may be lost
-regions     Where the metadata of an image is: no block, and no other metadata,
-            may be there
-structures  Footers and header: is this the disk that it says, and can its
-            tables be found?
+admission   The admission gate: the one place that decides whether an image may
+            be read or written
+advice      Advice for each finding of `check`: the command that helps, or that
+            none does
+bitmaps     Check of sector bitmaps and batmap: they agree, and every present
+            sector is in the file
+collector   Collects findings, and limits the number of one code
+image       Check of one image: compares its structures with each other and
+            with the file
+overlaps    Ownership of the sectors of a file: no two structures share one,
+            and none is leaked
+regions     Where the metadata of an image lies: no block, and no other
+            metadata, may overlap it
+structures  Check of footers, header, parent locators and the extent of a fixed
+            disk
 """

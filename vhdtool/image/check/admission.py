@@ -1,12 +1,12 @@
-"""May this image be read? May it be written? The one place that decides.
+"""The admission gate: the one place that decides whether an image may be read or written.
 
-The check is the judge: what it calls corrupt is neither read nor written. It looks at every block,
-which takes seconds for a full disk of 2040 GiB. So readers and servers first try to prove from the
-tables alone, in milliseconds, that the check would find nothing; only where that fails does the
-check itself decide.
+An image that `check` calls corrupt is neither read nor written. The check reads the bitmap of
+every block, which takes seconds for a full disk of 2040 GiB. Readers and servers therefore first
+try to prove from the tables alone, in milliseconds, that the check would find nothing; only where
+that fails does the check itself decide.
 
-`info`, `check`, `damage`, `scan`, `meta`, `repair` and `--salvage` are there for damaged images.
-They read metadata without asking here.
+`info`, `check`, `damage`, `scan`, `meta`, `repair` and `--salvage` are for damaged images. They
+read metadata without the gate.
 """
 
 from array import array
@@ -15,7 +15,14 @@ from itertools import compress, pairwise
 from typing import TYPE_CHECKING
 
 from vhdtool.errors import CorruptImage, UncleanImage
-from vhdtool.image.check.regions import Region, end_region, table_regions
+from vhdtool.image.check.regions import (
+    Region,
+    end_region,
+    locator_fault,
+    locator_regions,
+    table_regions,
+    used_locators,
+)
 from vhdtool.image.metadata.bat_sort import in_order, used_places
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.read import (
@@ -35,33 +42,34 @@ from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import MAX_ENTRIES, SECTOR, UNUSED
 
 if TYPE_CHECKING:
+    # The check is imported late, see _refuse_damaged; so is all that it needs.
     from vhdtool.image.metadata.findings import Finding
 
-BITMAPS_KNOW = frozenset({"batmap-overstates"})
-"""Damage that no reader sees, since readers go by the bitmaps."""
+TOLERATED_BY_READERS = frozenset({"batmap-overstates"})
+"""Codes of damage that does not affect readers, which trust the bitmaps and not the batmap."""
 
 
 def readable(storage: Storage) -> Metadata:
-    """The metadata of an image whose data can be believed, closed or not.
+    """Read the metadata of an image whose data can be trusted, closed or not.
 
     Raises NotAVhd, or CorruptImage.
     """
-    return _with_sound_tables(storage, read_metadata(storage))
+    return _require_sound_tables(storage, read_metadata(storage))
 
 
 def changeable(storage: Storage, closed: bool = True) -> Metadata:
-    """The metadata of an image of which a writer may change fields, and no data.
+    """Read the metadata of an image of which a writer may change fields, and no data.
 
-    With `closed` a valid footer has to end it. A batmap that calls a sparse block full is no
-    obstacle: it stays as it is, and the check goes on telling. Raises NotAVhd, or CorruptImage.
+    With `closed` a valid footer has to end it. A batmap that overstates is tolerated: it stays as
+    it is, and the check still finds it. Raises NotAVhd, or CorruptImage.
     """
-    return _with_sound_tables(storage, read_metadata(storage, need_end_footer=closed))
+    return _require_sound_tables(storage, read_metadata(storage, need_end_footer=closed))
 
 
-def _with_sound_tables(storage: Storage, metadata: Metadata) -> Metadata:
+def _require_sound_tables(storage: Storage, metadata: Metadata) -> Metadata:
     header, layout = metadata.header, metadata.layout
     if header is None or layout is None:
-        _refuse(storage, BITMAPS_KNOW)
+        _refuse_damaged(storage, TOLERATED_BY_READERS)
         return metadata
     used, apart = in_order(
         used_places(pack_bat(metadata.bat), len(metadata.bat)),
@@ -72,35 +80,36 @@ def _with_sound_tables(storage: Storage, metadata: Metadata) -> Metadata:
     if UNUSED in compress(metadata.bat, full) or not _plainly_sound(
         storage, metadata.ends, metadata.footer, header, used, apart
     ):
-        _refuse(storage, BITMAPS_KNOW)
+        _refuse_damaged(storage, TOLERATED_BY_READERS)
     return metadata
 
 
 def writable(storage: Storage, closed: bool = True) -> Metadata:
-    """The metadata of an image that nobody else has open, and whose data a writer may change.
+    """Read the metadata of an image whose data a writer may change, alone.
 
     With `closed` a valid footer has to end it. Reads the bitmap of every block.
     Raises NotAVhd, or CorruptImage.
     """
     metadata = read_metadata(storage, need_end_footer=closed)
-    _refuse(storage, frozenset())
+    _refuse_damaged(storage, frozenset())
     return metadata
 
 
-def require_servable(storage: Storage, opened: BlockTables) -> None:
-    """Raises CorruptImage unless an image may be read and written by a server.
+def require_servable(storage: Storage, tables: BlockTables) -> None:
+    """Raise CorruptImage unless a server may read and write the image.
 
-    Batmap and bitmaps are not compared: no server can wait for a million reads.
+    Batmap and bitmaps are not compared: a server cannot wait for a million reads.
     """
-    if UNUSED in compress(opened.bat, opened.full) or not _plainly_sound(
-        storage, opened.ends, opened.footer, opened.header, opened.used, opened.apart
+    if UNUSED in compress(tables.bat, tables.full) or not _plainly_sound(
+        storage, tables.ends, tables.footer, tables.header, tables.used, tables.apart
     ):
-        _refuse(storage, BITMAPS_KNOW)
+        _refuse_damaged(storage, TOLERATED_BY_READERS)
 
 
 def require_closed_fixed(storage: Storage) -> Metadata:
-    """The metadata of a fixed image that may be read and written. Raises CorruptImage, NotAVhd,
-    or UncleanImage where no valid footer ends it.
+    """Read the metadata of a fixed image that may be read and written.
+
+    Raises NotAVhd, CorruptImage, or UncleanImage where no valid footer ends it.
     """
     end = read_ends(storage).end
     if end is None or not end.valid:
@@ -108,25 +117,26 @@ def require_closed_fixed(storage: Storage) -> Metadata:
     return readable(storage)
 
 
-def _refuse(storage: Storage, harmless: frozenset[str]) -> None:
-    """Raises CorruptImage with what the check finds first, but for codes that are harmless."""
+def _refuse_damaged(storage: Storage, tolerated: frozenset[str]) -> None:
+    """Raise CorruptImage with the first corrupt finding of the check that is not tolerated."""
+    # Imported late: an image without damage is opened without it, and a server starts faster.
     from vhdtool.image.check.image import check
 
-    # In "live" mode the check tolerates a file that grows meanwhile; what it calls corrupt is the
-    # same in all modes.
+    # In "live" mode the file may grow meanwhile; what is corrupt is the same in all modes.
     for one in check(storage, "live").findings:
-        if one.severity == "corrupt" and one.code not in harmless:
+        if one.severity == "corrupt" and one.code not in tolerated:
             raise CorruptImage(_reason(storage.name, one))
 
 
 def _reason(name: str, one: "Finding") -> str:
+    # Imported late, as the check.
     from vhdtool.image.check.advice import SALVAGE, advice_for
 
     advice = advice_for(one.code)
     if advice == SALVAGE:
         advice = "`vhdtool check` lists all damage, `vhdtool convert --salvage` copies the rest"
     if one.code == "batmap-unallocated":
-        # Where the block is still in the file a repair refuses, and this look did not search it.
+        # A repair refuses if the block is an orphan, and live mode does not search the whole file.
         advice = "`vhdtool check` says what helps"
     return f"{name}: {one.message} ({one.code}); {advice.format(image=name)}"
 
@@ -139,9 +149,9 @@ def _plainly_sound(
     used: "array[int]",
     apart: bool,
 ) -> bool:
-    """Whether the tables prove that the check finds nothing corrupt, but for the batmap.
+    """Whether the tables prove that the check finds nothing corrupt, apart from the batmap.
 
-    `used`: the places that the BAT names, rising; `apart`: whether the blocks there do not overlap.
+    `used`: BAT entries of the allocated blocks, ascending; `apart`: whether no two blocks overlap.
     """
     if any(one is not None and one.poisoned for one in (ends.end, ends.copy)):
         return False
@@ -149,39 +159,35 @@ def _plainly_sound(
         return False
     layout = BlockLayout(header.block_bytes)
     if used and not (
-        apart and used[0] and _all_in_file(storage, layout, used[-1], footer.bitmaps_reversed)
+        apart and used[0] and _in_file(storage, layout, used[-1], footer.bitmaps_reversed)
     ):
         return False
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
     regions = [*table_regions(footer, header, footer.data_offset, batmap), *end_region(ends)]
     if footer.disk_type == DIFFERENCING:
-        from vhdtool.image.check.locators import locator_regions
-        from vhdtool.image.metadata.collector import Collector
-
-        found = Collector("live")
-        regions += locator_regions(header, ends.file_size, found)
-        if any(one.severity == "corrupt" for one in found.findings()):
+        if any(locator_fault(one, ends.file_size) for _, one in used_locators(header)):
             return False
-    return _free_of_blocks(regions, used, layout.total_sectors)
+        regions += locator_regions(header, ends.file_size)
+    return _disjoint(regions, used, layout.total_sectors)
 
 
-def _all_in_file(storage: Storage, layout: BlockLayout, entry: int, backwards: bool) -> bool:
-    """Whether the file has the bitmap and every present sector of its last block."""
+def _in_file(storage: Storage, layout: BlockLayout, entry: int, bits_reversed: bool) -> bool:
+    """Whether the file has the bitmap and every present sector of the block at `entry`."""
     bitmap = storage.pread(entry * SECTOR, layout.bitmap_bytes)
-    if backwards:
+    if bits_reversed:
         bitmap = reversed_bits(bitmap)
-    # The size after the bitmap: a writer lets the file grow first.
-    there = storage.size() // SECTOR - layout.data_sector(entry)
-    return there >= layout.sectors or (there >= 0 and last_set(bitmap) < there)
+    # The size is read after the bitmap: a writer extends the file before it sets bits.
+    in_file = storage.size() // SECTOR - layout.data_sector(entry)
+    return in_file >= layout.sectors or (in_file >= 0 and last_set(bitmap) < in_file)
 
 
-def _free_of_blocks(regions: list[Region], used: "array[int]", total: int) -> bool:
-    """Whether no two of the regions overlap, and no block stands on one where that loses data."""
+def _disjoint(regions: list[Region], used: "array[int]", total: int) -> bool:
+    """Whether no two regions overlap, and no block overlaps a region that is not soft."""
     ordered = sorted(regions, key=lambda region: region.first)
     if any(one.end > other.first for one, other in pairwise(ordered)):
         return False
     for region in regions:
-        at = bisect_left(used, max(region.first - total + 1, 0))
-        if not region.soft and at < len(used) and used[at] < region.end:
+        index = bisect_left(used, max(region.first - total + 1, 0))
+        if not region.soft and index < len(used) and used[index] < region.end:
             return False
     return True

@@ -1,11 +1,13 @@
-"""What to do about each finding of `check`: a command that can help, or the word that none can."""
+"""Advice for each finding of `check`: the command that helps, or that none does."""
 
 from collections.abc import Iterable
 
 from vhdtool.image.metadata.findings import Finding
 
-MENDED = {"batmap-overstates", "batmap-unallocated", "footers-stale", "locator"}
-"""Findings of severity "corrupt" that a repair takes away."""
+REPAIRABLE_DAMAGE = frozenset(
+    {"batmap-overstates", "batmap-unallocated", "footers-stale", "locator"}
+)
+"""Codes of severity "corrupt" that a repair removes."""
 BATMAP_CODES = {
     "batmap-missing",
     "batmap-place",
@@ -15,7 +17,7 @@ BATMAP_CODES = {
     "batmap-unallocated",
 }
 _SIZES = {"geometry", "size-disagrees"}
-MENDS = frozenset(
+REPAIRABLE = frozenset(
     {
         "footer-checksum",
         "footer-killed",
@@ -28,32 +30,32 @@ MENDS = frozenset(
         "journal-pending",
         *BATMAP_CODES,
         *_SIZES,
-        *MENDED,
+        *REPAIRABLE_DAMAGE,
     }
 )
-"""All findings that a repair takes away, unless others stand in its way."""
-REPAIR = "vhdtool repair {image} --yes: mends it; what it overwrites can be put back"
+"""All codes that a repair removes, unless the image has other damage."""
+REPAIR = "vhdtool repair {image} --yes: repairs it; `--undo` restores what it overwrites"
 SALVAGE = (
-    "vhdtool read --salvage {image} -o NEW.raw, or convert --salvage {image} NEW.vhd: copies what "
-    "can be trusted and lists the rest; `vhdtool damage` names the files"
+    "vhdtool read --salvage {image} -o NEW.raw, or convert --salvage {image} NEW.vhd: copies the "
+    "data that can be trusted and lists the rest; `vhdtool damage` names the files"
 )
 ORPHANS = (
-    "vhdtool read --salvage {image} --orphans DIR -o NEW.raw: copies these blocks out; "
-    "then vhdtool repair {image} --drop-orphans --yes gives them up"
+    "vhdtool read --salvage {image} --orphans DIR -o NEW.raw: copies these blocks to files; "
+    "then vhdtool repair {image} --drop-orphans --yes removes them"
 )
 SALVAGE_ALL = (
-    "vhdtool read --salvage {image} -o NEW.raw --orphans DIR: copies what can be trusted, and the "
-    "blocks whose entry is lost; `vhdtool damage` names the files"
+    "vhdtool read --salvage {image} -o NEW.raw --orphans DIR: copies the data that can be trusted, "
+    "and the blocks whose entry is lost; `vhdtool damage` names the files"
 )
 COMPACT = "vhdtool convert {image} NEW.vhd: a copy without the gap"
-RELINK = "vhdtool modify {image} --parent PARENT: says where the parent is"
+RELINK = "vhdtool modify {image} --parent PARENT: sets the path of the parent"
 COALESCE = "vhdtool coalesce {image}: shortens the chain by writing a child into its parent"
 RESIZE = "vhdtool resize {image} SIZE: a whole number of sectors, large enough for every block"
-JOURNAL = "no command can tell which state is right: where it is this one, remove the journal"
-BACKUP = "no command can bring it back from this file: restore a copy of the image"
+JOURNAL = "no command can tell which state is right: if it is this one, remove the journal"
+BACKUP = "no command can restore it from this file: restore a copy of the image"
 
 _BY_CODE = {
-    **dict.fromkeys(MENDS, REPAIR),
+    **dict.fromkeys(REPAIRABLE, REPAIR),
     "orphan-block": ORPHANS,
     "leaked-block": COMPACT,
     "size-odd": RESIZE,
@@ -73,20 +75,20 @@ _ORDER = (BACKUP, JOURNAL, SALVAGE, SALVAGE_ALL, ORPHANS, RELINK, REPAIR, RESIZE
 
 
 def advice_for(code: str) -> str:
-    """The advice for a finding that is no mere information. All else is damage: salvage."""
+    """The advice for the code of a corrupt or unclean finding. The default is salvage."""
     return _BY_CODE.get(code, SALVAGE)
 
 
 def advice(image: str, findings: Iterable[Finding]) -> list[str]:
-    """Advice for one image's findings, each once, the most urgent first; none for information.
+    """Advice for the findings of one image, without duplicates, the most urgent first.
 
-    As long as there is damage that no repair mends, a repair is not advised: it would refuse.
+    A repair is not advised while there is damage that it cannot repair: it would refuse.
     """
-    worth = [one for one in findings if one.severity != "info"]
-    wanted = {advice_for(one.code) for one in worth}
-    damaged = any(one.severity == "corrupt" and one.code not in MENDS for one in worth)
-    orphans = any(one.code == "orphan-block" for one in worth)
-    doubtful = orphans and any(one.code == "batmap-unallocated" for one in worth)
+    faults = [one for one in findings if one.severity != "info"]
+    wanted = {advice_for(one.code) for one in faults}
+    damaged = any(one.severity == "corrupt" and one.code not in REPAIRABLE for one in faults)
+    orphans = any(one.code == "orphan-block" for one in faults)
+    doubtful = orphans and any(one.code == "batmap-unallocated" for one in faults)
     if damaged or doubtful or JOURNAL in wanted:
         wanted.discard(REPAIR)
     if damaged and orphans:

@@ -10,11 +10,11 @@ from typing import Literal, get_args
 from vhdtool.errors import UsageError
 from vhdtool.image.chain.export import Progress, copiers, copy_range, export_raw
 from vhdtool.image.chain.layers import Reader
-from vhdtool.image.chain.ordered_workers import Turns, each
+from vhdtool.image.chain.ordered_workers import Turns, for_each
 from vhdtool.image.create.empty import check_block_bytes, check_size, locators_offset, new_footer
 from vhdtool.image.journal.new_file import new_file
 from vhdtool.image.journal.transaction import require_replaceable
-from vhdtool.image.metadata.bounds import footer_place
+from vhdtool.image.metadata.bounds import footer_offset
 from vhdtool.ranges import Range, merge
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.bat import empty_bat, pack_bat
@@ -45,18 +45,18 @@ def convert(
     left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
     """
     names = [layer.name for layer in reader.layers]
-    with new_disk(names, path, target, reader.size, overwrite) as (storage, size):
+    with target_file(names, path, target, reader.size, overwrite) as (storage, size):
         if target == "dynamic":
             check_block_bytes(block_bytes)
             write_dynamic(reader, storage, size, block_bytes, batmap, progress)
         else:
             export_raw(reader, storage, progress=progress)
-            end_flat(storage, target, size)
+            finish_flat(storage, target, size)
     return size
 
 
 @contextmanager
-def new_disk(
+def target_file(
     layers: list[str], path: str | os.PathLike[str], target: Format, size: int, overwrite: bool
 ) -> Iterator[tuple[FileStorage, int]]:
     """A new file for a copy of a disk of `size` bytes, and the size that the copy will have.
@@ -65,7 +65,7 @@ def new_disk(
     """
     if target not in get_args(Format):
         raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
-    require_not_over_layers(layers, path)
+    require_not_a_parent(layers, path)
     require_replaceable(path)
     size = pad(size)
     if target != "raw":
@@ -79,7 +79,7 @@ def new_disk(
         yield storage, size
 
 
-def end_flat(storage: FileStorage, target: Format, size: int) -> None:
+def finish_flat(storage: FileStorage, target: Format, size: int) -> None:
     """Gives a raw or fixed disk its length, and the latter its footer."""
     storage.truncate(size)
     if target == "fixed":
@@ -87,7 +87,7 @@ def end_flat(storage: FileStorage, target: Format, size: int) -> None:
         storage.pwrite(size, footer.pack())
 
 
-def require_not_over_layers(layers: list[str], path: str | os.PathLike[str]) -> None:
+def require_not_a_parent(layers: list[str], path: str | os.PathLike[str]) -> None:
     """Raises UsageError when `path` is a parent of the image that is read (the first of `layers`).
 
     The image itself may be replaced by its copy; its parents have other children, perhaps.
@@ -113,8 +113,8 @@ def write_dynamic(
     footer = new_footer(size, DYNAMIC, batmap)
     copier = _Copier(reader, storage, layout, header, locators_offset(header, batmap))
     tickets = _tickets(reader, layout.block_bytes, progress)
-    each(tickets, lambda: _Worker(copier).block, copiers(reader, storage))
-    end = footer_place(storage, copier.end * SECTOR)
+    for_each(tickets, lambda: _Worker(copier).block, copiers(reader, storage))
+    end = footer_offset(storage, copier.end * SECTOR)
     storage.pwrite(header.bat_offset, pack_bat(copier.bat))
     if batmap:
         fresh = batmap_header_for(header)

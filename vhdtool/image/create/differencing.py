@@ -12,7 +12,7 @@ from vhdtool.image.create.empty import (
     check_size,
     locators_offset,
     new_footer,
-    opened,
+    target_storage,
     write_empty,
 )
 from vhdtool.image.metadata.read import read_metadata
@@ -107,7 +107,7 @@ def create_child(
     )
     header = with_parent(header, parent, table)
     footer = new_footer(size, DIFFERENCING, batmap, uuid, timestamp)
-    with opened(path, overwrite) as storage:
+    with target_storage(path, overwrite) as storage:
         write_empty(storage, footer, header, batmap, raw)
     return footer
 
@@ -176,7 +176,7 @@ def snapshot(
     given = parent_facts(parent, raw, alone=not limit)
     facts = given
     if skip_empty and not raw:
-        facts = first_with_data(given, alone=not limit)
+        facts = nearest_with_data(given, alone=not limit)
     if limit and facts.depth + 1 > limit:
         raise UsageError(
             f"{os.fspath(parent)}: the chain has {facts.depth} images already, the limit is "
@@ -204,7 +204,7 @@ def _block_bytes(facts: ParentFacts) -> int | None:
         return header.block_bytes if header is not None else None
 
 
-def first_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
+def nearest_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
     """The image itself, or below empty children the first one that has a block."""
     while True:
         with FileStorage(facts.path) as storage:

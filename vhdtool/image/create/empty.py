@@ -55,7 +55,7 @@ def create_dynamic(
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
     header = Header(max_entries=entries, block_bytes=block_bytes)
     footer = new_footer(size, DYNAMIC, batmap, uuid, timestamp)
-    with opened(target, overwrite) as storage:
+    with target_storage(target, overwrite) as storage:
         write_empty(storage, footer, header, batmap)
     return footer
 
@@ -73,7 +73,7 @@ def create_fixed(
     """
     size = check_size(size_bytes)
     footer = replace(new_footer(size, FIXED, True, uuid, timestamp), data_offset=NO_OFFSET)
-    with opened(target, overwrite) as storage:
+    with target_storage(target, overwrite) as storage:
         storage.truncate(size)
         storage.pwrite(size, footer.pack())
         storage.flush()
@@ -119,7 +119,7 @@ def new_footer(
 
 
 @contextmanager
-def opened(target: Target, overwrite: bool) -> Iterator[Storage]:
+def target_storage(target: Target, overwrite: bool) -> Iterator[Storage]:
     """The storage to write a new image to: a new file, or an empty storage that is given.
 
     Raises ImageExists, or UsageError when a storage holds something that would be lost.

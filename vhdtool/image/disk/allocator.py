@@ -7,10 +7,10 @@ import contextlib
 import errno
 
 from vhdtool.errors import SplitBrain
+from vhdtool.image.check.regions import first_free_sector
 from vhdtool.image.disk.block_reader import BlockReader, FindParent, Parent
 from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.disk.preallocation import Room
-from vhdtool.image.metadata.bounds import end_of_kept
 from vhdtool.storage import Storage, StorageError
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import SECTOR, UNUSED
@@ -42,7 +42,7 @@ class Allocator(BlockReader):
         self._end = self._opened.end
         if not self.faithful:
             ends, bat = self._opened.ends, self._opened.bat
-            self._end = end_of_kept(storage, ends, self.layout, bat, self._end)
+            self._end = first_free_sector(storage, ends, self.layout, bat, self._end)
         self._unused = len(self.bat) - len(self._opened.used)
         self._block_device = storage.is_block_device
         self.whole = whole and not self._block_device and self.parent is None

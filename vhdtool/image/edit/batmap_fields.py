@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from vhdtool.errors import UnsupportedImage, UsageError
 from vhdtool.image.check.admission import changeable
-from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.journal.transaction import apply_journalled, change_journal_path, writable_image
 from vhdtool.image.journal.undo import Change
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage.image_lock import LockMode
@@ -18,19 +18,19 @@ KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class BatmapFields:
     """`key` is (nonce, hash), 32 bytes each, or None for an image that is not encrypted."""
 
     marker: int = 0
     key: tuple[bytes, bytes] | None = None
 
 
-def read_marks(meta: Metadata) -> Marks:
+def read_batmap_fields(meta: Metadata) -> BatmapFields:
     """The marks of an image; none without a batmap."""
     if meta.batmap is None:
-        return Marks()
+        return BatmapFields()
     key = (meta.batmap.key_nonce, meta.batmap.key_hash) if meta.batmap.key_set == 1 else None
-    return Marks(meta.batmap.marker, key)
+    return BatmapFields(meta.batmap.marker, key)
 
 
 def set_marker(
@@ -61,4 +61,4 @@ def _change(path: str | os.PathLike[str], mode: LockMode, **fields: int | bytes)
             raise UsageError(f"{storage.name}: has data already, which is not encrypted")
         raw = replace(meta.batmap, **fields).pack()  # type: ignore[arg-type]
         change = Change("write the batmap's header", meta.header.bat_end, raw)
-        guarded(storage, journal_beside(path), [change])
+        apply_journalled(storage, change_journal_path(path), [change])

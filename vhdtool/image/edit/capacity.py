@@ -4,7 +4,7 @@ import errno
 import os
 
 from vhdtool.image.chain.layers import Layer, Reader
-from vhdtool.image.edit.resize import blocks_in_the_way
+from vhdtool.image.edit.resize import blocks_to_move
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.vhd.blocks import BlockLayout
@@ -25,7 +25,7 @@ def require_capacity(upper: Reader, target: Layer, size: int) -> None:
     new, data = _new_blocks(upper, meta, meta.layout)
     what = f"{len(new)} new blocks"
     if _is_device(target):
-        moved = len(blocks_in_the_way(meta, meta.header, size))
+        moved = len(blocks_to_move(meta, meta.header, size))
         last = max((entry for entry in meta.bat if entry != UNUSED), default=0)
         end = meta.layout.end_sector(last) + (len(new) + moved) * meta.layout.stride
         _require(target.name, what, (end + 1) * SECTOR, target.storage.size())
@@ -72,7 +72,7 @@ def _new_blocks(upper: Reader, meta: Metadata, layout: BlockLayout) -> tuple[set
 def _moved(meta: Metadata, header: Header, size: int) -> int:
     """Bytes of the blocks that larger tables would move to the end of the file."""
     layout = BlockLayout(header.block_bytes)
-    return len(blocks_in_the_way(meta, header, size)) * layout.total_sectors * SECTOR
+    return len(blocks_to_move(meta, header, size)) * layout.total_sectors * SECTOR
 
 
 def _is_device(layer: Layer) -> bool:

@@ -7,10 +7,11 @@ from uuid import UUID
 from vhdtool.errors import UnsupportedImage, UsageError
 from vhdtool.image.chain.locate_parent import ParentMissing
 from vhdtool.image.check.admission import changeable, readable
+from vhdtool.image.check.regions import first_free_sector
 from vhdtool.image.create.differencing import locator_paths_for, parent_facts, with_parent
-from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.journal.transaction import apply_journalled, change_journal_path, writable_image
 from vhdtool.image.journal.undo import Change
-from vhdtool.image.metadata.bounds import end_of_data, end_of_kept, footer_place
+from vhdtool.image.metadata.bounds import end_of_data, footer_offset
 from vhdtool.image.metadata.read import Metadata, read_batmap
 from vhdtool.storage import Storage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
@@ -54,7 +55,7 @@ def modify_footer(
             footer = replace(footer, uuid=uuid)
         if timestamp is not None:
             footer = replace(footer, timestamp=timestamp)
-        guarded(storage, journal_beside(path), footer_changes(meta, footer))
+        apply_journalled(storage, change_journal_path(path), footer_changes(meta, footer))
     return footer
 
 
@@ -93,14 +94,14 @@ def modify_parent(
         table, changes = _locators(storage, meta, meta.header, facts.path, in_place=relink)
         header = with_parent(meta.header, facts, table)
         changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
-        guarded(storage, journal_beside(path), changes)
+        apply_journalled(storage, change_journal_path(path), changes)
 
 
 def _identity(uuid: UUID) -> str:
     return "none (raw)" if uuid == NO_UUID else str(uuid)
 
 
-def throw_data_away(path: str | os.PathLike[str]) -> None:
+def discard_blocks(path: str | os.PathLike[str]) -> None:
     """Frees every block: a dynamic image then reads as zeros, a child as its parent.
 
     Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
@@ -122,7 +123,7 @@ def throw_data_away(path: str | os.PathLike[str]) -> None:
             ]
         table = pack_bat(empty_bat(header.max_entries))
         changes.append(Change("clear the BAT", header.bat_offset, table))
-        guarded(storage, journal_beside(path), changes)
+        apply_journalled(storage, change_journal_path(path), changes)
         if storage.is_block_device:
             return
         # What is left needs no journal: a crash leaves leaked space, which a repair frees.
@@ -201,14 +202,14 @@ def _behind(
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     used = end_of_data(meta.footer, header, meta.batmap, meta.bat)
     layout = BlockLayout(header.block_bytes)
-    start = place = end_of_kept(storage, meta.ends, layout, meta.bat, used) * SECTOR
+    start = place = first_free_sector(storage, meta.ends, layout, meta.bat, used) * SECTOR
     table, data = [], b""
     for code, raw in wanted:
         room = pad(len(raw))
         table.append(Locator(code, room, len(raw), 0, place))
         data += raw.ljust(room, b"\0")
         place += room
-    end = footer_place(storage, place)
+    end = footer_offset(storage, place)
     if end > place:
         return tuple(table), [Change("write the locators", start, data)]
     return tuple(table), [

@@ -3,9 +3,10 @@
 from array import array
 from dataclasses import replace
 
-from vhdtool.image.journal.transaction import guarded
+from vhdtool.image.check.regions import first_free_sector
+from vhdtool.image.journal.transaction import apply_journalled
 from vhdtool.image.journal.undo import Change, apply
-from vhdtool.image.metadata.bounds import end_of_data, end_of_kept, footer_place
+from vhdtool.image.metadata.bounds import end_of_data, footer_offset
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import ENTRIES_PER_SECTOR, pack_bat_sector
@@ -18,7 +19,7 @@ _TOGETHER = 512
 """Blocks that one journal moves when a disk shrinks."""
 
 
-class Mover:
+class BlockMover:
     """Moves blocks of an image that was closed.
 
     The data is copied to free space first, under an empty bitmap. Then bitmaps and BAT entries
@@ -35,7 +36,7 @@ class Mover:
         self._moves: list[tuple[int, int]] = []
         self._on_device = storage.is_block_device
         end = end_of_data(meta.footer, header, meta.batmap, meta.bat)
-        self.kept = end_of_kept(storage, meta.ends, self.layout, meta.bat, end)
+        self.kept = first_free_sector(storage, meta.ends, self.layout, meta.bat, end)
         """Orphan blocks of a closed image end before this sector, where there are any."""
         if self.kept == end:
             self.kept = 0
@@ -93,10 +94,10 @@ class Mover:
         if self._on_device:
             # The journal must find there what it kept.
             apply(self.storage, self._targets())
-        guarded(self.storage, journal, changes + tables, self._copy)
+        apply_journalled(self.storage, journal, changes + tables, self._copy)
 
     def _move(self, block: int, entry: int) -> None:
-        footer_place(self.storage, self.layout.end_sector(entry) * SECTOR)
+        footer_offset(self.storage, self.layout.end_sector(entry) * SECTOR)
         self._moves.append((block, entry))
         self.bat[block] = entry
 
@@ -136,7 +137,7 @@ class Mover:
 
     def _finish(self) -> Metadata:
         """Writes the footer behind the data and cuts what is left; returns the new metadata."""
-        end = footer_place(self.storage, self.end * SECTOR)
+        end = footer_offset(self.storage, self.end * SECTOR)
         self.storage.pwrite(end, self.meta.footer.pack())
         self.storage.flush()
         self.storage.truncate(end + SECTOR)

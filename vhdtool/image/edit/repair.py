@@ -4,12 +4,12 @@ from array import array
 from dataclasses import dataclass, field, replace
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
-from vhdtool.image.check.advice import BATMAP_CODES, MENDED
+from vhdtool.image.check.advice import BATMAP_CODES, REPAIRABLE_DAMAGE
 from vhdtool.image.check.image import check
-from vhdtool.image.check.locators import locator_fault
+from vhdtool.image.check.regions import locator_fault
 from vhdtool.image.create.empty import WITHOUT_BATMAP
 from vhdtool.image.journal.undo import Change
-from vhdtool.image.metadata.bounds import end_of_data, paths_kept
+from vhdtool.image.metadata.bounds import end_of_data, locator_ranges
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.findings import CheckReport, Finding
 from vhdtool.image.metadata.orphans import Orphan
@@ -39,9 +39,9 @@ class Plan:
     drop_orphans: bool = False
 
     @property
-    def hopeless(self) -> list[Finding]:
+    def unrepairable(self) -> list[Finding]:
         """Damage that no repair can mend, because it is in guest data or in the only copy."""
-        mended = set(MENDED)
+        mended = set(REPAIRABLE_DAMAGE)
         if self.report.orphans and not self.drop_orphans:
             # The batmap is the proof that one of the orphans is a loss, and may tell its number.
             mended.discard("batmap-unallocated")
@@ -60,7 +60,7 @@ def plan(storage: Storage, drop_orphans: bool = False) -> Plan:
     `drop_orphans` says that they were looked at. Raises NotAVhd, or StorageError.
     """
     result = Plan(check(storage, "strict"), drop_orphans=drop_orphans)
-    if result.hopeless or (result.report.exit_code == 0 and not drop_orphans):
+    if result.unrepairable or (result.report.exit_code == 0 and not drop_orphans):
         return result
     codes = {one.code for one in result.report.findings}
     try:
@@ -212,14 +212,14 @@ class _Dynamic:
             return False
         return all(
             offset // SECTOR >= end or (offset + room) // SECTOR <= first
-            for offset, room in paths_kept(self.footer, self.header)
+            for offset, room in locator_ranges(self.footer, self.header)
         )
 
 
 def require_repairable(result: Plan) -> None:
     """Raises UnsupportedImage when there is damage that a repair cannot mend."""
-    if result.hopeless:
-        first = result.hopeless[0]
+    if result.unrepairable:
+        first = result.unrepairable[0]
         raise UnsupportedImage(
             f"{result.report.name}: cannot be repaired ({first.code}: {first.message}); nothing "
             "was written; `vhdtool check` says what helps"

@@ -11,10 +11,10 @@ from vhdtool.image.check.admission import writable
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import check_size
 from vhdtool.image.edit.modify import footer_changes
-from vhdtool.image.edit.relocate import Mover
-from vhdtool.image.journal.transaction import guarded, journal_beside, writable_image
+from vhdtool.image.edit.relocate import BlockMover
+from vhdtool.image.journal.transaction import apply_journalled, change_journal_path, writable_image
 from vhdtool.image.journal.undo import Change, apply
-from vhdtool.image.metadata.bounds import end_of_data, footer_place, paths_kept
+from vhdtool.image.metadata.bounds import end_of_data, footer_offset, locator_ranges
 from vhdtool.image.metadata.read import Metadata, believed_batmap
 from vhdtool.storage import FileStorage
 from vhdtool.storage.image_lock import LockMode
@@ -48,9 +48,9 @@ def resize(
         _require_possible(path, size, beneath=mode is LockMode.BENEATH)
         meta = writable(storage)
         footer = with_size(meta.footer, size)
-        journal = journal or journal_beside(path)
+        journal = journal or change_journal_path(path)
         if meta.footer.disk_type == FIXED:
-            guarded(storage, journal, _fixed(storage, meta, footer))
+            apply_journalled(storage, journal, _fixed(storage, meta, footer))
         elif meta.header is not None:
             _dynamic(storage, meta, meta.header, footer, journal)
     return footer
@@ -113,7 +113,7 @@ def _dynamic(
     storage: FileStorage, meta: Metadata, header: Header, footer: Footer, journal: str
 ) -> None:
     need = -(-footer.current_size // header.block_bytes)
-    mover = Mover(storage, meta, header)
+    mover = BlockMover(storage, meta, header)
     # Blocks behind the old end are nobody's, and must not come to light when the disk grows.
     first = min(need, -(-meta.size // header.block_bytes))
     beyond = [b for b in range(first, len(mover.bat)) if mover.bat[b] != UNUSED]
@@ -125,7 +125,7 @@ def _dynamic(
         meta = mover.free(beyond, journal)
     if need <= header.max_entries:
         changes = _batmap(storage, meta, header, footer, []) + footer_changes(meta, footer)
-        guarded(storage, journal, changes)
+        apply_journalled(storage, journal, changes)
         return
     larger = replace(header, max_entries=need)
     front = _front_end(meta, larger) // SECTOR
@@ -173,7 +173,7 @@ def _batmap(
     ]
 
 
-def blocks_in_the_way(meta: Metadata, header: Header, size: int) -> list[int]:
+def blocks_to_move(meta: Metadata, header: Header, size: int) -> list[int]:
     """The blocks that the tables for a disk of `size` bytes need the place of."""
     larger = replace(header, max_entries=-(-size // header.block_bytes))
     if larger.max_entries <= header.max_entries:
@@ -188,14 +188,14 @@ def _front_end(meta: Metadata, larger: Header) -> int:
     if meta.batmap is not None or batmap_expected(meta.footer):
         fresh = batmap_header_for(larger)
         end = fresh.offset + fresh.sectors * SECTOR
-    return end + sum(room for _, room in paths_kept(meta.footer, larger))
+    return end + sum(room for _, room in locator_ranges(meta.footer, larger))
 
 
 def _larger_tables(
     old: Header,
     larger: Header,
     footer: Footer,
-    mover: Mover,
+    mover: BlockMover,
 ) -> list[Change]:
     """BAT, batmap and locators behind each other in the space that the mover made free.
 
@@ -223,7 +223,7 @@ def _larger_tables(
         # It is lost, and its place is kept for a repair.
         data += bytes(SECTOR + batmap_header_for(larger).sectors * SECTOR)
     table = []
-    kept = paths_kept(footer, old)
+    kept = locator_ranges(footer, old)
     for one in old.locators:
         if one.room and (one.offset, one.room) in kept:
             path = storage.pread(one.offset, min(one.length, one.room))
@@ -232,7 +232,7 @@ def _larger_tables(
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))
-    end = footer_place(storage, max(end_of_data(footer, header, batmap, bat), mover.kept) * SECTOR)
+    end = footer_offset(storage, max(end_of_data(footer, header, batmap, bat), mover.kept) * SECTOR)
     changes = [
         Change("write the larger tables", larger.bat_offset, data),
         Change("write the header", footer.data_offset, header.pack()),

@@ -12,7 +12,7 @@ from vhdtool.image.journal.undo import (
     apply,
     drop_journal,
     read_journal,
-    require_own,
+    require_same_state,
     undo,
     write_journal,
 )
@@ -23,16 +23,16 @@ from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.paths import persistent_path
 
 _PATIENCE = 5.0
-"""Seconds; a change that is guarded takes milliseconds, so a longer one is stopped."""
+"""Seconds; a change that is apply_journalled takes milliseconds, so a longer one is stopped."""
 
 
-def journal_beside(image: str | os.PathLike[str]) -> str:
+def change_journal_path(image: str | os.PathLike[str]) -> str:
     """Where the journal of a change under way is."""
     # By the real name: under another one an interrupted change would not be seen.
     return f"{persistent_path(image)}.journal"
 
 
-def guarded(
+def apply_journalled(
     storage: Storage,
     journal: str,
     changes: list[Change],
@@ -104,7 +104,7 @@ def require_no_journal(path: str | os.PathLike[str], ours: bool = False) -> None
 
 def is_interrupted(path: str | os.PathLike[str], ours: bool = False) -> bool:
     """Whether an earlier change of the image was interrupted; the rest as `require_no_journal`."""
-    journal, end = journal_beside(path), monotonic() + _PATIENCE
+    journal, end = change_journal_path(path), monotonic() + _PATIENCE
     while os.path.exists(journal):
         who = "" if ours else who_has(path)
         if not who:
@@ -118,7 +118,7 @@ def is_interrupted(path: str | os.PathLike[str], ours: bool = False) -> bool:
 
 def require_replaceable(path: str | os.PathLike[str]) -> None:
     """Raises UncleanImage where an old journal would be played back into a new image."""
-    journal = journal_beside(path)
+    journal = change_journal_path(path)
     if os.path.exists(journal):
         raise UncleanImage(
             f"{journal}: a change of an image of this name was interrupted; take it back with "
@@ -126,14 +126,14 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
         )
 
 
-def as_before(storage: FileStorage) -> Storage:
+def restored_storage(storage: FileStorage) -> Storage:
     """The image as its journal will restore it where a change was interrupted, or as it is.
 
     Raises ImageInUse where somebody is changing it now, and ForeignJournal.
     """
     if is_interrupted(storage.name):
         try:
-            return Restored(storage, journal_beside(storage.name))
+            return RestoredStorage(storage, change_journal_path(storage.name))
         except ForeignJournal:
             raise
         except UsageError:
@@ -142,7 +142,7 @@ def as_before(storage: FileStorage) -> Storage:
     return storage
 
 
-class Restored(ReadOnlyStorage):
+class RestoredStorage(ReadOnlyStorage):
     """What an image will be once its journal is played back; nothing is written."""
 
     def __init__(self, inner: Storage, journal: str) -> None:
@@ -151,7 +151,7 @@ class Restored(ReadOnlyStorage):
         self._kept: list[tuple[int, bytes]] = []
         with FileStorage(journal) as file:
             read = read_journal(file)
-            require_own(inner, file, read)
+            require_same_state(inner, file, read)
             self._size = inner.size() if read.size is None else read.size
             for step in read.steps:
                 self._kept.append((step.offset, file.pread(step.place, step.length)))

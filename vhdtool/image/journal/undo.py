@@ -123,7 +123,7 @@ def undo(storage: Storage, path: str) -> None:
     """
     with FileStorage(path) as file:
         journal = read_journal(file)
-        require_own(storage, file, journal)
+        require_same_state(storage, file, journal)
         # A repair may write a place twice: the oldest state is the one to come back to.
         for step in reversed(journal.steps):
             _copy(file, step.place, storage, step.offset, step.length)
@@ -133,7 +133,7 @@ def undo(storage: Storage, path: str) -> None:
         storage.flush()
 
 
-def require_own(storage: Storage, file: FileStorage, journal: Journal) -> None:
+def require_same_state(storage: Storage, file: FileStorage, journal: Journal) -> None:
     """Raises ForeignJournal unless the changes are the last that happened to the image, in part at
     least.
 
@@ -194,6 +194,6 @@ def read_journal(journal: FileStorage) -> Journal:
     return Journal(size, (least, largest), steps)
 
 
-def journal_path(image: str | os.PathLike[str]) -> str:
+def repair_journal_path(image: str | os.PathLike[str]) -> str:
     """Where the journal of a repair goes unless the user says otherwise."""
     return f"{os.fspath(image)}.undo"

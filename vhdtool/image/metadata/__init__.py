@@ -1,25 +1,21 @@
-"""What an image says about itself: footer, header, BAT, batmap and locators, read and compared.
+"""The metadata of one image: footer, header, BAT and batmap, read, dumped and compared.
 
 bat_sort    Which places a BAT names, and whether they lie apart: a million of
             them in milliseconds
-bounds      Where metadata and data of an image end. All in sectors of the file
-collector   Collects findings, with a lid on how many of one kind a damaged
-            table can produce
-dump        Snapshots of all metadata as JSON, and the proof that metadata only
-            ever grows
+bounds      Where the metadata and the data of an image end
+diff        Comparison of two metadata dumps: what was lost, and what was added
+dump        The metadata dump of a VHD: all its metadata as one JSON value
 ends        Both ends of a VHD file: the footer at its end and the copy at its
             start
-findings    What a check or a comparison found, and what it means for an exit
-            code
-guesses     Which guest block an orphan may be, from the order of blocks in the
-            file or from its data
+findings    Findings of a check or a comparison, the report on one image, and
+            their exit codes
 orphans     Orphan blocks: bitmap and data are in the file, but no BAT entry
             names them
 placement   The allocated blocks of an image in file order
-qcow2       What a qcow2 image says of itself: its size, and where each of its
-            clusters lies
+qcow2       The metadata of a qcow2 image: its size and the file offset of each
+            cluster
 read        Footer, header, BAT and batmap of one image; each number is checked
             against the file's size
-signatures  What the content of a file looks like, for messages and for refusing
-            to guess
+signatures  The format of a file by magic numbers in its content, and by the
+            suffix of its name
 """

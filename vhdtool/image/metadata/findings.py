@@ -1,9 +1,10 @@
-"""What a check or a comparison found, and what it means for an exit code."""
+"""Findings of a check or a comparison, the report on one image, and their exit codes."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    # Only the annotation needs it; the lab's agent and `vhdtool diff` do without the module.
     from vhdtool.image.metadata.orphans import Orphan
 
 Severity = Literal["corrupt", "unclean", "info"]
@@ -11,7 +12,7 @@ Severity = Literal["corrupt", "unclean", "info"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing found. `offset` in bytes of the file; `sectors` = (first, count) of the guest."""
+    """One finding. `offset` in bytes of the file; `sectors` = (first, count) of the guest."""
 
     code: str
     severity: Severity
@@ -33,7 +34,7 @@ class Finding:
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """0 consistent, 2 corrupt, 3 unclean or leaks but nothing lost (1: could not be checked)."""
+    """0: consistent; 2: corrupt; 3: unclean or leaks, but nothing lost. (1: not checked.)"""
     severities = {finding.severity for finding in findings}
     if "corrupt" in severities:
         return 2
@@ -41,7 +42,7 @@ def exit_code(findings: list[Finding]) -> int:
 
 
 VERDICTS = {0: "consistent", 2: "corrupt", 3: "unclean"}
-"""What an exit code of the check says, in a word."""
+"""Exit code of a check -> verdict."""
 
 
 @dataclass(slots=True)
@@ -52,12 +53,12 @@ class CheckReport:
     mode: str
     findings: list[Finding] = field(default_factory=list)
     blocks: int = 0
-    """Blocks that the disk has."""
+    """Number of blocks of the disk."""
     allocated: int = 0
     orphans: "list[Orphan]" = field(default_factory=list)
     """Blocks in the file that no BAT entry names."""
-    left_out: set[str] = field(default_factory=set)
-    """Codes of corrupt findings of which there are more than `findings` has."""
+    truncated: set[str] = field(default_factory=set)
+    """Codes of corrupt findings of which `findings` has not all."""
 
     @property
     def exit_code(self) -> int:

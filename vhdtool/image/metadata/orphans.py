@@ -1,18 +1,17 @@
 """Orphan blocks: bitmap and data are in the file, but no BAT entry names them.
 
-Either the entry was lost, or a crash cut an allocation off before the guest had its answer. The
-image alone cannot tell which, so that an orphan is a probable loss and never mere leaked space.
+Either the entry was lost, or a crash interrupted the allocation before the write was
+acknowledged. The image alone does not show which, so an orphan counts as a probable loss.
 """
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from vhdtool.image.metadata.collector import Collector
-from vhdtool.image.metadata.findings import Severity
-from vhdtool.image.metadata.guesses import content_block, order_blocks
-from vhdtool.image.metadata.placement import Placement
+from vhdtool.image.metadata.placement import BLOCK_BITS, BLOCK_MASK, Placement
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.sparse import DataMap
 from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
@@ -26,16 +25,21 @@ from vhdtool.vhd.units import SECTOR, SMALLEST_BLOCK, UNUSED
 
 _CHUNK = 1 << 20
 _RUN = 16
-"""Sectors in a run of equal bits, on average, that no text and no random data reaches."""
+"""Mean length of the runs of equal bits (in sectors) that only a real bitmap has."""
 _COOKIES = (FOOTER_COOKIE, POISON, HEADER_COOKIE, BATMAP_COOKIE)
-"""A footer that a longer image left behind has runs of equal bits too."""
+"""Old metadata, which a longer image left behind, has long runs of equal bits, too."""
 Gap = tuple[int, int]
-"""Sectors [first, end) of the file that nothing owns."""
+"""Sectors [first, end) of the file that no structure owns."""
+Guess = tuple[int, str]
+"""(guest block, reason)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A block at sector `entry` of the file. `guest` is the block that it may be, or None."""
+    """An orphan block at sector `entry` of the file.
+
+    `guest` is the guest block that it probably is, and `reason` says why; None where unknown.
+    """
 
     entry: int
     bitmap: bytes
@@ -50,26 +54,26 @@ class Orphan:
 
     @property
     def present(self) -> int:
-        """How many of its sectors its bitmap calls present."""
+        """Number of sectors that its bitmap marks as present."""
         return sum(count for _, count in self.runs())
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """(first, count) of its present sectors, counted from the block's start."""
+        """(first, count) of its present sectors, counted from the start of the block."""
         return set_runs(self.bitmap, self.layout.sectors)
 
     @property
     def sectors(self) -> tuple[int, int] | None:
-        """Guest sectors (first, count) of the block that it may be."""
+        """Guest sectors (first, count) of the block that it probably is."""
         if self.guest is None:
             return None
         return self.guest * self.layout.sectors, self.layout.sectors
 
     def __str__(self) -> str:
-        where = f"; it may be block {self.guest}: {self.reason}" if self.guest is not None else ""
+        guess = f"; it may be block {self.guest}: {self.reason}" if self.guest is not None else ""
         return (
             f"probable loss: {self.present} sectors of data in a block at sector {self.entry} "
-            f"that no BAT entry names: its entry was lost, or a crash cut its allocation off "
-            f"before the write was acknowledged{where}"
+            f"that no BAT entry names: its entry was lost, or a crash interrupted its allocation "
+            f"before the write was acknowledged{guess}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -83,54 +87,47 @@ class Orphan:
         }
 
 
-def check_orphans(
+def find_orphans(
     storage: Storage,
-    place: Placement,
+    placement: Placement,
     gaps: list[Gap],
     batmap: bytes | None,
     need: int,
-    found: Collector,
 ) -> list[Orphan]:
-    """Names and returns all orphans in `gaps`, in file order.
+    """Find all orphans in `gaps`, in file order.
 
-    Reads bitmaps there, and data up to what is not zero: a place whose data is zero is no orphan
-    but room that was cleared for a block to come. `batmap`: the map's bits where they can be
-    believed; `need`: blocks that the disk has.
+    Reads bitmaps there, and data up to the first byte that is not zero: a bitmap over zeros is
+    preallocation and no orphan. `batmap`: the bits of a batmap whose checksum is right;
+    `need`: number of blocks of the disk.
     """
-    if place.layout.block_bytes < SMALLEST_BLOCK:
-        # Nobody writes such blocks, and bits of a bitmap that is so short prove nothing.
+    if placement.layout.block_bytes < SMALLEST_BLOCK:
+        # No writer makes such blocks, and so short a bitmap is no evidence.
         return []
-    seen = [one for gap in gaps for one in _within(storage, place, *gap)]
-    orphans = _numbered(storage, place, seen, batmap, need)
-    # In a live image the entry may have been written since the table was read.
-    severity: Severity = "info" if found.mode == "live" else "unclean"
-    for one in orphans:
-        at = one.entry * SECTOR
-        found.add("orphan-block", severity, str(one), one.guest, at, one.sectors)
-    return orphans
+    orphans = [one for gap in gaps for one in _orphans_in(storage, placement, *gap)]
+    return _with_guesses(storage, placement, orphans, batmap, need)
 
 
 def last_orphan_end(
     storage: Storage, layout: BlockLayout, bat: "array[int]", first: int, end: int
 ) -> int:
-    """The sector behind the last orphan in sectors [first, end), which nothing owns, or `first`."""
-    place = Placement(bat, layout, 0, storage.size())
-    return max((one.end for one in _within(storage, place, first, end)), default=first)
+    """The sector behind the last orphan in the unowned sectors [first, end), or `first`."""
+    placement = Placement(bat, layout, 0, storage.size())
+    return max((one.end for one in _orphans_in(storage, placement, first, end)), default=first)
 
 
-def _within(storage: Storage, place: Placement, first: int, end: int) -> Iterator[Orphan]:
-    layout = place.layout
+def _orphans_in(storage: Storage, placement: Placement, first: int, end: int) -> Iterator[Orphan]:
+    layout = placement.layout
     total = layout.total_sectors
     # Only the end of an image that was not closed may cut a block off.
-    shortest = layout.bitmap_sectors + 1 if end == place.file_sectors else total
+    shortest = layout.bitmap_sectors + 1 if end == placement.file_sectors else total
     data = DataMap(storage.fileno()) if isinstance(storage, FileStorage) else None
     while end - first >= shortest:
         if data is not None:
             begin = next(data.ranges(first * SECTOR, end * SECTOR), (end * SECTOR, 0))[0] // SECTOR
-            # A bitmap that is a hole has no bit set. Whole strides keep the alignment.
+            # A bitmap that is a hole has no bit set. Whole strides preserve the alignment.
             first += max((begin - first) // layout.stride - 1, 0) * layout.stride
-        for entry in _places(layout, first, end):
-            bitmap = _bitmap(storage, place, entry) if end - entry >= shortest else None
+        for entry in _candidates(layout, first, end):
+            bitmap = _bitmap(storage, placement, entry) if end - entry >= shortest else None
             if bitmap is not None and _has_data(storage, layout, entry, bitmap, end):
                 yield Orphan(entry, bitmap, layout)
                 first = entry + total
@@ -139,27 +136,27 @@ def _within(storage: Storage, place: Placement, first: int, end: int) -> Iterato
             first = layout.place(first) + total
 
 
-def _places(layout: BlockLayout, first: int, end: int) -> list[int]:
-    """Where the next block of a gap may stand, the likeliest first.
+def _candidates(layout: BlockLayout, first: int, end: int) -> list[int]:
+    """Sectors at which the next block of a gap may begin, the likeliest first.
 
-    Other writers than blktap leave nothing between blocks; blktap aligns their data. A block may
-    also have something before it that is no block: then a row of blocks ends with the gap.
+    blktap aligns the data of blocks; other writers leave nothing between blocks. A gap may also
+    begin with something that is no block: then a row of blocks ends with the gap.
     """
     total, stride, size = layout.total_sectors, layout.stride, end - first
-    places = [layout.place(first), first]
+    sectors = [layout.place(first), first]
     if size % total == 0:
-        places.reverse()
-    places.append(end - size // total * total)
+        sectors.reverse()
+    sectors.append(end - size // total * total)
     # A row of aligned blocks: before the footer, and before another aligned block.
-    places.append(end - total - (size - total) // stride * stride)
-    places.append(end - size // stride * stride)
-    return [one for one in dict.fromkeys(places) if one >= first]
+    sectors.append(end - total - (size - total) // stride * stride)
+    sectors.append(end - size // stride * stride)
+    return [one for one in dict.fromkeys(sectors) if one >= first]
 
 
-def _bitmap(storage: Storage, place: Placement, entry: int) -> bytes | None:
-    """The bitmap there, or None for what cannot be one, or has no bit set."""
-    layout = place.layout
-    bitmap = place.read_bitmap(storage, entry)
+def _bitmap(storage: Storage, placement: Placement, entry: int) -> bytes | None:
+    """The bitmap at sector `entry`, or None where there is none or no bit is set."""
+    layout = placement.layout
+    bitmap = placement.read_bitmap(storage, entry)
     length = layout.bitmap_sectors * SECTOR - layout.bitmap_bytes
     padding = storage.pread(entry * SECTOR + layout.bitmap_bytes, length) if length else b""
     if len(bitmap) < layout.bitmap_bytes or len(padding) < length or not any(bitmap):
@@ -167,74 +164,141 @@ def _bitmap(storage: Storage, place: Placement, entry: int) -> bytes | None:
     if bitmap.startswith(_COOKIES):
         return None
     if any(padding) and not (all_set(bitmap, layout.sectors) and not padding.strip(b"\xff")):
-        # QEMU sets the padding of a full bitmap too; anything else is some other data.
+        # QEMU also sets the padding of a full bitmap; any other padding shows that it is data.
         return None
     return bitmap
 
 
 def _has_data(storage: Storage, layout: BlockLayout, entry: int, bitmap: bytes, end: int) -> bool:
-    """Whether sectors that are present have data, and the bitmap is one and no other data.
+    """Whether present sectors have data, and the bitmap really is a bitmap.
 
-    The sectors of a real block that are not present are zero nearly always: storage that does not
-    clear them, or a write that was under way, leaves old or new data there. Then the bitmap counts
+    In a real block the sectors that are not present are zero nearly always. Exceptions are
+    storage that does not clear them, and a write that was in flight: then the bitmap is accepted
     when its bits come in runs, as writes set them.
     """
     data = layout.data_sector(entry)
     if data + min(last_set(bitmap) + 1, layout.sectors) > end:
         return False
     if all_set(bitmap, layout.sectors):
-        return _used(storage, data, layout.sectors, once=True) > 0
+        return _nonzero_sectors(storage, data, layout.sectors, any_suffices=True) > 0
     inside = outside = 0
     parts = list(runs(bitmap, layout.sectors))
     for present, first, count in parts:
-        used = _used(storage, data + first, min(count, end - data - first))
+        nonzero = _nonzero_sectors(storage, data + first, min(count, end - data - first))
         if present:
-            inside += used
+            inside += nonzero
         else:
-            outside += used
+            outside += nonzero
     return inside > 0 and (4 * outside <= inside or len(parts) * _RUN <= layout.sectors)
 
 
-def _used(storage: Storage, first: int, count: int, once: bool = False) -> int:
-    """How many sectors are not zero; with `once` 1 stands for any number of them."""
-    used = 0
+def _nonzero_sectors(storage: Storage, first: int, count: int, any_suffices: bool = False) -> int:
+    """Number of sectors that are not zero; with `any_suffices` at most 1, which is quicker."""
+    nonzero = 0
     for skip in range(0, count * SECTOR, _CHUNK):
         raw = storage.pread(first * SECTOR + skip, min(_CHUNK, count * SECTOR - skip))
         if raw.count(0) == len(raw):
             continue
-        if once:
+        if any_suffices:
             return 1
-        used += sum(any(raw[at : at + SECTOR]) for at in range(0, len(raw), SECTOR))
-    return used
+        nonzero += sum(any(raw[at : at + SECTOR]) for at in range(0, len(raw), SECTOR))
+    return nonzero
 
 
-def _numbered(
-    storage: Storage, place: Placement, found: list[Orphan], batmap: bytes | None, need: int
+def _with_guesses(
+    storage: Storage,
+    placement: Placement,
+    orphans: list[Orphan],
+    batmap: bytes | None,
+    need: int,
 ) -> list[Orphan]:
-    """The orphans, with the guest block that each may be where something tells."""
-    if not found:
+    """The orphans, each with the guest block that it probably is."""
+    if not orphans:
         return []
-    nowhere = {*place.zeroed, *place.outside}
+    unreadable = {*placement.zeroed, *placement.outside}
     free = [
         block
-        for block in range(min(need, len(place.bat)))
-        if place.bat[block] == UNUSED or block in nowhere
+        for block in range(min(need, len(placement.bat)))
+        if placement.bat[block] == UNUSED or block in unreadable
     ]
-    guesses: dict[int, tuple[int, str]] = {}
-    said = [block for block in free if batmap is not None and bit(batmap, block)]
-    full = [one for one in found if count_set(one.bitmap) >= one.layout.sectors]
-    if len(said) == 1 and len(full) == 1:
-        guesses[full[0].entry] = said[0], "the batmap calls it full"
-    for entry, guess in order_blocks(place.keys, [one.entry for one in found], free).items():
+    guesses: dict[int, Guess] = {}
+    marked_full = [block for block in free if batmap is not None and bit(batmap, block)]
+    full = [one for one in orphans if count_set(one.bitmap) >= one.layout.sectors]
+    if len(marked_full) == 1 and len(full) == 1:
+        guesses[full[0].entry] = marked_full[0], "the batmap marks it as full"
+    by_order = guess_by_order(placement.sorted_keys, [one.entry for one in orphans], free)
+    for entry, guess in by_order.items():
         guesses.setdefault(entry, guess)
-    if len(free) == 1 and len(found) == 1:
-        guesses.setdefault(found[0].entry, (free[0], "no other block lacks a place"))
-    for one in found:
+    if len(free) == 1 and len(orphans) == 1:
+        guesses.setdefault(orphans[0].entry, (free[0], "no other block is free"))
+    for one in orphans:
         if one.entry not in guesses:
-            block_there = content_block(storage, one.layout, one.entry, one.bitmap)
-            if block_there is not None and block_there in free:
-                guesses[one.entry] = block_there, "its data says so (a partition table)"
+            block = _guess_by_content(storage, one)
+            if block is not None and block in free:
+                guesses[one.entry] = block, "its data has a partition table"
     return [
         Orphan(one.entry, one.bitmap, one.layout, *guesses.get(one.entry, (None, "")))
-        for one in found
+        for one in orphans
     ]
+
+
+def guess_by_order(
+    sorted_keys: "array[int]", entries: list[int], free: list[int]
+) -> dict[int, Guess]:
+    """{entry: (block, reason)} of orphans in a file whose blocks are in ascending order.
+
+    `sorted_keys` as in Placement; `entries` of the orphans ascend, as do the `free` blocks. Where
+    as many blocks are free between two neighbours as there are orphans, each orphan's number is
+    known. Behind the last block it is known if the disk was filled without a gap so far.
+
+    >>> guess_by_order(array("Q", [10 << 32 | 0, 30 << 32 | 2]), [20], [1, 3])[20][0]
+    1
+    """
+    blocks = [key & BLOCK_MASK for key in sorted_keys]
+    if not blocks or any(one >= other for one, other in pairwise(blocks)):
+        return {}
+    groups: dict[int, list[int]] = {}
+    for entry in entries:
+        groups.setdefault(bisect_left(sorted_keys, entry << BLOCK_BITS), []).append(entry)
+    guesses: dict[int, Guess] = {}
+    before = 0
+    for index, group in groups.items():
+        low = blocks[index - 1] if index else -1
+        first = bisect_right(free, low)
+        if index < len(blocks):
+            reason = "the blocks are in order, and no other is free between its neighbours"
+            between = free[first : bisect_left(free, blocks[index])]
+        else:
+            reason = "the disk was filled in order, and this block comes next"
+            between = free[first : first + len(group)]
+            if first != before or between != list(range(low + 1, low + 1 + len(group))):
+                between = []
+        if len(between) == len(group):
+            guesses.update((entry, (n, reason)) for entry, n in zip(group, between, strict=True))
+        before += len(group)
+    return guesses
+
+
+def _guess_by_content(storage: Storage, orphan: Orphan) -> int | None:
+    """The block that the data of an orphan shows: the first one by its partition table, or that
+    of the sector number in a copy of a GPT header.
+    """
+    layout = orphan.layout
+
+    def sector(index: int) -> bytes:
+        if not bit(orphan.bitmap, index):
+            return b""
+        return storage.pread((layout.data_sector(orphan.entry) + index) * SECTOR, SECTOR)
+
+    if sector(0)[510:] == b"\x55\xaa" and sector(1)[:8] == b"EFI PART":
+        return 0
+    # The copy of the GPT header is the last sector of the disk: the last one of its block in use.
+    for index in range(layout.sectors - 1, -1, -1):
+        raw = sector(index)
+        if not any(raw):
+            continue
+        own = int.from_bytes(raw[24:32], "little")
+        if raw[:8] == b"EFI PART" and own % layout.sectors == index:
+            return own // layout.sectors
+        return None
+    return None

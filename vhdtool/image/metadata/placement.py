@@ -12,9 +12,10 @@ BLOCK_MASK = (1 << BLOCK_BITS) - 1
 
 
 class Placement:
-    """The allocated blocks in file order: `keys` are entry << 32 | block.
+    """Allocated blocks in file order. `sorted_keys` are BAT entry << 32 | block.
 
-    Entries that cannot be read at all (zero, past the end, wrapping) are reported and left out.
+    Entries that cannot be read at all are listed apart: `zeroed` has the blocks whose entry is
+    zero, `outside` those whose entry lies past the end of the file or wraps around 32 bits.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Placement:
         file_size: int,
         bitmaps_reversed: bool = False,
     ) -> None:
+        self.bat = bat
         self.layout = layout
         self.bitmaps_reversed = bitmaps_reversed
         self.bat_offset = bat_offset
@@ -46,20 +48,20 @@ class Placement:
                 keys.append(entry << BLOCK_BITS | block)
                 ordered = ordered and entry >= highest
                 highest = entry
-        # Eight bytes a block; only a table that is out of order costs a sort in objects.
-        self.keys = keys if ordered else array("Q", sorted(keys))
-        self.bat = bat
+        # An array has eight bytes a block; only a BAT that is out of order is sorted as a list.
+        self.sorted_keys = keys if ordered else array("Q", sorted(keys))
 
     def read_bitmap(self, storage: Storage, entry: int) -> bytes:
-        """The bits of the block at sector `entry`; fewer where the file ends before."""
+        """The sector bitmap of the block at sector `entry`; cut off where the file ends."""
         raw = storage.pread(entry * SECTOR, self.layout.bitmap_bytes)
         return reversed_bits(raw) if self.bitmaps_reversed else raw
 
-    def guest(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
+    def guest_sectors(self, block: int, entry: int, first: int, end: int) -> tuple[int, int] | None:
         """Guest sectors (first, count) of a block that lie in file sectors [first, end)."""
-        start = max(first - self.layout.data_sector(entry), 0)
-        stop = min(end - self.layout.data_sector(entry), self.layout.sectors)
-        if first < self.layout.data_sector(entry) < end:
-            # Without its bitmap nothing in the block can be trusted.
+        data = self.layout.data_sector(entry)
+        start = max(first - data, 0)
+        stop = min(end - data, self.layout.sectors)
+        if first < data < end:
+            # The range has the end of the bitmap, without which no sector can be trusted.
             start, stop = 0, self.layout.sectors
         return (block * self.layout.sectors + start, stop - start) if stop > start else None

@@ -1,9 +1,9 @@
-"""What a qcow2 image says of itself: its size, and where each of its clusters lies.
+"""The metadata of a qcow2 image: its size and the file offset of each cluster.
 
-Reading only; QEMU writes such images. Source of the layout: docs/interop/qcow2.rst of QEMU. All
-integers on disk are big-endian. Served are images of their own: nothing compressed, encrypted,
-shared with an internal snapshot, or taken from another file, for an image that names a file would
-have its reader open it.
+Read only; QEMU writes such images. Source of the layout: docs/interop/qcow2.rst of QEMU. All
+integers on disk are big-endian. Supported are images without compression, encryption and internal
+snapshots, whose data is in one file: an image that names another file would have it opened by
+whoever reads the image.
 """
 
 import struct
@@ -12,109 +12,81 @@ from dataclasses import dataclass
 from typing import Any
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
-from vhdtool.image.metadata.findings import CheckReport, Finding
+from vhdtool.image.metadata.dump import SCHEMA
 from vhdtool.storage import Storage
 from vhdtool.vhd.units import SECTOR
 
 MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES = struct.Struct(">QQQII")
-OFFSET = 0x00FFFFFFFFFFFE00
-COMPRESSED = 1 << 62
-CORRUPT, DATA_FILE, EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
-MAX_L1 = 4 << 20
+_OFFSET_MASK = 0x00FFFFFFFFFFFE00
+_COMPRESSED = 1 << 62
+_READS_AS_ZEROS = 1
+_CORRUPT, _DATA_FILE, _EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
+_MAX_L1 = 4 << 20
 """Entries: 32 MiB of table, QEMU's own limit."""
 
 
 @dataclass(frozen=True)
-class Qcow2:
-    """The header: sizes in bytes, offsets in the file."""
+class Header:
+    """Sizes in bytes; offsets in bytes of the file."""
 
     size: int
     cluster: int
     l1_offset: int
     l1_entries: int
-    refcounts: int
-    """Where the refcount table begins."""
 
     @property
     def table_entries(self) -> int:
-        """Clusters that one L2 table maps."""
+        """Number of clusters that one L2 table maps."""
         return self.cluster // 8
 
     @property
     def clusters(self) -> int:
+        """Number of clusters of the disk."""
         return -(-self.size // self.cluster)
 
 
-def read_header(storage: Storage) -> Qcow2:
-    """Raises CorruptImage for what cannot be, UnsupportedImage for what is not served."""
+def read_header(storage: Storage) -> Header:
+    """Read and check the header. Raises CorruptImage, or UnsupportedImage."""
     raw = storage.pread(0, 112)
     if len(raw) < _HEADER.size or raw[:4] != MAGIC:
-        raise CorruptImage(f"{storage.name}: no qcow2 image (no header)")
-    (_, version, backing, _, bits, size, crypt, l1_entries, l1_offset, refcounts, _, snapshots,
+        raise CorruptImage(f"{storage.name}: not a qcow2 image (no header)")
+    (_, version, backing, _, bits, size, crypt, l1_entries, l1_offset, _, _, snapshots,
      _) = _HEADER.unpack_from(raw)  # fmt: skip
     incompatible = _FEATURES.unpack_from(raw, 72)[0] if version >= 3 and len(raw) == 112 else 0
     if version not in (2, 3) or not 9 <= bits <= 21:
         raise CorruptImage(f"{storage.name}: qcow2 version {version}, clusters of 2^{bits} bytes")
-    header = Qcow2(size // SECTOR * SECTOR, 1 << bits, l1_offset, l1_entries, refcounts)
-    for there, what in (
+    header = Header(size // SECTOR * SECTOR, 1 << bits, l1_offset, l1_entries)
+    for present, feature in (
         (backing, "a backing file"),
         (crypt, "encryption"),
         (snapshots, "internal snapshots"),
-        (incompatible & DATA_FILE, "its data in another file"),
-        (incompatible & EXTENDED_L2, "subclusters"),
+        (incompatible & _DATA_FILE, "its data in another file"),
+        (incompatible & _EXTENDED_L2, "subclusters"),
     ):
-        if there:
+        if present:
             raise UnsupportedImage(
-                f"{storage.name}: has {what}, which is not served; `qemu-img convert -O qcow2` "
-                f"makes an image without"
+                f"{storage.name}: has {feature}, which is not supported; `qemu-img convert -O "
+                f"qcow2` makes an image without"
             )
-    if incompatible & CORRUPT:
+    if incompatible & _CORRUPT:
         raise CorruptImage(f"{storage.name}: QEMU marked it as corrupt; see `qemu-img check`")
     needed = -(-header.clusters // header.table_entries)
-    if l1_offset % header.cluster or not needed <= l1_entries <= MAX_L1 or not size:
+    if l1_offset % header.cluster or not needed <= l1_entries <= _MAX_L1 or not size:
         raise CorruptImage(f"{storage.name}: an L1 table of {l1_entries} entries at {l1_offset}")
     return header
 
 
-def mapping(storage: Storage, header: Qcow2) -> dict[int, int]:
-    """Guest cluster -> where it lies in the file, in bytes. Raises UnsupportedImage.
+def dump_metadata(storage: Storage) -> dict[str, Any]:
+    """Dump the mapping in the schema of `image.metadata.dump`; a block is a cluster.
 
-    A cluster that reads as zeros without data of its own is in no table, or marked so.
+    QEMU caches its tables until it flushes: the file may lag behind. A mapping that is in the file
+    stays there unless another writer overwrites it. An image that is damaged or not supported was
+    overwritten, and its dump has neither header nor BAT.
     """
-    return {cluster: entry & OFFSET for cluster, entry in _entries(storage, header)}
-
-
-def _entries(storage: Storage, header: Qcow2) -> Iterator[tuple[int, int]]:
-    for index, table in tables(storage, header):
-        raw = storage.pread(table, header.cluster).ljust(header.cluster, b"\0")
-        if not raw.strip(b"\0"):
-            continue
-        for at, (entry,) in enumerate(struct.iter_unpack(">Q", raw)):
-            if entry & COMPRESSED:
-                raise UnsupportedImage(f"{storage.name}: has compressed clusters")
-            if entry & OFFSET and not entry & 1:
-                yield index * header.table_entries + at, entry
-
-
-def tables(storage: Storage, header: Qcow2) -> Iterator[tuple[int, int]]:
-    """(index, offset in the file) of each L2 table."""
-    raw = storage.pread(header.l1_offset, header.l1_entries * 8)
-    for index, (entry,) in enumerate(struct.iter_unpack(">Q", raw[: len(raw) // 8 * 8])):
-        if entry & OFFSET:
-            yield index, entry & OFFSET
-
-
-def snapshot(storage: Storage) -> dict[str, Any]:
-    """The mapping in the schema of `image.meta.snapshot`; a block is a cluster.
-
-    QEMU keeps tables in memory until it flushes them: the file may know less than its writer. What
-    it knew once it never forgets, unless somebody writes over it. An image that
-    is damaged, or that names what is not served, is told as none: it was written over.
-    """
-    taken: dict[str, Any] = {
-        "schema": 1,
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
         "file_size": storage.size(),
         "footer": None,
         "header": None,
@@ -124,47 +96,36 @@ def snapshot(storage: Storage) -> dict[str, Any]:
     }
     try:
         header = read_header(storage)
-        places = mapping(storage, header)
+        offsets = dict(_cluster_offsets(storage, header))
     except (CorruptImage, UnsupportedImage):
-        return taken
-    taken["header"] = {
+        return result
+    result["header"] = {
         "block_bytes": header.cluster,
         "bat_offset": header.l1_offset,
         "max_entries": header.clusters,
         "parent_uuid": "",
     }
-    taken["bat"] = {str(cluster): at // SECTOR for cluster, at in places.items()}
-    taken["bitmaps"] = dict.fromkeys(taken["bat"])
-    return taken
+    result["bat"] = {str(cluster): offset // SECTOR for cluster, offset in offsets.items()}
+    result["bitmaps"] = dict.fromkeys(result["bat"])
+    return result
 
 
-def check(storage: Storage) -> CheckReport:
-    """What contradicts itself in the mapping: places that two share, or that are not there.
-
-    Refcounts are left to `qemu-img check`. Raises CorruptImage, UnsupportedImage.
-    """
-    header = read_header(storage)
-    end = storage.size()
-    taken = {0: "the header", header.refcounts: "the refcount table"}
-    for at in range(0, header.l1_entries * 8, header.cluster):
-        taken[header.l1_offset + at] = "the L1 table"
-    report = CheckReport(storage.name, "strict", blocks=header.clusters)
-    for index, table in tables(storage, header):
-        if table % header.cluster or table >= end or table in taken:
-            text = f"L2 table {index} lies at byte {table}, " + _why(table, end, taken)
-            first = index * header.table_entries
-            report.findings.append(Finding("table-place", "corrupt", text, first, table))
-        taken[table] = f"L2 table {index}"
-    for cluster, place in mapping(storage, header).items():
-        if place % header.cluster or place >= end or place in taken:
-            text = f"cluster {cluster} lies at byte {place}, " + _why(place, end, taken)
-            report.findings.append(Finding("cluster-place", "corrupt", text, cluster, place))
-        taken[place] = f"cluster {cluster}"
-        report.allocated += 1
-    return report
+def _cluster_offsets(storage: Storage, header: Header) -> Iterator[tuple[int, int]]:
+    """(guest cluster, byte offset in the file) of each one with data. Raises UnsupportedImage."""
+    for index, table in _l2_tables(storage, header):
+        raw = storage.pread(table, header.cluster).ljust(header.cluster, b"\0")
+        if not raw.strip(b"\0"):
+            continue
+        for number, (entry,) in enumerate(struct.iter_unpack(">Q", raw)):
+            if entry & _COMPRESSED:
+                raise UnsupportedImage(f"{storage.name}: has compressed clusters")
+            if entry & _OFFSET_MASK and not entry & _READS_AS_ZEROS:
+                yield index * header.table_entries + number, entry & _OFFSET_MASK
 
 
-def _why(place: int, end: int, taken: dict[int, str]) -> str:
-    if place >= end:
-        return f"behind the end of the file ({end} bytes)"
-    return f"where {taken[place]} is" if place in taken else "which is no cluster's beginning"
+def _l2_tables(storage: Storage, header: Header) -> Iterator[tuple[int, int]]:
+    """(index, byte offset in the file) of each L2 table."""
+    raw = storage.pread(header.l1_offset, header.l1_entries * 8)
+    for index, (entry,) in enumerate(struct.iter_unpack(">Q", raw[: len(raw) // 8 * 8])):
+        if entry & _OFFSET_MASK:
+            yield index, entry & _OFFSET_MASK

@@ -1,4 +1,4 @@
-"""What the content of a file looks like, for messages and for refusing to guess.
+"""The format of a file by magic numbers in its content, and by the suffix of its name.
 
 The offsets and magic numbers are those of file(1) and of QEMU's block drivers.
 """
@@ -34,7 +34,7 @@ _SIGNATURES = (
     (0, b"Rar!\x1a\x07", "a RAR archive", None),
     (257, b"ustar", "a tar archive (OVA and XVA files are such)", None),
 )
-"""(offset, bytes, in words, the format's name for -f where it can be converted)."""
+"""(offset, magic number, description, value of -f where the format can be converted)."""
 _ON_RAW_DISKS = (
     (0x8001, b"CD001", "an ISO 9660 image"),
     (512, b"EFI PART", "a raw disk with a GPT"),
@@ -44,57 +44,57 @@ _ON_RAW_DISKS = (
 )
 _START = 36 << 10
 _TAIL = 1 << 20
-"""Bytes at the end in which a footer is looked for: what downloads and stores pad to."""
+"""Bytes at the end in which a footer is searched: downloads and stores pad files to a MiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """`text` is in words; `format` the name for -f where it can be converted."""
+class Signature:
+    """A recognized format: its description, and the value of -f where it can be converted."""
 
     text: str
     format: str | None = None
 
 
-def likeness(storage: Storage) -> Likeness | None:
-    """The image, archive or packed file that this is, None for anything that a raw disk may hold.
+def signature(storage: Storage) -> Signature | None:
+    """Recognize an image, archive or packed file; None for content that a raw disk may have.
 
-    A VHD counts only when something follows its footer. Raises StorageError.
+    A VHD is recognized only where something follows its footer. Raises StorageError.
     """
     start = storage.pread(0, _START)
-    for at, magic, text, name in _SIGNATURES:
-        if start.startswith(magic, at):
-            return Likeness(text, name)
+    for offset, magic, text, name in _SIGNATURES:
+        if start.startswith(magic, offset):
+            return Signature(text, name)
     return _displaced_vhd(storage)
 
 
 def description(storage: Storage) -> str:
-    """What the content looks like, as a clause for a message. Raises StorageError."""
-    found = likeness(storage)
-    if found is not None:
-        return f"it looks like {found.text}"
+    """Describe the content in a clause for a message. Raises StorageError."""
+    known = signature(storage)
+    if known is not None:
+        return f"it looks like {known.text}"
     start = storage.pread(0, _START)
-    shown = (text for at, magic, text in _ON_RAW_DISKS if start.startswith(magic, at))
-    known = next(shown, None)
-    text = "its content shows no known format" if known is None else f"it looks like {known}"
-    # The footer was all by which such a file could be known.
-    lost = promised(storage.name) == "vpc"
+    matches = (text for at, magic, text in _ON_RAW_DISKS if start.startswith(magic, at))
+    match = next(matches, None)
+    text = "its content shows no known format" if match is None else f"it looks like {match}"
+    # Without its footer a fixed VHD cannot be told from a raw disk.
+    lost = format_by_suffix(storage.name) == "vpc"
     return f"{text} (so does a fixed VHD that lost its end)" if lost else text
 
 
-def _displaced_vhd(storage: Storage) -> Likeness | None:
+def _displaced_vhd(storage: Storage) -> Signature | None:
     size = storage.size()
     first = max(0, size - _TAIL)
     tail = storage.pread(first, size - first)
     at = len(tail)
     while (at := tail.rfind(COOKIE, 0, at)) >= 0:
         footer = Footer.unpack(tail[at : at + SECTOR]) if at + SECTOR < len(tail) else None
-        place = first + at
+        offset = first + at
         if footer is not None and footer.valid and footer.disk_type == FIXED:
-            if footer.current_size != place:
+            if footer.current_size != offset:
                 continue
-            return Likeness(
+            return Signature(
                 "a fixed VHD with more behind its footer "
-                f"(`truncate -s {place + SECTOR}` cuts it off)"
+                f"(`truncate -s {offset + SECTOR}` cuts it off)"
             )
     return None
 
@@ -108,9 +108,9 @@ SUFFIXES = {
     ".qcow2": "qcow2",
     ".vhdx": "vhdx",
 }
-"""Suffix of a name -> the format that it promises, as qemu-img calls it."""
+"""Suffix of a name -> qemu-img's name of the format."""
 
 
-def promised(path: str | os.PathLike[str]) -> str | None:
-    """The format that a file's name promises, or None."""
+def format_by_suffix(path: str | os.PathLike[str]) -> str | None:
+    """The format that the suffix of a file's name stands for, or None."""
     return SUFFIXES.get(os.path.splitext(os.fspath(path))[1].lower())

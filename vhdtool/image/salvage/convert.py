@@ -3,7 +3,7 @@
 import os
 
 from vhdtool.image.chain.export import Progress
-from vhdtool.image.create.convert import Format, end_flat, new_disk
+from vhdtool.image.create.convert import Format, finish_flat, target_file
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.salvage.reader import Lost, Salvage, merged
@@ -12,7 +12,7 @@ from vhdtool.storage.base import BorrowedStorage
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
 
-def rescue(
+def convert_salvaged(
     source: Salvage,
     path: str | os.PathLike[str],
     target: Format,
@@ -25,12 +25,12 @@ def rescue(
 
     Returns the bytes that were copied, and what was lost. Raises as `convert` does.
     """
-    with new_disk(source.names, path, target, source.size, overwrite) as (storage, size):
+    with target_file(source.names, path, target, source.size, overwrite) as (storage, size):
         if target == "dynamic":
             create_dynamic(storage, size, block_bytes, batmap)
             return _fill(source, storage, progress)
         result = source.copy(storage, progress=progress)
-        end_flat(storage, target, size)
+        finish_flat(storage, target, size)
     return result
 
 

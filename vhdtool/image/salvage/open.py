@@ -8,12 +8,12 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.chain.layers import Layer
 from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.check.image import check
-from vhdtool.image.journal.transaction import as_before
+from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.image.metadata.read import Metadata
-from vhdtool.image.salvage.reader import Doubted, Salvage, Stray
+from vhdtool.image.salvage.reader import DoubtfulLayer, LocatedOrphan, Salvage
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
 from vhdtool.vhd.blocks import BlockLayout
@@ -32,16 +32,16 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
 
     Raises NotAVhd, StorageError, or CorruptImage when nothing says where the blocks are.
     """
-    layers: list[Doubted] = []
+    layers: list[DoubtfulLayer] = []
     notes: list[str] = []
-    stray: list[Stray] = []
+    located: list[LocatedOrphan] = []
     missing: str | None = None
     current, raw = os.fspath(path), False
     seen = set()
     try:
         while True:
             file = FileStorage(current)
-            layers.append(Doubted(Layer(file)))
+            layers.append(DoubtfulLayer(Layer(file)))
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) in seen:
                 layers.pop().layer.close()
@@ -53,7 +53,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             storage = _as_before(file, notes)
             metadata = _metadata(storage, notes)
             layers[-1], orphans = _doubted(storage, metadata, notes)
-            stray += [Stray(storage, one) for one in orphans]
+            located += [LocatedOrphan(storage, one) for one in orphans]
             header = metadata.header
             if metadata.footer.disk_type != DIFFERENCING or header is None:
                 break
@@ -71,12 +71,12 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             raise
         layers.pop().layer.close()
         missing = str(error)
-    return Salvage(layers, missing, notes, stray)
+    return Salvage(layers, missing, notes, located)
 
 
 def _as_before(file: FileStorage, notes: list[str]) -> Storage:
     try:
-        return as_before(file)
+        return restored_storage(file)
     except ForeignJournal as error:
         notes.append(str(error))
         return file
@@ -137,7 +137,7 @@ def _footer(ends: Ends, header: Header) -> Footer:
 
 def _doubted(
     storage: Storage, metadata: Metadata, notes: list[str]
-) -> tuple[Doubted, list[Orphan]]:
+) -> tuple[DoubtfulLayer, list[Orphan]]:
     report = check(storage, "unclean", limit=_FINDINGS)
     doubts = []
     for one in report.findings:
@@ -149,14 +149,14 @@ def _doubted(
             continue
         first, count = one.sectors
         doubts.append((first * SECTOR, (first + count) * SECTOR, f"{one.code}: {one.message}"))
-    if report.left_out - _UNREADABLE:
+    if report.truncated - _UNREADABLE:
         text = f"more than {_FINDINGS} findings of one kind: nothing can be told apart"
-        doubts.append((0, metadata.size, f"{min(report.left_out - _UNREADABLE)}: {text}"))
+        doubts.append((0, metadata.size, f"{min(report.truncated - _UNREADABLE)}: {text}"))
     layout = metadata.layout
     if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
         reach = len(metadata.bat) * layout.block_bytes
         doubts.append((reach, metadata.size, "bat-too-small: the BAT does not reach so far"))
-    return Doubted(Layer(storage, metadata), _disjoint(doubts)), report.orphans
+    return DoubtfulLayer(Layer(storage, metadata), _disjoint(doubts)), report.orphans
 
 
 def _disjoint(doubts: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:

@@ -42,7 +42,7 @@ class Lost:
 
 
 @dataclass(slots=True)
-class Doubted:
+class DoubtfulLayer:
     """A layer, and the guest bytes [start, end) of it that must not be believed."""
 
     layer: Layer
@@ -67,7 +67,7 @@ class Doubted:
 
 
 @dataclass(frozen=True, slots=True)
-class Stray:
+class LocatedOrphan:
     """An orphan block, and the file that has it."""
 
     storage: Storage
@@ -98,16 +98,16 @@ class Salvage(Closing):
 
     def __init__(
         self,
-        layers: list[Doubted],
+        layers: list[DoubtfulLayer],
         missing: str | None,
         notes: list[str],
-        stray: list[Stray] | None = None,
+        orphans: list[LocatedOrphan] | None = None,
     ) -> None:
         self._layers = layers
         self._missing = missing
         self.notes = notes
         """What is wrong with the image as a whole, in words."""
-        self.stray = stray or []
+        self.orphans = orphans or []
         """Blocks of the image and its parents that no BAT entry names; they are never read."""
         self.size = layers[0].layer.size
         self.names = [one.layer.name for one in layers]

@@ -11,7 +11,7 @@ from typing import Any
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.metadata import qcow2
-from vhdtool.image.metadata.dump import snapshot
+from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.storage.open import open_anywhere
 
@@ -67,7 +67,9 @@ class Images:
         may stand still meanwhile.
         """
         with FileStorage(path, direct=True) as storage:
-            self._snapshots.append((qcow2.snapshot if kind == "qcow2" else snapshot)(storage))
+            self._snapshots.append(
+                (qcow2.dump_metadata if kind == "qcow2" else dump_metadata)(storage)
+            )
             return len(self._snapshots) - 1
 
     def op_snapshots(self, numbers: list[int]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.metadata.dump import snapshot
+from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.oracle.checks.growth import Meta, growth
 from vhdtool.oracle.contradictions.blocks import Told, blocks
 from vhdtool.oracle.contradictions.points import points
@@ -58,7 +58,7 @@ def judge_metadata(
 def image_metadata(view: View) -> tuple[dict[str, Any] | None, Finding | None]:
     """The closed image's metadata in JSON types, or the reason why it has none."""
     try:
-        taken = qcow2.meta_of(view) if kind_of(view.name) == "qcow2" else snapshot(view)
+        taken = qcow2.meta_of(view) if kind_of(view.name) == "qcow2" else dump_metadata(view)
         meta: dict[str, Any] = json.loads(json.dumps(taken))
         return meta, None
     except (VhdtoolError, OSError) as error:

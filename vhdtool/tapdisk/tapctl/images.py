@@ -19,7 +19,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.image.disk.open import QCOW2, RAW, VHD, disk_size
-from vhdtool.image.edit.batmap_fields import read_marks
+from vhdtool.image.edit.batmap_fields import read_batmap_fields
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
@@ -188,7 +188,7 @@ def put_over(disk: TapDisk, layers: Layers) -> None:
 def _refuse_encrypted(image: Path) -> None:
     with FileStorage(image) as storage:
         try:
-            key = read_marks(read_metadata(storage)).key
+            key = read_batmap_fields(read_metadata(storage)).key
         except (UnsupportedImage, CorruptImage, NotAVhd):
             return  # a fixed disk, or what the opening will refuse in better words
     if key is not None:

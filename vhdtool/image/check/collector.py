@@ -1,4 +1,4 @@
-"""Collects findings, with a lid on how many of one kind a damaged table can produce."""
+"""Collects findings, and limits the number of one code that a damaged table can produce."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ _ORDER = {"corrupt": 0, "unclean": 1, "info": 2}
 
 
 class Collector:
-    """`add` keeps a finding; `mode` is strict, unclean or live."""
+    """The findings of one check, whose `mode` is strict, unclean or live."""
 
     def __init__(self, mode: str, limit: int = LIMIT) -> None:
         self.mode = mode
@@ -26,6 +26,7 @@ class Collector:
         offset: int | None = None,
         sectors: tuple[int, int] | None = None,
     ) -> None:
+        """Add a finding; one beyond the limit is only counted."""
         self._count[code, severity] += 1
         if self._count[code, severity] <= self._limit:
             self._findings.append(Finding(code, severity, message, block, offset, sectors))
@@ -46,8 +47,8 @@ class Collector:
     def info(self, code: str, message: str, offset: int | None = None) -> None:
         self.add(code, "info", message, None, offset)
 
-    def open_end(self, code: str, message: str, offset: int | None = None) -> None:
-        """A finding that is no fault in an image that was not closed."""
+    def unclosed(self, code: str, message: str, offset: int | None = None) -> None:
+        """Add a finding that is normal in an image that was not closed."""
         severity: Severity = "unclean" if self.mode == "strict" else "info"
         self.add(code, severity, message, None, offset)
 
@@ -55,12 +56,12 @@ class Collector:
         """Whether further corrupt findings of a code would only be counted."""
         return self._count[code, "corrupt"] >= self._limit
 
-    def only_count(self, code: str, number: int) -> None:
-        """Counts corrupt findings of a code that is full."""
+    def count_only(self, code: str, number: int) -> None:
+        """Count corrupt findings of a code that is full."""
         self._count[code, "corrupt"] += number
 
-    def left_out(self) -> set[str]:
-        """Codes of which there are more corrupt findings than were kept."""
+    def truncated(self) -> set[str]:
+        """Codes with more corrupt findings than the limit."""
         return {
             code
             for (code, severity), count in self._count.items()
@@ -68,7 +69,7 @@ class Collector:
         }
 
     def findings(self) -> list[Finding]:
-        """All findings, worst first, then by place in the file."""
+        """All findings, worst first, then in the order in which they were added."""
         extra = [
             Finding(code, severity, f"and {count - self._limit} more of these")
             for (code, severity), count in self._count.items()
