@@ -127,7 +127,7 @@ def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) 
     assert (tmp_path / "run" / "report.html").exists()
     again = (tmp_path / "run" / "activate-on-s1" / "reproduce.txt").read_text()
     assert again.startswith(".venv/bin/ansible-playbook -i ")
-    assert "/hosts.yml playbooks/lab.yml -e migration_strategies=activate -e" in again
+    assert "/hosts.yml vhdtool.lab.lab -e migration_strategies=activate -e" in again
 
 
 def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tmp_path) -> None:

@@ -134,7 +134,7 @@ def test_the_command_that_repeats_a_case_names_all_that_is_not_usual() -> None:
     assert asked.command(None) == "make lab STRATEGY=activate SEED=7 GUARD=on IMAGE=qcow2"
     asked = RunOptions(strategies=("activate",), block_bytes=1 << 20, accelerator="kvm")
     assert asked.command("inventory/my lab") == (
-        ".venv/bin/ansible-playbook -i 'inventory/my lab' playbooks/lab.yml "
+        ".venv/bin/ansible-playbook -i 'inventory/my lab' vhdtool.lab.lab "
         "-e migration_strategies=activate -e migration_seed=1 -e migration_guard=default "
         "-e migration_block_size=1048576 -e migration_accelerator=kvm"
     )

@@ -43,9 +43,10 @@ def test_the_role_hands_every_option_on_and_asks_first() -> None:
     variables = yaml.safe_load((MIGRATION / "vars" / "main.yml").read_text())
     names = {option.field: f"migration_{option.variable}" for option in OPTIONS}
     words = {name: f"{{{{ {name} }}}}" for name in names.values()}
-    assert variables["migration_words"] == words
-    config = variables["migration_config"]
-    assert {field: config[field] for field in names} == {f: words[n] for f, n in names.items()}
+    assert variables["migration_options"] == words
+    lines = (MIGRATION / "templates" / "config.json.j2").read_text().splitlines()
+    for field, name in names.items():
+        assert f' "{field}": {{{{ {name} | to_json }}}},' in lines
 
 
 def test_the_tables_in_the_docs_are_those_of_the_schema() -> None:

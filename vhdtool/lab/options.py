@@ -5,11 +5,14 @@ playbooks and `vhdtool lab validate` read their words by it before anything is m
 argument specifications and the tables of the documents are tested against it.
 """
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
@@ -225,7 +228,8 @@ class RunOptions:
                 words.append("-e " + shlex.quote(f"migration_{option.variable}={value}"))
         if inventory is None:
             return " ".join(["make lab", *words])
-        playbook = f".venv/bin/ansible-playbook -i {shlex.quote(inventory)} playbooks/lab.yml"
+        program = os.path.relpath(Path(sys.executable).with_name("ansible-playbook"))
+        playbook = f"{shlex.quote(program)} -i {shlex.quote(inventory)} vhdtool.lab.lab"
         return " ".join([playbook, *words])
 
     def left_out(self) -> list[str]:

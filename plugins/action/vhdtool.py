@@ -13,23 +13,19 @@ from collections import deque
 
 from ansible.plugins.action import ActionBase
 
-HOLDER, MARK = "VHDLAB_HOLDER", "VHDLAB_RUN"
+HOLDER = "VHDLAB_HOLDER"
+MARK = "VHDLAB_RUN"
 KEPT_LINES = 2000
 
 
 def started(pid: int) -> str:
-    """A process's start time in clock ticks since boot (proc(5), field 22 of stat)."""
+    """The start time of a process in clock ticks since boot (proc(5), field 22 of stat)."""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[19]
 
 
 class ActionModule(ActionBase):
-    """Arguments: argv (list), what follows `vhdtool`; quiet (bool), show nothing.
-
-    Returns rc, stdout_lines (both streams, the last 2000 lines) and shown, whether the user has
-    seen them. Does not fail by itself for an exit code: the task says what that means, by
-    `failed_when`.
-    """
+    """See the module of the same name for arguments and results."""
 
     TRANSFERS_FILES = False
 
@@ -65,8 +61,8 @@ class ActionModule(ActionBase):
 
     def _stream(self, argv, quiet):
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
-        # This is a worker; its parent is ansible-playbook, the run that holds the lab. The mark
-        # is what `vhdtool hosts down` finds a killed run's processes by.
+        # This is a worker; its parent is ansible-playbook, the run that holds the lab. By the mark
+        # `vhdtool hosts down` finds the processes of a run that was killed.
         environment.setdefault(HOLDER, str(os.getppid()))
         environment.setdefault(MARK, f"playbook-{os.getppid()}-{started(os.getppid())}")
         lines: deque[str] = deque(maxlen=KEPT_LINES)

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Tries whether hosts share a directory, and byte-range locks on the files in it."""
+"""Tests whether hosts share a directory, and byte-range locks on the files in it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
-module: vhdlab_shared
-short_description: Tries whether hosts share a directory and byte-range locks
+module: shared_directory
+short_description: Test whether hosts share a directory and byte-range locks
 description:
-  - One host leaves a file and holds a lock on it (C(hold)). Each host looks whether it sees the
-    file, and whether the lock keeps it out (C(look)). Then the file is removed (C(end)).
+  - One host makes a file and holds a lock on it (C(hold)). Each host tests whether it sees the
+    file, and whether the lock excludes it (C(test)). Then the file is removed (C(end)).
 author: the vhdtool project
 options:
   action:
     description: What to do.
     type: str
-    choices: [hold, look, end]
+    choices: [hold, test, end]
     required: true
   path:
     description: The directory for C(hold), the file that C(hold) returned for the others.
@@ -35,27 +35,28 @@ options:
     default: another host
 """
 EXAMPLES = """
-- vhdlab_shared:
+- name: Make a locked file
+  vhdtool.lab.shared_directory:
     action: hold
     path: /srv/vhdlab
 """
 RETURN = """
 path:
-  description: The file that was left.
+  description: The file that was made.
   type: str
   returned: for hold
 trouble:
   description: Why this host does not share the file or its lock; empty when it does.
   type: str
-  returned: for look
+  returned: for test
 """
 
 HELD_SECONDS = 120
-"""A play that was interrupted does not come to `end`; the file goes all the same."""
+"""An interrupted play never comes to `end`; the file is removed after this time all the same."""
 
 
 def lock(descriptor: int) -> bool:
-    """Takes an exclusive lock of this open file; False when somebody has it."""
+    """Takes an exclusive lock of this open file; False when another holds it."""
     first_byte = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, first_byte)
@@ -81,13 +82,13 @@ def mount_of(path: str) -> tuple[str, str]:
 
 
 def hold(directory: str) -> str:
-    """Leaves a file, locked by a process that outlives this one; returns its path."""
+    """Makes a file, locked by a process that outlives this one; returns its path."""
     descriptor, path = tempfile.mkstemp(prefix=".shared-", dir=directory)
     try:
         if not lock(descriptor):
             raise OSError(errno.EAGAIN, "a new file is locked already", path)
         if os.fork() == 0:
-            keep(descriptor, path)
+            hold_until_removed(descriptor, path)
     except OSError:
         os.unlink(path)
         raise
@@ -95,8 +96,8 @@ def hold(directory: str) -> str:
     return path
 
 
-def keep(descriptor: int, path: str) -> None:
-    """In the forked process: waits for the end of the file, away from Ansible's channel."""
+def hold_until_removed(descriptor: int, path: str) -> None:
+    """Runs in the forked process, without Ansible's pipes."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -134,7 +135,7 @@ def trouble(path: str, holder: str) -> str:
 
 
 def explained(error: OSError, directory: str) -> str:
-    """What a user can do about it."""
+    """The error, with what the user can do about it."""
     text = f"{directory}: {error.strerror}"
     try:
         kind, options = mount_of(directory)
@@ -153,7 +154,7 @@ def explained(error: OSError, directory: str) -> str:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "action": {"type": "str", "choices": ["hold", "look", "end"], "required": True},
+            "action": {"type": "str", "choices": ["hold", "test", "end"], "required": True},
             "path": {"type": "path", "required": True},
             "holder": {"type": "str", "default": "another host"},
         },
@@ -163,7 +164,7 @@ def main() -> None:
     try:
         if action == "hold":
             module.exit_json(changed=False, path=hold(path))
-        if action == "look":
+        if action == "test":
             module.exit_json(changed=False, trouble=trouble(path, module.params["holder"]))
         elif os.path.lexists(path):
             os.unlink(path)

@@ -1,8 +1,6 @@
-"""Terminal output of the lab's playbooks: what changed, what failed, each in one line.
+"""Terminal output of the lab's playbooks: one line for each change and each failure.
 
-Playbook output is for people here; the record of a run is in its directory. With -v this is
-Ansible's default output. The first failure also goes to the record of a run that could not say
-itself why it ended.
+The first failure also goes to the record of a run that ended before it could write why.
 """
 
 from __future__ import annotations
@@ -16,15 +14,16 @@ import sys
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
 
-# The log repeats what is shown here. Where its disk is full, the lab says so itself, in one line.
-logging.raiseExceptions = False
-
 DOCUMENTATION = """
-name: lab
+name: brief
 type: stdout
-short_description: one line for each change and each failure
+short_description: One line for each change and each failure
 description:
-  - Plays by name, changed tasks, failures by their message. Nothing for what is as it was.
+  - Shows plays by name, changed tasks, and failures by their message; nothing for tasks that
+    changed nothing. With C(-v) it is the default output of Ansible.
+  - Writes the first failure, or that the run was interrupted, to the record of a run that
+    C(vhdtool.lab.lab) has begun.
+author: the vhdtool project
 extends_documentation_fragment:
   - default_callback
   - result_format_callback
@@ -46,22 +45,25 @@ def message(result: dict) -> str:
 
 
 class CallbackModule(Default):
-    """The default callback, silent about what is as it was."""
+    """The default callback, silent about tasks that changed nothing."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
-    CALLBACK_NAME = "lab"
+    CALLBACK_NAME = "vhdtool.lab.brief"
 
     def __init__(self):
         super().__init__()
+        # A full disk under the log is reported once by the lab, not here for each line.
+        logging.raiseExceptions = False
         self._record = self._failure = None
         self._pid = os.getpid()
-        # Also after Ctrl-C, where no callback is called any more. Not in a forked worker.
+        # Ansible calls no callback after Ctrl-C.
         atexit.register(self._end_record)
 
     def _end_record(self):
-        """Tells the record why the run has ended, if nobody else has."""
-        if os.getpid() != self._pid or self._record is None:
+        """Writes to the record why the run has ended, unless that is written there."""
+        forked = os.getpid() != self._pid
+        if forked or self._record is None:
             return
         why = self._failure or "it was interrupted"
         command = [sys.executable, "-P", "-m", "vhdtool.cli.main", "lab", "end", self._record]
@@ -109,7 +111,8 @@ class CallbackModule(Default):
         if self._plain():
             super().v2_runner_on_ok(result)
         elif result._result.get("changed") and not result._result.get("shown"):
-            self._line(result, "changed", result._task.get_name(), C.COLOR_CHANGED)
+            name = result._task.get_name().removeprefix("vhdtool.lab.")
+            self._line(result, "changed", name, C.COLOR_CHANGED)
 
     def v2_runner_on_skipped(self, result):
         if self._plain():

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Asks a host whether a run of the lab can start on it."""
+"""Checks whether a run of the lab can start on a host."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import errno
 import os
 import shutil
 import socket
+import sys
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = """
-module: vhdlab_preflight
-short_description: Asks a host whether a run of the lab can start on it
+module: preflight
+short_description: Check whether a run of the lab can start on a host
 description:
-  - Looks at the shared directory and its free space, the private directory, the migration port,
-    and the programs that are needed. Changes nothing.
+  - Checks the shared directory and its free space, the private directory, the migration port,
+    the programs that are needed, and that it runs as root. Changes nothing.
+  - Returns how the module itself came to the host, so that others can come the same way.
 author: the vhdtool project
 options:
   shared_dir:
@@ -46,7 +48,8 @@ options:
     default: []
 """
 EXAMPLES = """
-- vhdlab_preflight:
+- name: Check the host
+  vhdtool.lab.preflight:
     shared_dir: /srv/vhdlab
     private_dir: /var/lib/vhdlab
     address: 192.0.2.11
@@ -65,6 +68,14 @@ node:
 boot_id:
   description: The running kernel's identity; namespaces of one machine have the same.
   type: str
+  returned: success
+python:
+  description: The Python that runs this module.
+  type: str
+  returned: success
+sudo:
+  description: Whether the login became root by C(sudo).
+  type: bool
   returned: success
 """
 
@@ -92,6 +103,8 @@ def port_trouble(address: str, port: int) -> str | None:
 
 def troubles(arguments: dict) -> list[str]:
     """Everything that stands in the way, a line each."""
+    if os.geteuid() != 0:
+        return [f"tasks run as user {os.geteuid()} and not as root; set ansible_become: true"]
     found: list[str] = []
     shared, private = arguments["shared_dir"], arguments["private_dir"]
     refused = write_trouble(shared)
@@ -130,6 +143,11 @@ def machine() -> dict:
         return {"node": os.uname().nodename, "boot_id": file.read().strip()}
 
 
+def way_in() -> dict:
+    """How this module was started, as sudo(8) and Python say."""
+    return {"python": sys.executable, "sudo": "SUDO_UID" in os.environ}
+
+
 def free_bytes(directory: str) -> int:
     status = os.statvfs(directory)
     return status.f_bavail * status.f_frsize
@@ -150,7 +168,8 @@ def main() -> None:
     found = troubles(module.params)
     if found:
         module.fail_json(msg="; ".join(found))
-    module.exit_json(changed=False, free=free_bytes(module.params["shared_dir"]), **machine())
+    free = free_bytes(module.params["shared_dir"])
+    module.exit_json(changed=False, free=free, **machine(), **way_in())
 
 
 if __name__ == "__main__":
