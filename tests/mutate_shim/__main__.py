@@ -26,6 +26,7 @@ from vhdtool.lab.hosts.bundle import files
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutants"
+FAST_PATH = Path("vhdtool/nbd/csrc")
 PATIENCE = 400
 """Seconds that the cases of one seed may take."""
 
@@ -50,21 +51,26 @@ def make(mutant: Mutant, to: Path) -> Path:
         path = to / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+    if any(name.endswith(".c") for name, _, _ in mutant.patches):
+        shutil.copytree(ROOT / FAST_PATH, to / FAST_PATH)
     for name, old, new in mutant.patches:
         path = to / "vhdtool" / name
-        source = path if path.exists() else ROOT / "vhdtool" / name
-        text = source.read_text()
+        text = path.read_text()
         if text.count(old) != 1:
             raise SystemExit(f"{mutant.name}: {name} has its text {text.count(old)} times: {old!r}")
         path.write_text(text.replace(old, new))
-        if path.suffix == ".c":
-            library = path.parent / f"_{path.stem}{sysconfig.get_config_var('EXT_SUFFIX')}"
-            subprocess.run(
-                ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(path)], check=True
-            )
-        else:
+        if path.suffix == ".py":
             compile(path.read_text(), str(path), "exec")
+    if (to / FAST_PATH).exists():
+        build_fast_path(to / FAST_PATH)
     return to
+
+
+def build_fast_path(sources: Path) -> None:
+    """Builds a mutant's fast path from its sources in C."""
+    command = ["cc", "-O2", "-shared", "-fPIC", "-I", sysconfig.get_path("include")]
+    command += ["-o", str(sources.parent / "_fast_path.abi3.so")]
+    subprocess.run([*command, *map(str, sorted(sources.glob("*.c")))], check=True)
 
 
 def provisioned(cases: list[str]) -> dict[str, Any]:

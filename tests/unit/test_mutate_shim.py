@@ -1,5 +1,7 @@
 """The wrong shims of `make mutate-shim`: the patches fit the shim as it is now."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from tests.mutate_shim.mutants import MUTANTS, Mutant
 from vhdtool.lab.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[2]
+CC = shutil.which("cc")
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -20,6 +23,9 @@ def test_a_mutant_is_a_change_of_the_source_that_compiles(mutant: Mutant) -> Non
     for name, text in texts.items():
         if name.endswith(".py"):
             compile(text, name, "exec")
+        elif CC is not None:
+            command = [CC, "-fsyntax-only", "-x", "c", "-I", str((ROOT / "vhdtool" / name).parent)]
+            subprocess.run([*command, "-"], input=text, text=True, check=True)
     assert set(mutant.cases) <= set(STRATEGIES)
 
 

@@ -16,7 +16,7 @@ SOURCES = (
     "pyproject.toml",
     "scripts/setup",
     "vhdtool/image/metadata/bat_sort.c",
-    "vhdtool/nbd/fast_path.c",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("vhdtool/nbd/csrc/*.[ch]")),
 )
 """What decides whether .venv is up to date."""
 

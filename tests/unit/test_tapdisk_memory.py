@@ -13,9 +13,7 @@ import pytest
 
 from tests.support.fast_path_rig import BLOCK, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
-from vhdtool.nbd import accept
-from vhdtool.nbd import fast_path as straight
-from vhdtool.nbd import memory_bound as memory
+from vhdtool.nbd import accept, buffers, fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import requests as answers
 from vhdtool.nbd import server as nbd_server
@@ -90,13 +88,12 @@ def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
 @contextlib.contextmanager
 def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> Iterator[None]:
     """As if all other memory were in use by other clients."""
-    monkeypatch.setattr(answers, "shares", memory.Shares(most))
-    library = straight._library
-    if library is not None:
-        library.straight_memory(most)
+    monkeypatch.setattr(answers, "shares", buffers.Shares(most))
+    if fast_path.available:
+        fast_path.c.set_memory_limit(most)
     yield
-    if library is not None:
-        library.straight_memory(memory.SHARED)
+    if fast_path.available:
+        fast_path.c.set_memory_limit(buffers.SHARED)
 
 
 def resident() -> int:
@@ -145,10 +142,10 @@ def test_nor_in_the_fast_path(rig: Rig) -> None:
 def test_readers_that_do_not_read_share_one_bound(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with little_memory(monkeypatch, 2 * memory.SHARE):
+    with little_memory(monkeypatch, 2 * buffers.SHARE):
         before = resident()
         clients = [said(place, head(wire.CMD_READ, 32 * MIB)) for _ in range(40)]
-        assert settled(resident) - before < 2 * memory.SHARE + 40 * MIB // 2
+        assert settled(resident) - before < 2 * buffers.SHARE + 40 * MIB // 2
         # Another client gets all it wants meanwhile, whatever its size.
         other = Client(place, structured=True)
         assert other.read(0, 8 * MIB) == Pattern().read(0, 8 * MIB)
@@ -180,7 +177,7 @@ def test_many_requests_of_many_clients_share_one_bound(
 
 
 @pytest.mark.parametrize("structured", [False, True])
-@pytest.mark.parametrize("most", [0, 2 * MIB, memory.SHARE])
+@pytest.mark.parametrize("most", [0, 2 * MIB, buffers.SHARE])
 def test_with_little_memory_any_requests_are_a_bytearray(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, most: int, structured: bool
 ) -> None:
@@ -203,7 +200,7 @@ def test_with_little_memory_any_requests_are_a_bytearray(
 def test_a_large_read_is_whole(
     place: Path, monkeypatch: pytest.MonkeyPatch, structured: bool, flags: int, scarcely: bool
 ) -> None:
-    with little_memory(monkeypatch, 0 if scarcely else memory.SHARED):
+    with little_memory(monkeypatch, 0 if scarcely else buffers.SHARED):
         client = Client(place, structured)
         client.send(wire.CMD_READ, MIB - 512, 32 * MIB, flags)
         error, data = client.receive(wire.CMD_READ, 32 * MIB)

@@ -19,19 +19,18 @@ from tests.support.shims import in_thread
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW
-from vhdtool.nbd import fast_path as straight
-from vhdtool.nbd import fast_path_session as nbd_straight
+from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.nbd.connection import Connection
 from vhdtool.tapdisk.router import RequestRouter
 
-OFF = os.environ.get("VHDTOOL_STRAIGHT") == "off"
+OFF = os.environ.get("VHDTOOL_FAST_PATH") == "off"
 
 
 def test_the_library_was_built() -> None:
-    """`make setup` builds it; all tests here run without it too, with VHDTOOL_STRAIGHT=off."""
-    assert straight.available() is not OFF
+    """`make setup` builds it; all tests here run without it too, with VHDTOOL_FAST_PATH=off."""
+    assert fast_path.available is not OFF
 
 
 @pytest.fixture(params=[True, False], ids=["direct", "cached"])
@@ -47,14 +46,14 @@ def test_python_is_not_asked_for_what_has_its_place(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 0
-    step = Connection.step
+    step = Connection.serve_next
 
     def counted(self: Connection) -> bool:
         nonlocal steps
         steps += 1
         return step(self)
 
-    monkeypatch.setattr(Connection, "step", counted)
+    monkeypatch.setattr(Connection, "serve_next", counted)
     client = rig.client()
     began = time.monotonic()
     for number in range(300):
@@ -361,12 +360,13 @@ def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: R
 def test_without_memory_for_the_library_python_serves(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nbd_straight, "Straight", no_memory)
+    if fast_path.available:
+        monkeypatch.setattr(fast_path.c, "Session", no_memory)
     warmed(rig).close()
     rig.disk.pause()
 
 
-def no_memory(*_: object) -> None:
+def no_memory(*_: object, **__: object) -> None:
     raise MemoryError
 
 
@@ -374,7 +374,8 @@ def test_python_looks_at_the_lease_for_each_request(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that came together behind one that took long."""
-    monkeypatch.setattr(nbd_straight, "Straight", no_memory)
+    if fast_path.available:
+        monkeypatch.setattr(fast_path.c, "Session", no_memory)
     client = warmed(rig)
     thief = rig.thief()
     write, slow = DynamicDisk.write, threading.Event()

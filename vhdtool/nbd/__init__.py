@@ -6,18 +6,14 @@ accept             The accept loop of every listening socket: NBD,
                    control, tap-ctl and metrics
 backend            What the fast path needs of a disk, and a disk of the
                    fast path
-buffers            Bytes of one client: requests are read many at a time,
-                   replies leave many at a time
+buffers            Memory for a client's requests and replies, with a
+                   limit for all clients together
 client             A storage behind an NBD server on a Unix socket: the
                    client's half of the protocol
 connection         One client of the NBD server: negotiation, then its
                    requests in order
-fast_path          Straight requests, served by fast_path.c: no Python
-                   between a client and what it may have
-fast_path_session  The library's half of a client: who serves which of
-                   its requests
-memory_bound       A bound on the memory that all clients together take
-                   for data on its way
+fast_path          Serves a client's plain reads and writes by the fast
+                   path in C (csrc/), and the others in Python
 metrics            What a disk does, in numbers: Prometheus' text format
                    over HTTP, and a dump for people
 negotiation        NBD's negotiation, without sockets: an option goes in,

@@ -1,9 +1,10 @@
-"""Bytes of one client: requests are read many at a time, replies leave many at a time."""
+"""Memory for a client's requests and replies, with a limit for all clients together."""
 
 import contextlib
 import mmap
 import select
 import socket
+import threading
 from time import monotonic
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,6 +24,17 @@ _SNDBUFFORCE = 32
 _SOCKET_BUFFER = 2 << 20
 _MOST_PARTS = 512
 """Below IOV_MAX."""
+SHARED = 256 << 20
+"""Bytes of all shares. The fast path has as much again."""
+SHARE = 6 << 20
+"""Bytes of a share: what one read asks for, and the replies that gather before it."""
+LONGEST_WHOLE = 4 << 20
+"""Bytes of a read that is in memory as a whole, with a share. A longer one goes in pieces."""
+PIECE = 1 << 20
+"""Bytes of a large read or write that are in memory at once. Half of what a socket holds, so that
+the next piece is read while the client takes this one; a write comes through the inbox."""
+SMALL_PIECE = 64 << 10
+"""The same without a share."""
 
 
 class Inbox:
@@ -148,3 +160,31 @@ def widen(client: Stream) -> None:
         except OSError:
             continue
         return
+
+
+class Shares:
+    """Counts the shares of all clients.
+
+    A client needs a share for more than a small piece at a time. Where none is left it is served
+    all the same, in small pieces: nobody waits for the memory of another client.
+    """
+
+    def __init__(self, size: int = SHARED) -> None:
+        self._left = size // SHARE
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Takes a share; False where none is left."""
+        with self._lock:
+            if not self._left:
+                return False
+            self._left -= 1
+            return True
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._left += 1
+
+
+shares = Shares()
+"""Of this process."""

@@ -9,9 +9,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from vhdtool.nbd import protocol as wire
-from vhdtool.nbd.buffers import BUFFER, widen
-from vhdtool.nbd.fast_path_session import StraightHalf
-from vhdtool.nbd.memory_bound import LONGEST_WHOLE, SMALL_PIECE
+from vhdtool.nbd.buffers import BUFFER, LONGEST_WHOLE, SMALL_PIECE, widen
+from vhdtool.nbd.fast_path import FastPathSession
 from vhdtool.nbd.metrics import new_tally
 from vhdtool.nbd.negotiation import Negotiation
 from vhdtool.nbd.requests import Answers, Backend
@@ -36,7 +35,7 @@ class Connection(Answers):
         self._tls = tls
         self._waits = getattr(backend, "waits", lambda: False)
         self._idle = 0.0
-        self._straight: StraightHalf | None = None
+        self._fast_path: FastPathSession | None = None
         self._tally = new_tally()
         latency = getattr(backend, "latency", None)
         self._latency: Callable[[float], None] = getattr(latency, "add", lambda seconds: None)
@@ -73,33 +72,33 @@ class Connection(Answers):
         if count is not None:
             self._tally = count()
         try:
-            self._straight = StraightHalf.of(self, self.client, self._in, self._tally)
-            if self._straight is not None:
-                self._straight.serve()
+            self._fast_path = FastPathSession.open(self, self.client, self._in, self._tally)
+            if self._fast_path is not None:
+                self._fast_path.serve()
             else:
-                while self.step():
+                while self.serve_next():
                     pass
         finally:
             self._give_share_back()
-            if self._straight is not None:
-                self._straight.close()
+            if self._fast_path is not None:
+                self._fast_path.close()
             if count is not None:
                 self.backend.counted(self._tally)  # type: ignore[attr-defined]
 
     def idle_since(self) -> float:
         """time.monotonic() since when the client asks for nothing; 0 while it does."""
-        straight = self._straight
-        return self._idle or (straight.idle_since if straight is not None else 0.0)
+        fast_path = self._fast_path
+        return self._idle or (fast_path.idle_since if fast_path is not None else 0.0)
 
     def stalled_since(self) -> float:
         """Since when it sends no more of a request, or takes no more of a reply; or 0."""
-        straight = self._straight
+        fast_path = self._fast_path
         if self.idle_since():
             return 0.0
-        theirs = straight.stalled_since if straight is not None else 0.0
+        theirs = fast_path.stalled_since if fast_path is not None else 0.0
         return self._in.waits_since or self._out.waits_since or theirs
 
-    def step(self) -> bool:
+    def serve_next(self) -> bool:
         """Serves one request; False after the last one."""
         inbox = self._in
         if not inbox.has(_HEAD) or self._out.waiting > MOST_WAITING:
@@ -107,20 +106,20 @@ class Connection(Answers):
         if not inbox.has(1):
             self._wait()
         request = wire.parse_request(inbox.take(_HEAD))
-        self._count(request)
         if request.command != wire.CMD_WRITE:
-            return self.alone(request, None)
+            return self.serve(request, None)
         if request.length > wire.MAX_BLOCK:
             # Its data follows and cannot be skipped at a bounded cost.
             raise wire.WireError(f"a write of {request.length} bytes")
         if not inbox.has(request.length):
             self.send()
         if request.length > BUFFER:
+            self._count(request)
             began = monotonic()
             self._write_in_pieces(request)
             self._latency(monotonic() - began)
             return True
-        return self.alone(request, inbox.take(request.length))
+        return self.serve(request, inbox.take(request.length))
 
     def _count(self, request: wire.Request) -> None:
         if request.command > wire.CMD_WRITE:
@@ -143,8 +142,9 @@ class Connection(Answers):
             self._out.send()
         self._give_share_back()
 
-    def alone(self, request: wire.Request, payload: memoryview | None) -> bool:
-        """Serves a request on its own; False when it was the last."""
+    def serve(self, request: wire.Request, payload: memoryview | None) -> bool:
+        """Serves a request that has been received; False when it was the last."""
+        self._count(request)
         if request.command == wire.CMD_DISC:
             self._out.send()
             return False

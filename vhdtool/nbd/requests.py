@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.nbd import protocol as wire
-from vhdtool.nbd.buffers import Inbox, Outlet
-from vhdtool.nbd.memory_bound import PIECE, SMALL_PIECE, shares
+from vhdtool.nbd.buffers import PIECE, SMALL_PIECE, Inbox, Outlet, shares
 
 if TYPE_CHECKING:
     from vhdtool.nbd.buffers import Stream

@@ -4,18 +4,17 @@ Python's own loops cost a tenth of a second for each look at the table of 2040 G
 of a chunk are the digits of one large number, in base 2**32, and one operation looks at all.
 """
 
-import functools
 import sys
 from array import array
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vhdtool.vhd.bat import empty_bat, pack_bat, unpack_bat
 from vhdtool.vhd.units import UNUSED
 
-if TYPE_CHECKING:
-    import ctypes
+try:
+    from vhdtool.image.metadata._bat_sort import sort
+except ImportError:
+    # It was not built, or for another machine: the slow way gives the same.
+    sort = None  # type: ignore[assignment]
 
 _CHUNK = 1 << 16
 """Entries that are looked at together."""
@@ -64,36 +63,11 @@ def in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int
     """
     if apart(places, sectors):
         return places, True
-    if (sort := _library()) is not None:
+    if sort is not None:
         ordered = array("I", places)
-        size = len(places) * places.itemsize
-        sort(_address(ordered), _address(bytearray(size)), len(places))
+        sort(ordered)
         return ordered, apart(ordered, sectors)
     return _slowly_in_order(places, sectors, limit)
-
-
-@functools.cache
-def _library() -> Callable[..., Any] | None:
-    """bat_sort.c, where it was built."""
-    # Few images need it, and importing it takes longer than all else here.
-    import ctypes
-
-    for path in Path(__file__).parent.glob("_bat_sort*.so"):
-        try:
-            sort = ctypes.CDLL(str(path)).order_sort
-        except (OSError, AttributeError):
-            # It is another machine's: the slow way gives the same.
-            return None
-        sort.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-        sort.restype = None
-        return sort
-    return None
-
-
-def _address(memory: "array[int] | bytearray") -> "ctypes.Array[ctypes.c_char]":
-    import ctypes
-
-    return (ctypes.c_char * (len(memoryview(memory).cast("B")))).from_buffer(memory)
 
 
 def _slowly_in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int]", bool]:

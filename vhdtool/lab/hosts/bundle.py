@@ -30,8 +30,9 @@ def files() -> list[tuple[str, bytes]]:
     for part in PARTS:
         path = root / part
         paths += [path] if path.is_file() else path.rglob("*.py")
-    # Libraries in C, where they were built: a host that cannot load one does without.
-    paths += root.rglob("_*.so")
+    # Extension modules, where they were built, for any CPython of this kind of machine. The hosts
+    # unpack the archive; one that cannot load them does without.
+    paths += root.rglob("_*.abi3.so")
     return sorted((f"vhdtool/{path.relative_to(root)}", path.read_bytes()) for path in paths)
 
 
