@@ -61,8 +61,12 @@ def installed(
     (purelib / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
     run(*pip, "--python", home / "bin" / "python", "install", "-q", "--no-deps", "--no-index",
         "--ignore-installed", wheel, cwd=folder)  # fmt: skip
-    built = list((purelib / "vhdtool").rglob("_*.so"))
-    assert bool(built) == (env is CLEAN)
+    assert "-cp311-abi3-" in wheel.name
+    built = sorted(path.name for path in (purelib / "vhdtool").rglob("_*.so"))
+    assert built == (["_bat_sort.abi3.so", "_fast_path.abi3.so"] if env is CLEAN else [])
+    program = "from vhdtool.nbd import fast_path; print(fast_path.available)"
+    found = run(home / "bin" / "python", "-c", program, cwd=folder).strip()
+    assert found == str(env is CLEAN)
     where = run(
         home / "bin" / "python", "-c", "import vhdtool; print(vhdtool.__file__)", cwd=folder
     )
