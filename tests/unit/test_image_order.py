@@ -39,7 +39,7 @@ def test_what_is_used(entries: list[int]) -> None:
 
 
 def test_the_library_was_built() -> None:
-    assert order.sort is not None
+    assert order._bat_sort is not None
 
 
 @pytest.mark.parametrize("find", [order.in_order, order._slowly_in_order])

@@ -11,10 +11,10 @@ from vhdtool.vhd.bat import empty_bat, pack_bat, unpack_bat
 from vhdtool.vhd.units import UNUSED
 
 try:
-    from vhdtool.image.metadata._bat_sort import sort
+    from vhdtool.image.metadata import _bat_sort
 except ImportError:
     # It was not built, or for another machine: the slow way gives the same.
-    sort = None  # type: ignore[assignment]
+    _bat_sort = None  # type: ignore[assignment]
 
 _CHUNK = 1 << 16
 """Entries that are looked at together."""
@@ -63,9 +63,9 @@ def in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int
     """
     if apart(places, sectors):
         return places, True
-    if sort is not None:
+    if _bat_sort is not None:
         ordered = array("I", places)
-        sort(ordered)
+        _bat_sort.sort(ordered)
         return ordered, apart(ordered, sectors)
     return _slowly_in_order(places, sectors, limit)
 
