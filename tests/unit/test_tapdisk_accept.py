@@ -305,8 +305,8 @@ server = Control(disk, events, folder / "ctl", folder / "nbd")
 TAPDISK = """
 import io
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
-server = TapdiskServer(folder, True, "a", Events("a", io.StringIO()))
+from vhdtool.tapdisk.tapctl.daemon import Daemon
+server = Daemon(folder, True, "a", Events("a", io.StringIO()))
 server.path.rename(folder / "ctl")
 """
 

@@ -16,8 +16,8 @@ from vhdtool.cli import tap_ctl as tapctl
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError
-from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
-from vhdtool.tapdisk.tapctl.minor_files import Minors
+from vhdtool.tapdisk.tapctl.daemon import Daemon
+from vhdtool.tapdisk.tapctl.minor_files import MinorFiles
 from vhdtool.tapdisk.tapctl.wire import Message, MessageError, Params
 
 
@@ -29,13 +29,13 @@ def test_the_places_of_the_fields() -> None:
     assert raw[20:27] == b"vhd:/d\0"
     assert struct.unpack_from("=IH", raw, 276) == (0xFFFFFFFF, 7)
     assert raw[282:284] == b"x\0"
-    raw = wire.listed(0xFFFF, 2, 1, 0x2A, "vhd:/d").pack()
+    raw = wire.list_entry(0xFFFF, 2, 1, 0x2A, "vhd:/d").pack()
     assert struct.unpack_from("=iii", raw, 8) == (2, 1, 0x2A)
     assert raw[20:27] == b"vhd:/d\0"
     assert struct.unpack_from("=QI", wire.image(wire.OPEN_RSP, 0, 1 << 20).pack(), 8) == (2048, 512)
     assert struct.unpack_from("=HH4xQ", wire.stats(5, 99).pack(), 8) == (0, 0, 99)
     assert struct.unpack_from("=i", wire.response(wire.ERROR, 0, 22).pack(), 8) == (22,)
-    assert struct.unpack_from("=i", wire.pid_message(77, 0).pack(), 8) == (77,)
+    assert struct.unpack_from("=i", wire.pid(77, 0).pack(), 8) == (77,)
 
 
 @given(st.binary(min_size=544, max_size=544))
@@ -45,7 +45,7 @@ def test_any_544_bytes_are_read_or_refused(raw: bytes) -> None:
         Message(message.kind, message.cookie, message.body).pack() == raw[:4] + bytes(4) + raw[8:]
     )
     try:
-        params = wire.params_of(message)
+        params = wire.parse_params(message)
     except MessageError:
         return
     assert "\0" not in params.path
@@ -129,11 +129,11 @@ def test_why_it_failed_stands_before_the_name_of_the_errno(
 
 
 @pytest.fixture(scope="module")
-def tapdisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TapdiskServer]:
+def tapdisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("run")
     for _ in range(3):
-        Minors(folder / "tapdisk").allocate()
-    server = TapdiskServer(folder, True, "a", Events("a", io.StringIO()))
+        MinorFiles(folder / "tapdisk").allocate()
+    server = Daemon(folder, True, "a", Events("a", io.StringIO()))
     yield server
     server.stop()
 
@@ -146,7 +146,7 @@ def tapdisk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TapdiskServer]
 )
 @settings(max_examples=200, deadline=None)
 def test_any_path_gets_an_answer(
-    tapdisk: TapdiskServer, kind: int, minor: int, flags: int, path: bytes
+    tapdisk: Daemon, kind: int, minor: int, flags: int, path: bytes
 ) -> None:
     body = struct.pack("=III256sIH256s", flags, minor, 0, path, 0, 0, path)
     with socket.socket(socket.AF_UNIX) as client, capture_errors() as errors:
@@ -170,11 +170,11 @@ def capture_errors() -> Iterator[list[logging.LogRecord]]:
         logging.getLogger().removeHandler(handler)
 
 
-def test_who_does_not_read_the_answer_holds_up_no_other_request(tapdisk: TapdiskServer) -> None:
+def test_who_does_not_read_the_answer_holds_up_no_other_request(tapdisk: Daemon) -> None:
     """The answer to a request for a minor leaves after the minor is free for the next one."""
     minor = 2
     for kind in (wire.ATTACH, wire.PAUSE):
-        answers = tapdisk._answers(Message(kind, minor, bytes(536)), b"")
+        answers = tapdisk.replies(Message(kind, minor, bytes(536)), b"")
         assert Message.unpack(next(answers)).kind == kind + 1
         if kind == wire.PAUSE:
-            assert not tapdisk._vbds[minor].lock.locked()
+            assert not tapdisk.minor(minor).lock.locked()

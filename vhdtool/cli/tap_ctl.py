@@ -16,7 +16,7 @@ from pathlib import Path
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError, Unexpected
-from vhdtool.tapdisk.tapctl.process import run_dir
+from vhdtool.tapdisk.tapctl.process import default_run_dir
 from vhdtool.tapdisk.tapctl.wire import Params
 
 USAGES = {
@@ -165,20 +165,20 @@ def run(taps: TapCtl, command: str, options: Options, faithful: bool, key: bytes
     pid, minor = _number(options, "p") or 0, _number(options, "m") or 0
     patience = float(_number(options, "t") or 0) if "t" in options and command != "list" else None
     params = params_of(options, minor)
-    behind = wire.behind(params.flags, options.get("C", options.get("c", "")), key)
+    trailer = wire.trailer(params.flags, options.get("C", options.get("c", "")), key)
     simple: dict[str, Callable[[], object]] = {
         "list": lambda: do_list(taps, options),
         "allocate": lambda: print(taps.minors.allocate()[1]),
         "free": lambda: taps.minors.free(minor),
-        "create": lambda: print(taps.create(params, behind, faithful)),
+        "create": lambda: print(taps.create(params, trailer, faithful)),
         "destroy": lambda: taps.destroy(pid, minor, patience),
         "spawn": lambda: _spawned(taps.spawn(faithful)),
         "attach": lambda: taps.attach(pid, minor),
         "detach": lambda: taps.detach(pid, minor),
-        "open": lambda: taps.open(pid, minor, params, behind),
+        "open": lambda: taps.open(pid, minor, params, trailer),
         "close": lambda: taps.close(pid, minor, patience, "f" in options),
         "pause": lambda: taps.pause(pid, minor, patience),
-        "unpause": lambda: taps.unpause(pid, minor, _resumed(params), behind),
+        "unpause": lambda: taps.unpause(pid, minor, _resumed(params), trailer),
         "stats": lambda: print(taps.stats(pid, minor), end="\n\n"),
     }
     simple[command]()
@@ -195,7 +195,7 @@ def _spawned(pid: int) -> None:
 
 def call(words: list[str]) -> int:
     """The command line; its exit code."""
-    taps_dir, faithful = run_dir(), False
+    taps_dir, faithful = default_run_dir(), False
     while words and words[0].startswith("--"):
         if words[0] == "--run-dir" and len(words) > 1:
             taps_dir, words = Path(words[1]), words[2:]

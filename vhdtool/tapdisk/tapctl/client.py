@@ -1,7 +1,7 @@
-"""What `tap-ctl` does: asks tapdisks over their control sockets, and keeps the minors.
+"""The commands of `tap-ctl`: requests to tapdisks over their control sockets, and minors.
 
-All functions raise TapctlError with the errno that the command exits with. tests/interop holds them
-to what the real tap-ctl sends and says.
+All methods raise TapctlError with the errno that the command exits with. tests/interop compares
+them with what the real tap-ctl sends and prints.
 """
 
 import contextlib
@@ -17,22 +17,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.minor_files import Minors, TapctlError, numbers
+from vhdtool.tapdisk.tapctl.minor_files import MinorFiles, TapctlError, numbers
 from vhdtool.tapdisk.tapctl.wire import Message, Params
 
 __all__ = ["Entry", "TapCtl", "TapctlError", "Unexpected"]
 
-LOOK_PATIENCE = 10.0
-"""Seconds that looking at a tapdisk may take. Changing one may take as long as it takes."""
+QUERY_TIMEOUT = 10.0
+"""Seconds. Operations that change a disk have no timeout."""
 
 
 class Unexpected(TapctlError):
-    """tapdisk refused to attach or detach; the command has only one errno for that."""
+    """Raised when tapdisk refuses to attach or detach, for which tap-ctl has only EINVAL."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the list; None where there is nothing."""
+    """A line of `list`. A tapdisk may have no minor, and a minor no tapdisk: None."""
 
     pid: int | None = None
     minor: int | None = None
@@ -53,17 +53,17 @@ class TapCtl:
 
     def __init__(self, run_dir: Path) -> None:
         self.run_dir = run_dir
-        self.minors = Minors(run_dir / "tapdisk")
+        self.minors = MinorFiles(run_dir / "tapdisk")
 
-    # the wire
+    # requests
 
     @contextlib.contextmanager
-    def _asked(self, pid: int, message: Message, patience: float | None) -> Iterator[socket.socket]:
+    def _sent(self, pid: int, message: Message, timeout: float | None) -> Iterator[socket.socket]:
         doing = f"tapdisk {pid}"
         if pid < 0:
             raise TapctlError(errno.EINVAL, doing)
         client = socket.socket(socket.AF_UNIX)
-        client.settimeout(patience)
+        client.settimeout(timeout)
         with client:
             try:
                 client.connect(str(self.run_dir / f"ctl{pid}"))
@@ -83,45 +83,45 @@ class TapCtl:
             data += part
         return data
 
-    def ask(
+    def request(
         self,
         pid: int,
         message: Message,
-        wanted: int,
-        patience: float | None = None,
-        behind: bytes = b"",
+        expected: int,
+        timeout: float | None = None,
+        trailer: bytes = b"",
     ) -> Message:
-        """The one answer to a request, `behind` which more bytes may follow; of the kind `wanted`.
+        """Sends a request and its trailer; returns the reply, which has the kind `expected`.
 
-        Waits without end unless `patience` (seconds) is given, as blktap's tool does.
+        Waits for ever without a `timeout` (seconds), as blktap's tool does.
         """
-        with self._asked(pid, message, patience) as client:
-            if behind:
-                client.sendall(behind)
-            answer = Message.unpack(self._receive(client))
-        return self._checked(pid, answer, wanted)
+        with self._sent(pid, message, timeout) as client:
+            if trailer:
+                client.sendall(trailer)
+            reply = Message.unpack(self._receive(client))
+        return self._checked(pid, reply, expected)
 
-    def _checked(self, pid: int, answer: Message, wanted: int) -> Message:
-        if answer.kind == wire.ERROR:
-            number, text = wire.response_of(answer)
-            kind = Unexpected if wanted in (wire.ATTACH_RSP, wire.DETACH_RSP) else TapctlError
+    def _checked(self, pid: int, reply: Message, expected: int) -> Message:
+        if reply.kind == wire.ERROR:
+            number, text = wire.parse_response(reply)
+            kind = Unexpected if expected in (wire.ATTACH_RSP, wire.DETACH_RSP) else TapctlError
             if kind is Unexpected:
                 number, text = errno.EINVAL, text or os.strerror(number)
             raise kind(number or errno.EIO, f"tapdisk {pid}", text)
-        if answer.kind != wanted:
-            raise TapctlError(errno.EINVAL, f"tapdisk {pid}", f"answered {answer.kind}")
-        return answer
+        if reply.kind != expected:
+            raise TapctlError(errno.EINVAL, f"tapdisk {pid}", f"answered {reply.kind}")
+        return reply
 
     # processes
 
     def spawn(self, faithful: bool = False) -> int:
-        """Starts a tapdisk that outlives us; its pid."""
-        words = [sys.executable, "-m", "vhdtool.tapdisk.tapctl.process"]
-        words += ["--run-dir", str(self.run_dir)] + (["--faithful"] if faithful else [])
+        """Starts a tapdisk that outlives this process; returns its pid."""
+        command = [sys.executable, "-m", "vhdtool.tapdisk.tapctl.process"]
+        command += ["--run-dir", str(self.run_dir)] + (["--faithful"] if faithful else [])
         root = str(Path(__file__).resolve().parent.parent.parent)
         paths = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
         child = subprocess.Popen(
-            words,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": paths},
@@ -137,28 +137,28 @@ class TapCtl:
         return int(match[1])
 
     def attach(self, pid: int, minor: int) -> None:
-        self.ask(pid, Message(wire.ATTACH, minor), wire.ATTACH_RSP)
+        self.request(pid, Message(wire.ATTACH, minor), wire.ATTACH_RSP)
 
     def detach(self, pid: int, minor: int) -> None:
-        self.ask(pid, Message(wire.DETACH, minor), wire.DETACH_RSP)
+        self.request(pid, Message(wire.DETACH, minor), wire.DETACH_RSP)
 
-    def open(self, pid: int, minor: int, params: Params, behind: bytes = b"") -> int:
-        """Opens an image; the size of its disk in bytes. `behind`: a log's path, or a key."""
+    def open(self, pid: int, minor: int, params: Params, trailer: bytes = b"") -> int:
+        """Opens an image; returns the size of its disk in bytes."""
         message = self._with_params(wire.OPEN, minor, params)
-        return wire.image_of(self.ask(pid, message, wire.OPEN_RSP, behind=behind))
+        return wire.parse_image(self.request(pid, message, wire.OPEN_RSP, trailer=trailer))
 
     def close(
-        self, pid: int, minor: int, patience: float | None = None, force: bool = False
+        self, pid: int, minor: int, timeout: float | None = None, force: bool = False
     ) -> None:
         kind = wire.FORCE_SHUTDOWN if force else wire.CLOSE
-        self.ask(pid, Message(kind, minor), wire.CLOSE_RSP, patience)
+        self.request(pid, Message(kind, minor), wire.CLOSE_RSP, timeout)
 
-    def pause(self, pid: int, minor: int, patience: float | None = None) -> None:
-        self.ask(pid, Message(wire.PAUSE, minor), wire.PAUSE_RSP, patience)
+    def pause(self, pid: int, minor: int, timeout: float | None = None) -> None:
+        self.request(pid, Message(wire.PAUSE, minor), wire.PAUSE_RSP, timeout)
 
-    def unpause(self, pid: int, minor: int, params: Params, behind: bytes = b"") -> None:
+    def unpause(self, pid: int, minor: int, params: Params, trailer: bytes = b"") -> None:
         message = self._with_params(wire.RESUME, minor, params)
-        self.ask(pid, message, wire.RESUME_RSP, behind=behind)
+        self.request(pid, message, wire.RESUME_RSP, trailer=trailer)
 
     def _with_params(self, kind: int, minor: int, params: Params) -> Message:
         try:
@@ -166,14 +166,14 @@ class TapCtl:
         except wire.MessageError as error:
             raise TapctlError(errno.ENAMETOOLONG, "tapdisk", str(error)) from None
 
-    def create(self, params: Params, behind: bytes = b"", faithful: bool = False) -> Path:
-        """allocate, spawn, attach and open in one; takes all back when one of them fails."""
+    def create(self, params: Params, trailer: bytes = b"", faithful: bool = False) -> Path:
+        """Allocates, spawns, attaches and opens; undoes all when one of them fails."""
         minor, path = self.minors.allocate()
         pid = None
         try:
             pid = self.spawn(faithful)
             self.attach(pid, minor)
-            self.open(pid, minor, replace(params, minor=minor), behind)
+            self.open(pid, minor, replace(params, minor=minor), trailer)
         except BaseException:
             if pid is not None:
                 with contextlib.suppress(TapctlError):
@@ -182,32 +182,32 @@ class TapCtl:
             raise
         return path
 
-    def destroy(self, pid: int, minor: int, patience: float | None = None) -> None:
-        """close, detach and free in one."""
-        self.close(pid, minor, patience)
+    def destroy(self, pid: int, minor: int, timeout: float | None = None) -> None:
+        """Closes, detaches and frees."""
+        self.close(pid, minor, timeout)
         self.detach(pid, minor)
         self.minors.free(minor)
 
     def stats(self, pid: int, minor: int) -> str:
-        """JSON text."""
-        with self._asked(pid, Message(wire.STATS, minor), LOOK_PATIENCE) as client:
-            answer = Message.unpack(self._receive(client))
-            length = wire.stats_of(self._checked(pid, answer, wire.STATS_RSP))
+        """Returns JSON text."""
+        with self._sent(pid, Message(wire.STATS, minor), QUERY_TIMEOUT) as client:
+            reply = Message.unpack(self._receive(client))
+            length = wire.parse_stats(self._checked(pid, reply, wire.STATS_RSP))
             return self._receive(client, length).decode("utf-8", "surrogateescape")
 
-    # looking
+    # queries
 
     def entries(self, only: int | None = None) -> list[Entry]:
-        """All minors and tapdisks (or one process), those without the other included."""
+        """Lists all minors and tapdisks, or those of one process."""
         found: list[Entry] = []
         for pid in [only] if only is not None else numbers(self.run_dir, r"ctl(\d+)"):
             try:
-                answer = self.ask(pid, Message(wire.PID), wire.PID_RSP)
+                reply = self.request(pid, Message(wire.PID), wire.PID_RSP)
             except TapctlError:
-                continue  # no such process, or it left its socket behind
-            pid = wire.pid_of(answer)
+                continue  # no such process, or only its socket is left
+            pid = wire.parse_pid(reply)
             try:
-                found += self._of(pid) or [Entry(pid)]
+                found += self._entries_of(pid) or [Entry(pid)]
             except TapctlError:
                 found.append(Entry(pid))
         if only is None:
@@ -216,22 +216,22 @@ class TapCtl:
             found += [Entry(minor=minor) for minor in orphans]
         return found
 
-    def _of(self, pid: int) -> list[Entry]:
-        """The minors of one process, the one that was attached last first."""
+    def _entries_of(self, pid: int) -> list[Entry]:
+        """Lists the minors of one process, the latest attached first."""
         entries: list[Entry] = []
-        with self._asked(pid, Message(wire.LIST, wire.ALL), LOOK_PATIENCE) as client:
+        with self._sent(pid, Message(wire.LIST, wire.ALL), QUERY_TIMEOUT) as client:
             while True:
-                answer = Message.unpack(self._receive(client))
-                count, minor, state, args = wire.listed_of(
-                    self._checked(pid, answer, wire.LIST_RSP)
+                reply = Message.unpack(self._receive(client))
+                count, minor, state, args = wire.parse_list_entry(
+                    self._checked(pid, reply, wire.LIST_RSP)
                 )
                 if count == 0:
                     return entries[::-1]
                 entries.append(Entry(pid, minor, state, args))
 
-    def wait_gone(self, pid: int, patience: float) -> bool:
-        """Whether the process ended within `patience` seconds."""
-        deadline = time.monotonic() + patience
+    def wait_gone(self, pid: int, timeout: float) -> bool:
+        """Returns whether the process ended within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         while (self.run_dir / f"ctl{pid}").exists():
             if time.monotonic() > deadline:
                 return False

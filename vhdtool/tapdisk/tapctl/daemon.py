@@ -1,8 +1,7 @@
 """A tapdisk as toolstacks know it: disks (minors) in one process, blktap's control protocol.
 
-Control socket DIR/ctl<pid>; each open disk has an NBD socket DIR/nbd<pid>.<minor>. With the guard,
-`open` takes the lease: what has no lease would serve nothing, and this protocol has no other word
-for it.
+Control socket DIR/ctl<pid>; each open disk has an NBD socket DIR/nbd<pid>.<minor>. With the guard
+`open` takes the lease, because the protocol has no other operation that could.
 """
 
 import errno
@@ -20,26 +19,33 @@ from vhdtool.nbd.metrics import dump
 from vhdtool.nbd.sockets import listen_unix
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.tapctl import wire as wire
-from vhdtool.tapdisk.tapctl.images import Opening, Refused, errno_of, locked_marker
-from vhdtool.tapdisk.tapctl.minor import Vbd
-from vhdtool.tapdisk.tapctl.stats import spelled, stats_of
+from vhdtool.tapdisk.tapctl.images import DaemonSettings, Refused, errno_of, lock_minor_file
+from vhdtool.tapdisk.tapctl.minor import Minor
+from vhdtool.tapdisk.tapctl.stats import stats_of, to_json
 from vhdtool.tapdisk.tapctl.wire import Message
 
 log = logging.getLogger("tap-ctl")
 REQUEST_PATIENCE = 30.0
-"""Seconds that a client has for its request, and for taking each answer."""
+"""Seconds that a client has to send its request, and to receive each reply."""
 MOST_CLIENTS = 64
-OF_A_DISK = (wire.OPEN, wire.PAUSE, wire.RESUME, wire.CLOSE, wire.FORCE_SHUTDOWN, wire.DISK_INFO)
+MINOR_OPERATIONS = (
+    wire.OPEN,
+    wire.PAUSE,
+    wire.RESUME,
+    wire.CLOSE,
+    wire.FORCE_SHUTDOWN,
+    wire.DISK_INFO,
+)
 
 
-class TapdiskServer:
-    """The process. Requests come one a connection and run at the same time for other minors."""
+class Daemon:
+    """Serves the control socket. Requests for different minors run at the same time."""
 
     def __init__(self, run_dir: Path, guard: bool, host: str, events: Events) -> None:
-        self.how = Opening(guard, Owner.here(host), events.emit, run_dir)
+        self.settings = DaemonSettings(guard, Owner.here(host), events.emit, run_dir)
         self.ended = threading.Event()
         self.path = run_dir / f"ctl{os.getpid()}"
-        self._vbds: dict[int, Vbd] = {}
+        self._minors: dict[int, Minor] = {}
         self._lock = threading.Lock()
         self._acceptor = Acceptor(
             listen_unix(self.path),
@@ -53,17 +59,18 @@ class TapdiskServer:
     def _serve(self, peer: Peer) -> None:
         client = peer.socket
         message = Message.unpack(_received(client, wire.SIZE))
-        behind = _received(client, wire.behind_of(message))
+        trailer = _received(client, wire.trailer_length(message))
         peer.settled = True
-        # Not without end: an answer may be longer than what a socket holds.
+        # Bounded too: a reply may be longer than the socket's buffer.
         client.settimeout(REQUEST_PATIENCE)
-        for answer in self._answers(message, behind):
-            client.sendall(answer)
+        for reply in self.replies(message, trailer):
+            client.sendall(reply)
 
-    def _answers(self, message: Message, behind: bytes) -> Iterator[bytes]:
+    def replies(self, message: Message, trailer: bytes) -> Iterator[bytes]:
+        """Runs a request; yields its replies, of which the last may be an error."""
         number, why = 0, ""
         try:
-            yield from self._do(message, behind)
+            yield from self._run(message, trailer)
         except VhdtoolError as error:
             log.error("%s", error)
             number, why = errno_of(error), str(error)
@@ -73,113 +80,116 @@ class TapdiskServer:
             log.exception("defect in a control operation")
             number, why = errno.EIO, "a defect"
         if message.kind == wire.STATS:
-            why = ""  # tap-ctl reads any answer to it as a length, and waits for so many bytes
+            why = ""  # tap-ctl takes any reply to it for a length, and waits for so many bytes
         if number:
             yield wire.response(wire.ERROR, message.cookie, number, why).pack()
 
-    def _do(self, message: Message, behind: bytes) -> Iterator[bytes]:
-        kind, minor = message.kind, message.cookie
-        params = wire.params_of(message)
+    def _run(self, message: Message, trailer: bytes) -> Iterator[bytes]:
+        kind, number = message.kind, message.cookie
+        params = wire.parse_params(message)
         if kind == wire.PID:
-            yield wire.pid_message(os.getpid(), minor).pack()
+            yield wire.pid(os.getpid(), number).pack()
         elif kind == wire.LIST:
-            yield from self._list(minor)
+            yield from self._list(number)
         elif kind == wire.STATS:
-            yield from self._stats(minor)
+            yield from self._stats(number)
         elif kind == wire.ATTACH:
-            self._attach(minor)
-            yield wire.response(wire.ATTACH_RSP, minor).pack()
+            self._attach(number)
+            yield wire.response(wire.ATTACH_RSP, number).pack()
         elif kind == wire.DETACH:
-            last = self._detach(minor)
+            last = self._detach(number)
             try:
-                yield wire.response(wire.DETACH_RSP, minor).pack()
+                yield wire.response(wire.DETACH_RSP, number).pack()
             finally:
-                # Also when the client has gone and takes no answer.
+                # Also when the client has gone without its reply.
                 if last:
                     self.ended.set()
         else:
-            if kind not in OF_A_DISK:
+            if kind not in MINOR_OPERATIONS:
                 raise Refused(errno.EINVAL, f"no operation {kind}")
-            # tapdisk says so of an `open`, and ENODEV of everything else.
-            vbd = self._vbd(minor, errno.EINVAL if kind == wire.OPEN else errno.ENODEV)
-            path = wire.log_path_of(behind) if behind else ""
-            with vbd.lock:
-                answer = self._on(vbd, kind, params, path)
-            yield answer.pack()
+            # tapdisk answers EINVAL to `open`, and ENODEV to everything else.
+            minor = self.minor(number, errno.EINVAL if kind == wire.OPEN else errno.ENODEV)
+            change_log = wire.parse_log_path(trailer) if trailer else ""
+            with minor.lock:
+                reply = self._operate(minor, kind, params, change_log)
+            yield reply.pack()
 
-    def _on(self, vbd: Vbd, kind: int, params: wire.Params, log_path: str) -> Message:
-        minor = vbd.minor
+    def _operate(self, minor: Minor, kind: int, params: wire.Params, change_log: str) -> Message:
+        number = minor.number
         if kind == wire.OPEN:
-            vbd.open(params, log_path, self.how)
-            return wire.image(wire.OPEN_RSP, minor, vbd.open_disk().size)
+            minor.open(params, change_log, self.settings)
+            return wire.image(wire.OPEN_RSP, number, minor.require_disk().size)
         if kind == wire.PAUSE:
-            vbd.pause()
-            return wire.response(wire.PAUSE_RSP, minor)
+            minor.pause()
+            return wire.response(wire.PAUSE_RSP, number)
         if kind == wire.RESUME:
-            vbd.resume(params, log_path, self.how)
-            return wire.response(wire.RESUME_RSP, minor)
+            minor.resume(params, change_log, self.settings)
+            return wire.response(wire.RESUME_RSP, number)
         if kind == wire.DISK_INFO:
-            return wire.image(wire.DISK_INFO_RSP, minor, vbd.disk.size if vbd.disk else 0)
-        vbd.close()
-        return wire.response(wire.CLOSE_RSP, minor)
+            return wire.image(wire.DISK_INFO_RSP, number, minor.disk.size if minor.disk else 0)
+        minor.close()
+        return wire.response(wire.CLOSE_RSP, number)
 
     # minors
 
-    def _vbd(self, minor: int, missing: int = errno.ENODEV) -> Vbd:
+    def minor(self, number: int, missing: int = errno.ENODEV) -> Minor:
+        """Returns an attached minor. Raises Refused with the errno `missing`."""
         with self._lock:
-            vbd = self._vbds.get(minor)
-        if vbd is None:
-            raise Refused(missing, f"minor {minor} is not attached to this process")
-        return vbd
+            minor = self._minors.get(number)
+        if minor is None:
+            raise Refused(missing, f"minor {number} is not attached to this process")
+        return minor
 
-    def _attach(self, minor: int) -> None:
+    def _attach(self, number: int) -> None:
         with self._lock:
-            if minor in self._vbds:
-                raise Refused(errno.EEXIST, f"minor {minor} is attached already")
-            self._vbds[minor] = Vbd(minor, locked_marker(self.how.marker(minor)))
+            if number in self._minors:
+                raise Refused(errno.EEXIST, f"minor {number} is attached already")
+            file = lock_minor_file(self.settings.minor_file(number))
+            self._minors[number] = Minor(number, file)
 
-    def _detach(self, minor: int) -> bool:
-        vbd = self._vbd(minor)
-        with vbd.lock, self._lock:
-            vbd.detach()
-            self._vbds.pop(minor, None)
-            return not self._vbds
+    def _detach(self, number: int) -> bool:
+        """Detaches a minor; returns whether it was the last."""
+        minor = self.minor(number)
+        with minor.lock, self._lock:
+            minor.detach()
+            self._minors.pop(number, None)
+            return not self._minors
 
-    # looking
+    # queries
 
     def _list(self, cookie: int) -> Iterator[bytes]:
         with self._lock:
-            vbds = list(self._vbds.values())
-        for left, vbd in zip(range(len(vbds), 0, -1), vbds, strict=True):
-            yield wire.listed(cookie, left, vbd.minor, vbd.bits, vbd.args).pack()
-        yield wire.listed(cookie, 0, -1, 0, "").pack()
+            minors = list(self._minors.values())
+        for left, minor in zip(range(len(minors), 0, -1), minors, strict=True):
+            yield wire.list_entry(cookie, left, minor.number, minor.state, minor.args).pack()
+        yield wire.list_entry(cookie, 0, -1, 0, "").pack()
 
-    def _stats(self, minor: int) -> Iterator[bytes]:
-        told: object
-        if minor == wire.ALL:
+    def _stats(self, number: int) -> Iterator[bytes]:
+        stats: object
+        if number == wire.ALL:
             with self._lock:
-                told = [stats_of(vbd) for vbd in self._vbds.values()]
+                stats = [stats_of(minor) for minor in self._minors.values()]
         else:
-            told = stats_of(self._vbd(minor))
-        text = wire.encoded(spelled(told))
-        yield wire.stats(minor, len(text)).pack()
+            stats = stats_of(self.minor(number))
+        text = wire.encode(to_json(stats))
+        yield wire.stats(number, len(text)).pack()
         yield text
 
     def dump(self) -> None:
         """Writes the state of all disks to the log."""
-        for vbd in list(self._vbds.values()):
-            status = vbd.disk.status() if vbd.disk is not None else {}
-            dump({"minor": vbd.minor, "args": vbd.args, "flags": vbd.bits, **status})
+        for minor in list(self._minors.values()):
+            status = minor.disk.status() if minor.disk is not None else {}
+            dump({"minor": minor.number, "args": minor.args, "flags": minor.state, **status})
 
     def stop(self) -> None:
-        """Closes every disk and removes the sockets. Raises the first thing that went wrong."""
+        """Closes every disk and removes the sockets. Raises the first error that this met."""
         self._acceptor.stop()
         failure: VhdtoolError | None = None
-        for vbd in list(self._vbds.values()):
-            with vbd.lock:
+        for minor in list(self._minors.values()):
+            with minor.lock:
                 try:
-                    if vbd.disk is not None:
-                        vbd.close()
+                    if minor.disk is not None:
+                        minor.close()
                 except VhdtoolError as error:
                     failure = failure or error
         self.path.unlink(missing_ok=True)
@@ -188,7 +198,7 @@ class TapdiskServer:
 
 
 def _received(client: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes. Raises EOFError when the client goes before."""
+    """Returns exactly `size` bytes. Raises EOFError when the client disconnects before."""
     raw = b""
     while len(raw) < size:
         part = client.recv(size - len(raw))

@@ -1,4 +1,4 @@
-"""The minors of a control directory: files `tapdisk-<n>`, as blktap has them without its module."""
+"""The minors of a control directory: files `tapdisk-<n>`, as blktap makes without its module."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ MOST_MINORS = 16384
 
 
 class TapctlError(VhdtoolError):
-    """`errno` is what the command exits with. `why` says more than the errno does, or nothing."""
+    """`errno` is the command's exit code; `why` explains it where the errno does not, or is ""."""
 
     def __init__(self, number: int, doing: str, why: str = "") -> None:
         super().__init__(f"{doing}: {why or os.strerror(number)}")
@@ -22,14 +22,14 @@ class TapctlError(VhdtoolError):
         self.why = why
 
 
-class Minors:
-    """The minors in `folder`. Raises TapctlError."""
+class MinorFiles:
+    """The minors in `folder`. All methods but `all` raise TapctlError."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def allocate(self) -> tuple[int, Path]:
-        """(a free minor, its file), which is taken from now on."""
+        """Takes the lowest free minor; returns it and its file."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _locked(self.folder):
@@ -43,6 +43,7 @@ class Minors:
         raise TapctlError(errno.ENOSPC, str(self.folder), "no minor is free")
 
     def free(self, minor: int) -> None:
+        """Removes the file of a minor that no tapdisk has attached."""
         path = self.folder / f"tapdisk-{minor}"
         try:
             with _locked(self.folder), open(path) as marker:
@@ -53,6 +54,7 @@ class Minors:
             raise TapctlError(error.errno or errno.EIO, str(path)) from None
 
     def all(self) -> list[int]:
+        """Returns the minors that are taken."""
         return numbers(self.folder, r"tapdisk-(\d+)")
 
 
@@ -67,7 +69,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def numbers(folder: Path, pattern: str) -> list[int]:
-    """In the order of the names, which is that of blktap's tool."""
+    """Returns the numbers in matching names, in the order of the names, as blktap's tool does."""
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:

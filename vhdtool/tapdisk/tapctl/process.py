@@ -1,7 +1,7 @@
 """`tapdisk`: the process that `tap-ctl spawn` starts, ours and blktap's own.
 
-Prints the path of its control socket and goes to the background; ends with its last disk. Errors
-go to tapdisk.log in the control directory.
+Prints the path of its control socket, goes to the background, and ends with its last disk. Writes
+errors to tapdisk.log in the control directory.
 """
 
 import argparse
@@ -14,23 +14,23 @@ from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.tapctl.daemon import TapdiskServer
+from vhdtool.tapdisk.tapctl.daemon import Daemon
 
 RUN_DIR = Path("/run/blktap-control")
 
 
-def run_dir() -> Path:
-    """Where control sockets and minors are when nothing else is said."""
+def default_run_dir() -> Path:
+    """Returns the directory of control sockets and minors: $VHDTOOL_RUN_DIR, or blktap's."""
     return Path(os.environ.get("VHDTOOL_RUN_DIR", RUN_DIR))
 
 
 def main() -> int:
-    """Its exit code, an errno."""
+    """Runs the process; returns its exit code, an errno."""
     parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, default=run_dir())
+    parser.add_argument("--run-dir", type=Path, default=default_run_dir())
     parser.add_argument("--host", default=os.uname().nodename)
     parser.add_argument("--faithful", action="store_true", help="guard off: what tapdisk2 does")
-    parser.add_argument("-D", action="store_true", dest="stay", help="stay in the foreground")
+    parser.add_argument("-D", action="store_true", dest="foreground", help="stay in the foreground")
     args = parser.parse_args()
     try:
         args.run_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -40,39 +40,39 @@ def main() -> int:
     except OSError as error:
         print(f"tapdisk: {args.run_dir}: {error.strerror}", file=sys.stderr)
         return error.errno or errno.EIO
-    return _run(args) if args.stay or _in_background(errors) else 0
+    return _run(args) if args.foreground or _daemonize(errors) else 0
 
 
-def _in_background(errors: int) -> bool:
-    """True in the child, which no longer hangs on who started it; False in the parent."""
+def _daemonize(errors: int) -> bool:
+    """Forks; returns True in the child, which has left its parent's session, else False."""
     if os.fork():
         return False
     os.setsid()
     os.chdir("/")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
     os.dup2(errors, 2)
     return True
 
 
 def _run(args: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    with open(os.devnull, "w") as nowhere:
+    with open(os.devnull, "w") as null:
         try:
-            events = Events(args.host, nowhere)
-            server = TapdiskServer(args.run_dir, not args.faithful, args.host, events)
+            events = Events(args.host, null)
+            daemon = Daemon(args.run_dir, not args.faithful, args.host, events)
         except VhdtoolError as error:
             print(f"tapdisk: {error}", file=sys.stderr)
             return errno.EIO
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.ended.set())
-        signal.signal(signal.SIGUSR1, lambda *_: server.dump())
-        os.write(1, os.fsencode(server.path) + b"\n")
-        # Who started us reads one line and goes.
-        os.dup2(nowhere.fileno(), 1)
-        server.ended.wait()
+            signal.signal(number, lambda *_: daemon.ended.set())
+        signal.signal(signal.SIGUSR1, lambda *_: daemon.dump())
+        os.write(1, os.fsencode(daemon.path) + b"\n")
+        # The parent reads one line and waits for the end of our output.
+        os.dup2(null.fileno(), 1)
+        daemon.ended.wait()
         try:
-            server.stop()
+            daemon.stop()
         except VhdtoolError as error:
             print(f"tapdisk: {error}", file=sys.stderr)
             return errno.EIO

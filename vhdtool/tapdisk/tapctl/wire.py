@@ -1,8 +1,8 @@
-"""The control protocol of blktap's tapdisk, without sockets: 544-byte messages and their values.
+"""The control protocol of blktap's tapdisk: 544-byte messages. No I/O.
 
-Source: xapi-project/blktap, include/tapdisk-message.h. One request a connection, and a reply of the
-same size; a list is answered by several, stats are followed by their text. Native byte order: both
-ends are on one host.
+A connection carries one request and a reply of the same size; a list has several replies, and the
+text of `stats` follows its reply. Native byte order, because both ends are on one host. Source:
+xapi-project/blktap, include/tapdisk-message.h.
 """
 
 import struct
@@ -20,7 +20,7 @@ REUSE_PRT, SECONDARY, STANDBY, NO_O_DIRECT, ENCRYPTED = 0x40, 0x80, 0x100, 0x200
 CLOSED, QUIESCED, PAUSED, RESUME_FAILED = 0x2, 0x8, 0x20, 0x200
 """Bits of a state as tap-ctl shows it: running is 0, paused 0x2a."""
 LOG_PATH = 256
-"""A request with ADD_LOG is followed by so many bytes: the log's path."""
+"""Bytes of the trailer of a request with ADD_LOG: the path of the change log."""
 ALL = 0xFFFF
 _HEAD = struct.Struct("=HH4x")
 _PARAMS = struct.Struct("=III256sIH256s")
@@ -31,12 +31,12 @@ _STAT = struct.Struct("=HH4xQ")
 
 
 class MessageError(VhdtoolError):
-    """What came is no message of this protocol."""
+    """Raised for bytes that are not a message of this protocol."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """Type, cookie (the minor) and the 536 bytes that the type gives a meaning."""
+    """Type, cookie (the minor) and a body of 536 bytes whose meaning depends on the type."""
 
     kind: int
     cookie: int = 0
@@ -47,16 +47,16 @@ class Message:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Message":
-        """Raises MessageError when it has another size."""
+        """Parses 544 bytes. Raises MessageError for another size."""
         if len(raw) != SIZE:
-            raise MessageError(f"a control message has {SIZE} bytes, here are {len(raw)}")
+            raise MessageError(f"a control message has {SIZE} bytes, not {len(raw)}")
         kind, cookie = _HEAD.unpack_from(raw)
         return cls(kind, cookie, raw[_HEAD.size :])
 
 
 @dataclass(frozen=True)
 class Params:
-    """What a request says. `path` is `type:/path/to/file`."""
+    """The body of a request. `path` is `type:/path/to/file`."""
 
     flags: int = 0
     minor: int = 0
@@ -72,86 +72,89 @@ class Params:
         )  # fmt: skip
 
 
-def params_of(message: Message) -> Params:
-    """Raises MessageError for a path that does not end."""
+def parse_params(message: Message) -> Params:
+    """Returns the body of a request. Raises MessageError for a path without its end."""
     flags, minor, _, path, parent, timeout, secondary = _PARAMS.unpack_from(message.body)
     return Params(flags, minor, _string(path), parent, timeout, _string(secondary))
 
 
 def response(kind: int, cookie: int, error: int = 0, text: str = "") -> Message:
-    """`error` is 0 or a positive errno; then `kind` should be ERROR."""
-    return Message(kind, cookie, _RESPONSE.pack(error, encoded(text)[:255]))
+    """A reply. `error` is 0, or with the kind ERROR a positive errno."""
+    return Message(kind, cookie, _RESPONSE.pack(error, encode(text)[:255]))
 
 
-def response_of(message: Message) -> tuple[int, str]:
+def parse_response(message: Message) -> tuple[int, str]:
+    """Returns (errno, text)."""
     error, text = _RESPONSE.unpack_from(message.body)
     return error, text.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def image(kind: int, cookie: int, size: int) -> Message:
-    """The size of a disk, in bytes."""
+    """A reply with the size of a disk in bytes."""
     return Message(kind, cookie, _IMAGE.pack(size // 512, 512, 0))
 
 
-def image_of(message: Message) -> int:
-    """The size of a disk in bytes."""
+def parse_image(message: Message) -> int:
+    """Returns the size of a disk in bytes."""
     sectors, sector_size, _ = _IMAGE.unpack_from(message.body)
     return int(sectors) * int(sector_size)
 
 
-def listed(cookie: int, count: int, minor: int, state: int, path: str) -> Message:
-    """One entry of a list; the last one has count 0 and minor -1."""
+def list_entry(cookie: int, count: int, minor: int, state: int, path: str) -> Message:
+    """One entry of a list; a last one with count 0 and minor -1 ends the list."""
     return Message(LIST_RSP, cookie, _LIST.pack(count, minor, state, _text(path)))
 
 
-def listed_of(message: Message) -> tuple[int, int, int, str]:
-    """(count of entries still to come with this one, minor, state, path)."""
+def parse_list_entry(message: Message) -> tuple[int, int, int, str]:
+    """Returns (number of entries from this one to the end, minor, state, path)."""
     count, minor, state, path = _LIST.unpack_from(message.body)
     return count, minor, state, _string(path)
 
 
-def pid_message(pid: int, cookie: int) -> Message:
+def pid(pid: int, cookie: int) -> Message:
     return Message(PID_RSP, cookie, struct.pack("=i", pid))
 
 
-def pid_of(message: Message) -> int:
+def parse_pid(message: Message) -> int:
     return int(struct.unpack_from("=i", message.body)[0])
 
 
 def stats(cookie: int, length: int) -> Message:
-    """So many bytes of text follow."""
+    """A reply that `length` bytes of text follow."""
     return Message(STATS_RSP, cookie, _STAT.pack(0, 0, length))
 
 
-def behind(flags: int, log: str, key: bytes) -> bytes:
-    """What follows a request: the path of a log of changes, a key with its size before it."""
-    logged = _text(log).ljust(LOG_PATH, b"\0") if flags & ADD_LOG else b""
-    return logged + (bytes([len(key)]) + key if flags & ENCRYPTED else b"")
+def trailer(flags: int, log: str, key: bytes) -> bytes:
+    """Returns the bytes behind a request: the path of a change log; a key behind its size."""
+    path = _text(log).ljust(LOG_PATH, b"\0") if flags & ADD_LOG else b""
+    return path + (bytes([len(key)]) + key if flags & ENCRYPTED else b"")
 
 
-def behind_of(message: Message) -> int:
-    """How many bytes follow a request that are read: the path of a log."""
+def trailer_length(message: Message) -> int:
+    """Returns the bytes of a request's trailer that a server reads: the path of a change log."""
     flags = _PARAMS.unpack_from(message.body)[0]
     return LOG_PATH if message.kind in (OPEN, RESUME) and flags & ADD_LOG else 0
 
 
-def log_path_of(raw: bytes) -> str:
+def parse_log_path(raw: bytes) -> str:
+    """Returns the path of the change log that a trailer names."""
     return _string(raw[:LOG_PATH].ljust(LOG_PATH + 1, b"\0"))
 
 
-def stats_of(message: Message) -> int:
+def parse_stats(message: Message) -> int:
+    """Returns the length of the text that follows."""
     return int(_STAT.unpack_from(message.body)[2])
 
 
-def encoded(text: str) -> bytes:
-    """Text as it goes over the wire; bytes of a path that are not UTF-8 are those bytes again."""
+def encode(text: str) -> bytes:
+    """Encodes text as UTF-8; surrogate escapes become the bytes of the path that they stand for."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def _text(text: str) -> bytes:
-    data = encoded(text)
+    data = encode(text)
     if len(data) > 255:
-        raise MessageError(f"{text[:40]}…: longer than the 255 bytes that a message has for it")
+        raise MessageError(f"{text[:40]}…: longer than the 255 bytes that a message can hold")
     return data
 
 
