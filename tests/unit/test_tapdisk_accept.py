@@ -356,11 +356,13 @@ def test_a_disk_is_deactivated_while_there_are_no_descriptors(tmp_path: Path) ->
 def test_the_control_socket_lives_on_after_them(tmp_path: Path) -> None:
     with without_descriptors(tmp_path, CONTROL) as free:
         many = [on_socket(tmp_path / "ctl") for _ in range(20)]
+        for one in many:
+            # At once: a client that says nothing must give way to one that waits.
+            one.sendall(b'{"id": 1, "op": "status"}\n')
         free()
         # All that waited are served, in their turn.
         for one in many:
             with one:
-                one.sendall(b'{"id": 1, "op": "status"}\n')
                 assert json.loads(one.makefile().readline())["ok"]["state"] == "active"
 
 
