@@ -20,7 +20,7 @@ from tests.support.shims import BLOCK, Shim, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.lab.hosts.agent import Agent
+from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.leases.external import kept_lease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
@@ -264,12 +264,12 @@ def test_a_lun_is_a_storage_that_keeps_its_length(target: Target) -> None:
 
 
 def test_the_lab_sees_whether_a_lun_keeps_others_out(target: Target, tmp_path: Path) -> None:
-    agent = Agent(lambda data: None)
-    assert agent.op_peek(target.url("localhost")) == 512
+    agent = ImageOperations()
+    assert agent.peek(target.url("localhost")) == 512
     lease = lease_of(target, "a", tmp_path / "record", owner("a"))
     lease.acquire()
     with pytest.raises(StorageError, match="has it reserved"):
-        agent.op_peek(target.url("localhost"))
+        agent.peek(target.url("localhost"))
     lease.release()
     lease.close()
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.oracle_cases import BLOCK, Lab, activate
 from tests.support.shim_process import run
 from vhdtool.image.metadata.qcow2 import dump_metadata
-from vhdtool.lab.hosts.agent import Agent
+from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import PLACE, Tables
 from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes
@@ -233,9 +233,9 @@ def test_guest_data_over_a_table_is_an_observation_too(record: Path) -> None:
 
 
 def _told_and_corrupt(record: Path, image: Path) -> None:
-    agent = Agent(lambda data: None)
-    (taken,) = agent.op_snapshots([agent.op_metadata(str(image), "qcow2")])
-    told = agent.op_check(str(image))
+    agent = ImageOperations()
+    (taken,) = agent.snapshots([agent.metadata(str(image), "qcow2")])
+    told = agent.check(str(image))
     change(record / "metadata" / "1-all-closed.json", **taken)
     (record / "check.json").write_text(json.dumps(told))
     judged = judge_case(record)

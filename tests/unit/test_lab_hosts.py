@@ -89,5 +89,5 @@ def test_a_full_disk_of_the_record_is_not_told_as_a_lost_connection(
         reached.connect(str(tmp_path / "console"), full)
         with console.accept()[0] as guest:
             guest.sendall(b"acked 1")
-            with pytest.raises(LabError, match="cannot be kept here: No space left on device"):
+            with pytest.raises(LabError, match="cannot be recorded here: No space left on device"):
                 reached.result(waiting, "connect")

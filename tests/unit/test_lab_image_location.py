@@ -9,7 +9,8 @@ import pytest
 from vhdtool.errors import LabError, VhdtoolError
 from vhdtool.image.check.image import check
 from vhdtool.lab.case.image_location import ImageLocation
-from vhdtool.lab.hosts.agent import Agent
+from vhdtool.lab.hosts.agent_files import run_command
+from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.lab.hosts.connection import RemoteError
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.storage import FileStorage
@@ -78,8 +79,8 @@ def test_without_a_reservation_no_host_is_asked() -> None:
 
 
 def test_the_agent_lays_an_image_out_as_on_a_device(tmp_path: Path) -> None:
-    agent, path = Agent(lambda data: None), tmp_path / "lun"
-    agent.op_create(str(path), 64 * MIB, 2 * MIB, lun=True)
+    agent, path = ImageOperations(), tmp_path / "lun"
+    agent.create(str(path), 64 * MIB, 2 * MIB, lun=True)
     size = path.stat().st_size
     assert size > 64 * MIB + 33 * 4096
     assert size % 512 == 0
@@ -88,13 +89,12 @@ def test_the_agent_lays_an_image_out_as_on_a_device(tmp_path: Path) -> None:
     assert raw[:8] == b"conectix"
     with FileStorage(path) as storage:
         assert {one.code for one in check(storage).findings} <= {"leaked-tail"}
-    assert agent.op_peek(str(path)) == 512
+    assert agent.peek(str(path)) == 512
 
 
 def test_the_agent_tells_why_a_command_failed() -> None:
-    agent = Agent(lambda data: None)
-    agent.op_run(["true"])
+    run_command(["true"])
     with pytest.raises(VhdtoolError, match="sh: no such thing"):
-        agent.op_run(["sh", "-c", "echo first >&2; echo no such thing >&2; exit 3"])
+        run_command(["sh", "-c", "echo first >&2; echo no such thing >&2; exit 3"])
     with pytest.raises(FileNotFoundError):
-        agent.op_run(["/nonexistent"])
+        run_command(["/nonexistent"])

@@ -16,7 +16,8 @@ PARTS = (
     "lab/__init__.py",
     "lab/hosts/__init__.py",
     "lab/hosts/agent.py",
-    "lab/hosts/agent_held.py",
+    "lab/hosts/agent_files.py",
+    "lab/hosts/agent_holdings.py",
     "lab/hosts/agent_images.py",
 )
 """Standard library only: hosts need Python 3.11 and nothing from PyPI."""

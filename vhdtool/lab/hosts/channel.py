@@ -1,4 +1,4 @@
-"""A command on a host over the user's own `ssh`: bytes in, bytes out, and why it ended.
+"""A command on a host over the user's own `ssh`: bytes in, bytes out, and the reason of its end.
 
 OpenSSH reads ssh_config itself, so every host that `ssh -F FILE HOST` reaches without a question
 is reached here too, and in the same way: ProxyJump, Include, Match, agents, encrypted keys,
@@ -16,11 +16,11 @@ from pathlib import Path
 from vhdtool.errors import LabError
 
 GRACE = 5.0
-"""Seconds between the end of the input and a kill of ssh: the agent ends its processes first."""
+"""Seconds from the end of the input to a kill of ssh, in which the agent ends its processes."""
 _OPTIONS = (
-    "BatchMode=yes",  # no questions: nobody is there to answer
+    "BatchMode=yes",  # never ask for a password
     "ServerAliveInterval=10",
-    "ServerAliveCountMax=3",  # a host that vanished is noticed after half a minute
+    "ServerAliveCountMax=3",  # a host that is gone is noticed after 30 s
 )
 _NO_CONNECTION = 255
 """Exit code of ssh for its own errors; any other is the command's."""
@@ -33,14 +33,14 @@ class Channel:
         self.host = host
         argv = ["ssh"]
         if ssh_config is not None:
-            # Relative to here: for a jump ssh puts this name into a shell command as it stands,
-            # and the absolute one may have a space in it.
+            # A relative path: for a jump ssh puts it into a shell command without quotes, and
+            # the absolute path may contain a space.
             argv += ["-F", os.path.relpath(ssh_config)]
         self.login = shlex.join([*argv, host])
-        """What a person would type to see whether the host can be reached."""
+        """The command by which a user can see whether the host can be reached."""
         argv += ["-T", *(word for option in _OPTIONS for word in ("-o", option))]
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the process has ended
-        # A socket and not a pipe: its end can be said although a forked process has a copy of it.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # A socket, not a pipe: shutdown ends it although a forked process has a copy.
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
@@ -48,8 +48,8 @@ class Channel:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=self._errors,
-                # Away from the terminal: its Ctrl-C must not end the channel by which the run
-                # cleans up, and neither ssh nor one that it starts for a jump may ask there.
+                # Not in the terminal's session: Ctrl-C must not end the channel before the run has
+                # cleaned up, and no ssh may ask for a password there.
                 start_new_session=True,
                 env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
             )
@@ -60,20 +60,20 @@ class Channel:
         finally:
             theirs.close()
         self.heard = False
-        """Whether the command has said anything, so that the host was reached."""
+        """Whether the command has sent anything, so that the host was reached."""
 
     def send(self, data: bytes) -> None:
         """Raises OSError when the process is gone."""
         self._socket.sendall(data)
 
     def receive(self, limit: int = 1 << 18) -> bytes:
-        """What has arrived; b"" at the end."""
+        """Bytes that have arrived; b"" at the end."""
         data = self._socket.recv(limit)
         self.heard = self.heard or bool(data)
         return data
 
     def why_it_ended(self) -> str:
-        """In one line. To be asked after the end of the output, or instead of it."""
+        """The reason, in one line. For use after the end of the output, or after a timeout."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         lines = self._last_lines()
@@ -94,7 +94,7 @@ class Channel:
         return [line for line in lines if line][-3:]
 
     def close(self) -> None:
-        """Ends the input, waits for the command's end, and ends ssh if that does not come."""
+        """Ends the input, waits for the command to end, and kills ssh when it does not."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:

@@ -22,15 +22,15 @@ from vhdtool.errors import LabError
 from vhdtool.lab.hosts.channel import Channel
 
 CALL_TIMEOUT = 30.0
-"""Seconds for an answer; the first one includes the login."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""The disk of the record, not the channel."""
+"""Seconds to wait for a reply; the first one includes the login."""
+RECORD_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Errors of the disk on which the record is written, not of the channel."""
 OnData = Callable[[bytes], None]
 
 
 @dataclass(frozen=True)
 class HostConfig:
-    """How to reach a host and where things are there; the role `migration` writes it."""
+    """How to reach a host, and its paths; the role `migration` writes it."""
 
     name: str
     ssh: str
@@ -41,18 +41,18 @@ class HostConfig:
     cache_dir: str
     qemu: str = "qemu-system-x86_64"
     sudo: bool = False
-    """Whether the login is a user's, who becomes root by `sudo` without a password."""
+    """Whether the login user becomes root by `sudo` without a password."""
 
     def command(self) -> list[str]:
-        """What starts the agent there. `env`: the login shell may be any."""
-        # The locale of this machine, which ssh may hand on, need not exist there.
+        """The command that starts the agent. `env`: the login shell may be any."""
+        # ssh may pass on a locale of this machine that the host does not have.
         command = ["env", "LC_ALL=C.UTF-8", f"PYTHONPATH={self.lib}", self.python]
         command += ["-m", "vhdtool.lab.hosts.agent"]
         return ["sudo", "-n", "--", *command] if self.sudo else command
 
 
 class RemoteError(LabError):
-    """The agent could not do what was asked; `kind` is the class of the error there."""
+    """An operation failed on the host; `kind` is the class of the error there."""
 
     def __init__(self, message: str, kind: str) -> None:
         super().__init__(message)
@@ -60,7 +60,7 @@ class RemoteError(LabError):
 
 
 class Host:
-    """Use as a context manager; leaving it ends the agent and all that it started."""
+    """A context manager: at its end the agent ends, with all processes that it started."""
 
     def __init__(self, config: HostConfig, ssh_config: Path | None) -> None:
         self.config = config
@@ -82,7 +82,7 @@ class Host:
             raise
 
     def _synchronise_clock(self) -> None:
-        """The quickest of a few round trips bounds the error to half of it."""
+        """Sets `clock_offset`; its error is at most half of the quickest of a few round trips."""
         best = None
         for _ in range(8):
             before = time.monotonic()
@@ -96,11 +96,11 @@ class Host:
     # calls
 
     def call(self, op: str, timeout: float = CALL_TIMEOUT, **arguments: Any) -> Any:
-        """One operation of the agent. Raises RemoteError, or LabError when the host is gone."""
+        """One operation; its result. Raises RemoteError, or LabError when the host is gone."""
         return self.result(self.start(op, **arguments), op, timeout)
 
     def start(self, op: str, **arguments: Any) -> "Future[Any]":
-        """Sends an operation and does not wait for its reply."""
+        """Sends an operation, and does not wait for its reply."""
         number = next(self._ids)
         future: Future[Any] = Future()
         self._waiting[number] = future
@@ -138,8 +138,8 @@ class Host:
                 parts.append(rest)
         except (OSError, ValueError) as error:
             failure = error
-        if isinstance(failure, OSError) and failure.errno in FULL:
-            why = f"host {self.name}: what it says cannot be kept here: {failure.strerror}"
+        if isinstance(failure, OSError) and failure.errno in RECORD_ERRORS:
+            why = f"host {self.name}: its output cannot be recorded here: {failure.strerror}"
         else:
             why = f"host {self.name}: {self._channel.why_it_ended()}"
         for future in list(self._waiting.values()):

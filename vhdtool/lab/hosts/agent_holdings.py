@@ -1,8 +1,8 @@
-"""What a host holds of a case, taken at one moment: locks, processes, devices, files and more.
+"""What a host holds of a case at one moment: locks, processes, devices, files and more.
 
-Each thing is a line of text, so that two looks can be compared without knowing what a thing is.
-Only what belongs to the case counts: it leads to the image, to the run's private directory, or to
-one of the run's ports. A host may have loop devices, mounts and iSCSI sessions of its own.
+Each thing is a line of text, so that two lists can be compared without knowing what a thing is.
+A thing belongs to the case when it leads to the image, to the run's private directory, or to one
+of the run's ports; a host may have loop devices, mounts and iSCSI sessions of its own.
 Standard library only.
 """
 
@@ -20,17 +20,23 @@ from vhdtool.leases.scsi_reservation import registrations
 _FLOCK = "hhqqi4x"
 _LISTENS, _ESTABLISHED = "0A", "01"
 ELSEWHERE = "elsewhere: "
-"""Begins the line of a thing that shows here and belongs to another host, as far as we know."""
+"""Begins the line of a thing that is seen here but belongs, as far as we know, to another host."""
 _COMMAND = 160
-"""Characters of a command line that are kept."""
+"""Characters of a command line that are recorded."""
 
 
-class Look:
-    """One look at this host. `image` is the path of the case's image here.
+def describe_holdings(target: list[Any], **where: Any) -> dict[str, Any]:
+    """The agent's operation `held`: Holdings of this host, now."""
+    name, port = target
+    return Holdings(target=(name, port), **where).describe()
+
+
+class Holdings:
+    """What this host holds of a case. `image` is the path of the case's image here.
 
     `folder`: the run's private directory; `ports`: TCP ports that only the run uses; `target`:
-    name and port of the lab's iSCSI target; `lun`: its URL, where the case has one. `proc` and
-    `sys` are elsewhere in tests.
+    name and port of the lab's iSCSI target; `lun`: its URL, where the case has one. Tests give
+    other directories as `proc` and `sys`.
     """
 
     def __init__(
@@ -50,8 +56,8 @@ class Look:
         self._files = {path: _identity(path) for path in (self.image, self.lease)}
         self._processes = dict(self._find_processes())
 
-    def take(self) -> dict[str, Any]:
-        """{"epoch": newest epoch of the image, "held": {kind: lines}}, lines sorted."""
+    def describe(self) -> dict[str, Any]:
+        """{"epoch": the image's newest epoch, "held": {kind: sorted lines}}."""
         epoch, lease = self._lease()
         devices = {"loop": self._loop(), "nbd": self._nbd(), "iscsi": self._iscsi_disks()}
         names = [name for found in devices.values() for name in found]
@@ -61,7 +67,7 @@ class Look:
             "lease": lease,
             "keys": registrations(self.lun) if self.lun else [],
             "sockets": [*self._unix_sockets(), *self._listening()],
-            "processes": [f"pid {pid}: {what}" for pid, what in self._processes.items()],
+            "processes": [f"pid {pid}: {line}" for pid, line in self._processes.items()],
             "mounts": self._mounts([*names, *mapped]),
             "loop": list(devices["loop"].values()),
             "nbd": list(devices["nbd"].values()),
@@ -74,12 +80,12 @@ class Look:
     # processes, and what they have open
 
     def _find_processes(self) -> Iterator[tuple[int, str]]:
-        """Processes of this host that belong to the case, without this one."""
+        """(pid, command line) of this host's processes that belong to the case, less this one."""
         here = _link(self.proc / "self/ns/net")
         for entry in self.proc.iterdir():
             if not entry.name.isdecimal() or int(entry.name) == os.getpid():
                 continue
-            # On a machine that plays several hosts, the others' processes are not ours.
+            # One machine may be several hosts, each with a network namespace.
             if _link(entry / "ns/net") != here:
                 continue
             command = _read(entry / "cmdline").replace("\0", " ").strip()
@@ -100,7 +106,7 @@ class Look:
                             yield number, path
 
     def _locks(self) -> list[str]:
-        """Locks on image and lease, of this host's processes; and of nobody whom we can name."""
+        """Locks on image and lease: of this host's processes, and of unknown owners."""
         found: list[str] = []
         explained = set()
         for pid in self._processes:
@@ -115,7 +121,7 @@ class Look:
         return found
 
     def _lease(self) -> tuple[int, list[str]]:
-        """The newest epoch, and who has the lease, as the record beside the image says."""
+        """The newest epoch and the owner of the lease, as the epoch record has them."""
         if not os.path.lexists(self.lease):
             return 0, []
         record = EpochRecord(Path(self.lease))
@@ -130,7 +136,7 @@ class Look:
     # sockets
 
     def _unix_sockets(self) -> Iterator[str]:
-        """Bound ones, and the files of those that nobody has any more."""
+        """Bound sockets, and files of sockets without an owner."""
         bound = {
             line.split(None, 7)[7]
             for line in _read(self.proc / "self/net/unix").splitlines()[1:]
@@ -172,7 +178,7 @@ class Look:
         return found
 
     def _iscsi_disks(self) -> dict[str, str]:
-        """Disks of the kernel's own initiator from the lab's target, and sessions without one."""
+        """The kernel initiator's sessions with the lab's target, and their disks."""
         found = {}
         for session in _listed(self.sys / "class/iscsi_session"):
             if _read(session / "targetname").strip() != self.target[0]:
@@ -183,14 +189,14 @@ class Look:
         return found
 
     def _sessions(self) -> list[str]:
-        """Sessions of our own, and at the target's host those of whoever has logged in there."""
+        """This host's sessions with a target, and logins of others at the target that runs here."""
         port = self.target[1]
         open_now = [
             f"session with port {port}" if other == port else f"{ELSEWHERE}login at port {port}"
             for own, other, state in self._tcp()
             if state == _ESTABLISHED and port in (own, other)
         ]
-        return [f"{what} ({number})" for number, what in enumerate(sorted(open_now), 1)]
+        return [f"{line} ({number})" for number, line in enumerate(sorted(open_now), 1)]
 
     def _mapped(self, beneath: list[str]) -> dict[str, str]:
         """Device-mapper devices over any of those devices, or named after the image."""
@@ -225,18 +231,9 @@ class Look:
         return found
 
     def _beside(self) -> list[str]:
-        """The image, and whatever has its name in its own, in the same directory."""
+        """Files of the image's directory whose name contains the image's."""
         folder, name = os.path.split(self.image)
         return [one for one in os.listdir(folder) if name in one]
-
-
-class Held:
-    """The agent's operation."""
-
-    def op_held(self, target: list[Any], **where: Any) -> dict[str, Any]:
-        """What this host holds; see Look."""
-        name, port = target
-        return Look(target=(name, port), **where).take()
 
 
 def _lock(line: str) -> str:
@@ -247,7 +244,7 @@ def _lock(line: str) -> str:
 
 
 def _foreign_lock(path: str) -> list[str]:
-    """A lock that keeps us out and that no process of this host has; an NFS server knows it."""
+    """A lock that conflicts with ours, of no process of this host: an NFS server reports those."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
@@ -273,7 +270,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _read(path: Path) -> str:
-    """A file of /proc or /sys; empty where it is gone or refuses."""
+    """The text of a file of /proc or /sys; empty where it cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace")
     except OSError:

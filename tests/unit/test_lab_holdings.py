@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.lab.hosts.agent_held import Look
+from vhdtool.lab.hosts.agent_holdings import Holdings
 from vhdtool.oracle.evidence.held import KINDS
 
 TARGET = ("iqn.lab", 3261)
@@ -30,8 +30,8 @@ class Machine:
         self.image.write_bytes(bytes(4096))
 
     def held(self, proc: Path = Path("/proc")) -> dict[str, list[str]]:
-        look = Look(str(self.image), str(self.run), [49160], TARGET, None, proc, self.sys)
-        found = look.take()["held"]
+        look = Holdings(str(self.image), str(self.run), [49160], TARGET, None, proc, self.sys)
+        found = look.describe()["held"]
         assert tuple(found) == KINDS
         return {kind: lines for kind, lines in found.items() if lines}
 
@@ -109,7 +109,9 @@ def test_a_lock_that_no_process_of_this_host_has_is_seen_all_the_same(machine: M
 def test_the_holder_of_the_lease_and_the_newest_epoch_are_told(machine: Machine) -> None:
     sector = b'{"epoch": 7, "holder": {"host": "beta", "pid": 42}}'.ljust(511) + b"\n"
     (machine.shared / "case-s1.vhd.lease").write_bytes(sector)
-    look = Look(str(machine.image), str(machine.run), [], TARGET, None, sys=machine.sys).take()
+    look = Holdings(
+        str(machine.image), str(machine.run), [], TARGET, None, sys=machine.sys
+    ).describe()
     assert look["epoch"] == 7
     assert look["held"]["lease"] == ["beta: pid 42, epoch 7"]
     assert look["held"]["files"] == ["case-s1.vhd", "case-s1.vhd.lease"]
