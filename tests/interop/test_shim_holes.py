@@ -12,7 +12,7 @@ import pytest
 
 from tests.interop.test_shim_serve import qemu_io, served
 from tests.support.shim_process import MIB, run
-from vhdtool.cli import qemu_img as qemu
+from vhdtool.cli import qemu_img
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
@@ -114,11 +114,11 @@ def test_nothing_is_read_of_what_is_empty_on_the_way_to_qcow2(
         image = tmp_path / "child.vhd"
     read = []
 
-    def count(self: qemu.ReadOnly, offset: int, length: int) -> bytes:
+    def count(self: qemu_img.ChainExport, offset: int, length: int) -> bytes:
         read.append(length)
         return bytes(length)
 
-    monkeypatch.setattr(qemu.ReadOnly, "read", count)
+    monkeypatch.setattr(qemu_img.ChainExport, "read", count)
     assert vhdtool(["convert", "-q", str(image), str(tmp_path / "out.qcow2")]) == 0
     # qemu-img looks at the first sectors of a source whatever they hold.
     assert sum(read) <= MIB

@@ -225,12 +225,12 @@ def test_ctrl_c_while_a_client_writes_leaves_a_closed_image(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "either --socket PATH or --tcp"),
-        (("--socket", "s", "--tcp", "127.0.0.1:1"), "either --socket PATH or --tcp"),
+        ((), "one of --socket PATH and --tcp"),
+        (("--socket", "s", "--tcp", "127.0.0.1:1"), "one of --socket PATH and --tcp"),
         (("--tcp", "nonsense"), "write HOST:PORT"),
         (("--tcp", "127.0.0.1:99999"), "below 65536"),
         (("--socket", "no/such/dir/s"), "cannot listen"),
-        (("--socket", "s", "--tls-verify-peer"), "goes with --tls-certificates"),
+        (("--socket", "s", "--tls-verify-peer"), "needs --tls-certificates"),
         (("--socket", "s", "--tls-certificates", ".", "--tls-psk", "k"), "choose one of"),
         (("--socket", "s", "--tls-certificates", "."), "server-cert.pem: not there"),
         (("--socket", "s", "--tls-psk", "none"), "none: cannot read the keys"),

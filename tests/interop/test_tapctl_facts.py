@@ -33,7 +33,7 @@ from tests.interop.tapctl_facts import (
     whole,
 )
 from tests.support.shim_process import ROOT
-from vhdtool.cli import tap_ctl as tapctl
+from vhdtool.cli import tap_ctl
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.tapctl.change_log import HEADER
 from vhdtool.tapdisk.tapctl.client import TapCtl
@@ -71,7 +71,7 @@ def ours(run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     def run(words: list[str], stdin: bytes) -> tuple[int, str, str]:
         capsys.readouterr()
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = tapctl.call(["--run-dir", str(run_dir), *words])
+        code = tap_ctl.call(["--run-dir", str(run_dir), *words])
         said = capsys.readouterr()
         return code, said.out, said.err
 

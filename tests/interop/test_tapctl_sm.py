@@ -16,7 +16,7 @@ import pytest
 
 from tests.interop.tapctl_facts import ROOT, load, make_images
 from tests.support.sm_tapctl import FAILURE, calls
-from vhdtool.cli import tap_ctl as tapctl
+from vhdtool.cli import tap_ctl
 from vhdtool.tapdisk.tapctl.client import TapCtl
 
 FACTS = list(load("sm_calls.json"))
@@ -85,7 +85,7 @@ def test_the_commands_that_sm_runs_print_what_it_reads(
         code, out = 0, ""
         for words in fact["words"]:
             real = [word.replace("P0", pid).replace("{D}", str(images)) for word in words]
-            code = tapctl.call(["--run-dir", str(run_dir), *real])
+            code = tap_ctl.call(["--run-dir", str(run_dir), *real])
             out = capsys.readouterr().out
         value = made(fact["call"], words, code, out)
         if words == ["spawn"]:

@@ -95,7 +95,7 @@ def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp
 
     networks = networks_of(lab)
     clean, _ = make_lab("clean").communicate(timeout=30)
-    assert clean == "hosts ended\n"
+    assert clean == "hosts stopped\n"
     assert remains(lab, networks) == []
 
 
@@ -168,7 +168,7 @@ def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path) -> None:
     first.wait()
     assert error_of(tmp_path / "run") == UNFINISHED
     clean, _ = make_lab("clean").communicate(timeout=30)
-    assert clean == "hosts ended\n"
+    assert clean == "hosts stopped\n"
     assert remains(lab, networks) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.image_tools import write
-from vhdtool.cli.qemu_img import ReadOnly
+from vhdtool.cli.qemu_img import ChainExport
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
@@ -149,7 +149,7 @@ def test_the_answers_cover_what_differs_from_zero(tmp_path: Path) -> None:
             ),
         )
     with open_chain(tmp_path / "2.vhd") as reader:
-        server = ReadOnly(reader, lambda _: None)
+        server = ChainExport(reader, lambda _: None)
         image = opened(tmp_path / "2.vhd")
         for told in (image.extents(0, SIZE, MOST), server.extents(0, SIZE, MOST)):
             position = 0

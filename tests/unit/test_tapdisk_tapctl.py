@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vhdtool.cli import tap_ctl as tapctl
+from vhdtool.cli import tap_ctl
 from vhdtool.tapdisk.events import Events
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError
@@ -76,11 +76,11 @@ def test_minors_are_files_and_the_lowest_free_one_is_next(tmp_path: Path) -> Non
 
 def test_lines_as_in_a_pipe_and_on_a_terminal() -> None:
     entry = Entry(12, 0, 0x2A, "vhd:/path/with:colon")
-    assert tapctl.pairs(entry) == "pid=12 minor=0 state=0x2a args=vhd:/path/with:colon"
-    assert tapctl.pairs(Entry(minor=4)) == "minor=4"
-    assert tapctl.pairs(Entry(12, 0, 0)) == "pid=12 minor=0 state=0"
-    assert tapctl.row(entry) == "      12    0 0x2a        vhd /path/with:colon"
-    assert tapctl.row(Entry(12)) == "      12    -    -          - -"
+    assert tap_ctl.pairs(entry) == "pid=12 minor=0 state=0x2a args=vhd:/path/with:colon"
+    assert tap_ctl.pairs(Entry(minor=4)) == "minor=4"
+    assert tap_ctl.pairs(Entry(12, 0, 0)) == "pid=12 minor=0 state=0"
+    assert tap_ctl.row(entry) == "      12    0 0x2a        vhd /path/with:colon"
+    assert tap_ctl.row(Entry(12)) == "      12    -    -          - -"
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_lines_as_in_a_pipe_and_on_a_terminal() -> None:
     ],
 )
 def test_wrong_usage_exits_with_einval(words: list[str], tmp_path: Path) -> None:
-    assert tapctl.call(["--run-dir", str(tmp_path), *words]) == 22
+    assert tap_ctl.call(["--run-dir", str(tmp_path), *words]) == 22
 
 
 def test_a_dead_process_is_enoent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tapctl.call(["--run-dir", str(tmp_path), "pause", "-p", "4711", "-m", "0"]) == 2
+    assert tap_ctl.call(["--run-dir", str(tmp_path), "pause", "-p", "4711", "-m", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", tapctl.USAGES)
+@pytest.mark.parametrize("command", tap_ctl.USAGES)
 def test_help_exits_with_zero(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tapctl.call([command, "-h"]) == 0
+    assert tap_ctl.call([command, "-h"]) == 0
     said = capsys.readouterr()
     assert (said.out + said.err).startswith(f"usage: {command}")
 
@@ -114,7 +114,7 @@ def test_help_exits_with_zero(command: str, capsys: pytest.CaptureFixture[str]) 
 def test_what_is_no_command_gets_the_list_of_them(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tapctl.call(words) == 0
+    assert tap_ctl.call(words) == 0
     assert "COMMAND := { list | allocate | " in capsys.readouterr().out
 
 
@@ -122,7 +122,7 @@ def test_why_it_failed_stands_before_the_name_of_the_errno(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["open", "-p", "1", "-m", "0", "-a", "vhd:" + "x" * 300]
-    assert tapctl.call(["--run-dir", str(tmp_path), *words]) == 36
+    assert tap_ctl.call(["--run-dir", str(tmp_path), *words]) == 36
     why, name = capsys.readouterr().err.splitlines()
     assert "longer than the 255 bytes" in why
     assert name == "File name too long"

@@ -21,24 +21,24 @@ image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 
 
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 
 
 def force_option(flag: str = "--force") -> Callable[[F], F]:
-    """For commands that write: the epoch of a holder whom the operator knows to be dead."""
+    """The option of commands that write: the epoch of an owner that is known to be dead."""
     return click.option(
         flag,
         "force_epoch",
         type=int,
         metavar="EPOCH",
-        help="Take the lease of a host that is dead.",
+        help="Take over the lease of a dead host.",
     )
 
 
 def take_dead_lease(image: str, force_epoch: int | None) -> None:
-    """Ends the lease of a dead holder, so that the command's own claim meets nobody.
+    """End the lease of a dead owner, so that the command's own claim succeeds.
 
-    Raises ImageInUse while the holder lives, ActivationRefused when it has another epoch.
+    Raises ImageInUse while the owner lives, ActivationRefused when the lease has another epoch.
     """
     from vhdtool.leases.claim import claimed
 
@@ -48,7 +48,7 @@ def take_dead_lease(image: str, force_epoch: int | None) -> None:
 
 
 class Size(click.ParamType[int]):
-    """A size: bytes, or with a suffix k, m, g, t (powers of 1024) or s (sectors)."""
+    """A size in bytes, or with a suffix k, m, g, t (powers of 1024) or s (sectors)."""
 
     name = "SIZE"
 
@@ -57,7 +57,7 @@ class Size(click.ParamType[int]):
             return value
         match = _SIZE.match(str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is no size; write for example 1048576, 512k, 20G", param, ctx)
+            self.fail(f"{value!r} is not a size; examples are 1048576, 512k, 20G", param, ctx)
         number, unit = match.groups()
         if len(number) > 20:
             self.fail(f"{value!r} is too large", param, ctx)

@@ -1,6 +1,7 @@
-"""Which files of a guest's file system lie in a range of its disk (ext, NTFS, FAT).
+"""Names of the files in ranges of a guest's disk (ext, NTFS, FAT).
 
-The libraries libfsext, libfsntfs and libfsfat walk the file system; they are the extra `damage`.
+The libraries libfsext, libfsntfs and libfsfat read the file system; the extra `damage` installs
+them.
 """
 
 import importlib

@@ -22,22 +22,22 @@ HELP = {
     "create": "Create an empty image: dynamic, fixed or differencing.",
     "damage": "Show which guest sectors, partitions and files damage affects.",
     "diff": "Compare the metadata of two images or metadata dumps.",
-    "fill": "Allocate every block, and write the data that the image shows.",
-    "guest": "Build the guest that migrates: a Debian kernel and a small initramfs.",
-    "hosts": "Start, end and inspect the two local hosts (needs root).",
+    "fill": "Allocate every block.",
+    "guest": "Build the guest that migrates.",
+    "hosts": "Start, stop and inspect the two local hosts (needs root).",
     "info": "Show every field of an image's metadata.",
     "judge": "Judge a run, or one case of it, from its record alone.",
     "lab": "Migrate a writing guest between two hosts, and judge its disk.",
-    "map": "Show which ranges of the disk are allocated, in which layer and at which offset.",
+    "map": "Show allocated ranges, their layer and their offset.",
     "meta": "Print all metadata of an image as one line of JSON.",
     "modify": "Change a closed image's parent, hidden flag, UUID or time stamp.",
     "read": "Read guest data to standard output or a file.",
-    "repair": "Repair footers, sizes, batmap and leaked space; guest data stays as it is.",
+    "repair": "Repair footers, sizes, batmap and leaked space.",
     "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",
     "resize": "Change the virtual size of a closed image.",
     "scan": "Show the images of a directory as trees of parents and children.",
     "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
-    "snapshot": "Create a child image; writes go to it, and the parent stays as it is.",
+    "snapshot": "Create a child image over a parent.",
     "tap": "Control tapdisks with the commands of blktap's tap-ctl.",
 }
 """The commands and their short helps: `vhdtool --help` imports none of their modules."""
@@ -99,18 +99,17 @@ def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -
 def cli() -> None:
     """Work on VHD images, and judge whether a disk survives live migration.
 
-    Exit codes: 0 done; 1 failed or used wrongly; `check` and `diff` exit with 2 for damage and
-    3 for an image that is unclean; `judge` and `lab` have their own (see their help).
+    Exit codes: 0 done; 1 failed, or wrong usage. The help of a command lists its other codes.
     """
 
 
 WRONG_USAGE = {"judge": 125, "lab": 125}
-"""Exit code of a usage error where it is not 1: `git bisect run` skips a revision on 125."""
+"""Exit code of a usage error, where it is not 1: `git bisect run` skips a revision on 125."""
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command line and returns its exit code; prints one line for a user's mistake."""
-    name = next((word for word in arguments if not word.startswith("-")), "")
+    """Run a command line and return its exit code; an error is printed as one line."""
+    name = next((one for one in arguments if not one.startswith("-")), "")
     wrong = WRONG_USAGE.get(name, 1)
     try:
         result: Any = cli.main(arguments, prog_name="vhdtool", standalone_mode=False)
@@ -130,7 +129,7 @@ def run(arguments: list[str]) -> int:
         click.echo("vhdtool: interrupted", err=True)
         return 130
     except BrokenPipeError:
-        # The reader went away (`vhdtool meta | head`); what is left has nowhere to go.
+        # The reader is gone (`vhdtool meta | head`): discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

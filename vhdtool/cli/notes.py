@@ -1,4 +1,4 @@
-"""Notes on standard error: about blocks that a command leaves out, and sizes that disagree."""
+"""Notes on standard error about orphan blocks and disagreeing sizes, and the texts of both."""
 
 import os
 from typing import TYPE_CHECKING
@@ -20,34 +20,34 @@ def read_footer(image: str) -> "Footer":
 
 
 def note_two_sizes(image: str) -> None:
-    """Says on standard error when QEMU shows another size of an image than everybody else."""
+    """Note that QEMU shows another size of an image than other programs."""
     from vhdtool.vhd.creators import readers_agree, size_for_qemu
 
     footer = read_footer(image)
     if not readers_agree(footer):
         click.echo(
-            f"vhdtool: note: {image}: the size field says {footer.current_size} bytes, which "
-            f"counts here; QEMU takes the geometry and shows {size_for_qemu(footer)}",
+            f"vhdtool: note: {image}: {footer.current_size} bytes by its size field, which is "
+            f"used here; QEMU uses the geometry and shows {size_for_qemu(footer)}",
             err=True,
         )
 
 
-LEFT_OUT = "not in the copy"
+NOT_COPIED = "not in the copy"
 
 
-IN_PLACE = "stays where it is"
+STAYS = "unchanged"
 
 
-IN_THE_WAY = "may be overwritten or cut off, since the image was not closed"
+MAY_BE_OVERWRITTEN = "may be overwritten or cut off, since the image was not closed"
 
 
-GO_WITH_IT = "goes with the file when that is removed"
+REMOVED_WITH_FILE = "lost when the file is removed"
 
 
-def note_orphans(image: str, what: str) -> None:
-    """Says on standard error what a command does to blocks that no BAT entry names, if any.
+def note_orphans(image: str, effect: str) -> None:
+    """Note what a command does to the orphan blocks of an image, if it has any.
 
-    What is no VHD, or is damaged otherwise, is for the command itself to name.
+    The command itself reports a file that is not a VHD, or is damaged otherwise.
     """
     from vhdtool.image.check.image import check
     from vhdtool.image.metadata.ends import read_ends
@@ -59,32 +59,32 @@ def note_orphans(image: str, what: str) -> None:
             end = read_ends(storage).end
     except VhdtoolError:
         return
-    if what == IN_PLACE and (end is None or not end.valid):
-        what = IN_THE_WAY
+    if effect == STAYS and (end is None or not end.valid):
+        effect = MAY_BE_OVERWRITTEN
     if count:
         click.echo(
-            f"vhdtool: note: {image}: {counted(count)}: {what}; "
-            "`vhdtool check` says more, `vhdtool read --salvage --orphans DIR` exports it",
+            f"vhdtool: note: {image}: {orphans_text(count)}: {effect}; "
+            "`vhdtool check` shows more, `vhdtool read --salvage --orphans DIR` exports them",
             err=True,
         )
 
 
 def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> None:
-    """Orphans of the layers that may be removed after a coalesce, and of the one it writes to."""
+    """Note the orphan blocks of the layers that a coalesce reads and of the one that it writes."""
     from vhdtool.image.chain.open import open_chain
 
     with open_chain(image) as reader:
         below = [layer.name for layer in reader.layers[1:]]
-    note_orphans(image, GO_WITH_IT)
+    note_orphans(image, REMOVED_WITH_FILE)
     for name in below:
         last = name == below[-1] if whole else into is None or _same(name, into)
-        note_orphans(name, IN_PLACE if last else GO_WITH_IT)
+        note_orphans(name, STAYS if last else REMOVED_WITH_FILE)
         if last:
             break
 
 
-def counted(orphans: int) -> str:
-    """How many orphans there are, and what that means."""
+def orphans_text(orphans: int) -> str:
+    """The number of orphan blocks as a phrase."""
     blocks = "1 block" if orphans == 1 else f"{orphans} blocks"
     return f"{blocks} of data that no BAT entry names, a probable loss"
 

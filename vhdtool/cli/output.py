@@ -1,4 +1,4 @@
-"""Output that several commands share: JSON, sizes, tables, a progress bar."""
+"""JSON, sizes, tables and the progress bar of the commands' output."""
 
 import json
 import sys
@@ -11,33 +11,33 @@ import click
 
 from vhdtool.errors import UsageError
 
-_EVERY = 0.1
+_INTERVAL = 0.1
 
 
 _WIDTH = 30
 
 
 def print_json(value: Any) -> None:
-    """Compact enough for a pipe, readable enough for a person."""
+    """Print a value as indented JSON."""
     click.echo(json.dumps(value, indent=2))
 
 
-def human(size: int) -> str:
-    """A size in words: `2 MiB (2097152 bytes)`."""
+def size_text(size: int) -> str:
+    """Format a size as `2 MiB (2097152 bytes)`."""
     if size < 1024:
         return f"{size} bytes"
     step = min((size.bit_length() - 1) // 10, 4)
     return f"{size / (1 << 10 * step):.4g} {('', 'KiB', 'MiB', 'GiB', 'TiB')[step]} ({size} bytes)"
 
 
-def rows(pairs: list[tuple[str, object]]) -> str:
-    """A two-column table; names are padded to the longest."""
+def table_text(pairs: list[tuple[str, object]]) -> str:
+    """Format a table of two columns."""
     width = max((len(name) for name, _ in pairs), default=0)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in pairs)
 
 
 def load_json(path: str) -> Any:
-    """A JSON file. Raises UsageError when it is none."""
+    """Read a JSON file. Raises UsageError when it is not one."""
     with open(path, "rb") as file:
         try:
             return json.loads(file.read())
@@ -46,8 +46,8 @@ def load_json(path: str) -> Any:
 
 
 @contextmanager
-def progress_bar(total: int, what: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yields a function to be called with the bytes done so far."""
+def progress_bar(total: int, label: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yield a function that shows the number of bytes done; it draws on a terminal only."""
     if quiet or total <= 0 or not sys.stderr.isatty():
         yield lambda done: None
         return
@@ -56,9 +56,9 @@ def progress_bar(total: int, what: str, quiet: bool = False) -> Iterator[Callabl
     def show(done: int) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _EVERY:
+        if now - last >= _INTERVAL:
             last = now
-            _draw(what, min(done / total, 1.0))
+            _draw(label, min(done / total, 1.0))
 
     try:
         yield show
@@ -67,7 +67,7 @@ def progress_bar(total: int, what: str, quiet: bool = False) -> Iterator[Callabl
         sys.stderr.flush()
 
 
-def _draw(what: str, part: float) -> None:
-    full = int(part * _WIDTH)
-    sys.stderr.write(f"\r{what} [{'#' * full}{'.' * (_WIDTH - full)}] {part:4.0%}")
+def _draw(label: str, share: float) -> None:
+    full = int(share * _WIDTH)
+    sys.stderr.write(f"\r{label} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}")
     sys.stderr.flush()

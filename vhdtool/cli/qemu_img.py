@@ -1,4 +1,4 @@
-"""Formats that only QEMU knows: its tools talk to our NBD server, so the VHD side stays ours."""
+"""Conversion to and from qcow2 and VHDX: qemu-img accesses the VHD through our NBD server."""
 
 import errno
 import json
@@ -21,8 +21,8 @@ from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage.base import BorrowedStorage
 
 
-class ReadOnly:
-    """Serves what a reader shows, padded with zeros to whole sectors; `show` hears how far."""
+class ChainExport:
+    """NBD back end of a chain, padded with zeros to whole sectors; calls `show` with progress."""
 
     read_only = True
 
@@ -48,11 +48,11 @@ class ReadOnly:
         raise OSError(errno.EPERM, "read-only")
 
     def flush(self) -> None:
-        """Nothing was written."""
+        """Do nothing: the export is read-only."""
 
 
-class Fill:
-    """Serves a new dynamic image to be filled; `show` hears how far."""
+class NewImage:
+    """NBD back end of a new dynamic image to be written; calls `show` with progress."""
 
     def __init__(self, disk: DynamicDisk, show: Callable[[int], None]) -> None:
         self.disk = disk
@@ -77,9 +77,9 @@ class Fill:
 
 
 def qemu_img(image: str, *words: str) -> str:
-    """Standard output of qemu-img.
+    """Run qemu-img and return its standard output.
 
-    Raises VhdtoolError with its last line when it fails, which does not always name the `image`.
+    Raises VhdtoolError with the name of `image` and the last line of standard error.
     """
     child: subprocess.Popen[str] | None = None
     try:
@@ -93,9 +93,9 @@ def qemu_img(image: str, *words: str) -> str:
             )
         out, err = child.communicate()
     except FileNotFoundError:
-        raise VhdtoolError("qemu-img is not installed; qcow2 and VHDX need it") from None
+        raise VhdtoolError("qcow2 and VHDX need qemu-img, which is not installed") from None
     finally:
-        # It must not go on writing to a file that the caller removes.
+        # A surviving child would write to a file that the caller removes.
         if child is not None:
             with child:
                 child.kill()
@@ -106,13 +106,13 @@ def qemu_img(image: str, *words: str) -> str:
 
 
 def virtual_size(path: str, kind: str) -> int:
-    """The size in bytes that QEMU shows for an image of format `kind`."""
+    """The virtual size in bytes of an image of format `kind`, by qemu-img."""
     data: dict[str, Any] = json.loads(qemu_img(path, "info", "--output=json", "-f", kind, path))
     return int(data["virtual-size"])
 
 
 def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, quiet: bool) -> int:
-    """Writes what `reader` shows to a new file of a format of QEMU's; returns its size."""
+    """Convert a chain to a new file of format `kind`; return its virtual size."""
     require_replaceable(path)
     require_not_a_parent([layer.name for layer in reader.layers], path)
     with (
@@ -120,7 +120,7 @@ def export_through_qemu(reader: Reader, path: str, kind: str, overwrite: bool, q
         tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
         progress_bar(reader.size, path, quiet) as show,
     ):
-        backend = ReadOnly(reader, show)
+        backend = ChainExport(reader, show)
         server = NbdServer(backend, Path(folder) / "nbd")
         try:
             qemu_img(path, "convert", "-f", "raw", "-O", kind, server.uri, part)
@@ -138,12 +138,12 @@ def import_through_qemu(
     overwrite: bool,
     quiet: bool,
 ) -> int:
-    """Fills a new dynamic VHD from an image of a format of QEMU's; returns its size."""
+    """Convert an image of format `kind` to a new dynamic VHD; return its virtual size."""
     from vhdtool.image.create.empty import create_dynamic
 
     size = virtual_size(source, kind)
     if not size:
-        raise UsageError(f"{source}: is empty")
+        raise UsageError(f"{source}: the image is empty")
     require_replaceable(path)
     with new_file(path, overwrite) as storage:
         create_dynamic(storage, size, block_bytes, batmap)
@@ -152,7 +152,7 @@ def import_through_qemu(
             tempfile.TemporaryDirectory(prefix="vhdtool-") as folder,
             progress_bar(size, path, quiet) as show,
         ):
-            server = NbdServer(Fill(disk, show), Path(folder) / "nbd")
+            server = NbdServer(NewImage(disk, show), Path(folder) / "nbd")
             try:
                 same = ("-n", "--target-is-zero")
                 qemu_img(source, "convert", *same, "-f", kind, "-O", "raw", source, server.uri)

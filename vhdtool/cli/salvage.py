@@ -1,4 +1,4 @@
-"""What a salvage copied, lost and found: for `read`, `convert` and `damage`."""
+"""Lost ranges and orphan blocks of a salvage, as text and as exported files."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vhdtool.cli.notes import counted
+from vhdtool.cli.notes import orphans_text
 from vhdtool.vhd.units import SECTOR
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def report_salvage(
     orphans: str | None = None,
     err: bool = False,
 ) -> int:
-    """Says what a salvage copied and what it had to give up; returns the exit code."""
+    """Print what a salvage copied and lost; return the exit code."""
     for note in source.notes:
         click.echo(f"note: {note}", err=err)
     for one in lost:
@@ -35,14 +35,14 @@ def report_salvage(
             if orphans is not None
             else "read --salvage --orphans DIR exports them"
         )
-        click.echo(f"{image}: {counted(len(source.orphans))}; {hint}", err=err)
+        click.echo(f"{image}: {orphans_text(len(source.orphans))}; {hint}", err=err)
     bad = sum(one.length for one in lost)
     click.echo(f"{image}: {copied} bytes of data copied, {bad} bytes lost", err=err)
     return 2 if lost or source.notes or source.orphans else 0
 
 
 def lost_line(one: "Lost") -> str:
-    """A range for people."""
+    """A lost range as a line of text."""
     first = one.start // SECTOR
     return f"lost: guest sectors {first} to {-(-one.end // SECTOR) - 1}: {one.why}"
 
@@ -51,43 +51,43 @@ INDEX = "orphans.json"
 
 
 def export_orphans(orphans: "list[LocatedOrphan]", folder: str) -> None:
-    """A file for each orphan, and one that says where each was. Without orphans nothing is made.
+    """Write a file for each orphan block, and an index with its position. No blocks, no files.
 
-    Raises StorageError, or ImageExists when the directory has such files already: nothing is left
-    of what was written then.
+    Raises StorageError, or ImageExists when the directory has such files already. Then all files
+    of this call are removed.
     """
     from vhdtool.image.journal.new_file import new_file
     from vhdtool.storage import StorageError
 
     if not orphans:
         return
-    known = os.path.isdir(folder)
+    existed = os.path.isdir(folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise StorageError(folder, "make the directory", error.errno or 0) from None
-    made: list[str] = []
+    written: list[str] = []
     try:
         table = []
         for one in orphans:
-            name = _name(one)
+            name = _file_name(one)
             with new_file(os.path.join(folder, name)) as target:
                 one.copy(target)
-            made.append(name)
+            written.append(name)
             table.append({"file": name, **one.as_dict()})
         with new_file(os.path.join(folder, INDEX)) as target:
             target.pwrite(0, json.dumps(table, indent=2).encode() + b"\n")
     except BaseException:
         with suppress(OSError):
-            for name in made:
+            for name in written:
                 os.unlink(os.path.join(folder, name))
-            if not known:
+            if not existed:
                 os.rmdir(folder)
         raise
 
 
-def _name(one: "LocatedOrphan") -> str:
-    """Where it was found, and which block it may be. Parents may have orphans at one place."""
+def _file_name(one: "LocatedOrphan") -> str:
+    """A name from image, sector and probable block; two images may have orphans at one sector."""
     image = os.path.basename(one.storage.name)
     guess = f"-maybe-block-{one.orphan.guest}" if one.orphan.guest is not None else ""
     return f"{image}-sector-{one.orphan.entry}{guess}.raw"

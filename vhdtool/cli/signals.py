@@ -1,4 +1,4 @@
-"""Ctrl-C, TERM and a hang-up end a command as an error does, so that its clean-up runs."""
+"""Clean-up when Ctrl-C, TERM or a hang-up ends a command: the signals raise exceptions."""
 
 import signal
 from collections.abc import Iterator
@@ -7,15 +7,15 @@ from types import FrameType
 
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _waiting: list[list[int]] = []
-"""For each block of `uninterrupted` that is entered, the signals that have come since."""
+"""Signals that arrived since, for each active block of `uninterrupted`."""
 
 
 def clean_up_on_signals() -> None:
-    """From now on these signals raise KeyboardInterrupt (Ctrl-C) or SystemExit (128 + number).
+    """Make the signals raise KeyboardInterrupt (Ctrl-C) or SystemExit (128 + number).
 
-    Without a handler TERM ends the process where it is: half-written files, temporary directories
-    and child processes stay. A command that ends on purpose, as `serve` does, installs its own
-    handlers. What the caller has set to be ignored (nohup) stays ignored.
+    Without a handler TERM ends the process at once: half-written files, temporary directories and
+    child processes stay. A command that handles signals, such as `serve`, installs its own
+    handlers. Signals that the caller ignores (nohup) stay ignored.
     """
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -24,24 +24,24 @@ def clean_up_on_signals() -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What is done within the block is done wholly: signals take effect at its end.
+    """Delay signals until the end of the block.
 
-    For what has no name yet by which it could be cleaned up, such as a child being started.
+    For steps that cannot be cleaned up halfway, such as the start of a child process.
     """
     _waiting.append([])
     try:
         yield
     finally:
-        came = _waiting.pop()
-        if came:
-            _end(came[0], None)
+        arrived = _waiting.pop()
+        if arrived:
+            _end(arrived[0], None)
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     if _waiting:
         _waiting[-1].append(number)
         return
-    # A second signal must not interrupt the clean-up that the first one starts.
+    # A second signal must not interrupt the clean-up after the first one.
     for each in _ENDING:
         signal.signal(each, _already_ending)
     if number == signal.SIGINT:
@@ -50,4 +50,4 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _already_ending(number: int, frame: FrameType | None) -> None:
-    """Does nothing; unlike SIG_IGN it is not passed on to child processes."""
+    """Ignore a signal; unlike SIG_IGN a handler is not inherited by child processes."""

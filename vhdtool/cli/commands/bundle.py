@@ -10,7 +10,7 @@ import click
 def bundle(out: Path) -> None:
     """Pack the code that runs on the lab's hosts into a zip file.
 
-    The same sources give the same bytes, and an unchanged file is left as it is.
+    The same sources give the same bytes, and an unchanged file is not written again.
 
     Example: vhdtool bundle --out build/vhdtool.zip
     """

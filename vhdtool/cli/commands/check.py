@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vhdtool.cli.arguments import image_argument, json_option, quiet_option
+from vhdtool.cli.notes import orphans_text
 from vhdtool.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -13,11 +14,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @image_argument
-@click.option("--strict", "mode", flag_value="strict", default=True, help="Closed (default).")
-@click.option("--unclean", "mode", flag_value="unclean", help="Crashed: no footer is no fault.")
-@click.option("--live", "mode", flag_value="live", help="In use: its end may move meanwhile.")
-@click.option("--bitmaps/--no-bitmaps", default=True, help="Read every block's bitmap (default).")
-@click.option("--parents/--no-parents", default=True, help="Check the parents too (default).")
+@click.option(
+    "--strict", "mode", flag_value="strict", default=True, help="The image is closed.  [default]"
+)
+@click.option(
+    "--unclean",
+    "mode",
+    flag_value="unclean",
+    help="The image's host crashed: a missing footer is no fault.",
+)
+@click.option(
+    "--live", "mode", flag_value="live", help="The image is in use: it may grow meanwhile."
+)
+@click.option(
+    "--bitmaps/--no-bitmaps",
+    default=True,
+    help="Whether to read each block's bitmap.  [default: yes]",
+)
+@click.option(
+    "--parents/--no-parents", default=True, help="Whether to check the parents.  [default: yes]"
+)
 @json_option
 @quiet_option
 @click.pass_context
@@ -30,10 +46,16 @@ def check(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check an image and explain each fault. Writes nothing.
+    """Check an image and explain each fault.
 
-    Exit codes: 0 consistent; 1 the check could not be done; 2 corrupt; 3 unclean, leaks, or blocks
-    that no BAT entry names (a probable loss), but all that the BAT names is whole.
+    Writes nothing. Orphan blocks (blocks that no BAT entry names) are a probable loss of data.
+
+    \b
+    Exit codes:
+      0  consistent
+      1  the check failed
+      2  corrupt
+      3  unclean, leaked space or orphan blocks; all blocks that the BAT names are consistent
 
     \b
     Example: vhdtool check --unclean disk.vhd
@@ -53,21 +75,19 @@ def _print_report(report: "ChainReport") -> None:
         click.echo(f"{finding.severity}: {finding.code}: {finding.message}")
     for one in report.reports:
         for finding in one.findings:
-            place = ""
+            position = ""
             if finding.offset is not None:
-                place = f" (byte {finding.offset})"
+                position = f" (byte {finding.offset})"
             guest = ""
             if finding.sectors is not None:
                 first, count = finding.sectors
                 guest = f"; guest sectors {first} to {first + count - 1}"
-            click.echo(f"{finding.severity}: {finding.code}: {finding.message}{place}{guest}")
+            click.echo(f"{finding.severity}: {finding.code}: {finding.message}{position}{guest}")
         text = f"{one.name}: {report.verdict(one)}"
         if one.blocks:
             text += f", {one.allocated} of {one.blocks} blocks allocated"
         if one.orphans:
-            text += (
-                f"; {len(one.orphans)} more in the file that no BAT entry names: a probable loss"
-            )
+            text += f"; {orphans_text(len(one.orphans))}"
         click.echo(text)
     for line in report.advice():
         click.echo(f"help: {line}")

@@ -10,17 +10,17 @@ from vhdtool.errors import UsageError
 
 @click.command()
 @image_argument
-@click.option("--into", type=click.Path(), help="An ancestor.  [default: the parent]")
-@click.option("--all", "whole", is_flag=True, help="The whole chain into its oldest image.")
+@click.option("--into", type=click.Path(), help="The ancestor to write to.  [default: the parent]")
+@click.option("--all", "whole", is_flag=True, help="Write the whole chain into its base.")
 @force_option()
 @quiet_option
 def coalesce(
     image: str, into: str | None, whole: bool, force_epoch: int | None, quiet: bool
 ) -> None:
-    """Write a child's data into its parent. The child stays as it is.
+    """Write a child's data into its parent.
 
-    It can be interrupted and run again at any time: what the child shows never changes. Other
-    children of the parent would change: there must be none.
+    The child stays as it is, and shows the same data at any time, so an interrupted coalesce can be
+    run again. The parent must have no other children: their data would change.
 
     \b
     Example: vhdtool coalesce child.vhd
@@ -29,7 +29,7 @@ def coalesce(
     from vhdtool.image.edit.coalesce import coalesce as work
 
     if into is not None and whole:
-        raise UsageError("--into and --all exclude each other")
+        raise UsageError("choose one of --into and --all")
     if force_epoch is not None:
         take_dead_lease(ancestor_of(image, into, whole), force_epoch)
     if not quiet:
@@ -37,4 +37,4 @@ def coalesce(
     with progress_bar(read_footer(image).current_size, image, quiet) as show:
         done = work(image, into, whole, show)
     if not quiet:
-        click.echo(f"{done.name}: now has all that {image} shows, which may be removed")
+        click.echo(f"{done.name}: has the data of {image}, which may be removed")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vhdtool.cli.arguments import Size, force_option, quiet_option, take_dead_lease
-from vhdtool.cli.notes import LEFT_OUT, note_orphans, note_two_sizes
+from vhdtool.cli.notes import NOT_COPIED, note_orphans, note_two_sizes
 from vhdtool.cli.output import progress_bar
 from vhdtool.errors import UsageError
 
@@ -23,11 +23,13 @@ FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
     "-f", "--format", "source_format", type=FORMATS, help="Format of IN.  [default: its content]"
 )
 @click.option("-O", "target_format", type=FORMATS, help="Format of OUT.  [default: its suffix]")
-@click.option("--fixed", is_flag=True, help="A fixed VHD instead of a dynamic one.")
-@click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block. [2m]")
-@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
-@click.option("--salvage", is_flag=True, help="From a damaged VHD: what can be trusted.")
+@click.option("--fixed", is_flag=True, help="Write a fixed VHD, not a dynamic one.")
+@click.option("--block-size", type=Size(), default=2 << 20, help="Bytes in a block.  [default: 2m]")
+@click.option(
+    "--batmap/--no-batmap", default=True, help="Whether to write blktap's batmap.  [default: yes]"
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--salvage", is_flag=True, help="Convert what can be trusted of a damaged VHD.")
 @force_option("--force-epoch")
 @quiet_option
 @click.pass_context
@@ -47,15 +49,15 @@ def convert(
 ) -> None:
     """Convert between VHD, raw, qcow2 and VHDX.
 
-    From VHD to VHD it compacts and flattens. Holes stay holes and blocks of zeros are left out. The
-    virtual size is the input's. qcow2 and VHDX need qemu-img.
+    Holes and blocks of zeros are not allocated in the output, and a VHD is written without its
+    parents. The virtual size is that of the input. qcow2 and VHDX need qemu-img.
 
-    A damaged VHD is refused. With --salvage ranges that cannot be trusted become zeros and are
-    listed; exit code 2 when there are any.
+    A damaged VHD is refused. With --salvage, ranges that cannot be trusted become zeros and are
+    listed; the exit code is 2 when there are any.
 
     \b
     Example: vhdtool convert disk.raw disk.vhd
-             vhdtool convert --salvage broken.vhd mended.vhd
+             vhdtool convert --salvage broken.vhd repaired.vhd
     """
     from vhdtool.image.chain.detect import NAMES, guess_input, guess_output
     from vhdtool.image.chain.open import open_chain
@@ -66,7 +68,7 @@ def convert(
     wanted = NAMES[target_format] if target_format else guess_output(target)
     if salvage:
         if kind != "vpc" or wanted not in ("vpc", "raw"):
-            raise UsageError("--salvage reads a VHD, and writes a VHD or a raw disk")
+            raise UsageError("--salvage converts a VHD to a VHD or a raw disk")
         context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
     if not quiet:
         _note_writer(source)
@@ -93,14 +95,14 @@ def _note_writer(source: str) -> None:
     from vhdtool.leases.claim import who_has
 
     if who := who_has(source):
-        click.echo(f"note: {who}; the copy may mix what was there before and after", err=True)
+        click.echo(f"vhdtool: note: {who}; the copy may be inconsistent", err=True)
 
 
 def _note_layers(reader: "Reader") -> None:
-    """What no layer's BAT names cannot be in a copy."""
+    """Note the orphan blocks of each layer, which a copy does not have."""
     for layer in reader.layers:
         if layer.layout is not None:
-            note_orphans(layer.name, LEFT_OUT)
+            note_orphans(layer.name, NOT_COPIED)
 
 
 def _form(wanted: str, fixed: bool) -> "Format":
@@ -138,5 +140,5 @@ def _through_qemu(
                 _note_layers(reader)
             return export_through_qemu(reader, target, wanted, force, quiet)
     if wanted != "vpc":
-        raise UsageError(f"{source}: from {kind} to {wanted} is qemu-img's own work: use that")
+        raise UsageError(f"{source}: use qemu-img to convert from {kind} to {wanted}")
     return import_through_qemu(source, kind, target, block_size, batmap, force, quiet)

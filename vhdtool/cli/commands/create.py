@@ -12,13 +12,22 @@ REAL_BLOCK = 2 << 20
 @click.command()
 @click.argument("image", type=click.Path())
 @click.argument("size", type=Size(), required=False)
-@click.option("--fixed", is_flag=True, help="A fixed disk: all its bytes, then the footer.")
-@click.option("--parent", type=click.Path(), help="A differencing disk over this image.")
-@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
-@click.option("--block-size", type=Size(), default=REAL_BLOCK, help="Bytes in a block. [2m]")
-@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
-@click.option("--reserve", type=Size(), default=0, help="Room in the BAT for a later size.")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--fixed", is_flag=True, help="A fixed image: all its bytes, then the footer.")
+@click.option("--parent", type=click.Path(), help="A differencing image over this one.")
+@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk.")
+@click.option(
+    "--block-size", type=Size(), default=REAL_BLOCK, help="Bytes in a block.  [default: 2m]"
+)
+@click.option(
+    "--batmap/--no-batmap", default=True, help="Whether to write blktap's batmap.  [default: yes]"
+)
+@click.option(
+    "--reserve",
+    type=Size(),
+    default=0,
+    help="Largest size that `resize` can reach without moving blocks.",
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @force_option("--force-epoch")
 @quiet_option
 def create(
@@ -36,20 +45,20 @@ def create(
 ) -> None:
     """Create an empty image: dynamic, fixed or differencing.
 
-    SIZE is in bytes, or has a suffix k, m, g or t. A differencing disk takes its parent's size when
-    none is given. Without a batmap an image can be written by QEMU's own vpc driver too.
+    SIZE is in bytes, or has a suffix k, m, g or t. The default for a differencing image is the size
+    of its parent. QEMU's own vpc driver can write to an image only if it has no batmap.
 
     \b
     Example: vhdtool create disk.vhd 20g
              vhdtool create --parent disk.vhd child.vhd
     """
-    from vhdtool.image.create import empty as maker
     from vhdtool.image.create.differencing import create_child, parent_facts
+    from vhdtool.image.create.empty import create_dynamic, create_fixed
 
     if fixed and parent is not None:
-        raise UsageError("--fixed and --parent exclude each other")
+        raise UsageError("choose one of --fixed and --parent")
     if size is None and parent is None:
-        raise UsageError(f"{image}: a SIZE is needed, for example 20g")
+        raise UsageError(f"{image}: give a SIZE, for example 20g")
     if block_size != REAL_BLOCK and not fixed:
         _warn_block(block_size)
     take_dead_lease(image, force_epoch)
@@ -59,9 +68,9 @@ def create(
             image, facts, size, block_size, batmap, overwrite=force, reserve_bytes=reserve
         )
     elif fixed:
-        footer = maker.create_fixed(image, size or 0, overwrite=force)
+        footer = create_fixed(image, size or 0, overwrite=force)
     else:
-        footer = maker.create_dynamic(
+        footer = create_dynamic(
             image, size or 0, block_size, batmap, overwrite=force, reserve_bytes=reserve
         )
     if not quiet:
@@ -72,4 +81,4 @@ def create(
 
 def _warn_block(block_size: int) -> None:
     readers = "the real tapdisk" if block_size == 512 << 10 else "the real tapdisk and Windows"
-    click.echo(f"vhdtool: note: blocks of {block_size} bytes: {readers} will refuse it", err=True)
+    click.echo(f"vhdtool: note: {readers} will refuse blocks of {block_size} bytes", err=True)

@@ -7,7 +7,7 @@ import click
 
 from vhdtool.cli.arguments import image_argument, json_option
 from vhdtool.cli.guest_files import FileHit, files_within, sectors
-from vhdtool.cli.notes import counted
+from vhdtool.cli.notes import orphans_text
 from vhdtool.cli.output import load_json, print_json
 from vhdtool.cli.salvage import lost_line
 from vhdtool.errors import UsageError
@@ -20,7 +20,7 @@ from vhdtool.vhd.units import SECTOR
 
 @dataclass(slots=True)
 class Hit:
-    """A partition with damage. `ranges` in bytes of the disk; `note` says what is not known."""
+    """A damaged partition. `ranges` are in bytes of the disk; `note` says why files are unknown."""
 
     partition: Partition
     ranges: list[Range]
@@ -46,9 +46,9 @@ class Hit:
 @click.option(
     "--findings",
     type=click.Path(),
-    help="Output of `check --json` or `diff --json`, instead of checking now.",
+    help="Output of `check --json` or `diff --json`; without it the image is checked.",
 )
-@click.option("--files/--no-files", default=True, help="Name the files (default).")
+@click.option("--files/--no-files", default=True, help="Whether to name files.  [default: yes]")
 @json_option
 @click.pass_context
 def damage(
@@ -56,8 +56,11 @@ def damage(
 ) -> None:
     """Show which guest sectors, partitions and files damage affects.
 
-    Knows ext, NTFS and FAT. Blocks that no BAT entry names are a probable loss; where their place
-    in the disk can be told, they count. Exit codes: 0 no damage; 1 failed; 2 there is damage.
+    Names files of ext, NTFS and FAT. An orphan block, which no BAT entry names, counts as damage
+    where its position in the disk is known.
+
+    \b
+    Exit codes: 0 no damage; 1 failed; 2 damage
 
     \b
     Example: vhdtool damage disk.vhd
@@ -101,7 +104,7 @@ def _from_findings(path: str, size: int) -> list[Lost]:
 
 
 def _in_doubt(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
-    """What the image's own orphans may have been, where their number is known."""
+    """The ranges that orphan blocks may have had, where their block number is known."""
     found = []
     for one in orphans:
         if one.orphan.sectors is not None:
@@ -162,9 +165,9 @@ def _show(
         elif hit.files and rest > 0:
             click.echo(f"  no file: {sectors(rest)} sectors (free, or the file system's own)")
         elif not hit.files:
-            click.echo("  in no file that can be named: free space, or the file system's own")
+            click.echo("  no file: free space, or the file system's own")
     total = sum(stop - first for first, stop in _union(lost))
     text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
     if orphans:
-        text += f"; {counted(len(orphans))}: see `vhdtool read --salvage --orphans`"
+        text += f"; {orphans_text(len(orphans))}: see `vhdtool read --salvage --orphans`"
     click.echo(text)

@@ -12,7 +12,7 @@ from vhdtool.cli.output import load_json, print_json
 @click.command()
 @click.argument("before", type=click.Path())
 @click.argument("after", type=click.Path())
-@click.option("--monotonic", is_flag=True, help="Only what was lost: it must never happen.")
+@click.option("--monotonic", is_flag=True, help="Report losses only, not growth.")
 @json_option
 @quiet_option
 @click.pass_context
@@ -21,9 +21,15 @@ def diff(
 ) -> None:
     """Compare the metadata of two images or metadata dumps.
 
-    `vhdtool meta` writes dumps. In one image's life a BAT entry never vanishes or moves and a
-    bitmap bit never goes back to 0. Exit codes: 0 nothing found; 1 could not compare; 2 something
-    was lost or moved; 3 (without --monotonic) the image only grew.
+    `vhdtool meta` writes metadata dumps. In the life of an image a BAT entry never disappears or
+    moves, and a bit of a sector bitmap is never cleared.
+
+    \b
+    Exit codes:
+      0  no difference
+      1  the comparison failed
+      2  an entry or a bit is lost, or an entry has moved
+      3  the image has only grown (not with --monotonic)
 
     \b
     Example: vhdtool diff --monotonic before.json disk.vhd
@@ -31,7 +37,7 @@ def diff(
     from vhdtool.image.metadata.diff import diff_growth, diff_monotonic
     from vhdtool.image.metadata.findings import exit_code
 
-    old, new = _load(before), _load(after)
+    old, new = _load_dump(before), _load_dump(after)
     lost = diff_monotonic(old, new)
     grown = [] if monotonic else diff_growth(old, new)
     code = exit_code(lost) or (3 if grown else 0)
@@ -42,12 +48,12 @@ def diff(
         for finding in lost + grown:
             click.echo(f"{finding.severity}: {finding.code}: {finding.message}")
         if not lost and not grown:
-            click.echo("nothing was lost" if monotonic else "no difference")
+            click.echo("nothing is lost" if monotonic else "no difference")
     context.exit(code)
 
 
-def _load(path: str) -> dict[str, Any]:
-    """A snapshot from a meta file, or taken of an image."""
+def _load_dump(path: str) -> dict[str, Any]:
+    """Load a metadata dump from a file, or take one of an image."""
     with open(path, "rb") as file:
         is_json = file.read(64).lstrip()[:1] == b"{"
     if not is_json:

@@ -3,7 +3,7 @@
 import click
 
 from vhdtool.cli.arguments import force_option, image_argument, quiet_option, take_dead_lease
-from vhdtool.cli.notes import IN_PLACE, note_orphans, read_footer
+from vhdtool.cli.notes import STAYS, note_orphans, read_footer
 from vhdtool.cli.output import progress_bar
 
 
@@ -12,7 +12,9 @@ from vhdtool.cli.output import progress_bar
 @force_option()
 @quiet_option
 def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
-    """Allocate every block, and write the data that the image shows.
+    """Allocate every block.
+
+    New blocks get the data that the image shows: its parent's, or zeros.
 
     \b
     Example: vhdtool fill disk.vhd
@@ -21,7 +23,7 @@ def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
 
     take_dead_lease(image, force_epoch)
     if not quiet:
-        note_orphans(image, IN_PLACE)
+        note_orphans(image, STAYS)
     with progress_bar(read_footer(image).current_size, image, quiet) as show:
         new = work(image, show)
     if not quiet:

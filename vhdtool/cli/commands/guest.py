@@ -7,15 +7,19 @@ import click
 
 @click.group()
 def guest() -> None:
-    """Build the guest that migrates: a Debian kernel and a small initramfs."""
+    """Build the guest that migrates.
+
+    It has a Debian kernel and a small initramfs.
+    """
 
 
 @guest.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to fill.")
 def build(out: Path) -> None:
-    """Make vmlinuz and initrd.img from Debian packages, downloaded and not installed.
+    """Build vmlinuz and initrd.img from Debian packages.
 
-    Does nothing when they are there already for the same packages.
+    The packages are downloaded and not installed. Files that were built from the same packages are
+    kept.
 
     Example: vhdtool guest build --out ~/.cache/vhdlab/guest
     """

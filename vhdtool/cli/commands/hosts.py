@@ -19,13 +19,13 @@ _state = click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(vhdtool.__file__).parent.parent / ".lab",
-    help="State directory: keys, ssh_config.  [default: .lab in the checkout]",
+    help="Directory of keys and ssh_config.  [default: .lab in the checkout]",
 )
 _holder = click.option(
     "--holder",
     type=int,
     envvar="VHDLAB_HOLDER",
-    help="Pid of the run that uses the hosts; another live run is refused.",
+    help="Pid of the run that uses the hosts; another running one is refused.",
 )
 
 
@@ -40,13 +40,15 @@ def _process(pid: int | None) -> Process | None:
 
 @click.group()
 def hosts() -> None:
-    """Start, end and inspect the two local hosts (needs root)."""
+    """Start, stop and inspect the two local hosts (needs root)."""
 
 
 @hosts.command()
 @_state
 @_holder
-@click.option("--shared-size", default="1500m", show_default=True, help="Shared tmpfs: its limit.")
+@click.option(
+    "--shared-size", default="1500m", show_default=True, help="Size limit of the shared tmpfs."
+)
 @click.option(
     "--shared",
     type=click.Path(path_type=Path, file_okay=False),
@@ -56,10 +58,10 @@ def hosts() -> None:
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     default=default_cache(),
-    help="What the hosts see as /var/cache/vhdlab.  [default: ~/.cache/vhdlab]",
+    help="Directory mounted at /var/cache/vhdlab.  [default: ~/.cache/vhdlab]",
 )
 def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, cache: Path) -> None:
-    """Start the hosts, or find them running."""
+    """Start the hosts, unless they are running."""
     options = HostOptions(shared_size, shared.absolute() if shared else None, cache.absolute())
     lab = LocalHosts(state, click.echo)
     made = lab.up(options, _process(holder), os.environ.get(MARK, ""))
@@ -71,19 +73,19 @@ def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, c
 @hosts.command()
 @_state
 @_holder
-@click.option("--force", is_flag=True, help="Even while a run is using them.")
+@click.option("--force", is_flag=True, help="Stop them even while a run uses them.")
 def down(state: Path, holder: int | None, force: bool) -> None:
-    """End the hosts and all that belongs to them."""
+    """Stop the hosts and everything that belongs to them."""
     found = LocalHosts(state, click.echo).down(_process(holder), force)
-    click.echo("hosts ended" if found else "no hosts were running")
+    click.echo("hosts stopped" if found else "no hosts were running")
 
 
 @hosts.command()
 @_state
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 @click.pass_context
 def status(context: click.Context, state: Path, as_json: bool) -> None:
-    """Say whether the hosts run; exit 0 when they do, 1 otherwise."""
+    """Print whether the hosts are running; exit code 0 if so, else 1."""
     found = LocalHosts(state, click.echo).status()
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found)))

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from vhdtool.cli.arguments import image_argument, json_option
-from vhdtool.cli.output import human, print_json, rows
+from vhdtool.cli.output import print_json, size_text, table_text
 
 
 @click.command()
@@ -31,14 +31,14 @@ def _info_text(data: dict[str, Any]) -> str:
     pairs: list[tuple[str, object]] = [
         ("image", data["image"]),
         ("type", data["type"]),
-        ("virtual size", human(data["virtual_size"])),
-        ("file size", f"{human(data['file_size'])}, on disk {human(data['disk_size'])}"),
+        ("virtual size", size_text(data["virtual_size"])),
+        ("file size", f"{size_text(data['file_size'])}, on disk {size_text(data['disk_size'])}"),
         ("uuid", footer["uuid"]),
         ("created", data["created"]),
         ("creator", f"{data['creator']}, version {_version(footer['creator_version'])}"),
         ("creator's host", data["creator_host"]),
         ("geometry", "/".join(str(n) for n in footer["geometry"]) + " (cylinders/heads/sectors)"),
-        ("original size", human(footer["original_size"])),
+        ("original size", size_text(footer["original_size"])),
         ("format version", _version(footer["version"])),
         ("features", f"0x{footer['features']:08x}"),
         ("saved state", _yes(footer["saved"])),
@@ -46,16 +46,16 @@ def _info_text(data: dict[str, Any]) -> str:
         ("closed", "yes" if data["closed"] else _open_text(data["footer_killed"])),
     ]
     if data["size_for_qemu"] != data["virtual_size"]:
-        pairs.append(("size for QEMU", human(data["size_for_qemu"])))
+        pairs.append(("size for QEMU", size_text(data["size_for_qemu"])))
     if data["header"] is not None:
         pairs += _header_rows(data)
-    return rows(pairs)
+    return table_text(pairs)
 
 
 def _header_rows(data: dict[str, Any]) -> list[tuple[str, object]]:
     header, batmap = data["header"], data["batmap"]
     pairs: list[tuple[str, object]] = [
-        ("block size", human(header["block_bytes"])),
+        ("block size", size_text(header["block_bytes"])),
         ("blocks", f"{data['allocated']} of {data['blocks']} allocated"),
         ("header at", f"byte {data['footer']['data_offset']}"),
         ("BAT at", f"byte {header['bat_offset']}"),

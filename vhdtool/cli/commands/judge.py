@@ -22,12 +22,14 @@ Exit codes: 0 every verdict is the expected one; 1 one is not;
 
 @click.command(epilog=EPILOG)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print verdict.json (of a case: its entry).")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print verdict.json, or the entry of the case."
+)
 @click.pass_context
 def judge(ctx: click.Context, directory: Path, as_json: bool) -> None:
     """Judge a run, or one case of it, from its record alone.
 
-    Talks to no host and changes nothing.
+    Connects to no host and writes nothing.
     """
     verdict: dict[str, Any] = judge_run(directory)
     if as_json:
@@ -43,7 +45,7 @@ def judge(ctx: click.Context, directory: Path, as_json: bool) -> None:
 
 
 def _print(entry: dict[str, Any]) -> None:
-    """Two lines a case: what it is, and why."""
+    """Two lines a case: its verdict, and the reason."""
     as_expected = entry["verdict"] == entry["expected"]
     mark = "ok " if as_expected else "BAD"
     expected = "" if as_expected else f" (expected: {entry['expected'] or 'unknown'})"

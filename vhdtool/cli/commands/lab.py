@@ -21,13 +21,15 @@ def lab() -> None:
 
 
 @lab.command(epilog=EPILOG)
-@click.option("--config", required=True, type=click.Path(path_type=Path), help="JSON; see docs.")
+@click.option(
+    "--config", required=True, type=click.Path(path_type=Path), help="JSON file of the playbooks."
+)
 @click.pass_context
 def run(ctx: click.Context, config: Path) -> None:
-    """Run every case that the configuration asks for.
+    """Run the cases of a configuration.
 
-    The playbook migrate.yml writes the configuration and calls this; the hosts must have been
-    provisioned. Leaves a directory a case and verdict.json in the run directory.
+    The playbook migrate.yml writes the configuration and calls this command. The hosts must have
+    been provisioned. The run directory gets verdict.json and a directory for each case.
 
     Example: vhdtool lab run --config runs/latest/config.json
     """
@@ -50,11 +52,11 @@ def run(ctx: click.Context, config: Path) -> None:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.argument("words", metavar="JSON")
 def begin_(run_dir: Path, words: str) -> None:
-    """Begin the record of a run, given its options as for `validate`.
+    """Begin the record of a run.
 
-    From then on RUN_DIR has verdict.json, junit.xml and report.html, which say that the run has
-    not come to its end; in a directory `runs`, `latest` names it. The playbooks call this before
-    they make anything.
+    JSON has the options of the run, as for `validate`. RUN_DIR gets verdict.json, junit.xml and
+    report.html, which say that the run has not finished. In a directory `runs` the link `latest` is
+    set to it. The playbooks call this command first.
 
     Example: vhdtool lab begin runs/mine '{"migration_strategies": "activate"}'
     """
@@ -67,7 +69,7 @@ def begin_(run_dir: Path, words: str) -> None:
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--error", required=True, help="Why the run did not finish.")
 def end_(run_dir: Path, error: str) -> None:
-    """End the record of a run that failed, unless it has its verdict already.
+    """End the record of a failed run, unless it has a verdict.
 
     Example: vhdtool lab end runs/mine --error "alpha: unreachable"
     """
@@ -79,10 +81,11 @@ def end_(run_dir: Path, error: str) -> None:
 @lab.command()
 @click.argument("words", metavar="JSON")
 def validate(words: str) -> None:
-    """Check the options of a run, given as an object of the role's variables.
+    """Check the options of a run.
 
-    Says nothing when they make sense; one line and exit 125 for the first that does not. The
-    playbooks ask this before they make anything.
+    JSON is an object of the variables of the role `migration`. Prints nothing if all are valid,
+    else one line for the first that is not, with exit code 125. The playbooks call this command
+    first.
 
     Example: vhdtool lab validate '{"migration_seed": 7, "migration_strategies": "activate"}'
     """
@@ -105,7 +108,7 @@ def _options(words: str) -> "RunOptions":
 
 @lab.command()
 def strategies() -> None:
-    """List the strategies: their steps, and what they are expected to do to the disk."""
+    """List the strategies, their steps and their expected verdicts."""
     from vhdtool.lab.strategies import STRATEGIES
 
     for strategy in STRATEGIES.values():

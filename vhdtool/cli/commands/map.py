@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 @click.command("map")
 @image_argument
 @click.option("--offset", type=Size(), default=0, help="First guest byte.")
-@click.option("--length", type=Size(), help="Guest bytes from there.  [default: to the end]")
+@click.option("--length", type=Size(), help="Number of guest bytes.  [default: to the end]")
 @json_option
 def map_(image: str, offset: int, length: int | None, as_json: bool) -> None:
-    """Show which ranges of the disk are allocated, in which layer and at which offset.
+    """Show allocated ranges, their layer and their offset.
 
-    Depth 0 is the image itself, 1 its parent. `--json` has the keys of `qemu-img map`.
+    Depth 0 is the image itself, 1 its parent. --json prints the keys of `qemu-img map`.
 
     \b
     Example: vhdtool map --json disk.vhd

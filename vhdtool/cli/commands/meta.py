@@ -10,9 +10,13 @@ from vhdtool.cli.arguments import image_argument
 
 @click.command()
 @image_argument
-@click.option("-o", "--output", type=click.Path(), help="Write to this file instead.")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Write to this file instead of standard output."
+)
 def meta(image: str, output: str | None) -> None:
-    """Print all metadata of an image as one line of JSON. The image may be in use.
+    """Print all metadata of an image as one line of JSON.
+
+    The image may be in use.
 
     \b
     Example: vhdtool meta disk.vhd > before.json

@@ -10,12 +10,14 @@ from vhdtool.errors import UsageError
 
 @click.command()
 @image_argument
-@click.option("--parent", type=click.Path(), help="Where the parent is now.")
-@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
-@click.option("--other-disk", is_flag=True, help="Take a parent of another uuid, on purpose.")
-@click.option("--hidden/--visible", default=None, help="blktap's flag for storage managers.")
-@click.option("--uuid", type=click.UUID, help="Another uuid. Children of the image lose it.")
-@click.option("--timestamp", type=int, help="Unix seconds.")
+@click.option("--parent", type=click.Path(), help="New path of the parent.")
+@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk.")
+@click.option("--other-disk", is_flag=True, help="Accept a parent with another UUID.")
+@click.option(
+    "--hidden/--visible", default=None, help="Set or clear blktap's flag for storage managers."
+)
+@click.option("--uuid", type=click.UUID, help="New UUID. Children of the image no longer find it.")
+@click.option("--timestamp", type=int, help="Time stamp in Unix seconds.")
 @force_option()
 @quiet_option
 def modify(
@@ -31,8 +33,8 @@ def modify(
 ) -> None:
     """Change a closed image's parent, hidden flag, UUID or time stamp.
 
-    --parent says where the parent is now. A file that is another disk, by its uuid, is refused:
-    the image would show that disk wherever it has no data of its own.
+    Guest data stays as it is. --parent sets the path of the parent. A parent with another UUID is
+    refused: the image would show the data of a different disk.
 
     \b
     Example: vhdtool modify child.vhd --parent ../base.vhd
@@ -41,7 +43,7 @@ def modify(
     from vhdtool.vhd.units import vhd_time
 
     if parent is None and hidden is None and uuid is None and timestamp is None:
-        raise UsageError("nothing to change: see `vhdtool modify --help`")
+        raise UsageError("nothing to change; see `vhdtool modify --help`")
     take_dead_lease(image, force_epoch)
     if parent is not None:
         modify_parent(image, parent, raw_parent, other_disk)

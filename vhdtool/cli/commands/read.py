@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 @click.command()
 @image_argument
 @click.option("--offset", type=Size(), default=0, help="First guest byte.")
-@click.option("--length", type=Size(), help="Guest bytes from there.  [default: to the end]")
-@click.option("-o", "--output", type=click.Path(), help="A new file; ranges of zeros are holes.")
-@click.option("--salvage", is_flag=True, help="From a damaged image: what can be trusted.")
+@click.option("--length", type=Size(), help="Number of guest bytes.  [default: to the end]")
+@click.option(
+    "-o", "--output", type=click.Path(), help="Write to a new file, with holes for zeros."
+)
+@click.option("--salvage", is_flag=True, help="Read what can be trusted of a damaged image.")
 @click.option(
     "--orphans",
     type=click.Path(file_okay=False),
-    help="With --salvage: put blocks that no BAT entry names there, a file each.",
+    help="With --salvage: export orphan blocks to this directory.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --salvage: the list as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="With --salvage: print the list as JSON.")
 @click.pass_context
 def read(
     context: click.Context,
@@ -39,12 +41,12 @@ def read(
 ) -> None:
     """Read guest data to standard output or a file.
 
-    Sectors that the image lacks come from its parents.
+    Sectors that are not in the image are read from its parents.
 
-    With --salvage ranges that cannot be trusted become zeros and are listed (on standard error
-    when the data goes to standard output); exit code 2 when there are any. Blocks that no BAT entry
-    names are listed too (a probable loss); --orphans DIR puts each of them into a file there,
-    sparse and as long as a block, and orphans.json says where it was and which sectors it has.
+    With --salvage, ranges that cannot be trusted are zeros in the output, and are listed (on
+    standard error when the data goes to standard output), as are orphan blocks, which no BAT entry
+    names. The exit code is 2 when anything is listed. --orphans DIR exports each orphan block as a
+    sparse file; DIR/orphans.json has their sectors in the image and, where known, in the disk.
 
     \b
     Example: vhdtool read --offset 1m --length 4k disk.vhd | xxd
@@ -53,7 +55,7 @@ def read(
     if salvage:
         context.exit(_salvage(image, offset, length, output, orphans, as_json))
     if orphans is not None:
-        raise UsageError("--orphans goes with --salvage only")
+        raise UsageError("--orphans needs --salvage")
     from vhdtool.image.chain.export import export_raw, stream
     from vhdtool.image.chain.open import open_chain
     from vhdtool.image.journal.new_file import new_file
@@ -82,7 +84,7 @@ def _salvage(
     with open_salvage(image) as source:
         end = source.size if length is None else min(offset + length, source.size)
         if output is None:
-            copied, lost = _pipe(source, offset, end)
+            copied, lost = _copy_to_stdout(source, offset, end)
         else:
             with new_file(output) as target, progress_bar(end - offset, output) as show:
                 copied, lost = source.copy(target, offset, end, show)
@@ -99,23 +101,23 @@ def _salvage(
     return code
 
 
-def _pipe(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
-    """To standard output, where zeros fill what is not there."""
+def _copy_to_stdout(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
+    """Copy to standard output, with zeros for ranges without data."""
     from vhdtool.image.salvage.reader import Lost, merged
 
-    out, copied, lost, at = sys.stdout.buffer, 0, [], start
+    out, copied, lost, position = sys.stdout.buffer, 0, [], start
     for piece in source.data(start, end):
         if isinstance(piece, Lost):
             lost.append(piece)
             continue
-        _zeros(piece[0] - at)
+        _write_zeros(piece[0] - position)
         out.write(piece[1])
         copied += len(piece[1])
-        at = piece[0] + len(piece[1])
-    _zeros(end - at)
+        position = piece[0] + len(piece[1])
+    _write_zeros(end - position)
     return copied, merged(lost)
 
 
-def _zeros(count: int) -> None:
+def _write_zeros(count: int) -> None:
     while count > 0:
         count -= sys.stdout.buffer.write(bytes(min(count, 1 << 20)))

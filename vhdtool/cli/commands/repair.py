@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @image_argument
-@click.option("--dry-run", is_flag=True, help="Only say what would be written (default).")
-@click.option("--yes", is_flag=True, help="Write. Without it nothing is changed.")
+@click.option("--dry-run", is_flag=True, help="Print the repair only.  [default]")
+@click.option("--yes", is_flag=True, help="Write the repair.")
+@click.option("--drop-orphans", is_flag=True, help="Discard orphan blocks too.")
 @click.option(
-    "--drop-orphans", is_flag=True, help="Give up blocks that no BAT entry names, after a look."
+    "--undo", "undo_from", type=click.Path(), help="Undo the repair of this undo journal."
 )
-@click.option("--undo", "undo_from", type=click.Path(), help="Take a repair back: its journal.")
-@click.option("--journal", type=click.Path(), help="The undo journal.  [default: IMAGE.undo]")
+@click.option(
+    "--journal", type=click.Path(), help="Path of the undo journal.  [default: IMAGE.undo]"
+)
 @force_option()
 @json_option
 @click.pass_context
@@ -38,13 +40,18 @@ def repair(
     force_epoch: int | None,
     as_json: bool,
 ) -> None:
-    """Repair footers, sizes, batmap and leaked space; guest data stays as it is.
+    """Repair footers, sizes, batmap and leaked space.
 
-    Without --yes it only says what it would write. What it overwrites or cuts is kept in an undo
-    journal. No other program may have the image open. Blocks that no BAT entry names stay, unless
-    --drop-orphans gives them up. Exit codes: 0 `check` finds nothing any more; 1 failed;
-    2 damage that cannot be repaired, nothing written; 3 repairs are possible (--yes), or what is
-    left needs another command, which is named.
+    Guest data stays as it is. Without --yes the repair is only printed. An undo journal keeps
+    everything that is overwritten or cut. No other program may have the image open. Orphan blocks,
+    which no BAT entry names, stay unless --drop-orphans is given.
+
+    \b
+    Exit codes:
+      0  `check` finds nothing any more
+      1  failed
+      2  damage that cannot be repaired; nothing was written
+      3  repairs are possible (--yes), or another command is needed, which is named
 
     \b
     Example: vhdtool repair disk.vhd --yes
@@ -58,28 +65,28 @@ def repair(
     from vhdtool.storage.image_lock import ImageInUse
 
     if dry_run and (yes or undo_from is not None):
-        raise UsageError("--dry-run goes with neither --yes nor --undo")
+        raise UsageError("--dry-run excludes --yes and --undo")
     writes = yes or undo_from is not None
     if not writes and (who := who_has(image)):
-        raise ImageInUse(f"{who}; what it has not finished is nothing to repair")
+        raise ImageInUse(f"{who}; repair the image when it has finished")
     with claimed(image, force_epoch=force_epoch) if writes else FileStorage(image) as storage:
         pending = os.path.exists(change_journal_path(image))
         if undo_from is not None:
             undo(storage, undo_from)
-            click.echo(f"{image}: as it was before the repair")
+            click.echo(f"{image}: restored to its state before the repair")
             return
         if pending and not yes:
-            click.echo(f"{image}: a change was interrupted; --yes takes it back")
+            click.echo(f"{image}: a change was interrupted; --yes undoes it")
             context.exit(3)
         if pending and recover(storage, change_journal_path(image)):
-            click.echo(f"{image}: the interrupted change was taken back", err=as_json)
+            click.echo(f"{image}: undid the interrupted change", err=as_json)
         result = plan(storage, drop_orphans)
         if yes and result.changes:
             journal = journal or repair_journal_path(image)
             if os.path.isfile(journal):
                 raise ImageExists(
                     f"{journal}: is the undo journal of an earlier repair; "
-                    "move it away, or name another with --journal"
+                    "move it, or choose another with --journal"
                 )
             write_journal(journal, storage, result.changes)
             apply(storage, result.changes)
@@ -101,16 +108,16 @@ def repair(
         )
         context.exit(code)
     for one in left:
-        word = "cannot be repaired" if one.severity == "corrupt" else "left"
-        click.echo(f"{word}: {one.code}: {one.message}")
+        prefix = "cannot be repaired" if one.severity == "corrupt" else "left"
+        click.echo(f"{prefix}: {one.code}: {one.message}")
     for change in result.changes:
         click.echo(f"{'done' if done else 'would'}: {change.what} (byte {change.offset})")
     if result.changes and not done:
-        click.echo(f"{image}: nothing was written; --yes does it")
+        click.echo(f"{image}: nothing was written; --yes writes it")
     elif done:
-        click.echo(f"{image}: repaired; take it back with --undo {journal}")
+        click.echo(f"{image}: repaired; --undo {journal} restores it")
     elif left:
-        click.echo(f"{image}: nothing was written: a repair does not help here")
+        click.echo(f"{image}: nothing was written: repair cannot help")
     else:
         click.echo(f"{image}: nothing to repair")
     if left:
@@ -120,12 +127,12 @@ def repair(
 
 
 def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:
-    """What is no information and stays; `before` is the plan of a repair that was not done."""
+    """Findings that stay after the repair; `before` is the plan of a repair that was not done."""
     from vhdtool.image.check.advice import REPAIRABLE
 
     found = [*report.links, *(one for each in report.reports for one in each.findings)]
     left = [one for one in found if one.severity != "info"]
     if before is None or before.unrepairable:
         return left
-    goes = REPAIRABLE | {"orphan-block"} if before.drop_orphans else REPAIRABLE
-    return [one for one in left if one.code not in goes]
+    repaired = REPAIRABLE | {"orphan-block"} if before.drop_orphans else REPAIRABLE
+    return [one for one in left if one.code not in repaired]

@@ -12,14 +12,14 @@ import click
 @click.option(
     "--soak",
     is_flag=True,
-    help="Write soak.json (medians, and the bound that N runs allow to state) even of single runs.",
+    help="Write soak.json (medians, and a bound on the failure rate) even for single runs.",
 )
 def report(run_dir: Path, soak: bool) -> None:
     """Write a run's verdict as JUnit XML and HTML, and print a table.
 
-    The files are RUN_DIR/junit.xml and RUN_DIR/report.html. RUN_DIR is a run such as runs/latest.
-    Where cases were repeated, soak.json is written too. The exit code says only whether the report
-    was made; whether the run was as expected is for the lab and for `vhdtool judge` to say.
+    RUN_DIR is a run such as runs/latest. The files are RUN_DIR/junit.xml and RUN_DIR/report.html,
+    and soak.json if cases were repeated. The exit code is 0 when they could be written, whatever
+    the verdict: `vhdtool judge` has an exit code for that.
     """
     from rich.console import Console
 
@@ -34,7 +34,7 @@ def report(run_dir: Path, soak: bool) -> None:
     run = load_run(run_dir)
     xml, html = write_files(run)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A record may hold characters that this terminal's encoding has not.
+        # A record may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="replace")
     console = Console(highlight=False)
     print_tables(run, console)

@@ -9,7 +9,7 @@ from vhdtool.cli.arguments import (
     quiet_option,
     take_dead_lease,
 )
-from vhdtool.cli.notes import IN_PLACE, note_orphans, read_footer
+from vhdtool.cli.notes import STAYS, note_orphans, read_footer
 
 
 @click.command()
@@ -20,9 +20,9 @@ from vhdtool.cli.notes import IN_PLACE, note_orphans, read_footer
 def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     """Change the virtual size of a closed image.
 
-    Shrinking reads what would be cut, and refuses when any of it is not zero. After a crash
-    `vhdtool repair` brings the old size back. Where QEMU would take the new size from the geometry,
-    and the geometry has another one, the image's creator becomes "QEMU with force_size".
+    Before shrinking, the part to be cut is read; it must be zero. After a crash `vhdtool repair`
+    restores the old size. Where QEMU would derive another size from the geometry, the image's
+    creator is changed to "QEMU with force_size".
 
     \b
     Example: vhdtool resize disk.vhd 40g
@@ -33,7 +33,7 @@ def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     take_dead_lease(image, force_epoch)
     before = read_footer(image)
     if not quiet:
-        note_orphans(image, IN_PLACE)
+        note_orphans(image, STAYS)
     footer = work(image, size)
     if quiet:
         return

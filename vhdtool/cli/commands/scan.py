@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vhdtool.cli.arguments import json_option
-from vhdtool.cli.output import human, print_json
+from vhdtool.cli.output import print_json, size_text
 
 if TYPE_CHECKING:
     from vhdtool.image.chain.tree import Node
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def scan(context: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
     """Show the images of a directory as trees of parents and children.
 
-    Exit code 2 when an image cannot be read or its parent is missing.
+    PATHS are directories and images. The exit code is 2 when an image cannot be read or its parent
+    is missing.
 
     \b
     Example: vhdtool scan /srv/images
@@ -38,7 +39,8 @@ def _show(root: "Node") -> None:
     left = [(root, 0)]
     while left:
         node, depth = left.pop()
-        text = node.error or f"{node.kind}, {human(node.virtual_size)}"
+        error = node.error and node.error.removeprefix(f"{node.path}: ")
+        text = error or f"{node.kind}, {size_text(node.virtual_size)}"
         hidden = ", hidden" if node.hidden else ""
         click.echo(f"{'  ' * depth}{node.path}: {text}{hidden}")
         left += [(child, depth + 1) for child in reversed(node.children)]

@@ -16,38 +16,46 @@ if TYPE_CHECKING:
 @click.command()
 @image_argument
 @click.option("--socket", type=click.Path(), help="Listen on this Unix socket (mode 0600).")
-@click.option("--tcp", metavar="HOST:PORT", help="Listen here instead; port 0: any free one.")
+@click.option("--tcp", metavar="HOST:PORT", help="Listen on this address; port 0: any free port.")
 @click.option(
     "-f",
     "--format",
     "kind",
     type=click.Choice(["vhd", "qcow2", "raw"]),
-    help="What the file is.  [default: vhd or qcow2, as it shows; never raw]",
+    help="Format of the image.  [default: vhd or qcow2, by its content; never raw]",
 )
 @click.option("--raw", is_flag=True, help="The same as --format raw.")
-@click.option("--cached", is_flag=True, help="Use the page cache. Not for shared storage.")
-@click.option("--read-only", is_flag=True, help="Serve reads only; many hosts may do so at once.")
-@click.option("--no-follow", is_flag=True, help="Refuse an image that is a symbolic link.")
-@click.option("--force", type=int, metavar="EPOCH", help="Take the lease of a host that is dead.")
-@click.option("--faithful", is_flag=True, help="Guard off: act as tapdisk2 did, no lease.")
-@click.option("--lease", metavar="KIND:...", help="Another keeper of the lease; see below.")
-@click.option("--record", type=click.Path(), help="The epoch record.  [default: beside the image]")
-@click.option("--host", help="This host's name in the lease.  [default: its node name]")
-@click.option("--metrics", metavar="HOST:PORT", help="Figures for Prometheus under /metrics.")
+@click.option("--cached", is_flag=True, help="Use the page cache; not for shared storage.")
+@click.option(
+    "--read-only", is_flag=True, help="Serve reads only, without a lease; several hosts may do so."
+)
+@click.option("--no-follow", is_flag=True, help="Refuse a symbolic link.")
+@click.option("--force", type=int, metavar="EPOCH", help="Take over the lease of a dead host.")
+@click.option(
+    "--faithful", is_flag=True, help="Turn the guard off: behave as tapdisk2, without a lease."
+)
+@click.option("--lease", metavar="KIND:...", help="Use another lock manager; see above.")
+@click.option(
+    "--record", type=click.Path(), help="Path of the epoch record.  [default: beside the image]"
+)
+@click.option("--host", help="Name of this host in the lease.  [default: its node name]")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve Prometheus metrics under /metrics.")
 @click.option(
     "--tls-certificates",
     type=click.Path(),
     metavar="DIR",
-    help="Only TLS, with server-cert.pem and server-key.pem of this directory.",
+    help="Require TLS, with server-cert.pem and server-key.pem of this directory.",
 )
-@click.option("--tls-verify-peer", is_flag=True, help="Clients need one that ca-cert.pem signed.")
+@click.option(
+    "--tls-verify-peer", is_flag=True, help="Require a client certificate signed by ca-cert.pem."
+)
 @click.option(
     "--tls-psk",
     type=click.Path(),
     metavar="FILE",
-    help="Only TLS, for those who know a key of this file (lines user:hexkey).",
+    help="Require TLS with a pre-shared key of this file (lines user:hexkey).",
 )
-@click.option("--events", type=click.Path(), help="Append events to this file, JSON lines.")
+@click.option("--events", type=click.Path(), help="Append events to this file as JSON lines.")
 def serve(
     image: str,
     socket: str | None,
@@ -70,14 +78,14 @@ def serve(
 ) -> None:
     """Serve an image to NBD clients: QEMU, nbd-client, libnbd.
 
-    Prints the URI to connect to. VHDs (dynamic, fixed, differencing with their parents), qcow2, and
-    disks as they are. Ctrl-C or TERM answers what is in flight, closes the image, removes the
-    socket, gives the lease up and exits 0. While it serves, nobody else may write the image or its
-    parents, by any name.
+    Prints the URI to connect to. The image is a VHD (dynamic, fixed, or differencing with its
+    parents), a qcow2 image or a raw disk. No other process may write the image or its parents
+    meanwhile, by any name. Ctrl-C or TERM answers the requests in flight, closes the image, removes
+    the socket, releases the lease and exits with 0.
 
     \b
-    --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]     sanlock's daemon keeps the lease
-    --lease scsi:iscsi://HOST[:PORT]/TARGET/LUN      the LUN does, by a persistent reservation
+    --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]     a lease of sanlock's daemon
+    --lease scsi:iscsi://HOST[:PORT]/TARGET/LUN      a persistent reservation of the LUN
 
     \b
     Example: vhdtool serve disk.vhd --socket disk.sock
@@ -88,19 +96,17 @@ def serve(
     from vhdtool.tapdisk.serve import serve as run
 
     if (socket is None) == (tcp is None):
-        raise UsageError("choose where to listen: either --socket PATH or --tcp HOST:PORT")
+        raise UsageError("choose one of --socket PATH and --tcp HOST:PORT")
     if raw and kind not in (None, "raw"):
         raise UsageError(f"choose one of --raw and --format {kind}")
     if read_only and (force is not None or record is not None):
-        raise UsageError(
-            "--read-only: a reader takes no lease, so --force and --record say nothing"
-        )
+        raise UsageError("--read-only takes no lease; it excludes --force and --record")
     out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
     try:
         run(
             Service(
                 image=Path(image),
-                place=Path(socket) if socket is not None else _tcp_place("--tcp", tcp or ""),
+                place=Path(socket) if socket is not None else _tcp_address("--tcp", tcp or ""),
                 host=host or os.uname().nodename,
                 kind="raw" if raw else kind,
                 guard=not faithful,
@@ -111,7 +117,7 @@ def serve(
                 record=Path(record) if record is not None else None,
                 read_only=read_only,
                 events=out,
-                metrics=_tcp_place("--metrics", metrics) if metrics is not None else None,
+                metrics=_tcp_address("--metrics", metrics) if metrics is not None else None,
                 tls=_tls(tls_certificates, tls_verify_peer, tls_psk),
             ),
             ready=click.echo,
@@ -125,7 +131,7 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
     from vhdtool.errors import UsageError
 
     if folder is None and verify_peer:
-        raise UsageError("--tls-verify-peer goes with --tls-certificates DIR")
+        raise UsageError("--tls-verify-peer needs --tls-certificates DIR")
     if folder is None and keys is None:
         return None
     if folder is not None and keys is not None:
@@ -137,7 +143,7 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
     return by_keys(Path(keys or ""))
 
 
-def _tcp_place(option: str, text: str) -> "TcpPlace":
+def _tcp_address(option: str, text: str) -> "TcpPlace":
     from vhdtool.errors import UsageError
     from vhdtool.nbd.sockets import TcpPlace
 

@@ -9,11 +9,13 @@ from vhdtool.cli.notes import note_two_sizes
 @click.command()
 @click.argument("parent", type=click.Path())
 @click.argument("child", type=click.Path())
-@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk, not a VHD.")
-@click.option("--limit", type=int, default=30, help="Most images in the chain; 0: any. [30]")
-@click.option("--keep-empty", is_flag=True, help="Link to the parent even if it has no block.")
-@click.option("--batmap/--no-batmap", default=True, help="blktap's batmap (default: with).")
-@click.option("--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--raw-parent", is_flag=True, help="The parent is a raw disk.")
+@click.option("--limit", type=int, default=30, help="Longest chain allowed; 0: any.  [default: 30]")
+@click.option("--keep-empty", is_flag=True, help="Link to the parent even if it has no data.")
+@click.option(
+    "--batmap/--no-batmap", default=True, help="Whether to write blktap's batmap.  [default: yes]"
+)
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @force_option("--force-epoch")
 @quiet_option
 def snapshot(
@@ -27,7 +29,9 @@ def snapshot(
     force_epoch: int | None,
     quiet: bool,
 ) -> None:
-    """Create a child image; writes go to it, and the parent stays as it is.
+    """Create a child image over a parent.
+
+    Writes go to the child; the parent stays as it is.
 
     \b
     Example: vhdtool snapshot base.vhd child.vhd

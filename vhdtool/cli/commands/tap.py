@@ -12,12 +12,12 @@ import click
 def tap(words: tuple[str, ...]) -> None:
     """Control tapdisks with the commands of blktap's tap-ctl.
 
-    Flags, output and exit codes are those of that tool.
+    Flags, output and exit codes are those of tap-ctl.
 
     \b
     Commands: list allocate free spawn attach detach open close pause unpause
               create destroy stats
-    Before the command: --run-dir DIR and, for processes that it starts, --faithful.
+    Options before the command: --run-dir DIR; --faithful for the processes that it starts.
 
     \b
     Example: vhdtool tap --run-dir /run/taps create -a vhd:/srv/disk.vhd

@@ -2,7 +2,7 @@
 
 import errno
 
-from vhdtool.cli.notes import IN_PLACE, note_orphans
+from vhdtool.cli.notes import STAYS, note_orphans
 from vhdtool.cli.vhd_util.conventions import (
     Failed,
     Options,
@@ -37,7 +37,7 @@ def resize(options: Options) -> int:
             return errno.EINVAL
     from vhdtool.image.edit.resize import resize as work
 
-    note_orphans(name, IN_PLACE)
+    note_orphans(name, STAYS)
     try:
         if fast:
             work(name, size, mode=LockMode.BENEATH)
@@ -56,6 +56,6 @@ def fill(options: Options) -> int:
     open_image(options["n"])[0].close()
     from vhdtool.image.edit.coalesce import fill as work
 
-    note_orphans(options["n"], IN_PLACE)
+    note_orphans(options["n"], STAYS)
     work(options["n"])
     return 0

@@ -211,9 +211,7 @@ def _pair(spread: object) -> str:
 
 def soak_lines(soak: dict[str, Any]) -> list[str]:
     """The meaning of the bound, the ratios, and whether the limits were met."""
-    lines = [
-        "fails below: with 95 % confidence, the rate of runs that are not as expected is lower"
-    ]
+    lines = ["fails below: upper 95 % bound on the rate of runs that are not as expected"]
     for name, ratio in mapping(soak.get("ratios")).items():
         value = number(ratio)
         lines.append(f"{text(name)}: {'-' if value is None else f'{value:.2f}'}")
