@@ -11,12 +11,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 from tests.support.vhd_images import UUID_ONE, Picture
 from vhdtool.image.check import image as check_module
 from vhdtool.image.create.differencing import ParentFacts, create_child, snapshot
 from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.base import ZeroParent
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.transaction import change_journal_path
 from vhdtool.image.journal.undo import Change, write_journal
@@ -222,12 +222,7 @@ def _child(damage: Callable[[Path], object] = lambda folder: None) -> Build:
 
 def write_block(image: Path, block: int, data: bytes) -> None:
     """Writes into a block of a child whose parent shows nothing there."""
-
-    class Zeros:
-        def read(self, offset: int, length: int) -> bytes:
-            return bytes(length)
-
-    disk = DynamicDisk(FileStorage(image, writable=True), parent=cast(Any, Zeros()))
+    disk = DynamicDisk(FileStorage(image, writable=True), parent=ZeroParent())
     disk.write(block * BLOCK, data)
     disk.close()
 

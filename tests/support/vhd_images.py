@@ -1,9 +1,12 @@
 """Images built field by field for tests, without the code that writes images."""
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
-from vhdtool.storage import MemoryStorage
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.tapdisk2 import Tapdisk2
+from vhdtool.storage import MemoryStorage, Storage
 from vhdtool.vhd.bat import pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import set_bits
@@ -94,3 +97,10 @@ class Picture:
         if footer:
             disk.pwrite(self.end * SECTOR, self.footer.pack())
         return disk
+
+
+def tapdisk2_disk(
+    storage: Storage, *, kill_footer: bool = False, preallocate: bool = True, **options: Any
+) -> DynamicDisk:
+    """A disk that is written as tapdisk2 writes it."""
+    return DynamicDisk(storage, policy=Tapdisk2(kill_footer, preallocate), **options)

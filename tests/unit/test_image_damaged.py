@@ -202,7 +202,7 @@ GATE = {
     "cli/vhd_util/repair.py": "whether there is a footer to be mended",
     "cli/vhd_util/read.py": "it asks the gate before it shows data",
     "cli/vhd_util/scan.py": "fields, and no data",
-    "image/disk/block_reader.py": "DynamicDisk asks the gate; tapdisk2 itself does not",
+    "image/disk/dynamic.py": "its policy asks the gate; tapdisk2 itself does not",
     "image/chain/open.py": "names only, or through the gate",
     "image/chain/check.py": "it tells about damage",
     "image/check/image.py": "it tells about damage",

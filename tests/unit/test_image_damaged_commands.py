@@ -22,7 +22,7 @@ from vhdtool.image.chain.check import check_chain
 from vhdtool.image.check.admission import TOLERATED_BY_READERS
 from vhdtool.image.check.advice import REPAIRABLE_DAMAGE
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.image.disk.open import open_image
+from vhdtool.image.disk.open import open_disk
 from vhdtool.image.journal.transaction import change_journal_path, recover
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.salvage.open import open_salvage
@@ -120,7 +120,7 @@ def snapshot_by_library(image: Path) -> int:
 def served(image: Path) -> int:
     storage = FileStorage(image, writable=True)
     try:
-        disk = open_image(storage, str(image), whole=True)
+        disk = open_disk(storage, str(image), whole=True)
     except BaseException:
         storage.close()
         raise

@@ -1,21 +1,23 @@
 """An open dynamic disk is a bytearray that survives closing, and others read it the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
-from tests.support.vhd_images import Picture
+from tests.support.vhd_images import Picture, tapdisk2_disk
 from vhdtool.errors import CorruptImage, NotAVhd, UncleanImage, UnsupportedImage, VhdtoolError
 from vhdtool.image.disk import block_map as blockmap
+from vhdtool.image.disk.base import Parent
 from vhdtool.image.disk.block_map import BlockMap
 from vhdtool.image.disk.dynamic import DynamicDisk
-from vhdtool.image.disk.tapdisk2 import FaithfulDisk
+from vhdtool.image.disk.tapdisk2 import Tapdisk2
 from vhdtool.image.metadata.read import read_block_tables
+from vhdtool.ranges import DataRange
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.batmap import batmap_checksum
 from vhdtool.vhd.bits import pack_flags, unpack_flags
@@ -31,7 +33,7 @@ def whole(storage: MemoryStorage, **options: Any) -> DynamicDisk:
     return DynamicDisk(storage, whole=True, **options)
 
 
-KINDS: list[Kind] = [DynamicDisk, whole, FaithfulDisk]
+KINDS: list[Kind] = [DynamicDisk, whole, tapdisk2_disk]
 Plan = list[tuple[str, int, int, int]]
 
 places = st.integers(0, SMALL - 1)
@@ -48,11 +50,14 @@ steps = st.lists(
 )
 
 
-class Below:
+class Below(Parent):
     """A parent full of a pattern."""
 
     def read(self, offset: int, length: int) -> bytes:
         return bytes((at // SECTOR) % 251 + 1 for at in range(offset, offset + length))
+
+    def held(self, start: int, end: int) -> Iterator[DataRange]:
+        yield end - start, True
 
 
 def trimmed(
@@ -61,7 +66,7 @@ def trimmed(
     """Whole sectors of the range are zeros now, or show the parent as before; all else is as it
     was."""
     first, end = -(-offset // SECTOR) * SECTOR, (offset + length) // SECTOR * SECTOR
-    if isinstance(disk, FaithfulDisk) or end <= first:
+    if isinstance(disk.policy, Tapdisk2) or end <= first:
         return after == before
     within = range(first, end, SECTOR)
     below = parent.read(0, len(before)) if parent is not None else bytes(len(before))
@@ -113,11 +118,11 @@ def play(
 @settings(max_examples=60, deadline=None)
 def test_a_disk_is_a_bytearray(kind: Kind, plan: Plan, batmap: bool, kept: int) -> None:
     image, model = empty_image(batmap, SMALL), bytearray(SMALL)
-    before, blockmap.KEPT_BITMAPS = blockmap.KEPT_BITMAPS, kept
+    before, blockmap.CACHED_BITMAPS = blockmap.CACHED_BITMAPS, kept
     try:
         play(image, kind, model, plan)
     finally:
-        blockmap.KEPT_BITMAPS = before
+        blockmap.CACHED_BITMAPS = before
     assert plain_bytes(image) == model
     assert verdict(image).findings == []
 
@@ -128,7 +133,7 @@ def test_a_child_shows_its_parent_where_nothing_was_written(plan: Plan) -> None:
     image = Picture(SMALL, BLOCK, disk_type=DIFFERENCING).draw()
     model = bytearray(Below().read(0, SMALL))
     play(image, DynamicDisk, model, plan, Below())
-    assert DynamicDisk(image, parent=cast(Any, Below())).read(0, SMALL) == model
+    assert DynamicDisk(image, parent=Below()).read(0, SMALL) == model
 
 
 @given(st.binary(max_size=40), st.integers(0, 320))
@@ -148,11 +153,11 @@ def test_the_batmap_says_full_only_where_the_bitmap_does() -> None:
     disk.write(5 * BLOCK, bytes([2]) * (BLOCK - SECTOR))
     disk.close()
     again = DynamicDisk(image)
-    assert again._opened.full[0] == 1
-    assert sum(again._opened.full) == 1
+    assert read_block_tables(image).full[0] == 1
+    assert sum(read_block_tables(image).full) == 1
     again.write(6 * BLOCK - SECTOR, bytes([2]) * SECTOR)
     again.close()
-    assert sum(DynamicDisk(image)._opened.full) == 2
+    assert sum(read_block_tables(image).full) == 2
     assert verdict(image).findings == []
 
 
@@ -186,28 +191,28 @@ def test_a_whole_block_is_data_from_its_first_sector_on() -> None:
     disk.write(3 * BLOCK + SECTOR, bytes([1]) * SECTOR)
     assert disk.extents(0, 5 * BLOCK) == [(3 * BLOCK, False), (BLOCK, True), (BLOCK, False)]
     disk.close()
-    assert sum(DynamicDisk(image)._opened.full) == 1
+    assert sum(read_block_tables(image).full) == 1
     assert plain_bytes(image)[3 * BLOCK : 4 * BLOCK].strip(b"\0") == bytes([1]) * SECTOR
 
 
 def test_a_child_is_never_whole() -> None:
     """What nobody wrote there is the parent's, not zeros."""
     image = Picture(SMALL, BLOCK, disk_type=DIFFERENCING).draw()
-    disk = whole(image, parent=cast(Any, Below()))
+    disk = whole(image, parent=Below())
     disk.write(0, bytes([1]) * SECTOR)
     assert disk.read(SECTOR, SECTOR) == Below().read(SECTOR, SECTOR)
     assert not disk.whole
 
 
 def test_memory_keeps_a_bounded_number_of_bitmaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blockmap, "KEPT_BITMAPS", 8)
+    monkeypatch.setattr(blockmap, "CACHED_BITMAPS", 8)
     disk = DynamicDisk(empty_image())
     for block in range(100):
         disk.write(block * BLOCK, bytes([1]) * SECTOR)
-    assert len(disk._map._bitmaps) == 8
+    assert disk._map.cached_bitmaps() == 8
     for block in range(100):
         disk.write(block * BLOCK, bytes([1]) * BLOCK)
-    assert len(disk._map._bitmaps) <= 8
+    assert disk._map.cached_bitmaps() <= 8
 
 
 def test_nothing_is_written_when_nothing_was() -> None:
@@ -231,7 +236,7 @@ def test_who_takes_over_an_unclean_image_leaves_it_closed() -> None:
 
 def test_a_killed_footer_is_unclean() -> None:
     image = empty_image()
-    FaithfulDisk(image, kill_footer=True)
+    tapdisk2_disk(image, kill_footer=True)
     assert image.pread(image.size() - SECTOR, SECTOR) == KILLED
     with pytest.raises(UncleanImage):
         DynamicDisk(image)
@@ -321,10 +326,12 @@ def test_requests_past_the_end_touch_nothing(kind: Kind) -> None:
 
 
 def test_the_file_ends_at_two_tebibytes() -> None:
-    disk = DynamicDisk(empty_image())
-    disk._end = (1 << 32) - 17
+    picture = Picture(SMALL, BLOCK)
+    picture.add(0, (0, 1))
+    picture.blocks[0] = (1 << 32) - 17 - picture.layout.total_sectors
+    disk = DynamicDisk(picture.draw(), unclean=True)
     with pytest.raises(StorageError, match="2 TiB"):
-        disk.write(0, bytes(SECTOR))
+        disk.write(BLOCK, bytes(SECTOR))
 
 
 @given(st.data())
@@ -374,7 +381,7 @@ def test_a_batmap_that_calls_a_block_full_gives_it_no_place() -> None:
     """It would be behind 2 TiB of the file, where closing cuts off what was written."""
     image = empty_image()
     lying_batmap(image, 1)
-    disk = FaithfulDisk(image)
+    disk = tapdisk2_disk(image)
     assert disk.read(BLOCK, SECTOR) == bytes(SECTOR)
     disk.write(BLOCK + SECTOR, b"d" * SECTOR)
     assert disk.finish()
@@ -391,7 +398,7 @@ def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said()
         image.size() - SECTOR,
         replace(read_block_tables(image).footer, disk_type=DIFFERENCING).pack(),
     )
-    disk = FaithfulDisk(image, parent=cast(Any, Below()))
+    disk = tapdisk2_disk(image, parent=Below())
     disk.write(BLOCK + SECTOR, b"d" * SECTOR)
     below = Below().read(BLOCK, 3 * SECTOR)
     shown = below[:SECTOR] + b"d" * SECTOR + below[2 * SECTOR :]
@@ -404,14 +411,14 @@ def test_who_looks_while_a_block_gets_its_place_finds_all_of_it_or_nothing(
     """Readers and writers of other threads take no lock."""
     image = empty_image()
     disk = whole(image)
-    placed = BlockMap.placed
+    set_entry = BlockMap.set_entry
     seen: list[object] = []
 
     def looked(self: BlockMap, block: int, entry: int) -> None:
         seen.append(disk.bat[1])
         seen.append(disk.read(BLOCK, SECTOR))
-        placed(self, block, entry)
+        set_entry(self, block, entry)
 
-    monkeypatch.setattr(BlockMap, "placed", looked)
+    monkeypatch.setattr(BlockMap, "set_entry", looked)
     disk.write(BLOCK, b"d" * SECTOR)
     assert seen == [UNUSED, bytes(SECTOR)]

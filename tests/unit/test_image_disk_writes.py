@@ -7,11 +7,12 @@ import pytest
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.recording_storage import Operation, RecordingStorage
 from tests.support.shims import BLOCK, SIZE, empty_image, plain_bytes, verdict
+from tests.support.vhd_images import tapdisk2_disk
 from vhdtool.errors import LeaseLost, SplitBrain
+from vhdtool.image.disk.base import Hooks
 from vhdtool.image.disk.dynamic import DynamicDisk
-from vhdtool.image.disk.hooks import Hooks
 from vhdtool.image.disk.preallocation import FIRST_AHEAD
-from vhdtool.image.disk.tapdisk2 import FaithfulDisk
+from vhdtool.image.metadata.read import read_block_tables
 from vhdtool.storage import MemoryStorage, StorageError
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.header import Header
@@ -45,7 +46,7 @@ def bat_sector(block: int) -> int:
 
 
 def batmap_writes(disk: DynamicDisk) -> list[Step]:
-    head = disk._opened.batmap
+    head = read_block_tables(disk.storage).batmap
     assert head is not None
     return [
         ("write", head.offset // SECTOR, head.sectors),
@@ -93,8 +94,8 @@ def test_guarded_a_whole_block_needs_no_write_but_its_bat_entry() -> None:
     ]
     disk.write(5 * SECTOR, bytes([2]) * SECTOR)
     assert steps(storage) == [("write", data_of(entry, 5), 1)]
-    disk.make_place(1)
-    disk.make_place(1)
+    disk.allocate(1)
+    disk.allocate(1)
     assert steps(storage) == [("write", bat_sector(1), 1)]
     assert disk.bat[1] == LAYOUT.place(behind)
     assert disk.read(BLOCK, BLOCK) == bytes(BLOCK)
@@ -102,28 +103,29 @@ def test_guarded_a_whole_block_needs_no_write_but_its_bat_entry() -> None:
 
 def whole_disk(storage: RecordingStorage) -> DynamicDisk:
     disk = DynamicDisk(storage, whole=True)
-    disk.make_place(9)  # the first room
+    disk.allocate(9)  # the first room
     steps(storage)
     return disk
 
 
 def test_guarded_blocks_asked_for_in_order_share_a_bat_write() -> None:
     """1, 2, 4, 4, ... at a time; never behind the BAT sector, nor over a block that has a place."""
-    storage = RecordingStorage(empty_image())
+    storage = RecordingStorage(image := empty_image())
+    end = places(image)[0]
     disk = whole_disk(storage)
     for block in range(20, 40):
-        disk.make_place(block)
+        disk.allocate(block)
     writes = [step for step in steps(storage) if step == ("write", bat_sector(0), 1)]
     assert len(writes) == 7  # 20, 21-22, 23-26, 27-30, ...
     assert sum(entry != UNUSED for entry in disk.bat) == 1 + 23
     entries = [disk.bat[block] for block in range(20, 43)]
-    assert entries == [LAYOUT.place(disk._opened.end) + n * LAYOUT.stride for n in range(1, 24)]
+    assert entries == [LAYOUT.place(end) + n * LAYOUT.stride for n in range(1, 24)]
     for block in (123, 124, 126):
-        disk.make_place(block)
+        disk.allocate(block)
     assert [entry == UNUSED for entry in disk.bat[122:130]] == [True, *[False] * 5, True, True]
-    disk.make_place(63)
-    disk.make_place(61)
-    disk.make_place(62)
+    disk.allocate(63)
+    disk.allocate(61)
+    disk.allocate(62)
     assert disk.read(0, SIZE) == bytes(SIZE)
     disk.close()
     assert verdict(storage).findings == []
@@ -134,7 +136,7 @@ def test_guarded_out_of_order_nothing_is_placed_that_was_not_asked_for() -> None
     disk = whole_disk(storage)
     asked = [50, 3, 77, 20, 60]
     for block in asked:
-        disk.make_place(block)
+        disk.allocate(block)
     assert [n for n, entry in enumerate(disk.bat) if entry != UNUSED] == sorted([9, *asked])
 
 
@@ -142,7 +144,7 @@ def test_guarded_the_disks_last_part_of_a_block_is_never_placed_unasked() -> Non
     storage = RecordingStorage(empty_image(size=6 * BLOCK + SECTOR))
     disk = DynamicDisk(storage, whole=True)
     for block in range(6):
-        disk.make_place(block)
+        disk.allocate(block)
     assert disk.bat[6] == UNUSED
 
 
@@ -155,13 +157,13 @@ def test_guarded_a_row_ends_where_there_is_no_room() -> None:
 
     disk = DynamicDisk(FaultyStorage(image, fault), whole=True)
     for block in range(5):
-        disk.make_place(block)
+        disk.allocate(block)
     placed = sum(entry != UNUSED for entry in disk.bat)
     assert 5 <= placed <= 6
 
     def three_more() -> None:
         for block in range(5, 8):
-            disk.make_place(block)
+            disk.allocate(block)
 
     with pytest.raises(StorageError, match="No space left"):
         three_more()
@@ -301,7 +303,7 @@ def test_faithful_a_new_block_on_a_local_file() -> None:
     """Zeroed gap, bitmap and data; BAT and the guest's data at once; the bitmap last. No fsync."""
     storage = RecordingStorage(image := empty_image())
     end, entry, behind = places(image)
-    FaithfulDisk(storage).write(2 * SECTOR, bytes([1]) * SECTOR)
+    tapdisk2_disk(storage).write(2 * SECTOR, bytes([1]) * SECTOR)
     assert steps(storage) == [
         ("zero", end, behind - end),
         ("write", data_of(entry, 2), 1),
@@ -314,8 +316,8 @@ def test_faithful_a_new_block_on_a_local_file() -> None:
 def test_faithful_a_new_block_on_nfs_or_a_device(where: str) -> None:
     """Only gap and bitmap are zeroed: the last block may be physically short."""
     storage = RecordingStorage(empty_image()) if where == "nfs" else on_device(1000)
-    disk = FaithfulDisk(storage, preallocate=where != "nfs")
-    end = disk._end
+    disk = tapdisk2_disk(storage, preallocate=where != "nfs")
+    end = read_block_tables(storage).end
     entry = LAYOUT.place(end)
     disk.write(2 * SECTOR, bytes([1]) * SECTOR)
     assert steps(storage) == [
@@ -334,7 +336,7 @@ def test_faithful_a_new_block_on_nfs_or_a_device(where: str) -> None:
 def test_faithful_close_trusts_its_memory() -> None:
     """Footer at its own idea of the end, truncate, copy, batmap; then one fsync."""
     storage = RecordingStorage(empty_image())
-    disk = FaithfulDisk(storage)
+    disk = tapdisk2_disk(storage)
     disk.write(0, bytes([1]) * BLOCK)
     behind = LAYOUT.end_sector(disk.bat[0])
     storage.pwrite(behind * SECTOR, bytes([9]) * BLOCK)  # another host's new block
@@ -352,7 +354,7 @@ def test_faithful_close_trusts_its_memory() -> None:
 
 def test_faithful_close_writes_nothing_when_nothing_was_written() -> None:
     storage = RecordingStorage(empty_image())
-    disk = FaithfulDisk(storage)
+    disk = tapdisk2_disk(storage)
     disk.read(0, BLOCK)
     assert disk.close() is False
     assert steps(storage) == []
@@ -360,9 +362,9 @@ def test_faithful_close_writes_nothing_when_nothing_was_written() -> None:
 
 def test_faithful_unpause_kills_the_last_sector_whatever_it_is() -> None:
     image = empty_image()
-    FaithfulDisk(image).write(0, bytes([1]) * BLOCK)
+    tapdisk2_disk(image).write(0, bytes([1]) * BLOCK)
     storage = RecordingStorage(image)
-    second = FaithfulDisk(storage, kill_footer=True)
+    second = tapdisk2_disk(storage, kill_footer=True)
     assert steps(storage) == [("write", image.size() // SECTOR - 1, 1)]
     # No footer stood there: it was the guest's.
     assert second.read(BLOCK - SECTOR, SECTOR) == KILLED
@@ -373,7 +375,7 @@ def test_faithful_asks_nobody() -> None:
     def no() -> None:
         raise LeaseLost("asked")
 
-    disk = FaithfulDisk(empty_image(), kill_footer=True, hooks=Hooks(may_write_metadata=no))
+    disk = tapdisk2_disk(empty_image(), kill_footer=True, hooks=Hooks(may_write_metadata=no))
     disk.write(0, bytes([1]) * BLOCK)
     disk.write(BLOCK, bytes([1]) * SECTOR)
     assert disk.close() is True

@@ -10,9 +10,10 @@ from vhdtool.cli.qemu_img import ChainExport
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.base import OpenDisk
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.flat import FlatDisk
-from vhdtool.image.disk.open import OpenImage, open_image
+from vhdtool.image.disk.open import open_disk
 from vhdtool.ranges import merge_data
 from vhdtool.storage import FileStorage
 from vhdtool.storage.sparse import Contents
@@ -33,8 +34,8 @@ def flat(path: Path, kind: str) -> FlatDisk:
     return FlatDisk(FileStorage(path, writable=True), raw=kind == "raw")
 
 
-def opened(path: Path) -> OpenImage:
-    return open_image(FileStorage(path, writable=True), str(path))
+def opened(path: Path) -> OpenDisk:
+    return open_disk(FileStorage(path, writable=True), str(path))
 
 
 @pytest.mark.parametrize("kind", ["raw", "fixed"])

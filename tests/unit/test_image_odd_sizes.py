@@ -9,7 +9,7 @@ from tests.support.image_tools import content
 from vhdtool.cli.main import run
 from vhdtool.image.chain.open import open_chain
 from vhdtool.image.disk.flat import FlatDisk
-from vhdtool.image.disk.open import disk_size, open_image
+from vhdtool.image.disk.open import disk_size, open_disk
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.units import SECTOR, pad
 
@@ -33,7 +33,7 @@ def test_what_is_served_has_the_tail(raw: Path) -> None:
     expected = shown(raw)
     assert disk_size(raw, "raw") == len(expected)
     for direct in (False, True):
-        disk = open_image(FileStorage(raw, direct=direct), str(raw), kind="raw")
+        disk = open_disk(FileStorage(raw, direct=direct), str(raw), kind="raw")
         assert disk.size == len(expected)
         assert disk.read(0, disk.size) == expected
         assert disk.read(disk.size - SECTOR, SECTOR) == expected[-SECTOR:]
@@ -75,7 +75,7 @@ def test_a_child_has_the_tail_and_gives_it_back(raw: Path, monkeypatch: pytest.M
             (len(expected), True),
             (SECTOR, False),
         ]
-    disk = open_image(FileStorage("c.vhd", writable=True), "c.vhd")
+    disk = open_disk(FileStorage("c.vhd", writable=True), "c.vhd")
     disk.write(disk.size - SECTOR, b"y" * SECTOR)
     disk.finish()
     disk.abandon()
@@ -87,7 +87,7 @@ def test_a_tail_that_is_a_hole_reads_as_zeros(tmp_path: Path) -> None:
     path = tmp_path / "hole.raw"
     with path.open("wb") as file:
         file.truncate(1_000_001)
-    disk = open_image(FileStorage(path), str(path), kind="raw")
+    disk = open_disk(FileStorage(path), str(path), kind="raw")
     assert disk.read(disk.size - SECTOR, SECTOR) == bytes(SECTOR)
     sizes = [size for size, _ in disk.extents(0, disk.size, 100)]
     assert sum(sizes) == disk.size

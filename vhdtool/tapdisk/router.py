@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from vhdtool.errors import LeaseLost, SplitBrain
-from vhdtool.image.disk.open import OpenImage
-from vhdtool.nbd.backend import FastPathGate, FastPathLayout, Grant
+from vhdtool.image.disk.base import OpenDisk
+from vhdtool.nbd.backend import FastPathGate, Grant
 from vhdtool.nbd.metrics import Latency, Tally, new_tally
 from vhdtool.storage import StorageError
 from vhdtool.tapdisk.access import Settings
@@ -49,7 +49,8 @@ class RequestRouter:
     @property
     def fast_zero(self) -> bool:
         """Whether zeroing costs less than writing: not where a parent shows through holes."""
-        return getattr(self._session.image, "parent", None) is None
+        image = self._session.image
+        return image is None or image.parent is None
 
     def waits(self) -> bool:
         """Returns whether a request would wait now."""
@@ -116,7 +117,7 @@ class RequestRouter:
     def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]:
         return self._request("read", lambda image: image.extents(offset, length, most))
 
-    def _request(self, kind: str, serve: Callable[[OpenImage], T]) -> T:
+    def _request(self, kind: str, serve: Callable[[OpenDisk], T]) -> T:
         self._gate.enter()
         try:
             if self.reopen_mode is ReopenMode.PLAIN:
@@ -159,8 +160,7 @@ class RequestRouter:
         if image is None or not reported & {"read", "write"}:
             return None
         writable = "write" in reported and not self.read_only
-        export = getattr(image, "fast_path_layout", lambda _: None)
-        layout: FastPathLayout | None = export(writable)
+        layout = image.fast_path_layout(writable)
         return None if layout is None else Grant(layout, generation, writable)
 
     def allocate(self, block: int, generation: int, inside: bool) -> None:
@@ -179,7 +179,7 @@ class RequestRouter:
             self._session.fence(error)
             raise OSError(errno.EIO, str(error)) from error
 
-    def _allocate(self, image: OpenImage, block: int, generation: int) -> None:
+    def _allocate(self, image: OpenDisk, block: int, generation: int) -> None:
         # The request may have waited at the gate while the disk changed to another image.
         if self._gate.fast_path.generation == generation:
-            image.make_place(block)  # type: ignore[attr-defined]
+            image.allocate(block)

@@ -17,8 +17,9 @@ from vhdtool.errors import (
     UncleanImage,
     VhdtoolError,
 )
-from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.disk.open import OpenImage, open_image
+from vhdtool.image.disk.base import Hooks, OpenDisk
+from vhdtool.image.disk.open import open_disk
+from vhdtool.image.disk.tapdisk2 import Tapdisk2
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record
@@ -58,9 +59,9 @@ class ImageSession:
         self.attachment: Attachment | None = None
         self.size = 0
         """Of the disk, in bytes; 0 while it is unknown."""
-        self.image_filter: Callable[[OpenImage], OpenImage] | None = None
+        self.image_filter: Callable[[OpenDisk], OpenDisk] | None = None
         """Wraps each image that is opened from now on."""
-        self.image: OpenImage | None = None
+        self.image: OpenDisk | None = None
         self.epoch: int | None = None
         self.holds_lease = False
         self.reported: frozenset[str] = frozenset()
@@ -168,15 +169,13 @@ class ImageSession:
         self._times = {"read_mono": monotonic()}
         at, guard = self._attached, self._settings.guard
         try:
-            image = open_image(
+            image = open_disk(
                 storage,
                 str(at.path),
                 kind=at.kind,
                 exclusive=exclusive,
-                faithful=not guard,
                 unclean=unclean,
-                kill_footer=kill_footer,
-                preallocate=guard or not on_nfs(at.path),
+                policy=None if guard else Tapdisk2(kill_footer, not on_nfs(at.path)),
                 whole=True,
                 hooks=Hooks(self.check_lease, self._allocated, reached),
             )
@@ -250,12 +249,13 @@ class ImageSession:
 
     def parents(self) -> list[tuple[str, bool]]:
         """Returns (path, whether it is raw) of each parent of the open image, nearest first."""
-        layers = getattr(getattr(self.image, "parent", None), "layers", [])
+        parent = None if self.image is None else self.image.parent
+        layers = () if parent is None else parent.layers
         return [(layer.storage.name, layer.metadata is None) for layer in layers]
 
     # what a request needs
 
-    def ready(self, kind: str) -> OpenImage:
+    def ready(self, kind: str) -> OpenDisk:
         """Returns the image that serves a request now. Raises LeaseLost, or OSError for none."""
         image = self.image
         if image is None or self._states.current is State.FENCED:

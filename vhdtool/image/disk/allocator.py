@@ -1,195 +1,184 @@
-"""New blocks of an open image: durable room with its bitmap, and then the table entry.
+"""Allocates blocks of an open image: a durable bitmap first, the BAT entry after it.
 
-The data comes last. Until it does the block reads as it did without a place: zeros, or the parent.
+The data comes last. Until then the block reads as it did before: as zeros, or as the parent.
 """
 
 import contextlib
 import errno
 
 from vhdtool.errors import SplitBrain
-from vhdtool.image.check.regions import first_free_sector
-from vhdtool.image.disk.block_reader import BlockReader, FindParent, Parent
-from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.disk.preallocation import Room
-from vhdtool.storage import Storage, StorageError
+from vhdtool.image.disk.block_map import BlockMap
+from vhdtool.image.disk.metadata_writer import MetadataWriter
+from vhdtool.image.disk.preallocation import Preallocation
+from vhdtool.image.metadata.read import BlockTables
+from vhdtool.storage import StorageError
 from vhdtool.vhd import bits
+from vhdtool.vhd.bat import ENTRIES_PER_SECTOR
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 MOST_IN_A_ROW = 4
-"""Blocks that one BAT write places while a disk is filled in order."""
-Places = dict[int, int]
+"""Blocks that one BAT write allocates while a disk is filled in order."""
+Entries = dict[int, int]
 """Block -> BAT entry."""
 
 
-class Allocator(BlockReader):
-    """Allocates, and keeps track of where the file ends. Call with the disk's lock held."""
+class Allocator:
+    """Knows where the data ends, and allocates behind it. Call it with the map's lock held.
 
-    faithful = False
+    `full`: a new block counts as full at once, as its absent sectors are zeros in the file too.
+    """
 
     def __init__(
-        self,
-        storage: Storage,
-        hooks: Hooks | None,
-        parent: Parent | FindParent | None,
-        whole: bool = False,
+        self, writer: MetadataWriter, blocks: BlockMap, tables: BlockTables, end: int, full: bool
     ) -> None:
-        super().__init__(storage, parent)
-        self.hooks = hooks or Hooks()
-        self.last_metadata: float | None = None
-        """When this open last wrote BAT, bitmap, batmap or footer, or truncated."""
-        self.truncated_to: int | None = None
-        self._dirty = False
-        self._end = self._opened.end
-        if not self.faithful:
-            ends, bat = self._opened.ends, self._opened.bat
-            self._end = first_free_sector(storage, ends, self.layout, bat, self._end)
-        self._unused = len(self.bat) - len(self._opened.used)
-        self._block_device = storage.is_block_device
-        self.whole = whole and not self._block_device and self.parent is None
-        """A new block is full from the start. A device does not clear its data before."""
+        self.storage = writer.storage
+        self.writer = writer
+        self.blocks = blocks
+        self.layout = blocks.layout
+        self.end = end
+        """The sector behind the last block."""
+        self.full = full
+        self._opened_size = tables.file_size
+        self._unused = len(tables.bat) - len(tables.used)
         self._new_bitmap = self._bitmap_of_new()
-        self._room = Room(storage, self.layout, self._block_device, self._new_bitmap, self.hooks)
-        self._file_size: int | None = self._opened.file_size
-        """As we left it; None when it cannot be known."""
-        self._unsettled: Places = {}
-        """Of a BAT write that has not succeeded: it may be on the disk."""
+        self._preallocation = Preallocation(writer, self.layout, self._new_bitmap)
+        self._file_size: int | None = tables.file_size
+        """As this process left it; None when it cannot be known."""
+        self._unsettled: Entries = {}
+        """Entries of a BAT write that failed, and may have reached the disk."""
         self._row = 1
         self._next_in_row = -1
 
-    def _place(self, behind: int) -> int:
-        """The BAT entry of a block behind a sector. Raises StorageError where it has no room."""
-        entry = self.layout.place(behind)
-        end = self.layout.end_sector(entry)
-        if not self.layout.fits(end):
-            raise StorageError(self.storage.name, "place a block behind 2 TiB", errno.EFBIG)
-        if self._block_device and (end + 1) * SECTOR > self._opened.file_size:
-            raise StorageError(self.storage.name, "place another block", errno.ENOSPC)
-        return entry
-
     def _bitmap_of_new(self) -> bytes:
-        length = self.layout.bitmap_sectors * SECTOR
-        bitmap = bytearray(length)
-        if self.whole:
+        bitmap = bytearray(self.blocks.bitmap_bytes)
+        if self.full:
             bits.set_bits(bitmap, 0, self.layout.sectors)
         return bytes(bitmap)
 
-    def _allocate(self, block: int, first: int, data: memoryview) -> bool:
-        """Gives a block its place; True when it has written the data too. Memory last of all.
+    def next_entry(self, end: int) -> int:
+        """The BAT entry of a block behind sector `end`. Raises StorageError without space."""
+        entry = self.layout.place(end)
+        stop = self.layout.end_sector(entry)
+        if not self.layout.fits(stop):
+            raise StorageError(self.storage.name, "place a block behind 2 TiB", errno.EFBIG)
+        if self.storage.is_block_device and (stop + 1) * SECTOR > self._opened_size:
+            raise StorageError(self.storage.name, "place another block", errno.ENOSPC)
+        return entry
 
-        Where blocks are asked for in their order, so get some behind it: one write places them.
+    def footer_offset(self) -> int:
+        """Byte offset of the footer: at the end of a device, or behind the data of a file."""
+        if self.storage.is_block_device:
+            return self._opened_size - SECTOR
+        return self.end * SECTOR
+
+    def allocate(self, block: int) -> None:
+        """Allocates a block; some that follow it too, while blocks are asked for in order.
+
+        Raises SplitBrain, LeaseLost, StorageError.
         """
-        del first, data
-        self._allocate_all(self._in_a_row(block) if self.whole else [block])
-        return False
-
-    def make_place(self, block: int) -> None:
-        """The block has its place when it returns. Raises StorageError, SplitBrain, LeaseLost."""
-        with self._lock:
-            self._dirty = True
-            self._settle()
-            if self.bat[block] == UNUSED:
-                self._allocate(block, 0, memoryview(b""))
+        hooks = self.writer.hooks
+        wanted = self._in_a_row(block) if self.full else [block]
+        first = self.next_entry(self.end)
+        self._require_sole_writer(block)
+        try:
+            entries = self._preallocate(wanted, first)
+            hooks.reached("allocate-room")
+            self._unsettled = entries
+            self.write_entries(entries)
+            hooks.reached("allocate-bat")
+        except BaseException:
+            # The next allocation must clear again what this one may have written.
+            self.forget()
+            raise
+        self.allocated(entries, self._new_bitmap)
 
     def _in_a_row(self, block: int) -> list[int]:
-        """The block, and those behind it that are worth placing with the same write."""
+        """The block, and those behind it that the same BAT write should allocate."""
         self._row = min(2 * self._row, MOST_IN_A_ROW) if block == self._next_in_row else 1
-        a_sector = SECTOR // 4
-        stop = min(block + self._row, self._whole_blocks, (block // a_sector + 1) * a_sector)
-        blocks = [block]
-        while blocks[-1] + 1 < stop and self.bat[blocks[-1] + 1] == UNUSED:
-            blocks.append(blocks[-1] + 1)
-        self._next_in_row = blocks[-1] + 1
-        return blocks
+        sector_end = (block // ENTRIES_PER_SECTOR + 1) * ENTRIES_PER_SECTOR
+        stop = min(block + self._row, self.blocks.whole_blocks, sector_end)
+        wanted = [block]
+        while wanted[-1] + 1 < stop and self.blocks.bat[wanted[-1] + 1] == UNUSED:
+            wanted.append(wanted[-1] + 1)
+        self._next_in_row = wanted[-1] + 1
+        return wanted
 
-    def _allocate_all(self, blocks: list[int]) -> None:
-        """Places blocks that share a BAT sector; all but the first only where that is easy."""
-        reached = self.hooks.reached
-        first = self._place(self._end)
-        self._compare(blocks[0])
-        try:
-            places = self._make_room(blocks, first)
-            reached("allocate-room")
-            self._unsettled = places
-            self._write_bat_entries(places)
-            reached("allocate-bat")
-        except BaseException:
-            # What half an allocation wrote has to go before its place is used, whoever gets it.
-            self._lost_track()
-            raise
-        self._allocated(places)
-
-    def _make_room(self, blocks: list[int], entry: int) -> Places:
-        places: Places = {}
-        end = self._end
-        for block in blocks:
+    def _preallocate(self, wanted: list[int], entry: int) -> Entries:
+        """Entries of the blocks that could be preallocated. Raises where the first could not."""
+        entries: Entries = {}
+        end = self.end
+        for block in wanted:
             try:
-                entry = self._place(end) if places else entry
-                if self._room.make(end, entry, self._unused):
+                entry = self.next_entry(end) if entries else entry
+                if self._preallocation.extend(end, entry, self._unused):
                     self._file_size = self.storage.size()
-                    self.wrote_metadata()
+                    self.writer.wrote()
             except StorageError:
-                if not places:
+                if not entries:
                     raise
-                # Those that have room are durable already.
-                self._lost_track()
+                # The earlier ones are durable already.
+                self.forget()
                 break
-            places[block] = entry
+            entries[block] = entry
             end = self.layout.end_sector(entry)
-        return places
+        return entries
 
-    def _settle(self) -> None:
-        """A failed write of a BAT sector may have reached the disk: then the blocks are there."""
+    def write_entries(self, entries: Entries) -> None:
+        """Writes entries of one BAT sector, with one write."""
+        offset, _ = self.blocks.bat_sector(min(entries))
+        self.writer.write(offset, self.blocks.bat_sector_with(entries))
+
+    def allocated(self, entries: Entries, bitmap: bytes) -> None:
+        """Notes that blocks are allocated, each with this bitmap. Memory changes last."""
+        for block, entry in entries.items():
+            # The bitmap first: a reader that finds the entry must find the bitmap as well.
+            self.blocks.set_bitmap(block, bitmap)
+            self.blocks.set_entry(block, entry)
+            self.end = self.layout.end_sector(entry)
+            self._unused -= 1
+        self._unsettled = {}
+        for block, entry in entries.items():
+            self.writer.hooks.allocated(block, entry)
+
+    def settle(self) -> None:
+        """Finds out whether a failed BAT write reached the disk: then its blocks are allocated.
+
+        Raises SplitBrain.
+        """
         if not self._unsettled:
             return
-        places = self._unsettled
-        offset, known = self._map.bat_sector(min(places))
+        entries = self._unsettled
+        offset, known = self.blocks.bat_sector(min(entries))
         found = self.storage.pread(offset, SECTOR)
-        if found == self._map.bat_sector_with(places):
-            self._allocated(places)
+        if found == self.blocks.bat_sector_with(entries):
+            self.allocated(entries, self._new_bitmap)
         elif found != known:
-            raise self._split_brain(offset)
+            raise self._bat_changed(offset)
         self._unsettled = {}
 
-    def _split_brain(self, offset: int) -> SplitBrain:
-        return SplitBrain(
-            f"{self.storage.name}: the BAT sector at byte {offset} changed under us: another "
-            "host writes this image; nothing more is written here"
-        )
-
-    def _lost_track(self) -> None:
-        self._room.forget()
+    def forget(self) -> None:
+        """Forgets the preallocation, and reads the file's size again."""
+        self._preallocation.forget()
         self._file_size = None
         with contextlib.suppress(StorageError):
             self._file_size = self.storage.size()
 
-    def _allocated(self, places: Places, bitmap: bytes | None = None) -> None:
-        for block, entry in places.items():
-            # The bitmap first: who finds the place must find the bitmap of that place.
-            self._map.keep(block, self._new_bitmap if bitmap is None else bitmap)
-            self._map.placed(block, entry)
-            self._end = self.layout.end_sector(entry)
-            self._unused -= 1
-        self._unsettled = {}
-        for block, entry in places.items():
-            self.hooks.allocated(block, entry)
+    # another writer
 
-    def _compare(self, block: int) -> None:
+    def _require_sole_writer(self, block: int) -> None:
+        """Raises SplitBrain where BAT sector or file size differ from memory (rule 4)."""
         try:
-            self._compare_bat_sector(block)
-            self._compare_size()
+            offset, known = self.blocks.bat_sector(block)
+            if self.storage.pread(offset, SECTOR) != known:
+                raise self._bat_changed(offset)
+            self.require_same_size()
         except SplitBrain:
-            # Where a lost lease is the cause it says more: who has it now.
-            self.hooks.may_write_metadata()
+            # Where a lost lease is the cause, LeaseLost names the new owner.
+            self.writer.hooks.may_write_metadata()
             raise
 
-    def _compare_bat_sector(self, block: int) -> None:
-        """Rule 4: a BAT sector that differs from memory means another writer."""
-        offset, known = self._map.bat_sector(block)
-        if self.storage.pread(offset, SECTOR) != known:
-            raise self._split_brain(offset)
-
-    def _compare_size(self) -> None:
-        """Another writer's block may be in a BAT sector that we do not look at; the end tells."""
+    def require_same_size(self) -> None:
+        """Raises SplitBrain unless the file has its size: another BAT sector may have changed."""
         size = self.storage.size()
         if self._file_size is None:
             self._file_size = size
@@ -199,20 +188,8 @@ class Allocator(BlockReader):
                 "another host writes this image; nothing more is written here"
             )
 
-    def _write_bat_entries(self, places: Places) -> None:
-        """Entries of one BAT sector, with one write."""
-        offset, _ = self._map.bat_sector(min(places))
-        raw = self._map.bat_sector_with(places)
-        self.hooks.may_write_metadata()
-        self.storage.pwrite(offset, raw)
-        self.wrote_metadata()
-
-    def _write_bitmap(self, entry: int, bitmap: bytes, begin: int, end: int) -> None:
-        """Sectors [begin, end) of a bitmap."""
-        self.hooks.may_write_metadata()
-        self.storage.pwrite((entry + begin) * SECTOR, bitmap[begin * SECTOR : end * SECTOR])
-        self.wrote_metadata()
-
-    def wrote_metadata(self) -> None:
-        """Notes the time: the last metadata write says how near a hand-over was to trouble."""
-        self.last_metadata = self.hooks.clock()
+    def _bat_changed(self, offset: int) -> SplitBrain:
+        return SplitBrain(
+            f"{self.storage.name}: the BAT sector at byte {offset} changed under us: another "
+            "host writes this image; nothing more is written here"
+        )

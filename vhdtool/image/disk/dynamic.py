@@ -1,35 +1,38 @@
-"""An open dynamic VHD: reads, writes, allocates, closes. What the shim serves.
+"""An open dynamic VHD: reads, writes, allocates, closes. It is what the shim serves."""
 
-`DynamicDisk` keeps the rules (docs/strategies.md): before every metadata write it asks whether it
-may, and compares what is on the disk with memory. image/disk/tapdisk2.py does to the disk what
-tapdisk2 does instead, so that the bug can be reproduced.
-"""
+from collections.abc import Callable
 
-from vhdtool.errors import SplitBrain, UncleanImage
-from vhdtool.image.check.admission import require_servable
-from vhdtool.image.disk.block_map import all_present
-from vhdtool.image.disk.block_reader import FindParent, Parent
-from vhdtool.image.disk.closing import write_batmap, write_footer
-from vhdtool.image.disk.freeing import Freeing
-from vhdtool.image.disk.hooks import Hooks
-from vhdtool.image.metadata.read import BlockTables
+from vhdtool.errors import UnsupportedImage
+from vhdtool.image.disk.allocator import Allocator
+from vhdtool.image.disk.base import Hooks, OpenDisk, Parent
+from vhdtool.image.disk.block_map import BlockMap, all_present
+from vhdtool.image.disk.block_reader import BlockReader
+from vhdtool.image.disk.metadata_writer import MetadataWriter
+from vhdtool.image.disk.policy import Guarded, WritePolicy
+from vhdtool.image.metadata.read import read_block_tables
 from vhdtool.nbd.backend import FastPathLayout
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.ranges import DataRange, merge_data
+from vhdtool.storage import Storage
 from vhdtool.vhd import bits
+from vhdtool.vhd.footer import DIFFERENCING
+from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
-__all__ = ["DynamicDisk", "Parent"]
+FindParent = Callable[[Header], Parent]
+"""Opens the parent that a differencing disk's header names."""
+_NO_DATA = memoryview(b"")
 
 
-class DynamicDisk(Freeing):
+class DynamicDisk(OpenDisk):
     """A dynamic (or differencing) image, open for reading and writing.
 
-    Offsets and lengths are bytes; requests may be unaligned (two unaligned ones in one sector
+    It has a block map, a reader, an allocator and a writer of metadata; the policy decides in
+    which order the last two write. Requests may be unaligned (two unaligned ones in one sector
     must not run at the same time). Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage
     (no footer ends the file and `unclean` is false) on opening.
 
-    `whole`: every sector of a new block counts as present, for what was not written is zero there
-    as well. The bitmaps then say less, and writing costs less. Ignored where it cannot hold.
+    `whole`: a new block counts as full at once, since its absent sectors are zeros in the file
+    too. Then a write changes no bitmap. Ignored for a child and on a device, which is not zeroed.
     """
 
     def __init__(
@@ -40,41 +43,70 @@ class DynamicDisk(Freeing):
         hooks: Hooks | None = None,
         parent: Parent | FindParent | None = None,
         whole: bool = False,
+        policy: WritePolicy | None = None,
     ) -> None:
-        super().__init__(storage, hooks, parent, whole)
-        self._accept(self._opened, unclean)
+        self.storage = storage
+        self.policy = policy = policy or Guarded()
+        tables = read_block_tables(storage)
+        self.header = tables.header
+        self.size = tables.footer.current_size
+        if tables.footer.disk_type == DIFFERENCING:
+            self.parent = _opened(parent, storage.name, tables.header)
+        self.whole = whole and not storage.is_block_device and self.parent is None
+        self._map = BlockMap(tables, storage)
+        self.bat = self._map.bat
+        self._reader = BlockReader(storage, self._map, self.parent, self.size, policy.pads_short)
+        self._writer = MetadataWriter(storage, tables, policy.hooks(hooks or Hooks()))
+        end = policy.data_end(storage, tables)
+        self._allocator = Allocator(self._writer, self._map, tables, end, self.whole)
+        self._dirty = policy.begin(self._allocator, tables, unclean)
+        """Whether `finish` has to write."""
 
-    def _accept(self, opened: BlockTables, unclean: bool) -> None:
-        """Refuses an image that another writer may have, or that writing would ruin."""
-        require_servable(self.storage, opened)
-        if opened.closed(self._end):
-            # A kill between the batmap and its checksum leaves the footer of the close before.
-            self._dirty = not opened.batmap_believed and self.storage.writable
-            return
-        if not unclean:
-            raise UncleanImage(
-                f"{self.storage.name}: no footer at the end: a writer is still here or crashed; "
-                "`vhdtool check --unclean` tells, `vhdtool repair` mends"
-            )
-        # Who takes over a crashed image leaves it closed, or the next one could not open it.
-        self._dirty = True
+    @property
+    def last_metadata(self) -> float | None:
+        return self._writer.last_time
+
+    @property
+    def truncated_to(self) -> int | None:
+        return self._writer.truncated_to
+
+    # reading
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Returns `length` bytes: an absent sector comes from the parent, or is zeros.
+
+        Raises CorruptImage where the file has lost data that the metadata calls present.
+        """
+        file_offset = self._map.file_offset(offset, length)
+        if file_offset is not None:
+            return self._reader.present(file_offset, length)
+        return self._reader.read(offset, length)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Announces that a range will be read. Nothing is fetched from a parent."""
+        for block, within, count in self._reader.split(offset, length):
+            if (entry := self.bat[block]) != UNUSED:
+                self.storage.will_need(self._map.layout.data_offset(entry) + within, count)
+
+    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[DataRange]:
+        return merge_data(self._reader.extents(offset, length), most)
 
     # writing
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes at an offset; what it needs of metadata is on the disk when it returns.
+        """Writes bytes at an offset; the metadata that they need is on the disk on return.
 
         Raises SplitBrain or LeaseLost when another writer has been here.
         """
         length = len(data)
-        at = self._straight(offset, length)
-        if at is not None and not (offset | length) & (SECTOR - 1):
+        file_offset = self._map.file_offset(offset, length)
+        if file_offset is not None and not (offset | length) & (SECTOR - 1):
             self._dirty = True
-            self.storage.pwrite(at, data)
+            self.storage.pwrite(file_offset, data)
             return
         view = memoryview(data)
         done = 0
-        for block, within, count in self._split(offset, len(view)):
+        for block, within, count in self._reader.split(offset, length):
             self._write_block(block, within, view[done : done + count])
             done += count
 
@@ -83,123 +115,119 @@ class DynamicDisk(Freeing):
             within, data = self._whole_sectors(block, within, data)
         first, sectors = within // SECTOR, len(data) // SECTOR
         self._dirty = True
-        if self.bat[block] == UNUSED:
-            with self._lock:
-                self._settle()
-                if self.bat[block] == UNUSED and self._allocate(block, first, data):
-                    return
+        if self.bat[block] == UNUSED and self._allocate(block, first, data):
+            return
         entry = self.bat[block]
-        self.storage.pwrite(self.layout.data_offset(entry) + within, data)
-        bitmap = self._bitmap(block, entry)
+        self.storage.pwrite(self._map.layout.data_offset(entry) + within, data)
+        bitmap = self._map.bitmap(block, entry)
         if bitmap is not None and not all_present(bitmap, first, sectors):
-            self.hooks.reached("bitmap-data")
+            self._writer.hooks.reached("bitmap-data")
             self._set_bits(block, entry, first, sectors)
 
-    def fast_path_layout(self, writing: bool) -> FastPathLayout | None:
-        """Layout for the fast path, which will only read unless `writing`; None off a file."""
-        storage = self.storage
-        if not isinstance(storage, FileStorage):
-            return None
-        self._dirty = self._dirty or writing
-        return FastPathLayout(
-            storage.fileno(),
-            storage.direct,
-            self.size,
-            self._block_bytes,
-            self._bitmap_bytes,
-            self.bat,
-            self._full,
-            zeros=self.parent is None,
-            whole=self.whole,
-        )
-
     def _whole_sectors(self, block: int, within: int, data: memoryview) -> tuple[int, memoryview]:
-        """The request widened to sectors, with what the disk holds around it."""
+        """The request widened to whole sectors, with what the disk holds around it."""
         start = within // SECTOR * SECTOR
         end = pad(within + len(data))
-        whole = bytearray(self._read_block(block, start, end - start))
+        whole = bytearray(self._reader.read_block(block, start, end - start))
         whole[within - start : within - start + len(data)] = data
         return start, memoryview(whole)
 
     def _set_bits(self, block: int, entry: int, first: int, sectors: int) -> None:
-        with self._lock:
-            bitmap = bytearray(self._map.load(block, entry))
+        with self._map.lock:
+            bitmap = bytearray(self._map.load_bitmap(block, entry))
             bits.set_bits(bitmap, first, sectors)
             begin = first // 8 // SECTOR
             end = (first + sectors - 1) // 8 // SECTOR + 1
-            self._write_bitmap(entry, bytes(bitmap), begin, end)
-            self.hooks.reached("bitmap-written")
-            self._map.keep(block, bytes(bitmap))
+            self._writer.write_bitmap(entry, bytes(bitmap), begin, end)
+            self._writer.hooks.reached("bitmap-written")
+            self._map.set_bitmap(block, bytes(bitmap))
+
+    def allocate(self, block: int) -> None:
+        """Allocates a block, unless it is allocated. Raises StorageError, SplitBrain, LeaseLost."""
+        self._allocate(block, 0, _NO_DATA)
+
+    def _allocate(self, block: int, first: int, data: memoryview) -> bool:
+        """Allocates a block for `data`, unless it is allocated; True: has written the data too."""
+        with self._map.lock:
+            self._dirty = True
+            self._allocator.settle()
+            if self.bat[block] != UNUSED:
+                return False
+            return self.policy.allocate(self._allocator, block, first, data)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """Makes a range read as zeros; without a parent it allocates nothing."""
-        for block, within, count in self._split(offset, length):
+        for block, within, count in self._reader.split(offset, length):
             if self.parent is not None or within % SECTOR or count % SECTOR:
                 self._write_block(block, within, memoryview(bytes(count)))
                 continue
-            for at, size in self._own(block, within, count):
+            for at, size in self._reader.present_ranges(block, within, count):
                 self._dirty = True
                 self.storage.zero(at, size)
 
+    def trim(self, offset: int, length: int) -> None:
+        """Frees the whole sectors of a range in this file, where that is cheap.
+
+        Freed sectors read as zeros. They stay allocated, so a parent does not show through.
+        """
+        first, end = pad(offset), (offset + length) // SECTOR * SECTOR
+        if not self.policy.trims or end <= first:
+            return
+        for block, within, count in self._reader.split(first, end - first):
+            for at, size in self._reader.present_ranges(block, within, count):
+                self._dirty = True
+                self.storage.discard(at, size)
+
     def flush(self) -> None:
-        """All that was written is durable when it returns."""
         self.storage.flush()
+
+    def fast_path_layout(self, writing: bool) -> FastPathLayout | None:
+        fd = self.storage.fileno()
+        if fd is None:
+            return None
+        self._dirty = self._dirty or writing
+        return FastPathLayout(
+            fd,
+            self.storage.direct,
+            self.size,
+            self._map.block_bytes,
+            self._map.bitmap_bytes,
+            self.bat,
+            self._map.full,
+            zeros=self.parent is None,
+            whole=self.whole,
+        )
 
     # closing
 
     def finish(self) -> bool:
         """Ends the file with its footer and leaves it open; True when it wrote one.
 
-        Nothing is written when nothing was since opening, as tapdisk has it. Raises SplitBrain or
-        LeaseLost instead of writing over what another host wrote. After a StorageError it may be
-        tried again, and the disk is as usable as before.
+        Writes nothing when nothing was written since opening, as tapdisk2 does. Raises SplitBrain
+        or LeaseLost instead of overwriting what another host wrote. After a StorageError it may be
+        tried again, and the disk can still be used.
         """
-        with self._lock:
+        with self._map.lock:
             if not self._dirty:
                 return False
-            self._end_file()
+            self.policy.finish(self._allocator)
             self._dirty = False
             return True
 
     def close(self) -> bool:
-        """`finish`, and the storage is closed in any case."""
+        """`finish`, and closes the storage in any case."""
         try:
             return self.finish()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Closes the storage without writing anything: fenced."""
         self.storage.close()
-        close_parent = getattr(self.parent, "close", None)
-        if close_parent is not None:
-            close_parent()
+        if self.parent is not None:
+            self.parent.close()
 
-    def _end_file(self) -> None:
-        """Rule 3: the end of the file is only cut after the BAT on disk was read again."""
-        self._settle()
-        self.hooks.may_write_metadata()
-        self.storage.flush()
-        raw = self.storage.pread(self.header.bat_offset, self.header.bat_bytes)
-        if not self._map.same_bat(raw):
-            raise SplitBrain(
-                f"{self.storage.name}: at close the BAT on disk differs from memory: another host "
-                "wrote this image; it stays as it is"
-            )
-        self._compare_size()
-        self.hooks.reached("close-begun")
-        try:
-            write_batmap(self, self._opened.batmap, ask=self.hooks.may_write_metadata)
-            self.hooks.reached("close-batmap")
-            self.storage.flush()
-            write_footer(self, self._footer_place(), ask=self.hooks.may_write_metadata)
-        finally:
-            self._lost_track()
 
-    def _footer_place(self) -> int:
-        """Byte offset of the footer: a device keeps its length, a file ends behind its data."""
-        return (self._opened.file_size - SECTOR) if self._block_device else self._end * SECTOR
-
-    def batmap(self, length: int) -> bytes:
-        """The batmap in `length` bytes: the blocks of which every sector is on the disk."""
-        return self._map.batmap(length)
+def _opened(parent: Parent | FindParent | None, name: str, header: Header) -> Parent:
+    if parent is None:
+        raise UnsupportedImage(f"{name}: a differencing disk needs its parent opened first")
+    return parent(header) if callable(parent) else parent

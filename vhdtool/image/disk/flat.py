@@ -1,22 +1,19 @@
-"""Disks that are their file from the first byte on: fixed VHDs and raw images."""
+"""Disks whose guest bytes are file bytes: fixed VHDs and raw images."""
 
 from vhdtool.image.check.admission import require_closed_fixed
+from vhdtool.image.disk.base import OpenDisk, require_inside
 from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.ranges import merge_data
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import Storage
 from vhdtool.storage.sparse import Contents
 from vhdtool.vhd.units import raw_disk_size
 
 
-class FlatDisk:
-    """A disk without a table: nothing to allocate, nothing to write at its end.
+class FlatDisk(OpenDisk):
+    """A disk without a BAT: it allocates no block, and writes no footer at its end.
 
-    Offsets and lengths are bytes. `raw`: the file is no VHD.
-    Raises NotAVhd, CorruptImage, UncleanImage on opening.
+    `raw`: the file is not a VHD. Raises NotAVhd, CorruptImage, UncleanImage on opening.
     """
-
-    last_metadata: float | None = None
-    truncated_to: int | None = None
 
     def __init__(self, storage: Storage, raw: bool = False) -> None:
         self.storage = storage
@@ -24,12 +21,8 @@ class FlatDisk:
         self.size = raw_disk_size(storage.size()) if raw else require_closed_fixed(storage).size
 
     def fast_path_layout(self, writing: bool) -> FastPathLayout | None:
-        """Layout for the fast path, which will only read unless `writing`; None off a file."""
-        del writing
-        storage = self.storage
-        if not isinstance(storage, FileStorage):
-            return None
-        return FastPathLayout(storage.fileno(), storage.direct, self.size)
+        fd = self.storage.fileno()
+        return None if fd is None else FastPathLayout(fd, self.storage.direct, self.size)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes; raises ValueError past the end."""
@@ -72,5 +65,4 @@ class FlatDisk:
         self.storage.close()
 
     def _inside(self, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise ValueError(f"{self.storage.name}: {length} bytes at {offset} pass the disk's end")
+        require_inside(self.storage.name, self.size, offset, length)

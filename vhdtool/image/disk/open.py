@@ -1,14 +1,13 @@
 """An image of any kind, opened for reading and writing."""
 
 import os
-from typing import Protocol
 
 from vhdtool.errors import NotAVhd, UsageError, damaged
 from vhdtool.image.chain.detect import identify
-from vhdtool.image.disk.block_reader import Parent
+from vhdtool.image.disk.base import Hooks, OpenDisk, Parent
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.flat import FlatDisk
-from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.disk.policy import WritePolicy
 from vhdtool.image.journal.transaction import require_no_journal
 from vhdtool.image.metadata.ends import read_ends
 from vhdtool.image.metadata.qcow2 import read_header
@@ -23,45 +22,22 @@ VHD, RAW, QCOW2 = "vhd", "raw", "qcow2"
 KINDS = (VHD, RAW, QCOW2)
 
 
-class OpenImage(Protocol):
-    """What a server needs of it. Offsets and lengths are bytes."""
-
-    size: int
-
-    @property
-    def last_metadata(self) -> float | None: ...
-    @property
-    def truncated_to(self) -> int | None: ...
-
-    def read(self, offset: int, length: int) -> bytes: ...
-    def write(self, offset: int, data: bytes | memoryview) -> None: ...
-    def write_zeroes(self, offset: int, length: int) -> None: ...
-    def trim(self, offset: int, length: int) -> None: ...
-    def prefetch(self, offset: int, length: int) -> None: ...
-    def flush(self) -> None: ...
-    def extents(self, offset: int, length: int, most: int) -> list[tuple[int, bool]]: ...
-    def finish(self) -> bool: ...
-    def abandon(self) -> None: ...
-
-
-def open_image(
+def open_disk(
     storage: Storage,
     path: str,
     *,
     kind: str = VHD,
     exclusive: bool = True,
-    faithful: bool = False,
     unclean: bool = False,
-    kill_footer: bool = False,
-    preallocate: bool = True,
     whole: bool = False,
     hooks: Hooks | None = None,
-) -> OpenImage:
-    """The image in `storage`, which is the file at `path`: parents are looked for beside it.
+    policy: WritePolicy | None = None,
+) -> OpenDisk:
+    """Opens the image in `storage`, which is the file at `path`: parents are looked for beside it.
 
     `kind` is one of KINDS. `exclusive`: nobody may write the parents as long as the image is open,
-    and QEMU's lock is taken on a qcow2 image. The other options are those of DynamicDisk and
-    FaithfulDisk.
+    and QEMU's lock is taken on a qcow2 image. The other options are those of DynamicDisk. With a
+    `policy` of its own a dynamic image is opened whether a journal lies beside it or not.
 
     Raises ImageInUse, NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
@@ -75,7 +51,7 @@ def open_image(
         return Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
 
     def parent(header: Header) -> Parent:
-        # What only some images need is loaded for them, so that the others start sooner.
+        # Imported late: most images have no parent, and start sooner without.
         from vhdtool.image.chain.locate_parent import find_parent
         from vhdtool.image.chain.open import ALL, NONE, open_chain
 
@@ -84,24 +60,17 @@ def open_image(
         return open_chain(below, raw=raw, hold=ALL if exclusive else NONE)
 
     try:
-        if faithful:
-            from vhdtool.image.disk.tapdisk2 import FaithfulDisk
-
-            return FaithfulDisk(
-                storage,
-                kill_footer=kill_footer,
-                preallocate=preallocate,
-                hooks=hooks,
-                parent=parent,
-            )
-        require_no_journal(path)
-        return DynamicDisk(storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole)
+        if policy is None:
+            require_no_journal(path)
+        return DynamicDisk(
+            storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole, policy=policy
+        )
     except FixedImage:
         return FlatDisk(storage)
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """What the file shows itself to be: a VHD, or qcow2; never raw, which shows nothing.
+    """Detects whether the file is a VHD or qcow2; raw cannot be detected.
 
     Raises NotAVhd, UsageError or StorageError.
     """
@@ -116,7 +85,10 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def disk_size(path: str | os.PathLike[str], kind: str) -> int:
-    """The disk's size in bytes. Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError."""
+    """Reads the disk's size in bytes.
+
+    Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError.
+    """
     if kind not in KINDS:
         raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
     with open_anywhere(path) as storage:

@@ -1,81 +1,70 @@
-"""A dynamic image treated as tapdisk2 treats it, write by write: it trusts its memory.
+"""tapdisk2's way of writing an image, write by write: it trusts its memory, and asks nobody.
 
 Facts: blktap's drivers/block-vhd.c and vhd/lib/libvhd.c, checked on a running tapdisk.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from vhdtool.image.disk.block_reader import FindParent
-from vhdtool.image.disk.closing import write_batmap
-from vhdtool.image.disk.dynamic import DynamicDisk, Parent
-from vhdtool.image.disk.hooks import Hooks
+from vhdtool.image.disk.allocator import Allocator
+from vhdtool.image.disk.base import Hooks
 from vhdtool.image.metadata.read import BlockTables
 from vhdtool.storage import Storage
 from vhdtool.vhd import bits
 from vhdtool.vhd.units import KILLED, SECTOR
 
 
-class FaithfulDisk(DynamicDisk):
-    """As DynamicDisk, without its rules.
+@dataclass(frozen=True)
+class Tapdisk2:
+    """The write policy that reproduces split brains.
 
-    `kill_footer`: opened again after a pause. `preallocate`: what tapdisk does on a local file;
-    on NFS and block devices it writes only a new block's bitmap and lets the data find its place.
+    `kill_footer`: the image is opened again after a pause. `preallocate`: as on a local file; on
+    NFS and block devices tapdisk2 clears only a new block's bitmap.
     """
 
-    faithful = True
+    kill_footer: bool = False
+    preallocate: bool = True
+    pads_short = True
+    trims = False
 
-    def __init__(
-        self,
-        storage: Storage,
-        *,
-        kill_footer: bool = False,
-        preallocate: bool = True,
-        hooks: Hooks | None = None,
-        parent: Parent | FindParent | None = None,
-    ) -> None:
-        # It asks nobody.
-        hooks = replace(hooks or Hooks(), may_write_metadata=lambda: None)
-        super().__init__(storage, unclean=True, hooks=hooks, parent=parent)
-        self.preallocate = preallocate and not self._block_device
-        if kill_footer:
-            # Without a look at what it overwrites: on an image without a footer, guest data.
-            self.storage.pwrite(self.storage.size() - SECTOR, KILLED)
-            self.wrote_metadata()
-            self._dirty = True
+    def hooks(self, hooks: Hooks) -> Hooks:
+        return replace(hooks, may_write_metadata=lambda: None)
 
-    def _accept(self, opened: BlockTables, unclean: bool) -> None:
-        """tapdisk opens it as it is."""
+    def data_end(self, storage: Storage, tables: BlockTables) -> int:
+        return tables.end
 
-    def _short(self, offset: int, data: bytes, count: int) -> bytes:
-        return data.ljust(count, b"\0")
+    def begin(self, allocator: Allocator, tables: BlockTables, unclean: bool) -> bool:
+        """Accepts any image."""
+        if self.kill_footer:
+            # Unread: in an image without a footer this overwrites guest data.
+            allocator.writer.write(allocator.storage.size() - SECTOR, KILLED)
+        return self.kill_footer
 
-    def _allocate(self, block: int, first: int, data: memoryview) -> bool:
-        layout = self.layout
-        entry = self._place(self._end)
-        gap = entry - self._end
-        sectors = layout.total_sectors if self.preallocate else layout.bitmap_sectors
-        self.storage.zero(self._end * SECTOR, (gap + sectors) * SECTOR)
+    def allocate(self, allocator: Allocator, block: int, first: int, data: memoryview) -> bool:
+        storage, writer, layout = allocator.storage, allocator.writer, allocator.layout
+        end = allocator.end
+        entry = allocator.next_entry(end)
+        preallocate = self.preallocate and not storage.is_block_device
+        sectors = layout.total_sectors if preallocate else layout.bitmap_sectors
+        storage.zero(end * SECTOR, (entry + sectors - end) * SECTOR)
         bitmap = bytearray(layout.bitmap_sectors * SECTOR)
         bits.set_bits(bitmap, first, len(data) // SECTOR)
-        self.storage.pwrite(layout.data_offset(entry) + first * SECTOR, data)
-        self._write_bat_entries({block: entry})
-        self._write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
-        self._allocated({block: entry}, bytes(bitmap))
+        storage.pwrite(layout.data_offset(entry) + first * SECTOR, data)
+        allocator.write_entries({block: entry})
+        writer.write_bitmap(entry, bytes(bitmap), 0, layout.bitmap_sectors)
+        allocator.allocated({block: entry}, bytes(bitmap))
         return True
 
-    def trim(self, offset: int, length: int) -> None:
-        """tapdisk2 frees nothing of a VHD."""
-
-    def _end_file(self) -> None:
-        """Footer at its own idea of the end, truncate, copy, batmap; one fsync at the end."""
-        storage, raw = self.storage, self.footer.pack()
-        place = self._footer_place()
-        storage.pwrite(place, raw)
-        self.wrote_metadata()
-        if not self._block_device:
-            storage.truncate(place + SECTOR)
-            self.truncated_to = place + SECTOR
+    def finish(self, allocator: Allocator) -> None:
+        """Writes the footer, truncates, writes copy and batmap; flushes once, at the end."""
+        storage, writer = allocator.storage, allocator.writer
+        raw = writer.footer.pack()
+        offset = allocator.footer_offset()
+        storage.pwrite(offset, raw)
+        writer.wrote()
+        if not storage.is_block_device:
+            storage.truncate(offset + SECTOR)
+            writer.truncated_to = offset + SECTOR
         storage.pwrite(0, raw)
-        write_batmap(self, self._opened.batmap, ask=lambda: None)
+        writer.write_batmap(allocator.blocks, always=True)
         storage.flush()
-        self.wrote_metadata()
+        writer.wrote()

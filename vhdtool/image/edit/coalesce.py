@@ -12,12 +12,12 @@ from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer, Reader
 from vhdtool.image.chain.open import PARENTS, open_chain
 from vhdtool.image.check.admission import changeable, writable
+from vhdtool.image.disk.base import ZeroParent
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.edit.capacity import require_capacity, require_full
 from vhdtool.image.edit.resize import resize
 from vhdtool.image.journal.transaction import writable_image
 from vhdtool.leases.claim import claimed
-from vhdtool.ranges import DataRange
 from vhdtool.storage import FileStorage
 from vhdtool.storage.base import BorrowedStorage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
@@ -29,17 +29,6 @@ class _Target(Protocol):
     def write(self, offset: int, data: bytes) -> None: ...
 
     def close(self) -> object: ...
-
-
-class _Nothing:
-    """Stands in for the layers below the target: whole sectors are written, none is read."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        return bytes(length)
-
-    def held(self, start: int, end: int) -> Iterator[DataRange]:
-        if start < end:
-            yield end - start, False
 
 
 class _Flat:
@@ -199,7 +188,7 @@ def _open(storage: FileStorage, layer: Layer) -> _Target:
     # An interrupted run left no footer at the end; anything worse is not for us to write to.
     if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
         return _Flat(storage)
-    return DynamicDisk(BorrowedStorage(storage), unclean=True, parent=_Nothing())
+    return DynamicDisk(BorrowedStorage(storage), unclean=True, parent=ZeroParent())
 
 
 def fill(
@@ -218,7 +207,7 @@ def fill(
         new = sum(1 for entry in meta.bat if entry == UNUSED)
         require_full(os.fspath(path), meta, meta.layout)
         writable(storage, closed=False)
-        disk = DynamicDisk(BorrowedStorage(storage), parent=_Nothing())
+        disk = DynamicDisk(BorrowedStorage(storage), parent=ZeroParent())
         try:
             for start in range(0, reader.size, CHUNK):
                 length = min(CHUNK, reader.size - start)

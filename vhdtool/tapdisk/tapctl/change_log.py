@@ -9,7 +9,7 @@ import mmap
 import os
 import threading
 
-from vhdtool.image.disk.open import OpenImage
+from vhdtool.image.disk.base import OpenDisk
 from vhdtool.storage import StorageError
 from vhdtool.tapdisk.tapctl.filters import ImageFilter
 
@@ -21,7 +21,7 @@ TRACKED = 64 << 10
 class ChangeLog(ImageFilter):
     """Records each write in the log before it is made. Offsets and lengths are bytes."""
 
-    def __init__(self, image: OpenImage, path: str) -> None:
+    def __init__(self, image: OpenDisk, path: str) -> None:
         """Raises StorageError when the log does not exist, or is too short for the disk."""
         super().__init__(image)
         self._lock = threading.Lock()

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Protocol
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.image.disk.open import OpenImage
+from vhdtool.image.disk.base import OpenDisk
 from vhdtool.nbd.client import NbdStorage
 from vhdtool.storage import StorageError
 
 log = logging.getLogger("tap-ctl")
 
 
-class ImageFilter:
-    """An OpenImage that passes everything on to `inner`."""
+class ImageFilter(OpenDisk):
+    """An open disk that passes everything on to `inner`."""
 
-    def __init__(self, inner: OpenImage) -> None:
+    def __init__(self, inner: OpenDisk) -> None:
         self.inner = inner
         self.size = inner.size
+        self.parent = inner.parent
 
     @property
     def last_metadata(self) -> float | None:
@@ -28,10 +29,6 @@ class ImageFilter:
     @property
     def truncated_to(self) -> int | None:
         return self.inner.truncated_to
-
-    @property
-    def parent(self) -> object:
-        return getattr(self.inner, "parent", None)
 
     def read(self, offset: int, length: int) -> bytes:
         return self.inner.read(offset, length)
@@ -97,7 +94,7 @@ class Mirror(ImageFilter):
     """Sends every write to a second image too; reads come from the image."""
 
     def __init__(
-        self, image: OpenImage, target: MirrorTarget, on_failure: Callable[[], None] | None = None
+        self, image: OpenDisk, target: MirrorTarget, on_failure: Callable[[], None] | None = None
     ) -> None:
         """Where the target fails: with `on_failure` it is given up, else the request fails."""
         super().__init__(image)

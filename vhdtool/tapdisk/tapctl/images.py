@@ -19,7 +19,8 @@ from vhdtool.errors import (
     UnsupportedImage,
     VhdtoolError,
 )
-from vhdtool.image.disk.open import QCOW2, RAW, VHD, OpenImage, disk_size
+from vhdtool.image.disk.base import OpenDisk
+from vhdtool.image.disk.open import QCOW2, RAW, VHD, disk_size
 from vhdtool.image.edit.batmap_fields import read_batmap_fields
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.leases.factory import lease_opener
@@ -173,13 +174,13 @@ class Filters:
     def __bool__(self) -> bool:
         return bool(self.change_log or self.secondary)
 
-    def wrap(self, image: OpenImage) -> OpenImage:
+    def wrap(self, image: OpenDisk) -> OpenDisk:
         """Raises what prevents the mirror's image, or the log, from being opened."""
         if self.secondary:
             image = self._mirrored(image)
         return ChangeLog(image, self.change_log) if self.change_log else image
 
-    def _mirrored(self, image: OpenImage) -> OpenImage:
+    def _mirrored(self, image: OpenDisk) -> OpenDisk:
         self.mirror_failed = False
         if not self.secondary.startswith("nbd:"):
             return Mirror(image, self._open_target(self.secondary, image.size))
