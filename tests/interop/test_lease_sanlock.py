@@ -102,9 +102,7 @@ class TestSanlock(LeaseSuite):
             b.acquire(force_epoch=1)
         a.check()
 
-    def test_the_lease_is_sanlocks_even_where_the_record_names_another(
-        self, pair: Pair, path: Path
-    ) -> None:
+    def test_the_lease_is_sanlocks_whatever_the_record_says(self, pair: Pair, path: Path) -> None:
         stale = EpochLease(pair[0].record, owner("z"))
         stale.acquire()
         # By another way than sanlock it may live: sanlock knows nothing of it.
@@ -120,7 +118,7 @@ class TestSanlock(LeaseSuite):
         assert history(path)[-1] == (4, "activate", "b")
 
 
-def test_a_lease_that_is_not_made_or_not_joined_is_a_clear_refusal(
+def test_a_lease_not_made_or_not_joined_is_refused(
     daemons: Daemons, shared: Path, tmp_path: Path
 ) -> None:
     for text, words in (

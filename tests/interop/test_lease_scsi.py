@@ -72,7 +72,7 @@ class TestReservation(LeaseSuite):
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def test_force_preempts_and_the_holder_is_shut_out_by_the_storage(self, pair: Pair) -> None:
+    def test_force_preempts_and_the_storage_fences_the_owner(self, pair: Pair) -> None:
         a, b = pair
         a.acquire()
         with IscsiStorage(lun_of(self.target, "a")) as mine:

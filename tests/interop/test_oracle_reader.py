@@ -43,9 +43,7 @@ def test_images_of_qemu(size: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", [512 << 10, 2 * MIB])
-def test_images_of_the_shim_where_few_sectors_of_a_block_are_present(
-    block: int, tmp_path: Path
-) -> None:
+def test_images_of_the_shim_with_few_present_sectors(block: int, tmp_path: Path) -> None:
     path = tmp_path / "ours.vhd"
     create_dynamic(path, 33 * MIB + 512, block)
     with FileStorage(path, writable=True) as storage:
@@ -61,7 +59,7 @@ def test_images_of_the_shim_where_few_sectors_of_a_block_are_present(
     assert data == dissect_raw(path)
 
 
-def test_a_clear_bit_reads_as_zeros_as_libvhdi_has_it_and_qemu_has_not(tmp_path: Path) -> None:
+def test_a_clear_bit_reads_as_zeros_as_in_libvhdi(tmp_path: Path) -> None:
     path = tmp_path / "q.vhd"
     qemu_create(path, "33M", "force_size=on")
     qemu_write(path, *WRITES)

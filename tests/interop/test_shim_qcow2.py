@@ -135,9 +135,7 @@ def test_a_damaged_header_is_refused(image: Path) -> None:
             read_header(storage)
 
 
-def test_kill_of_the_shim_ends_qemu_too_and_flushed_data_is_there(
-    image: Path, tmp_path: Path
-) -> None:
+def test_a_killed_shim_ends_qemu_and_keeps_flushed_data(image: Path, tmp_path: Path) -> None:
     with served_shim(tmp_path, image) as shim:
         shim.do("activate")
         qemu_io(shim.uri, "write -P 5 3M 64k", "flush", "write -P 6 9M 64k")

@@ -133,14 +133,14 @@ def test_a_full_tmpfs_is_told_and_made_larger_goes_on(tmpfs: Place) -> None:
     fill_until_full(tmpfs, lambda: enlarged.append(tmpfs.mount.run(*enlarge)))
 
 
-def test_a_full_ext4_with_direct_io_goes_on_when_another_file_has_gone(tmp_path: Path) -> None:
+def test_a_full_ext4_goes_on_when_space_is_freed(tmp_path: Path) -> None:
     with ext4(tmp_path, 100) as place:
         other = place.mount.seen / "other"
         other.write_bytes(bytes(60 * MIB))
         fill_until_full(place, other.unlink)
 
 
-def test_a_device_of_larger_sectors_is_served_through_the_page_cache(tmp_path: Path) -> None:
+def test_a_device_of_4k_sectors_is_served_by_the_page_cache(tmp_path: Path) -> None:
     """Image and epoch record: neither keeps to 4096 bytes."""
     with ext4(tmp_path, 100, sector=4096) as place:
         with place.serving(), place.client() as client:

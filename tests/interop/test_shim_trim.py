@@ -71,7 +71,7 @@ def test_a_discard_frees_its_range_and_nothing_else(
     assert kind == "raw" or verdict(image) == 0
 
 
-def test_a_discard_in_a_child_frees_its_own_and_brings_nothing_back(tmp_path: Path) -> None:
+def test_a_discard_in_a_child_does_not_show_the_parent(tmp_path: Path) -> None:
     base, leaf = tmp_path / "a.vhd", tmp_path / "b.vhd"
     create_dynamic(base, SIZE)
     where = ("--socket", str(tmp_path / "s"))
@@ -139,7 +139,7 @@ def resident(image: Path) -> int:
     return int(out) // MIB
 
 
-def test_cache_brings_data_into_the_page_cache_where_that_is_used(tmp_path: Path) -> None:
+def test_a_cache_request_fills_the_page_cache(tmp_path: Path) -> None:
     image, where = tmp_path / "d.vhd", tmp_path / "s"
     create_dynamic(image, SIZE)
     with serving(image, "--socket", str(where), "--cached") as served:

@@ -185,9 +185,7 @@ def test_a_mirror_has_every_write(ours: Run, run_dir: Path, images: Path, kind: 
         qemu_io(driver, str(path), *expected, "read -P 6 9M 64k")
 
 
-def test_a_mirror_over_nbd_that_goes_is_given_up_and_the_disk_goes_on(
-    ours: Run, run_dir: Path, images: Path
-) -> None:
+def test_a_disk_goes_on_without_its_lost_nbd_mirror(ours: Run, run_dir: Path, images: Path) -> None:
     copy, place = images / "copy.raw", images / "copy.sock"
     subprocess.run(["truncate", "-s", "64M", copy], check=True)
     server = subprocess.Popen(

@@ -130,7 +130,7 @@ def test_conversion_to_a_device_that_held_other_data(device: Device, tmp_path: P
                 assert file.read(8 * MIB) == raw.read_bytes()
 
 
-def test_a_volume_without_room_for_the_childs_data_stays_as_it_is(device: Device) -> None:
+def test_a_volume_too_small_for_the_child_stays_as_it_is(device: Device) -> None:
     base, child = device("base", 6 * MIB), device("child", 32 * MIB)
     assert run(["create", "--force", base, "20m"]) == 0
     assert vhd_util(["snapshot", "-n", child, "-p", base]) == 0

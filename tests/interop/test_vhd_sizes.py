@@ -61,9 +61,7 @@ def virtual_box(path: Path, fixed: bool = False) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_resized_image_of_qemus_has_the_size_that_was_asked_for(
-    tmp_path: Path, size: str
-) -> None:
+def test_a_resized_image_of_qemu_has_the_size_asked_for(tmp_path: Path, size: str) -> None:
     path = tmp_path / "a.vhd"
     qemu_create(path, "20m")
     qemu_write(path, (7, 3 * MIB, MIB))

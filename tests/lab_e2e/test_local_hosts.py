@@ -67,9 +67,7 @@ def test_a_key_is_the_only_way_in(lab, options, ssh) -> None:
     assert "publickey" in refused.stderr
 
 
-def test_running_hosts_are_reused_and_other_options_make_them_anew(
-    lab, options, said, tmp_path
-) -> None:
+def test_running_hosts_are_reused_unless_options_differ(lab, options, said, tmp_path) -> None:
     assert lab.up(options) is True
     pid = lab.status().pid
     assert lab.up(options) is False
@@ -134,7 +132,7 @@ def test_a_stale_lab_is_recognised_said_and_replaced(lab, options, ssh, said, vi
     assert remains(lab, networks) == []
 
 
-def test_up_killed_at_any_moment_leaves_nothing_that_down_does_not_end(lab, options) -> None:
+def test_down_ends_all_that_a_killed_up_left(lab, options) -> None:
     """Kills the starting process and everything of its group, at moments drawn from a seed."""
     dice = random.Random(SEED)
     command = [sys.executable, "-m", "vhdtool.cli.main", "hosts", "up", "--shared-size", "64m"]
@@ -175,7 +173,7 @@ def test_a_recycled_pid_is_not_killed(lab, options) -> None:
         stranger.kill()
 
 
-def test_a_second_run_is_refused_in_one_line_and_a_dead_one_is_forgotten(lab, options) -> None:
+def test_a_second_run_is_refused_and_a_dead_one_is_forgotten(lab, options) -> None:
     with subprocess.Popen(["sleep", "1000"]) as first:
         holder = Process.of(first.pid)
         assert holder is not None
@@ -207,9 +205,7 @@ def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options) -> None
         stranger.kill()
 
 
-def test_a_bridge_of_the_same_name_on_the_machine_is_neither_used_nor_touched(
-    lab, options, ssh
-) -> None:
+def test_a_bridge_of_the_same_name_is_left_alone(lab, options, ssh) -> None:
     """In a network namespace of our own, which stands for the machine."""
     script = (
         "ip link add vhdlab0 type bridge && ip link add vh-alpha type bridge && "

@@ -71,7 +71,7 @@ def error_of(run: Path) -> str:
     return str(error)
 
 
-def test_activate_login_and_overlap_end_to_end_and_nothing_is_left(make_lab, tmp_path) -> None:
+def test_three_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     done = make_lab(STRATEGY="activate,login,overlap", GUARD="default", SEED="3")
     output, _ = done.communicate(timeout=240)
@@ -143,7 +143,7 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
     assert error_of(tmp_path / "run") in (words[how], "it was interrupted")
 
 
-def test_a_lab_whose_output_nobody_reads_any_more_ends_with_its_hosts(make_lab, tmp_path) -> None:
+def test_a_lab_with_a_closed_output_ends_its_hosts(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     running = make_lab(STRATEGY="activate")
     wait_for(running, "hosts started")
@@ -183,7 +183,7 @@ def script() -> ModuleType:
     return module
 
 
-def test_options_of_make_become_variables_and_the_guard_is_on_for_one_strategy(script) -> None:
+def test_options_of_make_become_variables_of_the_playbook(script) -> None:
     given = script.variables({"STRATEGY": "activate", "SEED": "7", "REPEATS": ""})
     assert given["migration_strategies"] == "activate"
     assert given["migration_seed"] == "7"
@@ -219,7 +219,7 @@ def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, 
     assert {path.name for path in (tmp_path / "lab").glob("*")} <= {"holder.json"}
 
 
-def test_names_on_the_command_line_of_make_are_found_beside_quoted_values(script) -> None:
+def test_names_of_make_variables_are_found_beside_quotes(script) -> None:
     assert script.given_to_make(r"ks -- D= SEED=7 Q=x\ y=1 A=b\ C=d") == ["D", "SEED", "Q", "A"]
     assert script.given_to_make("k -j2") == []
 

@@ -161,9 +161,7 @@ def test_a_host_that_ssh_reaches_is_reached(case, config, lab, tmp_path_factory)
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_host_that_ssh_does_not_reach_is_one_line_and_no_question(
-    case, config, lab, tmp_path
-) -> None:
+def test_a_host_out_of_reach_is_one_line_and_no_question(case, config, lab, tmp_path) -> None:
     text, words = REFUSED[case]
     if text is not None:
         written(config, text, lab, tmp_path)

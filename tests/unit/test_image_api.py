@@ -89,7 +89,7 @@ def test_importing_is_cheap_and_needs_the_standard_library_only() -> None:
     assert done.stdout.splitlines() == ["['vhdtool']", "True", "[]"]
 
 
-def test_a_forked_child_neither_writes_nor_ends_an_image_of_its_parent(tmp_path: Path) -> None:
+def test_a_forked_child_leaves_its_parents_image_alone(tmp_path: Path) -> None:
     """It has tables of its own: its footer would cut what the parent writes later."""
     path = tmp_path / "a.vhd"
     vhdtool.create(path, 64 << 20)

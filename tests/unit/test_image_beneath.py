@@ -61,7 +61,7 @@ def relink(leaf: Path) -> int:
 
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, Killed])
-def test_a_relink_that_ends_early_cuts_nothing_that_the_guest_wrote_meanwhile(
+def test_a_relink_that_ends_early_keeps_the_guests_writes(
     leaf: Path, how: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(leaf) as disk:
@@ -96,7 +96,7 @@ def kill_in_the_middle(words: list[str], monkeypatch: pytest.MonkeyPatch, change
             vhd_util(words)
 
 
-def test_a_relink_that_was_killed_is_done_again_beside_the_server(
+def test_a_killed_relink_is_repeated_beside_the_server(
     leaf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = content(leaf)
@@ -113,7 +113,7 @@ def test_a_relink_that_was_killed_is_done_again_beside_the_server(
 
 
 @pytest.mark.parametrize("field", ["hidden", "repair"])
-def test_a_node_whose_change_was_killed_is_mended_below_the_server(
+def test_a_killed_change_below_a_server_is_repaired(
     leaf: Path, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = leaf.with_name("node.vhd")
@@ -129,7 +129,7 @@ def test_a_node_whose_change_was_killed_is_mended_below_the_server(
     assert content(leaf) == before
 
 
-def test_a_change_that_is_under_way_is_waited_for_and_not_called_interrupted(
+def test_a_running_change_is_waited_for_not_called_interrupted(
     leaf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Else a guest could not go on while its storage manager hides a node."""
@@ -161,7 +161,7 @@ def test_a_change_that_is_under_way_is_waited_for_and_not_called_interrupted(
     assert "interrupted" not in capsys.readouterr().out
 
 
-def test_a_guest_is_started_while_nodes_below_its_leaf_are_coalesced(
+def test_a_guest_starts_while_its_parents_are_coalesced(
     leaf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That takes minutes, and the leaf was not in use when it began."""
@@ -232,9 +232,7 @@ def killed_at(write: int, words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_kill_before_any_write_below_a_served_leaf_changes_nothing_for_the_guest(
-    leaf: Path, name: str
-) -> None:
+def test_a_kill_below_a_served_leaf_changes_nothing_it_reads(leaf: Path, name: str) -> None:
     """After each kill the guest reads, writes, is paused and goes on; then it all is done again."""
     base, node = leaf.with_name("base.vhd"), leaf.with_name("node.vhd")
     words = [word.format(base=base, node=node) for word in COMMANDS[name]]

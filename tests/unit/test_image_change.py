@@ -150,7 +150,7 @@ def test_impossible_parents_are_refused(tmp_path: Path) -> None:
     clean(grandkid)
 
 
-def test_interrupted_change_stops_the_next_one_and_repair_ends_it(
+def test_an_interrupted_change_stops_the_next_until_repaired(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = base(tmp_path)
@@ -172,7 +172,7 @@ def test_interrupted_change_stops_the_next_one_and_repair_ends_it(
 
 
 @pytest.mark.parametrize("what", ["backup", "used since", "grown since"])
-def test_a_journal_is_not_played_back_into_another_state_of_the_image(
+def test_a_journal_of_another_state_is_not_played_back(
     tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Who meets an interrupted change may put a backup in the image's place, and then repair it."""

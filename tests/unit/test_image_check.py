@@ -369,7 +369,7 @@ def test_missing_batmap_is_unclean() -> None:
     assert only(check(disk).findings, "batmap-missing").severity == "unclean"
 
 
-def test_block_over_a_batmap_that_qemu_did_not_know_loses_nothing() -> None:
+def test_a_block_over_an_unknown_batmap_loses_nothing() -> None:
     picture = Picture(64 * MIB, 512 << 10, batmap=False)
     picture.add(0)
     picture.footer = replace(picture.footer, creator_version=0x00010003)
@@ -381,7 +381,7 @@ def test_block_over_a_batmap_that_qemu_did_not_know_loses_nothing() -> None:
     assert report.exit_code == 3
 
 
-def test_short_last_block_is_unclean_until_a_present_sector_is_missing() -> None:
+def test_a_short_last_block_is_unclean_until_data_is_missing() -> None:
     picture = small()
     data = picture.layout.data_sector(picture.blocks[127])
     disk = picture.draw(footer=False)

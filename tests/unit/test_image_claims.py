@@ -264,14 +264,14 @@ def test_a_lease_of_a_dead_host_takes_the_operators_word(
     assert EpochRecord(Path(f"{image}.lease")).read()[1] is None
 
 
-def test_a_new_image_over_one_of_a_dead_host_takes_the_operators_word(image: Path) -> None:
+def test_a_new_image_over_a_dead_hosts_needs_force(image: Path) -> None:
     epoch = dead_lease(image)
     words = ["create", "--force", str(image), "4m"]
     assert run(words) == 1
     assert run([*words, "--force-epoch", str(epoch)]) == 0
 
 
-def test_a_command_leaves_its_epochs_in_the_record_of_an_image_that_was_served(
+def test_a_command_leaves_its_epochs_in_the_epoch_record(
     image: Path,
 ) -> None:
     with served(image):

@@ -138,7 +138,7 @@ def test_an_image_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["new.vhd"]
 
 
-def test_an_image_that_took_the_place_of_the_old_one_is_not_replaced(image: Path) -> None:
+def test_an_image_that_replaced_the_old_one_is_not_replaced(image: Path) -> None:
     other = image.with_name("other.vhd")
     create_dynamic(other, SIZE, block_bytes=BLOCK)
     making = new_path(image, overwrite=True)

@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_by_its_number(
     assert content(parent)[:MIB] == below[:MIB]
 
 
-def test_an_ancestor_gets_what_all_between_show_and_it_reads_back(tmp_path: Path) -> None:
+def test_an_ancestor_gets_the_data_of_all_layers_above(tmp_path: Path) -> None:
     parent, child = chain(tmp_path)
     top = tmp_path / "top.vhd"
     snapshot(child, top, block_bytes=BLOCK)

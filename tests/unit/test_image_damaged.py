@@ -94,7 +94,7 @@ def test_a_sound_image_needs_no_look_at_its_blocks(
 @pytest.mark.parametrize(
     "code", ["block-overlap", "fixed-too-short", "data-past-end", "bat-zeroed"]
 )
-def test_what_can_be_trusted_of_a_damaged_image_is_converted_and_the_rest_listed(
+def test_a_damaged_image_is_converted_and_its_losses_listed(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CORPUS[code](tmp_path)
@@ -149,7 +149,7 @@ def test_a_journal_of_the_image_before_keeps_a_new_one_out(tmp_path: Path) -> No
     assert run(["create", str(image), "4m"]) == 0
 
 
-def test_salvage_sees_an_interrupted_change_as_the_repair_will_leave_it(tmp_path: Path) -> None:
+def test_salvage_reads_an_interrupted_change_as_if_repaired(tmp_path: Path) -> None:
     CORPUS["journal-pending"](tmp_path)
     image, raw, new = tmp_path / "image.vhd", tmp_path / "new.raw", tmp_path / "new.vhd"
     assert run(["damage", str(image)]) == 0
@@ -245,7 +245,7 @@ def test_every_refusal_names_a_command_or_says_that_none_helps(
 
 
 @pytest.mark.parametrize("code", sorted(CORPUS))
-def test_the_check_calls_no_image_consistent_whose_exit_code_is_not_0(
+def test_an_image_with_an_exit_code_is_not_consistent(
     code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     CORPUS[code](tmp_path)
@@ -301,7 +301,7 @@ def _all_in_one_place() -> Picture:
     return picture
 
 
-def test_salvage_trusts_nothing_where_the_check_stopped_listing_overlaps(
+def test_salvage_trusts_nothing_beyond_the_listed_overlaps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, new = tmp_path / "image.vhd", tmp_path / "new.raw"
@@ -311,7 +311,7 @@ def test_salvage_trusts_nothing_where_the_check_stopped_listing_overlaps(
     assert not any(new.read_bytes())
 
 
-def test_a_table_that_names_more_than_the_file_has_costs_no_bitmaps(tmp_path: Path) -> None:
+def test_a_bat_beyond_the_file_costs_no_bitmaps(tmp_path: Path) -> None:
     disk = _all_in_one_place().draw()
     assert len(dump_metadata(disk)["bitmaps"]) <= disk.size() // BLOCK + 1
     assert len(dump_metadata(sound().draw())["bitmaps"]) == 3

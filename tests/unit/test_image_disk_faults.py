@@ -218,7 +218,7 @@ def busy_life(storage: RecordingStorage, seed: int, whole: bool) -> list[tuple[i
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_a_power_cut_at_any_moment_loses_nothing_that_was_flushed(seed: int, whole: bool) -> None:
+def test_a_power_cut_loses_nothing_that_was_flushed(seed: int, whole: bool) -> None:
     start = empty_image(size=SMALL)
     storage = RecordingStorage(start.copy())
     history = busy_life(storage, seed, whole)
@@ -267,7 +267,7 @@ def test_a_killed_process_loses_nothing_that_was_acknowledged(seed: int, whole: 
         assert verdict(image).exit_code == 0, verdict(image).findings
 
 
-def test_a_kill_between_batmap_and_its_checksum_is_mended_by_the_next_close() -> None:
+def test_a_kill_before_the_batmap_checksum_is_repaired_at_close() -> None:
     """Nothing was allocated, so the old footer still ends the file: it looks closed."""
     start = empty_image(size=SMALL)
     disk = DynamicDisk(start)

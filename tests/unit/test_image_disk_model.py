@@ -284,7 +284,7 @@ def test_an_image_whose_tail_is_cut_off_is_not_opened() -> None:
         DynamicDisk(image, unclean=True)
 
 
-def test_a_tail_that_is_cut_off_while_it_is_open_is_an_error_not_zeros() -> None:
+def test_a_tail_cut_off_an_open_image_is_an_error_not_zeros() -> None:
     picture = Picture(SMALL, BLOCK)
     picture.add(0)
     image = picture.draw(footer=False)
@@ -391,7 +391,7 @@ def test_a_batmap_that_calls_a_block_full_gives_it_no_place() -> None:
     assert verdict(image).exit_code == 0
 
 
-def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said() -> None:
+def test_an_allocated_block_shows_the_parent_despite_its_batmap() -> None:
     image = empty_image()
     lying_batmap(image, 1)
     image.pwrite(
@@ -405,7 +405,7 @@ def test_a_block_that_gets_its_place_shows_the_parent_whatever_the_batmap_said()
     assert disk.read(BLOCK, 3 * SECTOR) == shown
 
 
-def test_who_looks_while_a_block_gets_its_place_finds_all_of_it_or_nothing(
+def test_a_reader_during_an_allocation_sees_all_or_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Readers and writers of other threads take no lock."""

@@ -57,7 +57,7 @@ def batmap_writes(disk: DynamicDisk) -> list[Step]:
 # guarded
 
 
-def test_guarded_the_room_of_a_new_block_is_durable_before_the_bat_names_it() -> None:
+def test_guarded_a_new_block_is_durable_before_its_bat_entry() -> None:
     storage = RecordingStorage(image := empty_image())
     end, entry, behind = places(image)
     room = behind - end + (FIRST_AHEAD - 1) * LAYOUT.stride
@@ -131,7 +131,7 @@ def test_guarded_blocks_asked_for_in_order_share_a_bat_write() -> None:
     assert verdict(storage).findings == []
 
 
-def test_guarded_out_of_order_nothing_is_placed_that_was_not_asked_for() -> None:
+def test_guarded_random_writes_allocate_only_their_blocks() -> None:
     storage = RecordingStorage(empty_image())
     disk = whole_disk(storage)
     asked = [50, 3, 77, 20, 60]
@@ -140,7 +140,7 @@ def test_guarded_out_of_order_nothing_is_placed_that_was_not_asked_for() -> None
     assert [n for n, entry in enumerate(disk.bat) if entry != UNUSED] == sorted([9, *asked])
 
 
-def test_guarded_the_disks_last_part_of_a_block_is_never_placed_unasked() -> None:
+def test_guarded_the_last_partial_block_waits_for_a_write() -> None:
     storage = RecordingStorage(empty_image(size=6 * BLOCK + SECTOR))
     disk = DynamicDisk(storage, whole=True)
     for block in range(6):
@@ -184,7 +184,7 @@ def test_guarded_room_is_made_for_more_and_more_blocks() -> None:
     assert flushes == [0, 4, 12, 28, 60, 124, 188]
 
 
-def test_guarded_room_is_made_for_one_where_there_is_none_for_more() -> None:
+def test_guarded_preallocation_of_one_block_on_a_full_disk() -> None:
     image = empty_image()
     limit = image.size() + LAYOUT.stride * SECTOR
 
@@ -199,7 +199,7 @@ def test_guarded_room_is_made_for_one_where_there_is_none_for_more() -> None:
     assert DynamicDisk(image).read(0, SECTOR) == bytes([1]) * SECTOR
 
 
-def test_guarded_what_a_crash_left_behind_the_end_is_gone_before_the_bat_points_there() -> None:
+def test_guarded_crash_leftovers_are_zeroed_before_reuse() -> None:
     image = empty_image()
     DynamicDisk(image).write(0, bytes([1]) * SECTOR)
     image.pwrite(image.size(), b"left over" * 512)
@@ -208,7 +208,7 @@ def test_guarded_what_a_crash_left_behind_the_end_is_gone_before_the_bat_points_
     assert [kind for kind, _, _ in steps(storage)][:2] == ["zero", "flush"]
 
 
-def test_guarded_data_then_bits_and_nothing_where_the_bits_are_there() -> None:
+def test_guarded_data_is_written_before_its_bits() -> None:
     storage = RecordingStorage(empty_image())
     disk = DynamicDisk(storage)
     disk.write(0, bytes([1]) * SECTOR)

@@ -60,7 +60,7 @@ def test_later_images_are_hidden_where_their_footer_says_so() -> None:
     assert "footers-differ" in codes
 
 
-def test_bitmaps_of_the_first_version_are_read_in_their_own_order(tmp_path: Path) -> None:
+def test_bitmaps_of_version_1_are_read_in_their_bit_order(tmp_path: Path) -> None:
     picture = early(FIRST)
     picture.bits[0] = bytearray(reversed_bits(bytes(picture.bits[0])))
     picture.add(2, (0, 3))

@@ -118,7 +118,7 @@ def test_a_name_that_promises_more_than_the_content_is_refused(
 
 
 @pytest.mark.parametrize("kind", READABLE)
-def test_what_can_be_read_is_known_by_its_content_but_not_against_its_name(kind: str) -> None:
+def test_a_format_is_known_by_content_unless_the_name_differs(kind: str) -> None:
     for name in (f"a.{kind}", "a", "a.img"):
         Path(name).write_bytes(READABLE[kind] + bytes(PART))
         assert guess_input(name) == kind

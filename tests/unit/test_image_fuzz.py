@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_damaged_images_bring_no_traceback_hang_or_wrong_exit_code() -> None:
+def test_damaged_images_bring_no_traceback_or_hang() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.fuzz_vhd", "--seed", "20110213", "--cases", "300"],
         cwd=ROOT,

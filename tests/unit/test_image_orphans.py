@@ -43,9 +43,7 @@ def orphans(disk: MemoryStorage, mode: str = "strict") -> list[Finding]:
 
 @pytest.mark.parametrize("block", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("packed", [False, True])
-def test_every_lost_entry_of_a_disk_filled_in_order_is_named_with_its_block(
-    block: int, packed: bool
-) -> None:
+def test_each_lost_entry_of_an_ordered_disk_names_its_block(block: int, packed: bool) -> None:
     picture = filled(0, 1, 2, 3, 4)
     if packed:
         # As QEMU and Microsoft place them, with bitmaps that are padded with ones.
@@ -76,7 +74,7 @@ def test_gaps_of_numbers_between_neighbours_leave_it_open() -> None:
     assert [one.block for one in orphans(picture.draw())] == [None]
 
 
-def test_several_lost_entries_in_a_row_are_numbered_where_all_fit() -> None:
+def test_lost_entries_in_a_row_are_numbered_where_all_fit() -> None:
     picture = filled(0, 1, 2, 3, 4, 5)
     for block in (1, 2, 4):
         picture.lose(block)
@@ -151,7 +149,7 @@ def test_a_footer_that_was_left_behind_is_no_bitmap() -> None:
     assert [one.code for one in check(disk).findings] == ["leaked-tail"]
 
 
-def test_a_block_that_is_half_written_counts_by_what_its_bitmap_says() -> None:
+def test_a_half_written_block_counts_by_its_bitmap() -> None:
     picture = filled(0, 1)
     picture.add(2, (16, 8), (512, 64))
     data = bytearray(BLOCK)
@@ -380,7 +378,7 @@ def test_larger_tables_do_not_go_over_an_orphan(
     assert run(["resize", "-q", str(path), "3m"]) == 0
 
 
-def test_after_a_crash_the_space_of_what_was_cut_off_is_used_again() -> None:
+def test_the_space_of_a_cut_off_allocation_is_used_again() -> None:
     picture = filled(0, 1)
     picture.add(2, fill=0x43)
     entry = picture.lose(2)

@@ -246,7 +246,7 @@ def test_a_healthy_image_has_nothing_to_repair() -> None:
     assert plan(small().draw()).changes == []
 
 
-def test_stale_checksums_are_no_evidence_where_the_footers_differ() -> None:
+def test_stale_checksums_prove_nothing_if_the_footers_differ() -> None:
     disk = stale_checksums()
     disk.pwrite(30, b"?")
     assert "footer-lost" in {one.code for one in plan(disk).unrepairable}
@@ -258,7 +258,7 @@ def test_stale_checksums_are_no_evidence_where_the_footers_differ() -> None:
     assert plan(disk).changes == []
 
 
-def test_one_size_for_all_readers_is_not_made_over_data_behind_it() -> None:
+def test_one_size_for_all_readers_never_hides_data() -> None:
     picture = Picture(64 * MIB, 512 << 10)
     picture.add(100)
     fields = {"creator": b"qemu", "current_size": 32 * MIB}

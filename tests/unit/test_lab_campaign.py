@@ -115,7 +115,7 @@ def test_sizes_may_be_words(tmp_path: Path) -> None:
     assert (loaded.image_bytes, loaded.block_bytes) == (1 << 30, 512 << 10)
 
 
-def test_the_options_are_asked_for_by_the_names_that_the_user_gave(
+def test_an_option_is_named_as_the_user_gave_it(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(UsageError, match=r"^SEED=x is not a whole number$"):
@@ -129,7 +129,7 @@ def test_the_options_are_asked_for_by_the_names_that_the_user_gave(
     assert len(lines) == 4
 
 
-def test_the_command_that_repeats_a_case_names_all_that_is_not_usual() -> None:
+def test_the_command_that_repeats_a_case_names_its_options() -> None:
     asked = RunOptions(strategies=("activate",), seed=7, guard="on", image="qcow2")
     assert asked.command(None) == "make lab STRATEGY=activate SEED=7 GUARD=on IMAGE=qcow2"
     asked = RunOptions(strategies=("activate",), block_bytes=1 << 20, accelerator="kvm")
@@ -154,7 +154,7 @@ def test_strategies_are_listed_with_their_steps() -> None:
     assert "D.attach · SUSPENDED · S.deactivate D.activate · RESUME · S.detach" in result.output
 
 
-def test_the_bundle_is_deterministic_and_runs_on_the_standard_library(tmp_path: Path) -> None:
+def test_the_bundle_is_deterministic_and_needs_no_packages(tmp_path: Path) -> None:
     first, second = tmp_path / "a.zip", tmp_path / "b.zip"
     assert bundle.write(first)
     assert not bundle.write(first)
@@ -184,7 +184,7 @@ def test_the_initramfs_is_a_newc_archive_that_cpio_would_read() -> None:
     assert gzip.decompress(build.gzip_fast(data)) == data
 
 
-def test_the_initramfs_has_the_load_where_the_guests_python_finds_it() -> None:
+def test_the_initramfs_has_the_load_on_its_python_path() -> None:
     entries = {name: data for name, _, data in build.tree({"modules/virtio.ko": b"x"})}
     assert b"insmod" in entries["init"]
     assert b"for m in virtio;" in entries["init"]
@@ -196,7 +196,7 @@ def test_the_initramfs_has_the_load_where_the_guests_python_finds_it() -> None:
     ("told", "runs"),
     [("CorruptImage", 1), ("VhdtoolError", 1), ("StorageError", 2), ("fenced", 1)],
 )
-def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
+def test_a_case_with_an_unusable_image_is_not_repeated(
     told: str, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second try might be lucky, and the verdict consistent."""
@@ -238,13 +238,13 @@ def test_a_case_whose_image_a_shim_could_not_use_is_not_tried_again(
     assert case["attempts"] == runs
 
 
-def test_an_image_in_use_refuses_the_hand_over_and_missing_locks_are_a_fault_of_the_lab() -> None:
+def test_an_image_in_use_refuses_the_hand_over() -> None:
     """A shim tells the name of its error, and not of what that derives from."""
     assert REFUSALS[ImageInUse.__name__] is ActivationRefused
     assert NoLocks.__name__ not in REFUSALS
 
 
-def test_the_judging_process_ends_with_a_controller_that_is_killed() -> None:
+def test_the_judging_process_ends_with_its_controller() -> None:
     """It holds the controller's output, and the playbook would wait for the end of that."""
     code = (
         "import os, time; from concurrent.futures import ProcessPoolExecutor\n"

@@ -97,7 +97,7 @@ def test_locks_on_image_and_lease_name_their_process(
     assert "locks" not in machine.held()
 
 
-def test_a_lock_that_no_process_of_this_host_has_is_seen_all_the_same(machine: Machine) -> None:
+def test_a_lock_of_another_host_is_seen(machine: Machine) -> None:
     """Our own process stands for another client of the file server: a look leaves it out."""
     with open(machine.image, "rb+") as file:
         asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 300, 2, 0)
@@ -125,7 +125,7 @@ def test_files_beside_the_image_are_those_with_its_name(machine: Machine) -> Non
     }
 
 
-def test_sockets_are_those_in_the_runs_directory_and_at_its_ports(machine: Machine) -> None:
+def test_sockets_of_the_run_are_found_by_path_and_port(machine: Machine) -> None:
     path = str(machine.run / "disk0.nbd")
     with socket.socket(socket.AF_UNIX) as unix, socket.socket() as tcp:
         unix.bind(path)
@@ -151,7 +151,7 @@ def test_a_process_that_only_names_the_image_is_one_of_the_case(machine: Machine
         process.send_signal(signal.SIGKILL)
 
 
-def test_devices_over_the_image_are_found_and_those_of_others_are_not(machine: Machine) -> None:
+def test_devices_over_the_image_are_found_and_no_others(machine: Machine) -> None:
     machine.block("loop0", loop__backing_file=f"{machine.image}\n")
     machine.block("loop1", loop__backing_file="/home/other.img\n")
     machine.block("nbd0", pid=f"{os.getpid()}\n")
@@ -174,9 +174,7 @@ def test_devices_over_the_image_are_found_and_those_of_others_are_not(machine: M
     }
 
 
-def test_mounts_of_the_image_its_devices_and_in_the_runs_directory(
-    machine: Machine, tmp_path: Path
-) -> None:
+def test_mounts_of_the_image_and_its_devices_are_found(machine: Machine, tmp_path: Path) -> None:
     machine.block("loop0", loop__backing_file=f"{machine.image}\n")
     proc = tmp_path / "proc"
     (proc / "self").mkdir(parents=True)

@@ -76,9 +76,7 @@ def test_a_missing_ssh_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         host()
 
 
-def test_a_full_disk_of_the_record_is_not_told_as_a_lost_connection(
-    ssh: Path, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_not_reported_as_a_lost_connection(ssh: Path, tmp_path: Path) -> None:
     def full(_: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -59,7 +59,7 @@ def test_a_lun_is_attached_by_its_url_and_read_at_its_target() -> None:
     assert location(guard=False).lease is None
 
 
-def test_a_lun_that_lets_the_destination_in_is_a_fault_of_the_lab() -> None:
+def test_a_lun_open_to_both_hosts_is_a_lab_error() -> None:
     open_to_all: Any = Host(None)
     with pytest.raises(LabError, match="let the destination in"):
         location().check_reservation(open_to_all)

@@ -20,13 +20,13 @@ TABLE = {
 }
 
 
-def test_every_strategy_of_the_table_is_there_with_its_expectations() -> None:
+def test_every_strategy_has_its_expectations() -> None:
     found = {name: (s.expected(False), s.expected(True)) for name, s in STRATEGIES.items()}
     assert found == TABLE
 
 
 @pytest.mark.parametrize("name", [name for name, (off, _) in TABLE.items() if off == "consistent"])
-def test_a_safe_order_releases_at_the_source_before_the_destination_reads_for_good(
+def test_a_safe_order_releases_before_the_destination_reads(
     name: str,
 ) -> None:
     for one in STRATEGIES[name].legs:
@@ -37,14 +37,14 @@ def test_a_safe_order_releases_at_the_source_before_the_destination_reads_for_go
         assert "S.deactivate" not in [str(step) for step in one.after]
 
 
-def test_on_a_lun_the_destination_attaches_when_the_source_has_left() -> None:
+def test_on_a_lun_the_destination_attaches_after_the_source() -> None:
     assert [name for name, one in STRATEGIES.items() if one.lun] == ["login"]
     (one,) = STRATEGIES["login"].legs
     assert one.before == ()
     assert [str(step) for step in one.switch] == ["S.deactivate", "D.attach", "D.activate"]
 
 
-def test_a_refused_run_must_still_show_that_everything_was_closed() -> None:
+def test_a_refused_case_must_show_that_all_was_closed() -> None:
     for strategy in STRATEGIES.values():
         if not strategy.safe:
             assert "all-closed" in strategy.points(guard=True)["1"]

@@ -174,9 +174,7 @@ def test_who_waits_for_a_record_that_goes_makes_a_new_one(
     second.close()
 
 
-def test_a_disk_whose_link_leads_elsewhere_now_is_not_opened_under_the_old_lease(
-    image: Path, tmp_path: Path
-) -> None:
+def test_a_link_that_moved_is_not_opened_under_the_old_lease(image: Path, tmp_path: Path) -> None:
     other, link = tmp_path / "other.vhd", tmp_path / "link.vhd"
     create_dynamic(other, SIZE)
     with closing(EpochLease(EpochRecord(beside(other)), owner("far"))) as lease:

@@ -61,7 +61,7 @@ def test_a_machine_that_was_started_again_gets_its_image_back(
     second.close()
 
 
-def test_two_machines_of_one_name_on_nfs_are_refused_even_with_force(
+def test_two_hosts_of_one_name_on_nfs_are_always_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An NFSv4 server takes them for one client: it gives both the lock."""

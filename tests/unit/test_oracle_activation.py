@@ -67,7 +67,7 @@ def test_an_early_open_that_serves_overlaps_and_names_both() -> None:
     assert outcome.margin_ms < 0
 
 
-def test_an_early_open_that_is_reread_before_the_first_request_is_no_activation() -> None:
+def test_an_early_open_without_requests_is_no_activation() -> None:
     script = Script()
     script.read("alpha", 1, 1)
     script.serve("alpha", 1, 1)
@@ -89,7 +89,7 @@ def test_the_lease_alone_makes_an_activation() -> None:
     assert judged(script.lab).overlap_epochs == 1
 
 
-def test_an_activation_without_an_end_lasts_only_while_no_event_is_missing() -> None:
+def test_an_open_activation_lasts_in_whole_events_only() -> None:
     script = Script()
     script.read("alpha", 1, 1)
     script.serve("alpha", 1, 1)
@@ -171,7 +171,7 @@ def test_epochs_given_twice_or_falling_are_no_proof_of_anything() -> None:
     assert {"epoch-twice", "epoch-falls"} <= codes(outcome)
 
 
-def test_a_request_on_an_unknown_read_or_after_its_release_is_a_doubt() -> None:
+def test_a_request_of_an_unknown_or_ended_epoch_is_a_doubt() -> None:
     script = Script()
     script.read("alpha", 1, 1)
     script.release("alpha", 1, 2, ended=1)
@@ -217,7 +217,7 @@ def test_every_line_that_makes_no_sense_is_named() -> None:
     assert not parse_events(b"", None).complete
 
 
-def test_a_next_read_ends_an_activation_only_while_no_event_is_missing() -> None:
+def test_a_later_read_ends_an_activation_in_whole_events_only() -> None:
     script = Script()
     script.read("alpha", 1, 1)
     script.serve("alpha", 1, 1)

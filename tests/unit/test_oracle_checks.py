@@ -68,7 +68,7 @@ def deep(count: int, began: float | None = 5.0, last: float = 10.5) -> Console:
     return console
 
 
-def test_requests_in_flight_are_counted_where_the_guest_was_stopped() -> None:
+def test_requests_in_flight_are_counted_at_the_stop() -> None:
     assert in_flight(deep(40), attempts()) == [40]
     assert in_flight(deep(40, began=None), attempts()) == [0]
     assert in_flight(deep(40, began=10.1), attempts()) == [0]
@@ -277,7 +277,7 @@ def test_the_guard_is_what_the_leases_say(sound: Evidence) -> None:
     assert claims(on, Events(silent.items, ("torn",)), None) == []
 
 
-def test_a_point_is_after_its_event_and_before_the_next_operation(sound: Evidence) -> None:
+def test_a_point_lies_between_its_event_and_the_next_operation(sound: Evidence) -> None:
     record, attempts = sound.record, sound.attempts
     assert list(points(record.snapshots, record.events, attempts)) == []
     steps = [e for e in record.events.items if is_step(e)]
@@ -457,14 +457,14 @@ def crossed(count: int, moved: bool = True) -> list[Finding]:
     return list(_through(acks, load, told, attempts() if moved else []))
 
 
-def test_only_writes_that_were_under_way_are_acknowledged_where_the_guest_went() -> None:
+def test_the_destination_acknowledges_writes_in_flight_only() -> None:
     assert crossed(0) == []
     assert crossed(64) == []
     assert codes_of(crossed(65)) == {"console-shim"}
     assert codes_of(crossed(1, moved=False)) == {"console-shim"}
 
 
-def test_what_a_shim_tells_belongs_to_its_newest_read_that_can_be_meant() -> None:
+def test_an_event_belongs_to_the_newest_possible_epoch() -> None:
     items = (
         event(1, "opened", epoch=1, mode="each"),
         event(2, "opened", epoch=3, mode="each", implicit=True),
@@ -477,7 +477,7 @@ def test_what_a_shim_tells_belongs_to_its_newest_read_that_can_be_meant() -> Non
     assert (newer.first, newer.first_write, newer.release) == items[2:]
 
 
-def test_a_qcow2_cluster_that_reads_as_zeros_has_a_place_and_no_data() -> None:
+def test_a_qcow2_zero_cluster_has_an_offset_and_no_data() -> None:
     raw = bytearray(0x70000)
     struct.pack_into(
         ">4sIQIIQIIQQIIQQQQII", raw, 0, b"QFI\xfb", 3, 0, 0, 16, 1 << 20, 0, 1, 0x30000, 0x10000,

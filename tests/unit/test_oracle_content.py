@@ -131,9 +131,7 @@ def test_data_where_nothing_was_written_is_never_written(lab: Lab, case: Case) -
     assert hidden.never_written == 0
 
 
-def test_a_write_issued_but_not_acknowledged_may_be_there_or_not_or_in_part(
-    lab: Lab, case: Case
-) -> None:
+def test_an_unacknowledged_write_may_be_there_in_part(lab: Lab, case: Case) -> None:
     newest = max(n for n in lab.written if n % 2 == 0)
     case.console.acks[:] = [ack for ack in case.console.acks if ack.n < newest]
     assert not case.judge().worst("corrupt"), "it is there"
@@ -154,9 +152,7 @@ def test_a_write_that_was_never_issued_must_not_be_there(lab: Lab, case: Case) -
     assert "never issued" in outcome.worst("corrupt")[0].message
 
 
-def test_a_cleared_bit_loses_the_write_although_the_data_is_in_the_file(
-    lab: Lab, case: Case
-) -> None:
+def test_a_cleared_bit_loses_the_write_despite_its_data(lab: Lab, case: Case) -> None:
     sector = next(iter(last_writes(lab)))
     block, inside = divmod(sector, BLOCK // SECTOR)
     at = case.reader.blocks[block] * SECTOR + inside // 8
@@ -192,9 +188,7 @@ def test_a_destroyed_image_gives_a_short_report(lab: Lab, case: Case) -> None:
     assert "in all" in shown[-1]["message"]
 
 
-def test_a_failed_write_must_not_come_back_over_a_later_acknowledged_one(
-    lab: Lab, case: Case
-) -> None:
+def test_a_failed_write_never_replaces_a_later_one(lab: Lab, case: Case) -> None:
     last = last_writes(lab)
     seen: dict[int, int] = {}
     for n in lab.written:
@@ -208,7 +202,7 @@ def test_a_failed_write_must_not_come_back_over_a_later_acknowledged_one(
     assert n in outcome.lost_writes
 
 
-def test_data_that_claims_a_write_which_does_not_cover_it_is_foreign(lab: Lab, case: Case) -> None:
+def test_data_of_a_write_that_does_not_cover_it_is_foreign(lab: Lab, case: Case) -> None:
     sector, patches = unwritten(lab, case)
     case.console.issued = None
     claim = next(n for n in range(10_000, 20_000) if sector not in range(*_span(lab, n)))

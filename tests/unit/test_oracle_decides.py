@@ -94,7 +94,7 @@ def event(seq: int, name: str, epoch: int | None, **extra: object) -> Event:
     return Event(seq, name, 1, "alpha", "source", 7, epoch, float(seq), extra)
 
 
-def test_an_activation_that_failed_with_the_lease_excuses_one_epoch_and_no_more() -> None:
+def test_a_failed_activation_accounts_for_one_epoch() -> None:
     read, release = event(1, "activated", 1), event(3, "deactivated", 4, ended=1)
     for released, untold in ((3, 0), (None, 1), (2, 1)):
         refused = event(2, "refused", None, op="activate", released=released)

@@ -50,7 +50,7 @@ def played(seed: int, steps: int) -> tuple[dict[int, int], dict[int, int]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whatever_order_the_slots_take_the_model_allows_what_is_there(seed: int) -> None:
+def test_any_order_of_the_slots_is_allowed_by_the_model(seed: int) -> None:
     acked, disk = played(seed, 2500)
     left = Left(DEPTH, acked, ended=True)
     for sector, found in disk.items():
@@ -75,7 +75,7 @@ def test_only_the_two_of_a_pair_share_a_sector() -> None:
     assert max(owner) < 116 * 1024
 
 
-def test_no_slot_comes_to_a_block_before_those_that_write_its_end() -> None:
+def test_no_slot_uses_a_block_before_its_end_is_written() -> None:
     newest = -1
     for seq in range(40):
         places = {slot: DEPTH.operation(slot, seq) for slot in range(SLOTS)}
@@ -97,7 +97,7 @@ def test_what_is_written_once_is_never_written_again() -> None:
     assert all(place % ONCE == 0 for place in places)
 
 
-def test_a_record_with_a_deep_half_is_consistent_and_says_how_many_were_in_flight(
+def test_a_deep_record_says_how_many_requests_were_in_flight(
     tmp_path: Path,
 ) -> None:
     entry = judge_case(oracle_cases.deep().save(tmp_path / "activate"))
@@ -135,7 +135,7 @@ def test_qemus_own_count_is_believed_where_it_is_smaller(tmp_path: Path) -> None
     assert judge_case(lab.save(tmp_path / "none"))["verdict"] == "inconclusive"
 
 
-def test_a_leg_without_a_check_of_what_was_written_once_proves_nothing(tmp_path: Path) -> None:
+def test_a_leg_without_a_check_of_old_data_proves_nothing(tmp_path: Path) -> None:
     lab = oracle_cases.deep()
     lab.logs["beta"] = lab.logs["beta"].replace(b"deep checked 80 0", b"unknown check....")
     entry = judge_case(lab.save(tmp_path / "activate"))

@@ -63,7 +63,7 @@ def test_each_kind_of_leftover_is_found_where_the_guest_has_left(
     assert message.endswith(thing)
 
 
-def test_what_the_next_migration_meets_is_never_green_and_exits_with_1(back: Path) -> None:
+def test_leftovers_are_never_green_and_exit_with_1(back: Path) -> None:
     """It is proved, so a bisection must not skip it; the disk is whole, so it is not corrupt."""
     lock = "pid 11: write lock (OFDLCK) on bytes 300 to 301 of image.vhd"
     change(back, "alpha-leg-1", lambda held: held["held"]["locks"].append(lock))
@@ -87,7 +87,7 @@ def test_a_leftover_beside_other_doubts_is_told_after_them(back: Path) -> None:
     assert exit_code(verdict) == 1
 
 
-def test_where_the_guest_runs_the_lease_and_a_lock_at_the_server_are_its_own(back: Path) -> None:
+def test_the_running_host_may_hold_the_lease_and_a_lock(back: Path) -> None:
     for kind, thing in (
         ("lease", "beta: pid 22, epoch 3"), ("locks", "elsewhere: write lock on bytes 300 to 301"),
     ):  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_look_that_the_record_contradicts_is_a_doubt(
     assert code in {found for found, _ in findings(back)}
 
 
-def test_with_the_guard_on_a_look_must_see_the_lock_and_the_lease(tmp_path: Path) -> None:
+def test_guarded_hosts_must_show_the_lock_and_the_lease(tmp_path: Path) -> None:
     folder = oracle_cases.refused().save(tmp_path / "case")
     for kind in ("locks", "lease"):
         change(folder, "alpha-leg-1", lambda held, kind=kind: held["held"].update({kind: []}))
@@ -161,7 +161,7 @@ def test_a_record_from_before_the_looks_is_judged_as_it_was(tmp_path: Path) -> N
     assert "schema 1" in entry["oracles"]["leftovers"]["findings"][0]["message"]
 
 
-def test_the_looks_cannot_be_dropped_from_a_record_nor_its_schema_lowered(tmp_path: Path) -> None:
+def test_a_record_must_have_its_leftover_snapshots(tmp_path: Path) -> None:
     folder = oracle_cases.activate().save(tmp_path / "case")
     case = json.loads((folder / "case.json").read_text())
     (folder / "case.json").write_text(json.dumps({**case, "schema": 1}))

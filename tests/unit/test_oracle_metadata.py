@@ -94,7 +94,7 @@ def test_events_that_end_before_a_snapshot_was_taken_are_torn(tmp_path: Path) ->
     assert any("ends at seq" in problem for problem in record.snapshot_problems)
 
 
-def test_an_allocation_is_where_the_event_says_in_every_snapshot_and_the_image(
+def test_an_allocation_is_where_its_event_says(
     evidence: Evidence,
 ) -> None:
     lab = oracle_cases.activate()

@@ -131,7 +131,7 @@ def test_numbers_that_would_fill_the_memory_are_refused(tmp_path: Path) -> None:
         assert judge_case(path)["verdict"] == "inconclusive", change
 
 
-def test_a_mistake_of_the_judge_itself_is_a_doubt_and_no_traceback(
+def test_a_defect_of_the_judge_is_a_doubt_and_no_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:

@@ -38,7 +38,7 @@ def test_no_piece_makes_the_judge_wait_or_fill_its_memory(
     assert judge_case(folder)["verdict"] == ("consistent" if optional else "inconclusive")
 
 
-def test_a_folder_of_snapshots_that_is_a_link_is_no_part_of_the_record(tmp_path: Path) -> None:
+def test_a_linked_snapshot_folder_is_not_part_of_the_record(tmp_path: Path) -> None:
     folder = oracle_cases.activate().save(tmp_path / "case")
     (folder / "metadata").rename(tmp_path / "elsewhere")
     (folder / "metadata").symlink_to(tmp_path / "elsewhere")

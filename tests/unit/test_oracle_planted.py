@@ -52,7 +52,7 @@ def test_every_fault_is_planted_and_caught(
 
 
 @pytest.mark.parametrize("name", judging.ORACLES)
-def test_an_oracle_that_checks_nothing_makes_the_case_inconclusive(
+def test_a_blind_oracle_makes_the_case_inconclusive(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes = {
@@ -69,7 +69,7 @@ def test_an_oracle_that_checks_nothing_makes_the_case_inconclusive(
     assert f"({name}: " in entry["why"]
 
 
-def test_a_finding_that_was_there_before_or_names_another_place_is_no_catch(
+def test_an_old_finding_or_another_position_is_no_catch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noise = Outcome((Finding("lost", "always the same", block=1, sectors=(0, 1)),))
@@ -86,7 +86,7 @@ def test_planting_changes_no_file(tmp_path: Path) -> None:
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_a_finding_that_was_there_before_is_no_catch_although_it_names_the_place(
+def test_an_old_finding_at_the_position_is_no_catch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = Finding("lost", "all of it", block=0, sectors=(0, 1 << 40))
@@ -98,7 +98,7 @@ def test_a_finding_that_was_there_before_is_no_catch_although_it_names_the_place
     assert {"content: dropped-ack-early", "content: dropped-ack-late"} <= set(result.missed)
 
 
-def test_an_oracle_that_passed_without_one_of_its_faults_is_not_awake(
+def test_an_oracle_without_one_of_its_faults_is_not_awake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kind of fault that finds no place counts as missed, and not as tried."""

@@ -44,14 +44,14 @@ def test_phases_are_measured_between_the_events_that_bound_them() -> None:
     }  # fmt: skip
 
 
-def test_an_acknowledgement_that_overtakes_the_controllers_event_still_counts() -> None:
+def test_an_acknowledgement_before_the_event_still_counts() -> None:
     acks = [Ack(0, 10.0, "alpha"), Ack(1, 10.029, "beta")]
     found = times(stamped(), acks)
     assert found["total"] == 29.0
     assert found["resume"] == 0.0
 
 
-def test_a_late_close_and_an_early_open_are_no_part_of_the_blackout() -> None:
+def test_a_late_close_and_early_open_are_outside_the_blackout() -> None:
     lab = oracle_cases.overlap()
     found = times(lab, [Ack(0, 1.0, "alpha"), Ack(1, 900.0, "beta")])
     assert (found["deactivate"], found["activate"]) == (0.0, 0.0)
@@ -92,6 +92,6 @@ def test_gaps_of_the_story_are_told() -> None:
     assert gaps == ["no event tells of leg 2", "leg 1 migrated without `suspended` and `resumed`"]
 
 
-def test_an_acknowledgement_of_the_source_that_arrives_late_ends_nothing() -> None:
+def test_a_late_acknowledgement_of_the_source_ends_nothing() -> None:
     acks = [Ack(0, 10.0, "alpha"), Ack(1, 10.012, "alpha"), Ack(2, 10.050, "beta")]
     assert times(stamped(), acks)["total"] == 38.0

@@ -58,7 +58,7 @@ def test_a_refusal_that_kept_the_guest_whole_is_refused(tmp_path: Path) -> None:
     assert entry["writes"]["acked_after_resume"] >= MINIMUM
 
 
-def test_a_case_refused_before_the_guest_stopped_counts_blocks_up_to_the_refusal(
+def test_a_refused_case_counts_blocks_up_to_the_refusal(
     tmp_path: Path,
 ) -> None:
     lab = oracle_cases.refused()
@@ -89,7 +89,7 @@ PIECES = (
 
 @pytest.mark.parametrize("piece", PIECES)
 @pytest.mark.parametrize("how", ["missing", "torn", "empty"])
-def test_without_a_piece_a_clean_run_is_inconclusive_and_a_corrupt_one_corrupt(
+def test_without_a_file_a_clean_record_is_inconclusive(
     piece: str, how: str, tmp_path: Path
 ) -> None:
     for lab, without in ((oracle_cases.activate(), "inconclusive"), (oracle_cases.overlap(), "")):
@@ -211,7 +211,7 @@ def test_a_destination_that_refused_and_wrote_is_not_refused(tmp_path: Path) -> 
     assert entry["verdict"] == "corrupt", "a standby that serves makes two active hosts"
 
 
-def test_a_guest_that_stood_still_after_the_cancel_is_not_refused(tmp_path: Path) -> None:
+def test_a_guest_that_stops_after_the_cancel_is_not_refused(tmp_path: Path) -> None:
     lab = oracle_cases.refused()
     cancelled = next(e["seq"] for e in lab.events if e["event"] == "cancelled")
     for event in lab.events:
@@ -248,7 +248,7 @@ def test_a_leg_that_never_ended_proves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("last_sector", "result"), [(b"\xc7" * 512, "fail"), (bytes(512), "fail"), (None, "pass")]
 )
-def test_the_footer_of_an_image_that_everyone_closed_must_be_there(
+def test_a_closed_image_must_have_its_footer(
     last_sector: bytes | None, result: str, tmp_path: Path
 ) -> None:
     """Also when the last snapshot saw the same: then only the structure tells."""
@@ -272,7 +272,7 @@ def test_the_footer_of_an_image_that_everyone_closed_must_be_there(
 @pytest.mark.parametrize(
     ("at", "verdict"), [("inside", "consistent"), ("late", "inconclusive"), (None, "inconclusive")]
 )
-def test_an_exclusive_login_that_nobody_tried_to_share_proves_nothing(
+def test_an_exclusive_login_without_a_rival_proves_nothing(
     at: str | None, verdict: str, tmp_path: Path
 ) -> None:
     lab = oracle_cases.activate()

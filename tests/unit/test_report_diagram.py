@@ -68,7 +68,7 @@ def test_a_reopened_disk_is_active_from_its_second_read_on(tmp_path: Path) -> No
     assert not line.overlaps
 
 
-def test_blackout_lies_between_the_acknowledgements_and_holds_the_phases(tmp_path: Path) -> None:
+def test_the_blackout_lies_between_two_acknowledgements(tmp_path: Path) -> None:
     line, (switch,) = _read(synthetic_run.activate(), tmp_path)
     assert (switch.end - switch.start) * 1000 == pytest.approx(52)
     assert [phase.name for phase in switch.phases] == list(synthetic_run.PHASES)
@@ -108,7 +108,7 @@ def test_each_leg_has_its_direction_and_its_blackout(tmp_path: Path) -> None:
     assert all(s.leg.moved for s in switches)
 
 
-def test_a_failed_leg_ends_in_a_cancel_and_the_guest_goes_on_at_the_source(tmp_path: Path) -> None:
+def test_a_failed_leg_is_cancelled_and_the_guest_goes_on(tmp_path: Path) -> None:
     line, switches = _read(synthetic_run.retry(), tmp_path)
     assert [s.leg.moved for s in switches] == [False, True]
     assert switches[0].leg.fault == "destination's QEMU killed"
@@ -128,9 +128,7 @@ def test_a_failed_leg_ends_in_a_cancel_and_the_guest_goes_on_at_the_source(tmp_p
         synthetic_run.reopen(),
     ],
 )
-def test_nothing_leaves_the_drawing_and_no_labels_of_a_row_collide(
-    recorder: Recorder, tmp_path: Path
-) -> None:
+def test_labels_stay_in_the_drawing_and_do_not_collide(recorder: Recorder, tmp_path: Path) -> None:
     line, switches = _read(recorder, tmp_path)
     for drawing in [overview(line, switches), *(zoom(line, s) for s in switches)]:
         labels = [s for s in drawing.shapes if isinstance(s, Label)]

@@ -27,7 +27,7 @@ def test_counts_and_outcomes(tmp_path: Path) -> None:
     assert (suite.attrib["failures"], suite.attrib["errors"]) == ("0", "2")
 
 
-def test_a_wrong_verdict_is_a_failure_with_findings_and_the_command(tmp_path: Path) -> None:
+def test_a_wrong_verdict_is_a_failure_with_its_findings(tmp_path: Path) -> None:
     run_dir = make(tmp_path / "run")
     verdict = json.loads((run_dir / "verdict.json").read_text())
     verdict["strategies"][0]["expected"] = "consistent"
@@ -70,7 +70,7 @@ def test_characters_that_xml_cannot_hold_do_not_break_it(tmp_path: Path) -> None
     assert "</x>&" in failure.attrib["message"]
 
 
-def test_what_was_left_behind_is_a_failure_and_no_error_of_the_lab(tmp_path: Path) -> None:
+def test_leftovers_are_a_failure_and_no_lab_error(tmp_path: Path) -> None:
     run_dir = make(tmp_path / "run")
     verdict = json.loads((run_dir / "verdict.json").read_text())
     found = {"code": "left-locks", "severity": "left", "message": "beta still has a lock"}

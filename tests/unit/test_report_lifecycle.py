@@ -143,14 +143,14 @@ def test_the_record_of_another_run_is_not_begun_again(
         begin(run, [CASE])
 
 
-def test_where_the_record_cannot_be_begun_latest_keeps_naming_the_last_one(run: Path) -> None:
+def test_latest_names_the_last_run_that_could_begin(run: Path) -> None:
     (run.parent / "file").touch()
     with pytest.raises(UsageError, match="choose another directory"):
         begin(run.parent / "file", [CASE])
     assert os.readlink(run.parent / "latest") == "one"
 
 
-def test_on_a_full_disk_the_pieces_of_the_beginning_stay_all_of_them(
+def test_a_full_disk_keeps_the_first_files_of_a_record(
     run: Path, record: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second of three pieces finds no room: the first must not be the new one."""
@@ -175,7 +175,7 @@ def full_after(count: int, real: Callable[[Path, bytes], str]) -> Callable[[Path
     return write
 
 
-def test_the_command_of_the_playbooks_begins_a_run_by_its_options(tmp_path: Path) -> None:
+def test_the_playbooks_command_begins_a_run_by_its_options(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = '{"migration_strategies": "activate", "migration_seed": 3, "migration_repeats": 2}'
     assert cli.run(["lab", "begin", str(run), words]) == 0

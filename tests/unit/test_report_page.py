@@ -72,7 +72,7 @@ def test_every_case_finding_and_command_is_there(tmp_path: Path) -> None:
     assert html.count('<svg viewBox="0 0 960') == 6 + 8  # overviews, legs
 
 
-def test_nothing_is_loaded_from_elsewhere_and_links_stay_in_the_run(tmp_path: Path) -> None:
+def test_the_report_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     run_dir = make(tmp_path / "run")
     html = _page(run_dir)
     checker = _checked(html)

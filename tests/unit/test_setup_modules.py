@@ -36,7 +36,7 @@ def test_a_lock_that_another_process_holds_keeps_out(held: str) -> None:
     assert shared.trouble(held, "kvm1") == ""
 
 
-def test_a_lock_that_does_not_keep_out_is_told_with_file_system_and_options(tmp_path: Path) -> None:
+def test_a_useless_lock_names_its_file_system_and_options(tmp_path: Path) -> None:
     unlocked = tmp_path / "probe"
     unlocked.touch()
     told = shared.trouble(str(unlocked), "kvm1")
@@ -46,7 +46,7 @@ def test_a_lock_that_does_not_keep_out_is_told_with_file_system_and_options(tmp_
     assert kind != "unknown"
 
 
-def test_a_file_that_is_not_there_is_told_as_a_directory_that_is_not_shared(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_as_an_unshared_directory(tmp_path: Path) -> None:
     assert f"{tmp_path} is not shared" in shared.trouble(str(tmp_path / "none"), "kvm1")
 
 

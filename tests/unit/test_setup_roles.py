@@ -24,7 +24,7 @@ def options(role: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_role_specifies_the_options_of_a_run_as_their_schema_does() -> None:
+def test_the_role_specifies_the_options_of_the_schema() -> None:
     described = options(MIGRATION)
     for option in OPTIONS:
         entry = described[f"migration_{option.variable}"]

@@ -103,9 +103,7 @@ def test_a_normal_user_is_told_which_packages_are_missing(setup, checkout, tools
     assert done.stderr == ("setup: root is needed to install what is missing: qemu-utils fio\n")
 
 
-def test_a_normal_user_is_told_that_the_virtual_environment_is_missing(
-    setup, checkout, tools
-) -> None:
+def test_a_normal_user_learns_that_the_venv_is_missing(setup, checkout, tools) -> None:
     fake(tools, "id", "echo 1000")
     fake_dpkg(tools, checkout, set())
     done = setup()

@@ -134,7 +134,7 @@ def test_file_opened_for_reading_refuses_every_change(tmp_path: Path) -> None:
     assert path.read_bytes() == b"a" * 1024
 
 
-def test_direct_write_of_part_of_a_sector_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+def test_a_direct_write_of_part_of_a_sector_is_refused(tmp_path: Path) -> None:
     with FileStorage(tmp_path / "disk", create=True, direct=True) as disk:
         if disk.direct:
             with pytest.raises(ValueError, match="direct write"):
@@ -178,7 +178,7 @@ def test_faulty_fails_when_told_and_tears_the_write() -> None:
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_a_flush_that_failed_is_not_forgotten_where_the_page_cache_is_used(
+def test_a_failed_flush_of_the_page_cache_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool
 ) -> None:
     failing = [True]

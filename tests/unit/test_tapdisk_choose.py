@@ -27,7 +27,7 @@ def test_a_resource_is_written_as_sanlock_writes_it() -> None:
     assert Resource.parse("lab:d:/srv/l:1048576") == Resource("lab", "d", "/srv/l", 1 << 20)
 
 
-def test_a_lun_is_written_as_libiscsi_writes_it_and_its_secret_is_never_told() -> None:
+def test_a_lun_url_never_shows_its_secret() -> None:
     lun = Lun.parse("iscsi://bob%s3cret@[::1]:3261/iqn.2026-01.x:d/7")
     assert (lun.portal, lun.target, lun.number) == ("[::1]:3261", "iqn.2026-01.x:d", 7)
     assert lun.login == ("bob", "s3cret")

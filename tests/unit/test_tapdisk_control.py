@@ -274,7 +274,7 @@ def test_a_log_that_nobody_reads_holds_up_no_disk() -> None:
         assert seen == list(range(2000))
 
 
-def test_a_reader_of_the_log_that_goes_ends_the_log_and_nothing_else(
+def test_a_lost_log_reader_ends_the_log_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reader, writer = os.pipe()

@@ -49,7 +49,7 @@ def test_a_change_waits_for_the_requests_inside() -> None:
     assert result == [GateMode.SERVE]
 
 
-def test_a_request_that_never_ends_is_told_and_the_gate_is_as_before(
+def test_a_drain_that_times_out_leaves_the_gate_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "DRAIN_PATIENCE", 0.05)

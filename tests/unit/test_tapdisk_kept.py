@@ -68,7 +68,7 @@ class TestKept(LeaseSuite):
         assert keeper_of(here).asked == [("take", False, True)]
         here.close()
 
-    def test_a_refusal_names_the_holder_of_the_record_and_the_way_out(self, pair: Pair) -> None:
+    def test_a_refusal_names_the_owner_and_the_way_out(self, pair: Pair) -> None:
         a, b = pair
         a.acquire()
         with pytest.raises(ActivationRefused) as caught:
@@ -81,7 +81,7 @@ class TestKept(LeaseSuite):
         with pytest.raises(ActivationRefused, match=r"at epoch 1$"):
             b.acquire()
 
-    def test_a_holder_whom_the_keeper_does_not_know_is_not_thrown_out(
+    def test_an_owner_unknown_to_the_lock_manager_is_not_evicted(
         self, pair: Pair, path: Path
     ) -> None:
         """As when one host was started without --lease, or by tap-ctl."""
@@ -112,7 +112,7 @@ class TestKept(LeaseSuite):
         assert keeper_of(a).asked[-1] == "give"
         assert b.acquire() == 1
 
-    def test_the_record_tells_of_a_release_before_the_keeper_gives_the_lease_away(
+    def test_a_release_is_recorded_before_the_lease_is_given_up(
         self, pair: Pair, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         a, _ = pair
@@ -122,7 +122,7 @@ class TestKept(LeaseSuite):
         a.release()
         assert told[-1] == (2, "release", "a")
 
-    def test_a_record_that_was_replaced_fences_though_the_keeper_is_content(
+    def test_a_replaced_epoch_record_fences_under_a_lock_manager(
         self, pair: Pair, path: Path
     ) -> None:
         a, _ = pair

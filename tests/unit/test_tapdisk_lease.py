@@ -58,7 +58,7 @@ def test_a_process_that_lives_keeps_the_lease(path: Path) -> None:
     other.close()
 
 
-def test_a_new_process_with_the_pid_of_the_holder_is_not_the_holder() -> None:
+def test_a_new_process_with_the_owners_pid_is_not_the_owner() -> None:
     start = owners.process_start(os.getpid())
     assert start is not None
     assert not Owner("a", os.getpid(), start, owners.boot_id()).is_gone()

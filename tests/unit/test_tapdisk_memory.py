@@ -255,7 +255,7 @@ def test_a_large_write_holds_up_no_pause(rig: Rig) -> None:
     assert rig.content()[: 4 * MIB] == data
 
 
-def test_a_client_that_goes_in_a_large_write_leaves_a_part_and_a_whole_image(rig: Rig) -> None:
+def test_a_client_lost_in_a_large_write_leaves_a_whole_image(rig: Rig) -> None:
     client = rig.client()
     client.socket.sendall(head(wire.CMD_WRITE, 8 * MIB) + b"p" * (3 * MIB))
     client.socket.close()

@@ -219,7 +219,7 @@ def test_impossible_requests_get_an_error_and_the_next_is_served(
     assert client.read(0, 512) == b"z" * 512
 
 
-def test_a_write_past_the_end_or_unaligned_is_an_error_and_the_next_is_served(
+def test_a_wrong_write_is_an_error_and_the_next_is_served(
     client: Client,
 ) -> None:
     assert client.write(SIZE - 512, bytes(1024)) == errno.ENOSPC
@@ -330,7 +330,7 @@ def test_bad_handshakes_end_and_others_are_served(server: NbdServer, sent: bytes
 
 
 @pytest.mark.parametrize("more", [b"", b"\0", HAGGLING])
-def test_a_client_that_chooses_nothing_is_dropped_however_much_it_says(
+def test_a_client_that_never_chooses_an_export_is_dropped(
     backend: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bytes
 ) -> None:
     monkeypatch.setattr(nbd_server, "HANDSHAKE_PATIENCE", 0.2)

@@ -109,7 +109,7 @@ def test_flags_of_a_read_only_export_offer_no_change() -> None:
     assert both.flags & wire.SEND_CACHE
 
 
-def test_export_name_is_padded_for_clients_that_did_not_ask_to_leave_it() -> None:
+def test_an_export_name_reply_is_padded_by_default() -> None:
     short, outcome = negotiation(3).answer(wire.OPT_EXPORT_NAME, b"x")
     assert outcome == "go"
     assert len(short) == 10

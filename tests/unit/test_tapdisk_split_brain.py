@@ -196,9 +196,7 @@ def test_operations_of_two_hosts_in_any_order_lose_nothing(seed: int, tmp_path: 
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_a_holder_that_was_stopped_and_forced_away_does_no_harm_when_it_wakes(
-    seed: int, tmp_path: Path
-) -> None:
+def test_a_stopped_owner_that_was_fenced_writes_nothing_later(seed: int, tmp_path: Path) -> None:
     """SIGSTOP of the holder, the operator's --force, SIGCONT: as if its next call came late."""
     pair = Pair(tmp_path, guard=True, seed=seed)
     pair.writes(pair.source)

@@ -112,7 +112,7 @@ def test_the_table_in_the_documentation_is_made_from_the_states() -> None:
     assert f"\n{markdown()}\n" in document.read_text()
 
 
-def test_paused_and_queueing_disks_refuse_a_probe_instead_of_hanging(one: Shim) -> None:
+def test_paused_disks_refuse_a_probe_instead_of_hanging(one: Shim) -> None:
     one.activated().pause()
     with pytest.raises(StateError, match="requests wait"):
         one.probe()
@@ -131,7 +131,7 @@ def test_paused_requests_wait_for_unpause(one: Shim) -> None:
     assert result == [bytes(SECTOR)]
 
 
-def test_a_source_that_was_deactivated_for_a_switch_queues_until_it_is_activated(one: Shim) -> None:
+def test_a_source_deactivated_for_a_switch_queues_requests(one: Shim) -> None:
     one.activated().deactivate(queue=True)
     thread, result = in_thread(lambda: one.put(0, 5))
     time.sleep(0.05)
@@ -227,7 +227,7 @@ def test_a_refused_activation_leaves_all_as_it_was(
     other.detach()
 
 
-def test_a_refused_activation_leaves_an_implicit_standby_implicit(
+def test_a_refused_activation_keeps_an_implicit_standby(
     one: Shim, image: MemoryStorage, tmp_path: Path
 ) -> None:
     other = Shim("b", image, tmp_path).activated()
@@ -269,7 +269,7 @@ def test_no_footer_no_activation_and_the_lease_is_free_again(
     assert one.session.lease.holder() is None
 
 
-def test_a_forced_activation_takes_over_without_a_footer_and_leaves_one(
+def test_a_forced_activation_writes_the_missing_footer(
     image: MemoryStorage, tmp_path: Path
 ) -> None:
     dead = Shim("a", image, tmp_path).activated()
@@ -383,7 +383,7 @@ def test_guard_off_each_reopens_and_tells_once(off: Shim) -> None:
     assert off.told("closed")[0]["reopens"] == 4
 
 
-def test_a_reopen_that_fails_is_an_error_and_the_next_one_tries_again(
+def test_a_failed_reopen_is_an_error_and_is_tried_again(
     image: MemoryStorage, tmp_path: Path
 ) -> None:
     failing = False
@@ -407,7 +407,7 @@ def test_a_reopen_that_fails_is_an_error_and_the_next_one_tries_again(
 # closing that fails
 
 
-def test_a_deactivation_without_space_for_the_footer_changes_nothing(
+def test_a_deactivation_on_a_full_disk_changes_nothing(
     image: MemoryStorage, tmp_path: Path
 ) -> None:
     full = False
@@ -432,9 +432,7 @@ def test_a_deactivation_without_space_for_the_footer_changes_nothing(
     assert len(shim.told("deactivated")) == 1
 
 
-def test_a_detach_without_space_for_the_footer_says_so_and_detaches(
-    image: MemoryStorage, tmp_path: Path
-) -> None:
+def test_a_detach_on_a_full_disk_says_so_and_detaches(image: MemoryStorage, tmp_path: Path) -> None:
     full = False
 
     def fault(kind: str, offset: int, length: int) -> int | None:
@@ -501,7 +499,7 @@ def test_a_stolen_lease_fences_at_the_next_metadata_write(
     thief.detach()
 
 
-def test_a_stolen_lease_is_noticed_by_requests_that_write_no_metadata(
+def test_a_stolen_lease_is_noticed_by_plain_requests(
     one: Shim, image: MemoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one.activated().put(0, 1)
@@ -574,9 +572,7 @@ def test_a_lease_that_cannot_be_read_is_an_error_not_a_loss(
 # guard off
 
 
-def test_guard_off_serves_from_open_and_kills_the_footer_at_unpause(
-    off: Shim, image: MemoryStorage
-) -> None:
+def test_guard_off_serves_and_kills_the_footer_at_unpause(off: Shim, image: MemoryStorage) -> None:
     off.attached().open()
     assert off.state == "active"
     off.put(0, 1)

@@ -243,7 +243,7 @@ def drained(client: Client) -> None:
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_requests_that_make_no_sense_end_a_client_and_nothing_else(rig: Rig, seed: int) -> None:
+def test_malformed_requests_end_their_client_only(rig: Rig, seed: int) -> None:
     dice = random.Random(seed)
     for _ in range(4):
         client = warmed(rig, structured=dice.random() < 0.5)
@@ -332,7 +332,7 @@ def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     thief.close()
 
 
-def test_who_reads_his_answers_late_writes_nothing_once_the_lease_is_gone(rig: Rig) -> None:
+def test_a_slow_client_writes_nothing_after_a_lost_lease(rig: Rig) -> None:
     """Requests that came together are let in one by one: the last may have waited for long."""
     client = warmed(rig)
     time.sleep(0.15)
@@ -398,9 +398,7 @@ def test_python_looks_at_the_lease_for_each_request(
     thief.close()
 
 
-def test_a_place_is_made_in_the_image_that_lacked_it_and_in_no_other(
-    rig: Rig, tmp_path: Path
-) -> None:
+def test_a_block_is_allocated_in_the_image_that_lacked_it_only(rig: Rig, tmp_path: Path) -> None:
     """A request that waited in a pause may go on with another kind of image."""
     client = warmed(rig)
     rig.disk.pause()
@@ -415,7 +413,7 @@ def test_a_place_is_made_in_the_image_that_lacked_it_and_in_no_other(
     assert other.read_bytes() == bytes(5 * BLOCK) + b"o" * 512 + bytes(SIZE - 5 * BLOCK - 512)
 
 
-def test_a_block_without_a_place_is_refused_when_the_lease_is_gone(rig: Rig) -> None:
+def test_an_allocation_without_the_lease_is_refused(rig: Rig) -> None:
     client = warmed(rig, structured=True)
     thief = rig.thief()
     thief.acquire(force_epoch=1)

@@ -49,7 +49,7 @@ def test_no_keys_at_all(tmp_path: Path) -> None:
         tls.by_keys(tmp_path / "none")
 
 
-def test_an_unknown_user_has_no_key_and_is_named_until_the_next_handshake() -> None:
+def test_an_unknown_tls_user_is_named_and_refused() -> None:
     keys = tls_psk.Keys({"alice": b"k" * 16})
     assert (keys("alice"), keys.hint()) == (b"k" * 16, "")
     assert (keys(None), keys.hint()) == (b"", " (there is no key for the user '')")

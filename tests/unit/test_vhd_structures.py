@@ -63,7 +63,7 @@ def test_footer_of_fewer_bytes_is_refused() -> None:
         Footer.unpack(QEMU_FOOTER[:510])
 
 
-def test_hidden_flag_of_the_oldest_blktap_is_outside_its_checksum() -> None:
+def test_the_oldest_hidden_flag_is_outside_the_checksum() -> None:
     raw = bytearray(Footer(1 << 20, creator_version=0x00010001).pack())
     raw[85] = 1
     assert Footer.unpack(bytes(raw)).checksum_valid
