@@ -1,4 +1,4 @@
-"""up, down and status of the local hosts, as seen from the machine that they live on."""
+"""up, down and status of the local hosts, for the machine that they run on."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Status:
-    """running: both hosts answer. stale: files or processes of a lab that no longer works."""
+    """State: running (both hosts answer), down, or stale (left by a lab that no longer works)."""
 
     state: str
     pid: int | None
@@ -38,7 +38,7 @@ class Status:
 
 
 class LocalHosts:
-    """The local hosts of one state directory. `say` gets each line a user should read."""
+    """The local hosts of one state directory. `say` gets each line for the user."""
 
     def __init__(self, state_directory: Path, say: Say) -> None:
         self.state = State(state_directory)
@@ -47,7 +47,7 @@ class LocalHosts:
         self.control = Path("/run") / f"vhdlab-{digest}"
 
     def up(self, options: HostOptions, holder: Process | None = None, mark: str = "") -> bool:
-        """Makes the hosts; False when they were there already. Raises LabError, UsageError."""
+        """Makes the hosts; False when they were running already. Raises LabError, UsageError."""
         _need_root_and_tools()
         with self.state.locked() as lock:
             if holder is not None:
@@ -68,15 +68,15 @@ class LocalHosts:
             return True
 
     def claim(self, holder: Process, mark: str) -> None:
-        """Makes `holder` the one run that may use the hosts. Raises LabError when another is.
+        """Makes `holder` the one run that may use the hosts. Raises LabError when another does.
 
-        Ends what a killed run has left behind on the controller.
+        Ends processes that a killed run has left on the controller.
         """
         with self.state.locked():
             self._claim(holder, mark)
 
     def down(self, holder: Process | None = None, force: bool = False) -> bool:
-        """Ends the hosts and all that belongs to them; False when there was nothing to end.
+        """Ends the hosts with all their processes and files; False when there were none.
 
         Raises LabError when a live run other than `holder` uses them and not `force`.
         """
@@ -121,7 +121,7 @@ class LocalHosts:
         return Status("running", process.pid, f"{', '.join(HOSTS)} answer")
 
     def _answers(self, process: Process, address: str) -> bool:
-        """Does an sshd listen there? Retried for a moment: the hosts may still be starting."""
+        """Whether an sshd listens there; tries for a second, because the hosts may be starting."""
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             command = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "nc", "-z", "-w", "1"]
@@ -152,11 +152,11 @@ class LocalHosts:
         sshfiles.write_client_config(directory, child, self.control)
 
     def _become_outer(self, options: HostOptions, lock: int, ready: int) -> NoReturn:
-        """In the forked child: writes down who it is, then becomes the lab's outer process.
+        """In the forked child: records its pid, then becomes the lab's outer process.
 
-        The record is written before anything exists that would have to be cleaned up, and by
-        the child itself, so that a kill of its parent at any moment loses nothing. Until the
-        exec the child holds the lock too.
+        The child itself writes the record, before anything exists that would have to be removed:
+        a kill of its parent at any moment leaves nothing unknown. Until the exec the child holds
+        the lock too.
         """
         try:
             os.setsid()
@@ -164,8 +164,8 @@ class LocalHosts:
             record = {"pid": me.pid, "start": me.start, "options": options.as_dict()}
             self.state.write("supervisor.json", record)
             lifeline, lifeline_end = os.pipe()
-            for kept in (lifeline, lifeline_end, ready):
-                os.set_inheritable(kept, True)
+            for inherited in (lifeline, lifeline_end, ready):
+                os.set_inheritable(inherited, True)
             os.set_inheritable(lock, False)
             null = os.open("/dev/null", os.O_RDONLY)
             log = os.open(self.state.path("hosts.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -186,7 +186,7 @@ class LocalHosts:
             os._exit(127)
 
     def _remove(self, forget_holder: bool) -> None:
-        """Ends everything that the record names; the record itself goes last."""
+        """Ends everything that the record names; removes the record last."""
         user = self.state.holder()
         outer, _ = self.state.supervisor()
         if user is not None and forget_holder:
@@ -200,7 +200,7 @@ class LocalHosts:
             procs.end([outer, *inside])
             if network is not None and network != procs.network_of(os.getpid()):
                 procs.end(procs.in_network(network))
-        # Of a lab whose outer process was killed the rest may be about to end, not ended.
+        # When the outer process was killed, the others may not have ended yet.
         procs.end_marked(f"{HOSTS_MARK}={self.state.directory}")
         self.state.clear(forget_holder)
 

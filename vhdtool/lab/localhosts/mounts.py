@@ -1,4 +1,4 @@
-"""The mount calls of the local hosts, straight to the kernel: no `mount` process for each."""
+"""System calls for the mounts and namespaces of the local hosts, without a process for each."""
 
 import ctypes
 import os
@@ -39,7 +39,7 @@ def set_hostname(name: str) -> None:
 
 
 def make_private() -> None:
-    """No mount made from here on is seen by anybody else."""
+    """Hides all later mounts from other mount namespaces."""
     _mount("none", "/", None, _REC | _PRIVATE)
 
 
@@ -58,10 +58,10 @@ def bind(source: str, target: str) -> None:
 
 
 def grow(directory: str, name: str, staging: str) -> str:
-    """Makes `directory`/`name` exist as a mount point without touching the real file system.
+    """Makes a mount point `directory`/`name` without a change to the real file system.
 
-    Where it is missing, `directory` is rebuilt on a tmpfs at the empty directory `staging`, with
-    each present entry bound into it, and moved over the original.
+    Where it is missing, `directory` is rebuilt on a tmpfs at the empty directory `staging`: each
+    entry is bound into it, and the tmpfs is moved over the original.
     """
     wanted = os.path.join(directory, name)
     if os.path.isdir(wanted):

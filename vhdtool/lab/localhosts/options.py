@@ -1,4 +1,4 @@
-"""What can be chosen about the local hosts, and what is fixed."""
+"""Options of the local hosts, and their fixed names, addresses and directories."""
 
 import os
 import re
@@ -9,12 +9,12 @@ from typing import Any
 from vhdtool.errors import UsageError
 
 HOSTS = {"alpha": "198.18.0.11", "beta": "198.18.0.12"}
-"""Names and addresses; 198.18.0.0/15 is set aside for benchmarks of network devices (RFC 2544)."""
+"""Names and addresses; 198.18.0.0/15 is reserved for benchmarks of network devices (RFC 2544)."""
 BRIDGE, BRIDGE_ADDRESS, PREFIX = "vhdlab0", "198.18.0.1", 24
 SHARED_DIR, PRIVATE_DIR, CACHE_DIR = "/srv/vhdlab", "/var/lib/vhdlab", "/var/cache/vhdlab"
-"""Where a host sees the shared, its private, and the cache directory."""
+"""Paths on a host of the shared, the private and the cache directory."""
 FEATURES = 1
-"""Counts up when hosts made by an older version of this package cannot be reused."""
+"""Rises when hosts made by an older version of this package cannot be reused."""
 
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
 
@@ -28,9 +28,9 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class HostOptions:
-    """A tmpfs of `shared_size`, or `shared_source` (a directory of a real file system).
+    """The shared directory: a tmpfs of `shared_size`, or `shared_source` on a real file system.
 
-    Raises UsageError when a value makes no sense.
+    Raises UsageError for a wrong value.
     """
 
     shared_size: str = "1500m"
@@ -47,13 +47,13 @@ class HostOptions:
             raise UsageError(f"{self.shared_source}: the shared directory does not exist")
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; equal for hosts that may be reused."""
+        """For JSON; equal for hosts that can be reused."""
         plain = {k: v if v is None else str(v) for k, v in asdict(self).items()}
         return {"features": FEATURES, **plain}
 
 
 def inside_config(options: HostOptions, files: Path) -> dict[str, Any]:
-    """What the supervisor has to know; `files` is the state directory with keys and logs."""
+    """The supervisor's configuration; `files` is the state directory with keys and logs."""
     return {
         **options.as_dict(),
         "hosts": HOSTS,

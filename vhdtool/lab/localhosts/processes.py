@@ -1,5 +1,6 @@
 """Processes by pid and start time: a pid alone may have been recycled."""
 
+import contextlib
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import LabError
+from vhdtool.leases.owner import process_start
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,11 @@ class Process:
 
     @classmethod
     def of(cls, pid: int) -> "Process | None":
-        """The process that has `pid` now; None when there is none (a zombie is none)."""
-        fields = _stat(pid)
-        if fields is None or fields[0] in ("Z", "X"):
-            return None
-        return cls(pid, int(fields[19]))
+        """The process that has `pid` now; None when there is none. A zombie does not count."""
+        with contextlib.suppress(OSError):
+            start = process_start(pid)
+            return None if start is None else cls(pid, start)
+        return None
 
     @classmethod
     def current(cls) -> "Process":
@@ -38,19 +40,8 @@ class Process:
         """Signals the process if it is still the same one."""
         if not self.alive():
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
-        except ProcessLookupError:
-            pass
-
-
-def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat after the name: state, ppid, ..."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return text[text.rindex(")") + 2 :].split()
 
 
 def pids() -> list[int]:
@@ -59,8 +50,11 @@ def pids() -> list[int]:
 
 def parent(pid: int) -> int:
     """The parent's pid; 0 when there is no such process."""
-    fields = _stat(pid)
-    return int(fields[1]) if fields else 0
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(text.rsplit(")", 1)[1].split()[1])
 
 
 def descendants(root: int) -> list[Process]:
@@ -140,7 +134,7 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> list[Process]:
 
 
 def end_marked(mark: str) -> None:
-    """Ends all that has `mark` in its environment, also what it starts while this looks."""
+    """Ends all processes with `mark` in their environment, and those that they start meanwhile."""
     spared = ancestors(os.getpid())
     for _ in range(20):
         found = [process for process in marked(mark) if process.pid not in spared]
@@ -150,7 +144,7 @@ def end_marked(mark: str) -> None:
 
 
 def end(processes: list[Process]) -> None:
-    """Kills, in order, and waits. Raises LabError when one does not go."""
+    """Kills processes in order, and waits for their end. Raises LabError when one stays."""
     for process in processes:
         process.kill()
     left = wait_gone(processes, 10.0)

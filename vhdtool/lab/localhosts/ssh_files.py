@@ -1,4 +1,4 @@
-"""Keys, known hosts and the ssh_config by which Ansible, the runner and people reach the hosts."""
+"""Keys, known hosts and the ssh_config by which Ansible, the runner and users reach the hosts."""
 
 import os
 import re
@@ -30,7 +30,7 @@ MaxStartups 100
 Subsystem sftp internal-sftp
 """
 
-# ServerAlive: a connection into a lab that was killed ends by itself.
+# ServerAlive: a connection to a lab that was killed ends by itself.
 _CLIENT_CONFIG = """\
 Host {name}
     HostName {address}
@@ -55,7 +55,7 @@ Host *
 
 
 def make_keys(directory: Path) -> None:
-    """Fresh keys for this lab: one for the client, one for each host, and who knows whom."""
+    """Makes new keys for the client and each host, and the files that name them."""
     for name in [CLIENT_KEY, *(f"host_{host}" for host in HOSTS)]:
         for stale in (directory / name, directory / f"{name}.pub"):
             stale.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def make_keys(directory: Path) -> None:
 
 
 def write_client_config(directory: Path, pid: int, control: Path) -> None:
-    """ssh_config for the lab whose outer process is `pid`; `control` holds the master sockets."""
+    """Writes ssh_config for a lab with the outer process `pid` and master sockets in `control`."""
     parts = [
         _CLIENT_CONFIG.format(name=name, address=address, pid=pid)
         for name, address in HOSTS.items()
@@ -96,10 +96,10 @@ def write_client_config(directory: Path, pid: int, control: Path) -> None:
 
 
 def make_control_directory(directory: Path, control: Path) -> None:
-    """A short directory for control sockets: their path may have about 90 characters only.
+    """Makes a directory with a short path: that of a control socket has at most 90 characters.
 
-    Its link `state` is how ssh_config names the files in `directory`, whose name may have what
-    ssh_config cannot quote.
+    ssh_config names the files in `directory` by the link `state`, because it cannot quote every
+    path.
     """
     control.mkdir(mode=0o700, exist_ok=True)
     found = control.lstat()
@@ -131,11 +131,11 @@ def _close_master(config: Path, name: str) -> None:
         master.kill()
 
 
-def _ask_master(config: Path, name: str, what: str) -> str:
-    """What `ssh -O` says; "" when the master does not answer in time."""
+def _ask_master(config: Path, name: str, command: str) -> str:
+    """The output of `ssh -O`; "" when the master does not answer in time."""
     try:
         done = subprocess.run(
-            ["ssh", "-F", str(config), "-O", what, name],
+            ["ssh", "-F", str(config), "-O", command, name],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

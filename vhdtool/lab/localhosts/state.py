@@ -1,4 +1,4 @@
-"""The state directory of a lab (.lab in the checkout): who made it, who is using it.
+"""The state directory of a lab (.lab in the checkout): its hosts, and the run that uses them.
 
 supervisor.json  {"pid", "start", "network", "options"}: the outer process of the running hosts
 holder.json      {"pid", "start", "mark"}: the run that is using them
@@ -21,7 +21,7 @@ from vhdtool.lab.localhosts.processes import Process
 MARK = "VHDLAB_RUN"
 """Environment variable that every process of a run inherits; its value is the run's mark."""
 
-# The record of the processes goes last: what is interrupted before can be done again.
+# The record of the processes is removed last, so that an interrupted removal can be repeated.
 _FILES = (
     "id_ed25519*",
     "host_*",
@@ -109,7 +109,7 @@ class State:
         return Holder(process, str(record.get("mark", "")))
 
     def claim(self, process: Process, mark: str) -> None:
-        """Makes `process` the holder. Raises LabError when another live run is it."""
+        """Makes `process` the holder. Raises LabError while another live run is the holder."""
         other = self.holder()
         if other is not None and other.process != process and other.process.alive():
             raise LabError(
@@ -119,9 +119,9 @@ class State:
         self.write("holder.json", {"pid": process.pid, "start": process.start, "mark": mark})
 
     def clear(self, forget_holder: bool) -> None:
-        """Removes what this package wrote; the empty directory stays, it is the lock."""
-        kept = "" if forget_holder else "holder.json"
+        """Removes the files of the lab; the directory stays, because it is the lock."""
+        spared = "" if forget_holder else "holder.json"
         for pattern in _FILES:
             for entry in self.directory.glob(pattern):
-                if entry.name != kept:
+                if entry.name != spared:
                     entry.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""What runs inside: the supervisor, pid 1 of the lab, and the first process of each host.
+"""The supervisor, pid 1 of the lab, and the first process of each host.
 
 Run by `control` as `unshare --net --pid --fork --kill-child --mount --mount-proc python -m ...`.
-The supervisor ends, and everything with it, when it is told to (SIGTERM), when it is killed, or
-when the process outside is gone: then the lifeline, a pipe that only that process holds open,
-reads as ended. It writes one line to the pipe `ready` once both hosts answer.
+The supervisor ends, and all processes with it, on SIGTERM, when it is killed, or when the process
+outside is gone: only that one holds the write end of the pipe `lifeline`. It writes one line to the
+pipe `ready` when both hosts answer.
 """
 
 import json
@@ -35,28 +35,29 @@ def _ip(commands: list[str]) -> None:
 
 
 class Host:
-    """One host, seen from the supervisor; made by `start`, complete after `connect`."""
+    """One host, as the supervisor sees it: `start`, `connect`, then `await_network`."""
 
     def __init__(self, name: str, config: dict[str, Any]) -> None:
         self.name = name
         self.config = config
         self.address: str = config["hosts"][name]
-        self.pid = self._told = self._tell = self._heard = self._say = 0
+        self.pid = 0
+        self._go = self._go_end = self._state = self._state_end = -1
 
     def start(self) -> None:
         """Forks the host's outer process; it waits in its new namespaces for `connect`."""
-        self._told, self._tell = os.pipe()
-        self._heard, self._say = os.pipe()
+        self._go, self._go_end = os.pipe()
+        self._state, self._state_end = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             _guarded(self._outer)
-        # Only the host says, so that its death reads as an end.
-        os.close(self._say)
-        os.close(self._told)
+        # Only the host has the write end, so that its death is read as an end.
+        os.close(self._state_end)
+        os.close(self._go)
 
     def connect(self) -> None:
         """Gives the host its network card, once its namespaces exist."""
-        if os.read(self._heard, 1) != b"u":
+        if os.read(self._state, 1) != b"u":
             raise OSError(f"{self.name}: no namespaces")
         port = f"vh-{self.name}"
         _ip(
@@ -65,10 +66,10 @@ class Host:
                 f"link set {port} master {self.config['bridge']} up",
             ]
         )
-        os.write(self._tell, b"g")
+        os.write(self._go_end, b"g")
 
     def await_network(self) -> None:
-        if os.read(self._heard, 1) != b"r":
+        if os.read(self._state, 1) != b"r":
             raise OSError(f"{self.name}: no network")
 
     def answers(self) -> bool:
@@ -81,8 +82,8 @@ class Host:
     def _outer(self) -> NoReturn:
         flags = mounts.NEW_NETWORK | mounts.NEW_MOUNTS | mounts.NEW_HOSTNAME | mounts.NEW_PIDS
         mounts.unshare(flags)
-        os.write(self._say, b"u")
-        if os.read(self._told, 1) != b"g":
+        os.write(self._state_end, b"u")
+        if os.read(self._go, 1) != b"g":
             os._exit(1)
         first = os.fork()
         if first == 0:
@@ -91,7 +92,7 @@ class Host:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
     def _first(self) -> NoReturn:
-        """Pid 1 of the host: private directories, address, sshd; then reaps what is orphaned."""
+        """Pid 1 of the host: makes private directories, address and sshd, then reaps orphans."""
         mounts.make_private()
         mounts.proc()
         Path("/proc/self/comm").write_text(f"vhdlab-{self.name}")
@@ -118,7 +119,7 @@ class Host:
                 "link set eth0 up",
             ]
         )
-        os.write(self._say, b"r")
+        os.write(self._state_end, b"r")
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
         server = subprocess.Popen(
             [SSHD, "-D", "-e", "-f", f"{_SSHD_DIR}/sshd_config-{self.name}"],
@@ -142,7 +143,7 @@ class Host:
 
     @staticmethod
     def _etc(name: str, content: bytes, mode: int) -> None:
-        """A file of this host over /etc/`name`, where the machine has that file."""
+        """Binds a file of this host over /etc/`name`, where the machine has that file."""
         own = f"{_SSHD_DIR}/etc-{name}"
         _write(own, content, mode)
         if os.path.exists(f"/etc/{name}"):
@@ -156,7 +157,7 @@ def _write(path: str, content: bytes, mode: int = 0o600) -> None:
 
 
 def _without_root_lock(shadow: Path) -> bytes:
-    """/etc/shadow as these hosts see it: sshd without PAM lets no key into a locked account."""
+    """/etc/shadow for the hosts: without PAM sshd refuses keys for a locked account."""
     try:
         lines = shadow.read_text().splitlines()
     except OSError:
@@ -169,16 +170,16 @@ def _without_root_lock(shadow: Path) -> bytes:
 
 
 def _guarded(work: Any) -> NoReturn:
-    """Runs the body of a forked process, which must never return into its parent's code."""
+    """Runs the body of a forked process, which must never return to its parent's code."""
     try:
         work()
-    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever happened
+    except BaseException as error:  # noqa: BLE001 - the process ends here
         print(f"{error}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def _arrange_mounts(config: dict[str, Any]) -> None:
-    """Mount points and the shared directory, before the hosts get copies of this namespace."""
+    """Makes mount points and the shared directory, before the hosts copy this namespace."""
     sources = {
         config[f"{name}_dir"]: os.open(config[f"{name}_source"], os.O_PATH)
         for name in ("cache", "shared")
@@ -224,7 +225,7 @@ def _start_hosts(config: dict[str, Any]) -> list[Host]:
 
 
 def _watch(lifeline: int) -> None:
-    """Reaps until the lifeline ends. A host that is gone stays gone, as a machine would."""
+    """Reaps children until the lifeline ends. A host that ended is not started again."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
@@ -243,7 +244,7 @@ def _watch(lifeline: int) -> None:
 
 
 def main() -> None:
-    # sshd refuses to run in what others may write, whatever mask the lab was started with.
+    # sshd refuses directories that others can write, so the caller's mask must not matter.
     os.umask(0o022)
     config = json.loads(sys.argv[1])
     lifeline, lifeline_end, ready = (int(text) for text in sys.argv[2:5])
