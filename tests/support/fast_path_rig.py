@@ -57,7 +57,7 @@ class Rig:
         return EpochLease(EpochRecord(Path(f"{self.path}.lease")), owner("beta"))
 
     def client(self, structured: bool = False) -> Client:
-        place = self.server.place
+        place = self.server.address
         assert isinstance(place, Path)
         return Client(place, structured)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vhdtool.nbd import protocol as wire
-from vhdtool.nbd.sockets import TcpPlace
+from vhdtool.nbd.sockets import TcpAddress
 
 
 class Client:
@@ -14,7 +14,7 @@ class Client:
 
     def __init__(
         self,
-        place: Path | TcpPlace | tuple[str, int],
+        place: Path | TcpAddress | tuple[str, int],
         structured: bool = False,
         allocation: bool = False,
     ) -> None:

@@ -21,14 +21,15 @@ from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
 from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.server import NbdServer
-from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_unix
+from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_unix
 from vhdtool.tapdisk.metrics_http import MetricsServer
 
 MOST = 4
 
 
-class Zeros:
+class Zeros(Backend):
     """A backend that holds reads while `hold` is not set."""
 
     def __init__(self) -> None:
@@ -167,11 +168,11 @@ def test_over_tcp_no_stranger_ends_a_connection_that_is_served(
 ) -> None:
     monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 1)
     monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
-    server = NbdServer(backend, TcpPlace("127.0.0.1", 0))
-    one = Client(server._address)
+    server = NbdServer(backend, TcpAddress("127.0.0.1", 0))
+    one = Client(server.bound_to)
     time.sleep(0.05)
     with pytest.raises((EOFError, ConnectionError)):
-        Client(server._address)
+        Client(server.bound_to)
     assert one.read(0, 512) == bytes(512)
     one.close()
     server.stop()
@@ -385,7 +386,7 @@ def test_a_tapdisk_answers_and_lives_on(tmp_path: Path) -> None:
 
 @pytest.fixture
 def metrics() -> Iterator[MetricsServer]:
-    one = MetricsServer(TcpPlace("127.0.0.1", 0), lambda: "figure 1\n" * (1 << 20))
+    one = MetricsServer(TcpAddress("127.0.0.1", 0), lambda: "figure 1\n" * (1 << 20))
     yield one
     one.stop()
 
@@ -421,4 +422,4 @@ def test_a_port_in_use_is_told(metrics: MetricsServer) -> None:
     from vhdtool.errors import VhdtoolError
 
     with pytest.raises(VhdtoolError, match="cannot listen"):
-        MetricsServer(TcpPlace("127.0.0.1", metrics.port), str)
+        MetricsServer(TcpAddress("127.0.0.1", metrics.port), str)

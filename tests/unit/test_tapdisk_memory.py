@@ -13,10 +13,10 @@ import pytest
 
 from tests.support.fast_path_rig import BLOCK, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
-from vhdtool.nbd import accept, buffers, fast_path
+from vhdtool.nbd import accept, buffers, fast_path, plain_path
 from vhdtool.nbd import protocol as wire
-from vhdtool.nbd import requests as answers
 from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.server import NbdServer
 
 MIB = 1 << 20
@@ -28,7 +28,7 @@ def head(command: int, length: int, offset: int = 0) -> bytes:
     return wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, command, 1, offset, length)
 
 
-class Pattern:
+class Pattern(Backend):
     """A disk of 256 MiB whose byte at n is n >> 20; `bad`: bytes that cannot be read or written."""
 
     size = 256 * MIB
@@ -88,7 +88,7 @@ def rig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Rig]:
 @contextlib.contextmanager
 def little_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> Iterator[None]:
     """As if all other memory were in use by other clients."""
-    monkeypatch.setattr(answers, "shares", buffers.Shares(most))
+    monkeypatch.setattr(plain_path, "shares", buffers.SharePool(most))
     if fast_path.available:
         fast_path.c.set_memory_limit(most)
     yield
@@ -130,7 +130,7 @@ def test_a_write_takes_no_memory_for_data_that_has_not_come(place: Path, sent: b
 
 
 def test_nor_in_the_fast_path(rig: Rig) -> None:
-    place = rig.server.place
+    place = rig.server.address
     assert isinstance(place, Path)
     before = resident()
     clients = [said(place, head(wire.CMD_WRITE, BLOCK) + b"x") for _ in range(40)]
@@ -283,7 +283,7 @@ def test_zeroing_gigabytes_goes_step_by_step(place: Path, pattern: Pattern) -> N
 def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 3)
     monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
-    place = rig.server.place
+    place = rig.server.address
     assert isinstance(place, Path)
     rig.server.stop()
     rig.server = NbdServer(rig.disk.router, place)
@@ -307,7 +307,7 @@ def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPat
 
 def test_and_who_is_stalled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 2)
-    place = rig.server.place
+    place = rig.server.address
     assert isinstance(place, Path)
     rig.server.stop()
     rig.server = NbdServer(rig.disk.router, place)

@@ -18,16 +18,18 @@ from tests.support.shims import in_thread
 from vhdtool.errors import StateError, VhdtoolError
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
-from vhdtool.nbd.server import NbdServer, TcpPlace, listen_unix
-from vhdtool.nbd.sockets import nbd_uri
+from vhdtool.nbd.backend import Backend
+from vhdtool.nbd.server import NbdServer
+from vhdtool.nbd.sockets import TcpAddress, listen_unix, nbd_uri
 
 SIZE = 4 << 20
 
 
-class Memory:
+class Memory(Backend):
     """A backend in memory, which can be told to fail."""
 
-    fast_zero = True
+    can_fast_zero = True
+    can_extents = True
 
     def __init__(self) -> None:
         self.data = bytearray(SIZE)
@@ -84,7 +86,7 @@ def server(backend: Memory, tmp_path: Path) -> Iterator[NbdServer]:
 
 @pytest.fixture(params=[False, True], ids=["simple", "structured"])
 def client(server: NbdServer, request: pytest.FixtureRequest) -> Iterator[Client]:
-    one = Client(server.place, structured=request.param)
+    one = Client(server.address, structured=request.param)
     yield one
     one.close()
 
@@ -113,6 +115,8 @@ def test_fua_and_flush_reach_the_backend(client: Client, backend: Memory) -> Non
 
 class Frees(Memory):
     """A backend that does something about advice."""
+
+    can_prefetch = True
 
     can_trim = True
 
@@ -179,12 +183,12 @@ def test_zeros_without_holes_are_written(client: Client, backend: Memory) -> Non
     both = wire.FLAG_NO_HOLE | wire.FLAG_FAST_ZERO
     assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, both)[0] == errno.ENOTSUP
     assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, wire.FLAG_FAST_ZERO)[0] == 0
-    backend.fast_zero = False
+    backend.can_fast_zero = False
     assert client.ask(wire.CMD_WRITE_ZEROES, 0, 512, wire.FLAG_FAST_ZERO)[0] == errno.ENOTSUP
 
 
 def test_block_status_tells_extents(server: NbdServer) -> None:
-    client = Client(server.place, structured=True, allocation=True)
+    client = Client(server.address, structured=True, allocation=True)
     error, data = client.ask(wire.CMD_BLOCK_STATUS, 512, 1536)
     assert error == 0
     assert struct.unpack(">I6I", data) == (wire.ALLOCATION_ID, 512, 3, 512, 0, 512, 3)
@@ -250,7 +254,7 @@ def test_errors_of_the_backend_reach_the_client(
 
 
 def test_a_structured_client_gets_the_sentence(server: NbdServer, backend: Memory) -> None:
-    client = Client(server.place, structured=True)
+    client = Client(server.address, structured=True)
     backend.error = StateError("disk.vhd: fenced")
     assert client.ask(wire.CMD_READ, 0, 512)[0] == errno.EIO
     assert client.message == "disk.vhd: fenced"
@@ -287,9 +291,9 @@ def test_a_disconnect_is_clean(client: Client) -> None:
 
 
 def raw(server: NbdServer) -> socket.socket:
-    assert isinstance(server.place, Path)
+    assert isinstance(server.address, Path)
     one = socket.socket(socket.AF_UNIX)
-    one.connect(str(server.place))
+    one.connect(str(server.address))
     one.settimeout(5)
     return one
 
@@ -324,7 +328,7 @@ def test_bad_handshakes_end_and_others_are_served(server: NbdServer, sent: bytes
     one.shutdown(socket.SHUT_WR)
     assert ended(one)
     one.close()
-    good = Client(server.place)
+    good = Client(server.address)
     assert good.read(0, 512) == bytes(512)
     good.close()
 
@@ -384,7 +388,7 @@ def test_bad_requests_end_the_connection_only(
     client.socket.sendall(sent)
     client.socket.shutdown(socket.SHUT_WR)
     assert ended(client.socket)
-    good = Client(server.place)
+    good = Client(server.address)
     assert good.read(0, 512) == bytes(512)
     good.close()
 
@@ -394,7 +398,7 @@ def test_noise_after_a_good_start_harms_nobody(
     server: NbdServer, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     dice = random.Random(seed)
-    client = Client(server.place, structured=bool(seed % 2), allocation=bool(seed % 2))
+    client = Client(server.address, structured=bool(seed % 2), allocation=bool(seed % 2))
     for _ in range(dice.randrange(1, 20)):
         header = bytearray(wire.REQUEST.pack(
             wire.REQUEST_MAGIC, dice.choice((0, 0, 1, 0xFFFF)), dice.randrange(10), 5,
@@ -407,21 +411,21 @@ def test_noise_after_a_good_start_harms_nobody(
         except OSError:
             break
     client.socket.close()
-    good = Client(server.place)
+    good = Client(server.address)
     good.read(0, 512)
     good.close()
     assert "defect" not in caplog.text
 
 
 def test_a_slow_reader_holds_up_nobody_and_memory_stays(server: NbdServer) -> None:
-    slow = Client(server.place)
+    slow = Client(server.address)
     slow.socket.settimeout(0.2)
     try:
         for _ in range(100_000):
             slow.send(wire.CMD_READ, 0, 1 << 20)
     except TimeoutError:
         pass
-    other = Client(server.place)
+    other = Client(server.address)
     started = time.monotonic()
     assert other.read(0, 512) == bytes(512)
     assert time.monotonic() - started < 2
@@ -444,7 +448,7 @@ def test_a_thousand_connects_leave_nothing_behind(server: NbdServer) -> None:
 
 
 def test_many_clients_at_once_see_one_disk(server: NbdServer) -> None:
-    clients = [Client(server.place) for _ in range(40)]
+    clients = [Client(server.address) for _ in range(40)]
     for n, one in enumerate(clients):
         assert one.write(n * 512, bytes([n]) * 512) == 0
     for one in clients:
@@ -455,17 +459,17 @@ def test_many_clients_at_once_see_one_disk(server: NbdServer) -> None:
 def test_stop_ends_clients_and_removes_the_socket(server: NbdServer, client: Client) -> None:
     server.stop()
     assert ended(client.socket)
-    assert isinstance(server.place, Path)
-    assert not server.place.exists()
+    assert isinstance(server.address, Path)
+    assert not server.address.exists()
 
 
 # sockets
 
 
 def test_the_socket_is_private(server: NbdServer) -> None:
-    assert isinstance(server.place, Path)
-    assert stat.S_IMODE(server.place.stat().st_mode) == 0o600
-    assert server.uri == f"nbd+unix:///?socket={server.place}"
+    assert isinstance(server.address, Path)
+    assert stat.S_IMODE(server.address.stat().st_mode) == 0o600
+    assert server.uri == f"nbd+unix:///?socket={server.address}"
 
 
 @pytest.mark.parametrize(
@@ -473,19 +477,19 @@ def test_the_socket_is_private(server: NbdServer) -> None:
     [
         (Path("/a b/s"), "nbds+unix://al%40ice@/?socket=/a%20b/s"),
         (Path(os.fsdecode(b"\xff%&#")), "nbds+unix://al%40ice@/?socket=%FF%25%26%23"),
-        (TcpPlace("::1", 10809), "nbds://al%40ice@[::1]:10809"),
-        (TcpPlace("fe80::1%eth0", 1), "nbds://al%40ice@[fe80::1%25eth0]:1"),
-        (TcpPlace("127.0.0.1", 1), "nbds://al%40ice@127.0.0.1:1"),
+        (TcpAddress("::1", 10809), "nbds://al%40ice@[::1]:10809"),
+        (TcpAddress("fe80::1%eth0", 1), "nbds://al%40ice@[fe80::1%25eth0]:1"),
+        (TcpAddress("127.0.0.1", 1), "nbds://al%40ice@127.0.0.1:1"),
     ],
 )
-def test_uris_are_percent_encoded(place: Path | TcpPlace, uri: str) -> None:
+def test_uris_are_percent_encoded(place: Path | TcpAddress, uri: str) -> None:
     assert nbd_uri(place, "nbds", "al%40ice@") == uri
 
 
 def test_a_socket_in_use_a_file_and_a_bad_path_are_told(server: NbdServer, tmp_path: Path) -> None:
-    assert isinstance(server.place, Path)
+    assert isinstance(server.address, Path)
     with pytest.raises(VhdtoolError, match="in use"):
-        listen_unix(server.place)
+        listen_unix(server.address)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(VhdtoolError, match="no socket"):
         listen_unix(tmp_path / "file")
@@ -503,16 +507,16 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_tcp_listens_where_it_is_told(backend: Memory) -> None:
-    server = NbdServer(backend, TcpPlace("127.0.0.1", 0))
-    host, port = server._address
+    server = NbdServer(backend, TcpAddress("127.0.0.1", 0))
+    host, port = server.bound_to
     assert server.uri == f"nbd://127.0.0.1:{port}"
     client = Client((host, port))
     assert client.write(0, b"t" * 512) == 0
     client.close()
     with pytest.raises(VhdtoolError, match="cannot listen"):
-        NbdServer(backend, TcpPlace("127.0.0.1", port))
+        NbdServer(backend, TcpAddress("127.0.0.1", port))
     server.stop()
-    for place in (TcpPlace("no.such.host.invalid", 1), TcpPlace("127.0.0.1", 70000)):
+    for place in (TcpAddress("no.such.host.invalid", 1), TcpAddress("127.0.0.1", 70000)):
         with pytest.raises(VhdtoolError, match="cannot listen"):
             NbdServer(backend, place)
 
@@ -531,13 +535,13 @@ def test_descriptors_that_run_out_end_no_server(
             one = socket.socket(socket.AF_UNIX)
             many.append(one)
             one.settimeout(1)
-            one.connect(str(server.place))
+            one.connect(str(server.address))
     except OSError:
         pass
     finally:
         for one in many:
             one.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    good = Client(server.place)
+    good = Client(server.address)
     assert good.read(0, 512) == bytes(512)
     good.close()

@@ -22,7 +22,7 @@ from vhdtool.image.disk.open import RAW
 from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
-from vhdtool.nbd.connection import Connection
+from vhdtool.nbd.plain_path import PlainPath
 from vhdtool.tapdisk.router import RequestRouter
 
 OFF = os.environ.get("VHDTOOL_FAST_PATH") == "off"
@@ -46,14 +46,14 @@ def test_python_is_not_asked_for_what_has_its_place(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 0
-    step = Connection.serve_next
+    step = PlainPath.serve_next
 
-    def counted(self: Connection) -> bool:
+    def counted(self: PlainPath) -> bool:
         nonlocal steps
         steps += 1
         return step(self)
 
-    monkeypatch.setattr(Connection, "serve_next", counted)
+    monkeypatch.setattr(PlainPath, "serve_next", counted)
     client = rig.client()
     began = time.monotonic()
     for number in range(300):

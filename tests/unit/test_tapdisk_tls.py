@@ -13,6 +13,7 @@ import pytest
 from vhdtool.errors import UsageError
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
+from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.tls import context as tls
 from vhdtool.nbd.tls import psk as tls_psk
 
@@ -120,7 +121,7 @@ def test_a_client_that_stalls_in_the_tls_handshake_is_dropped(
     server.stop()
 
 
-class Nothing:
+class Nothing(Backend):
     """A backend that nobody asks."""
 
     def export_size(self) -> int:

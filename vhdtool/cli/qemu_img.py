@@ -1,6 +1,5 @@
 """Conversion to and from qcow2 and VHDX: qemu-img accesses the VHD through our NBD server."""
 
-import errno
 import json
 import subprocess
 import tempfile
@@ -16,15 +15,17 @@ from vhdtool.image.create.convert import require_not_a_parent
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.journal.new_file import new_file, new_path
 from vhdtool.image.journal.transaction import require_replaceable
+from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.server import NbdServer
 from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage.base import BorrowedStorage
 
 
-class ChainExport:
+class ChainExport(Backend):
     """NBD back end of a chain, padded with zeros to whole sectors; calls `show` with progress."""
 
     read_only = True
+    can_extents = True
 
     def __init__(self, reader: Reader, show: Callable[[int], None]) -> None:
         self.reader = reader
@@ -41,17 +42,11 @@ class ChainExport:
         self.show(offset)
         return merge_data(self.reader.held(offset, offset + length), most)
 
-    def write(self, offset: int, data: memoryview) -> None:
-        raise OSError(errno.EPERM, "read-only")
-
-    def write_zeroes(self, offset: int, length: int) -> None:
-        raise OSError(errno.EPERM, "read-only")
-
     def flush(self) -> None:
         """Do nothing: the export is read-only."""
 
 
-class NewImage:
+class NewImage(Backend):
     """NBD back end of a new dynamic image to be written; calls `show` with progress."""
 
     def __init__(self, disk: DynamicDisk, show: Callable[[int], None]) -> None:

@@ -1,29 +1,24 @@
-"""The NBD protocol: a client, a server with TLS, and the fast path in C for plain reads and writes.
+"""The NBD protocol: a server with TLS, its fast path in C, and a client.
 
-tls/               TLS for NBD connections: certificates, and keys that
-                   both sides share
-accept             The accept loop of every listening socket: NBD,
-                   control, tap-ctl and metrics
-backend            What the fast path needs of a disk, and a disk of the
-                   fast path
-buffers            Memory for a client's requests and replies, with a
-                   limit for all clients together
-client             A storage behind an NBD server on a Unix socket: the
-                   client's half of the protocol
-connection         One client of the NBD server: negotiation, then its
-                   requests in order
-fast_path          Serves a client's plain reads and writes by the fast
-                   path in C (csrc/), and the others in Python
-metrics            What a disk does, in numbers: Prometheus' text format
-                   over HTTP, and a dump for people
-negotiation        NBD's negotiation, without sockets: an option goes in,
-                   the bytes of its answer come out
-protocol           The NBD protocol without sockets: bytes to values and
-                   back
-requests           What the NBD server answers to one request, over a
-                   backend that says what it gives
-server             The NBD server: where it listens, and how many clients
-                   it serves at once
-sockets            Listening sockets: Unix ones that only their owner
-                   reaches, TCP ones on a named address
+tls/         TLS for NBD connections: certificates, and keys that both sides
+             share
+accept       The accept loop of every listening socket: NBD, control, tap-ctl
+             and metrics
+backend      A disk, as the server and the fast path see it
+buffers      Memory for a client's requests and replies, with a limit for all
+             clients together
+client       A storage behind an NBD server on a Unix socket
+connection   One client of the server: negotiation, then its requests by the
+             fast or the plain path
+fast_path    Hands a client's plain reads and writes to the fast path in C
+             (csrc/, _fast_path.pyi)
+metrics      What a disk does, in numbers: counters, latencies, and
+             Prometheus' text format
+negotiation  The options of a handshake, without sockets
+plain_path   Receives one client's requests and serves them in Python
+protocol     Requests, replies and options as bytes, without sockets
+requests     What one request does to a backend, and the bytes of its reply
+server       Where clients connect, and how many are served at once
+sockets      Listening sockets: Unix ones that only their owner reaches, TCP
+             ones on a named address
 """

@@ -16,8 +16,8 @@ Stream: TypeAlias = "socket.socket | TlsStream"
 BUFFER = 2 << 20
 """Bytes of an inbox; memory only as far as a client has sent them."""
 _AT_ONCE = 512 << 10
-"""Bytes that are received with one call: what fits a processor's cache is not read twice."""
-_KEPT = 256 << 10
+"""Bytes that are received with one call: they stay in a processor's cache until they are read."""
+_KEPT_IDLE = 256 << 10
 """Bytes of its buffer that an idle client keeps."""
 _SNDBUFFORCE = 32
 """SO_SNDBUFFORCE of Linux, which Python does not name."""
@@ -27,7 +27,7 @@ _MOST_PARTS = 512
 SHARED = 256 << 20
 """Bytes of all shares. The fast path has as much again."""
 SHARE = 6 << 20
-"""Bytes of a share: what one read asks for, and the replies that gather before it."""
+"""Bytes of a share: the data of one read, and the replies that gather before it."""
 LONGEST_WHOLE = 4 << 20
 """Bytes of a read that is in memory as a whole, with a share. A longer one goes in pieces."""
 PIECE = 1 << 20
@@ -37,16 +37,16 @@ SMALL_PIECE = 64 << 10
 """The same without a share."""
 
 
-class Inbox:
-    """Reads from a socket through one buffer. Raises EOFError when the client has gone."""
+class ReceiveBuffer:
+    """Receives from a socket into one buffer. Raises EOFError when the client has gone."""
 
     def __init__(self, client: Stream) -> None:
         self._client = client
         self._socket = client if isinstance(client, socket.socket) else None
         # Unlike select() it takes any descriptor, however many clients there are.
-        self._coming = select.poll()
+        self._readable = select.poll()
         if self._socket is not None:
-            self._coming.register(self._socket, select.POLLIN)
+            self._readable.register(self._socket, select.POLLIN)
         # A client takes as much memory as it uses of that, which a bytearray would touch at once.
         self.buffer = mmap.mmap(-1, BUFFER)
         with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ class Inbox:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """Where in `buffer` the bytes are that nobody has taken yet."""
+        """Start and end of the bytes in `buffer` that have not been taken yet."""
         return self._at, self._end
 
     @bounds.setter
@@ -69,11 +69,11 @@ class Inbox:
         self._at, self._end = bounds
 
     def has(self, length: int) -> bool:
-        """Whether so many bytes are here already."""
+        """Returns whether so many bytes have been received and not taken."""
         return self._end - self._at >= length
 
     def take(self, length: int) -> memoryview:
-        """The next bytes, at most BUFFER, valid until the next `take`; waits for them."""
+        """Returns the next bytes, at most BUFFER, valid until the next `take`; waits for them."""
         if self._end - self._at < length:
             self._fill(length)
         start = self._at
@@ -81,17 +81,17 @@ class Inbox:
         return self._view[start:end]
 
     def wait(self) -> None:
-        """Until a byte is here."""
+        """Waits until a byte has been received."""
         if not self.has(1):
             self._fill(1)
 
     @property
-    def grown(self) -> bool:
-        """Whether `let_go` would free memory."""
-        return self._used > _KEPT
+    def is_large(self) -> bool:
+        """Whether `release` would free memory."""
+        return self._used > _KEPT_IDLE
 
-    def let_go(self) -> None:
-        """Gives the buffer's memory back; nothing may be in it."""
+    def release(self) -> None:
+        """Gives the buffer's memory back to the kernel; nothing may be in it."""
         self.buffer.madvise(mmap.MADV_DONTNEED)
         self._used = 0
 
@@ -112,15 +112,15 @@ class Inbox:
         self._end += got
         self._used = max(self._used, self._end)
 
-    def arrives(self, patience: float) -> bool:
-        """Whether a byte is here, or arrives within `patience` seconds."""
+    def arrives(self, timeout: float) -> bool:
+        """Returns whether bytes are here, or arrive within `timeout` seconds."""
         if self._socket is None:
-            # Behind TLS the descriptor does not tell whether a whole record has come.
+            # With TLS the descriptor does not show whether a whole record has arrived.
             return self.has(1)
-        return self.has(1) or bool(self._coming.poll(patience * 1000))
+        return self.has(1) or bool(self._readable.poll(timeout * 1000))
 
 
-class Outlet:
+class ReplyQueue:
     """Collects replies and sends them with as few system calls as it can."""
 
     def __init__(self, client: Stream) -> None:
@@ -137,7 +137,7 @@ class Outlet:
             self.waiting += len(part)
 
     def send(self) -> None:
-        """Sends all that waits; returns when the socket has taken it."""
+        """Sends all replies; returns when the socket has taken them."""
         parts, self._parts, self.waiting = self._parts, [], 0
         self.waits_since = monotonic()
         while parts:
@@ -153,7 +153,7 @@ class Outlet:
 
 
 def widen(client: Stream) -> None:
-    """A larger send buffer: the data of one large read fits, so one call sends it."""
+    """Makes the send buffer larger: one call sends the data of a large read."""
     for option in (_SNDBUFFORCE, socket.SO_SNDBUF):
         try:
             client.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
@@ -162,11 +162,11 @@ def widen(client: Stream) -> None:
         return
 
 
-class Shares:
-    """Counts the shares of all clients.
+class SharePool:
+    """Shares of the memory that all clients may use for data.
 
-    A client needs a share for more than a small piece at a time. Where none is left it is served
-    all the same, in small pieces: nobody waits for the memory of another client.
+    A client needs a share for more than a small piece at a time. Without one it is served in small
+    pieces, so that no client waits for the memory of another.
     """
 
     def __init__(self, size: int = SHARED) -> None:
@@ -174,7 +174,7 @@ class Shares:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Takes a share; False where none is left."""
+        """Takes a share; returns False when none is left."""
         with self._lock:
             if not self._left:
                 return False
@@ -186,5 +186,5 @@ class Shares:
             self._left += 1
 
 
-shares = Shares()
-"""Of this process."""
+shares = SharePool()
+"""The shares of this process."""

@@ -1,4 +1,4 @@
-"""Serves a client's plain reads and writes by the fast path in C, and the others in Python.
+"""Hands a client's plain reads and writes to the fast path in C, and the others to Python.
 
 Where the C part was not built, or with VHDTOOL_FAST_PATH=off, Python serves all requests.
 """
@@ -7,13 +7,14 @@ import importlib
 import logging
 import os
 import socket
-from typing import Protocol, Self, runtime_checkable
+from typing import Self
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathGate, Grant, NoFastPath
-from vhdtool.nbd.buffers import SHARED, Inbox, Stream
-from vhdtool.nbd.metrics import BUCKETS, Latency, Tally
+from vhdtool.nbd.buffers import SHARED, Stream
+from vhdtool.nbd.metrics import BUCKETS
+from vhdtool.nbd.plain_path import PlainPath
 
 log = logging.getLogger("nbd")
 _SWITCHES = ("VHDTOOL_FAST_PATH", "VHDTOOL_STRAIGHT")
@@ -48,84 +49,39 @@ def new_gate() -> FastPathGate:
     return c.Gate() if available else NoFastPath()
 
 
-@runtime_checkable
-class FastPathBackend(Protocol):
-    """A backend that lets the fast path move data by itself."""
-
-    latency: Latency
-
-    @property
-    def fast_path_gate(self) -> FastPathGate: ...
-    def grant(self) -> Grant | None:
-        """What the fast path may do now; None while Python must serve each request."""
-
-    def allocate(self, block: int, generation: int, inside: bool) -> None:
-        """Allocates an absent block. Raises OSError or VhdtoolError.
-
-        `generation`: of the grant that showed it as absent. `inside`: the client has requests in
-        flight, so it has passed the gate already.
-        """
-
-
-class PlainPath(Protocol):
-    """Python's way to serve the same client."""
-
-    @property
-    def backend(self) -> object: ...
-    @property
-    def structured(self) -> bool: ...
-
-    def serve_next(self) -> bool:
-        """Receives a request and serves it; False after the last one."""
-
-    def serve(self, request: wire.Request, payload: memoryview | None) -> bool:
-        """Serves a request that has been received; False when it was the last."""
-
-    def send(self) -> None:
-        """Sends the replies that wait."""
-
-
 class FastPathSession:
     """One client's connection, handed to the fast path and taken back until the client has gone."""
 
-    def __init__(
-        self, plain: PlainPath, backend: FastPathBackend, session: "c.Session", inbox: Inbox
-    ) -> None:
-        self._plain, self._backend = plain, backend
-        self._session, self._inbox = session, inbox
+    def __init__(self, plain: PlainPath, session: "c.Session") -> None:
+        self._plain, self._backend = plain, plain.backend
+        self._session = session
         self._grant: Grant | None = None
 
     @classmethod
-    def open(cls, plain: PlainPath, client: Stream, inbox: Inbox, tally: Tally) -> Self | None:
-        """None where Python has to serve all: no fast path, no memory, or the client uses TLS."""
-        backend = plain.backend
-        if not (
-            available
-            and isinstance(client, socket.socket)
-            and isinstance(backend, FastPathBackend)
-            and isinstance(gate := backend.fast_path_gate, c.Gate)
-        ):
+    def open(cls, plain: PlainPath, client: Stream) -> Self | None:
+        """Returns None where Python must serve all: no fast path, no memory, or TLS."""
+        gate = plain.backend.fast_path_gate
+        if not (available and isinstance(gate, c.Gate) and isinstance(client, socket.socket)):
             return None
+        structured, inbox = plain.handler.structured, plain.received.buffer
         try:
-            session = c.Session(
-                client.fileno(), inbox.buffer, tally, gate, plain.structured, BUCKETS
-            )
+            session = c.Session(client.fileno(), inbox, plain.counters, gate, structured, BUCKETS)
         except MemoryError:
             return None
-        return cls(plain, backend, session, inbox)
+        return cls(plain, session)
 
     def serve(self) -> None:
         """Serves until the client has gone."""
-        session, inbox = self._session, self._inbox
+        session, received = self._session, self._plain.received
         while True:
             grant = self._backend.grant()
             if grant is not None:
                 self._plain.send()
                 self._use(grant)
-                why, start, end = session.serve(*inbox.bounds)
-                inbox.bounds = start, end
+                why, start, end = session.serve(*received.bounds)
+                received.bounds = start, end
                 if (measured := session.take_latencies()) is not None:
-                    self._backend.latency.add_many(*measured)
+                    self._plain.latency.add_many(*measured)
                 if why == c.ALLOCATE:
                     if self._allocate(grant):
                         continue
@@ -157,7 +113,7 @@ class FastPathSession:
         self._grant = grant
 
     def _allocate(self, grant: Grant) -> bool:
-        """False where it fails; then the request, still in the inbox, is served and reports why."""
+        """Returns False where it fails; Python then serves the request, and so reports why."""
         session = self._session
         try:
             self._backend.allocate(session.absent_block, grant.generation, session.in_flight)

@@ -1,7 +1,7 @@
-"""What a disk does, in numbers: Prometheus' text format over HTTP, and a dump for people.
+"""What a disk does, in numbers: counters, latencies, and Prometheus' text format.
 
-Latency is that of the first request after each wait of a connection, so that requests that come
-together do not pay for a clock each.
+Python measures each request. The fast path measures the first one after each wait for the client,
+so that requests that arrive together do not pay for a clock each.
 """
 
 import json
@@ -18,12 +18,12 @@ BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0
 STATES = ("detached", "attached", "standby", "active", "paused", "fenced")
 
 
-Tally: TypeAlias = "array[int]"
-"""Bytes read, bytes written; then requests: reads, writes, others."""
+Counters: TypeAlias = "array[int]"
+"""One client's bytes read and written, then its requests: reads, writes, others."""
 
 
-def new_tally() -> Tally:
-    """One connection's counters, which the fast path counts in too."""
+def new_counters() -> Counters:
+    """Returns counters for a client, which the fast path counts in too."""
     return array("Q", [0] * 5)
 
 
@@ -36,17 +36,19 @@ class Latency:
         self._lock = threading.Lock()
 
     def add(self, seconds: float) -> None:
+        """Counts one request."""
         with self._lock:
             self._counts[bisect_left(BUCKETS, seconds)] += 1
             self._sum += seconds
 
     def add_many(self, counts: list[int], seconds: float) -> None:
-        """What the library measured: a count for each bucket, and the sum."""
+        """Counts what the fast path measured: requests in each bucket, and their sum."""
         with self._lock:
             self._counts = [old + new for old, new in zip(self._counts, counts, strict=True)]
             self._sum += seconds
 
     def lines(self, name: str) -> Iterator[str]:
+        """Yields the histogram in Prometheus' text format."""
         with self._lock:
             counts, total = list(self._counts), self._sum
         seen = 0

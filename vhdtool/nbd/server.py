@@ -1,7 +1,7 @@
-"""The NBD server: where it listens, and how many clients it serves at once.
+"""The NBD server: the socket that it listens on, and how many clients it serves at once.
 
-Each client has a thread of its own; a guest's disk must never hang on another client, nor on a
-defect, which is answered with EIO and logged.
+Each client has a thread of its own, so that no client waits for another. A defect fails one request
+with EIO and is logged.
 """
 
 import contextlib
@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING
 
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.connection import Connection
-from vhdtool.nbd.requests import Backend
-from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_tcp, listen_unix, nbd_uri
+from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_tcp, listen_unix, nbd_uri
 
 if TYPE_CHECKING:
     from vhdtool.nbd.tls.context import Tls
 
-__all__ = ["Backend", "NbdServer", "TcpPlace", "listen_unix"]
-
 log = logging.getLogger("nbd")
 MOST_CLIENTS = 1024
 HANDSHAKE_PATIENCE = 30.0
-"""Seconds that a client has from its connect until it has chosen the export, TLS included."""
+"""Seconds from a client's connect until it must have chosen the export, TLS included."""
 _OTHER_DESCRIPTORS = 64
 """Descriptors that are left to images, the control socket and the rest of the process."""
 
@@ -33,14 +31,17 @@ _OTHER_DESCRIPTORS = 64
 class NbdServer:
     """Listens on a Unix socket (mode 0600), or a TCP port, until `stop`."""
 
-    def __init__(self, backend: Backend, place: Path | TcpPlace, tls: "Tls | None" = None) -> None:
+    def __init__(
+        self, backend: Backend, address: Path | TcpAddress, tls: "Tls | None" = None
+    ) -> None:
         """With `tls` no client is served without it."""
         self.backend = backend
         self.tls = tls
-        self.place = place
-        unix = isinstance(place, Path)
-        listener = listen_unix(place) if isinstance(place, Path) else listen_tcp(place)
-        self._address = listener.getsockname()
+        self.address = address
+        unix = isinstance(address, Path)
+        listener = listen_unix(address) if isinstance(address, Path) else listen_tcp(address)
+        self.bound_to = listener.getsockname()
+        """What the kernel says: with port 0 the port that it chose."""
         self._acceptor = Acceptor(
             listener,
             self._serve,
@@ -54,11 +55,10 @@ class NbdServer:
     @property
     def uri(self) -> str:
         """What a client connects to."""
-        if isinstance(self.place, Path):
-            place: Path | TcpPlace = self.place
-        else:
-            place = TcpPlace(*self._address[:2])
-        return nbd_uri(place) if self.tls is None else nbd_uri(place, "nbds", self.tls.in_uri)
+        address = self.address
+        if isinstance(address, TcpAddress):
+            address = TcpAddress(*self.bound_to[:2])
+        return nbd_uri(address) if self.tls is None else nbd_uri(address, "nbds", self.tls.in_uri)
 
     @property
     def clients(self) -> int:
@@ -67,7 +67,7 @@ class NbdServer:
 
     def _serve(self, peer: Peer) -> None:
         client = peer.socket
-        if not isinstance(self.place, Path):
+        if not isinstance(self.address, Path):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keep_alive(client)
         connection = Connection(client, self.backend, self.tls)
@@ -77,7 +77,7 @@ class NbdServer:
                 peer.stalled_since = connection.stalled_since
                 peer.settled = True
                 connection.transmission()
-            connection.bye()
+            connection.end_tls()
         except wire.WireError as error:
             if not peer.ended:
                 log.warning("client dropped: %s", error)
@@ -85,13 +85,16 @@ class NbdServer:
     def stop(self) -> None:
         """Ends all connections and removes the socket."""
         self._acceptor.stop()
-        if isinstance(self.place, Path):
+        if isinstance(self.address, Path):
             with contextlib.suppress(OSError):
-                self.place.unlink()
+                self.address.unlink()
 
 
 def most_clients() -> int:
-    """Connections at once: each takes two descriptors, its socket and an event of its I/O queue."""
+    """Returns how many clients are served at once.
+
+    Each takes two descriptors, its socket and an event of its I/O queue.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST_CLIENTS

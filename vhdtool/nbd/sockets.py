@@ -11,7 +11,7 @@ from vhdtool.errors import VhdtoolError
 
 
 @dataclass(frozen=True)
-class TcpPlace:
+class TcpAddress:
     """An address to listen on; port 0 is any free one."""
 
     host: str
@@ -21,22 +21,22 @@ class TcpPlace:
         return f"{self.host}:{self.port}"
 
 
-def nbd_uri(place: Path | TcpPlace, scheme: str = "nbd", user: str = "") -> str:
-    """The URI of an NBD server, percent-encoded, whatever bytes the socket's path is made of.
+def nbd_uri(address: Path | TcpAddress, scheme: str = "nbd", user: str = "") -> str:
+    """Returns the URI of an NBD server, percent-encoded, whatever bytes are in the socket's path.
 
     `user` is encoded already, with its "@".
     """
-    if isinstance(place, Path):
-        return f"{scheme}+unix://{user}/?socket={quote_from_bytes(os.fsencode(place))}"
-    host = place.host
+    if isinstance(address, Path):
+        return f"{scheme}+unix://{user}/?socket={quote_from_bytes(os.fsencode(address))}"
+    host = address.host
     if ":" in host:
         # RFC 6874: the "%" before a zone is encoded too.
         host = f"[{host.replace('%', '%25')}]"
-    return f"{scheme}://{user}{host}:{place.port}"
+    return f"{scheme}://{user}{host}:{address.port}"
 
 
 def keep_alive(client: socket.socket) -> None:
-    """A TCP peer that has vanished is noticed two minutes after its last sign of life."""
+    """Ends the connection of a TCP peer that has vanished, after two minutes."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
@@ -44,11 +44,11 @@ def keep_alive(client: socket.socket) -> None:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A listening Unix socket that only its owner can reach; a stale one is replaced.
+    """Returns a listening Unix socket that only its owner can reach; replaces a stale one.
 
     Raises VhdtoolError when something else is there, or a process still listens.
     """
-    _make_room(path)
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     old = os.umask(0o177)
     try:
@@ -62,7 +62,7 @@ def listen_unix(path: Path) -> socket.socket:
     return listener
 
 
-def _make_room(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -80,22 +80,22 @@ def _make_room(path: Path) -> None:
             raise VhdtoolError(f"{path}: in use by another process; end it first")
 
 
-def listen_tcp(place: TcpPlace) -> socket.socket:
-    """A listening TCP socket. Raises VhdtoolError when the address cannot be used."""
-    if not 0 <= place.port < 1 << 16:
+def listen_tcp(address: TcpAddress) -> socket.socket:
+    """Returns a listening TCP socket. Raises VhdtoolError when the address cannot be used."""
+    if not 0 <= address.port < 1 << 16:
         # getaddrinfo would take it modulo 65536.
-        raise VhdtoolError(f"{place}: cannot listen: a port is below 65536")
+        raise VhdtoolError(f"{address}: cannot listen: a port is below 65536")
     try:
-        found = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, resolved = found[0]
         listener = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise VhdtoolError(f"{place}: cannot listen: {error}") from None
+        raise VhdtoolError(f"{address}: cannot listen: {error}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        listener.bind(resolved)
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise VhdtoolError(f"{place}: cannot listen: {error}") from None
+        raise VhdtoolError(f"{address}: cannot listen: {error}") from None
     return listener

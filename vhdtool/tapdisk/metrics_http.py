@@ -4,7 +4,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
 from vhdtool.nbd.accept import Acceptor, Peer
-from vhdtool.nbd.sockets import TcpPlace, keep_alive, listen_tcp
+from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_tcp
 
 MOST_CLIENTS = 16
 PATIENCE = 10.0
@@ -14,7 +14,7 @@ PATIENCE = 10.0
 class MetricsServer:
     """Answers GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
 
-    def __init__(self, place: TcpPlace, text: Callable[[], str]) -> None:
+    def __init__(self, place: TcpAddress, text: Callable[[], str]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.partition("?")[0] not in ("/", "/metrics"):

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from vhdtool.errors import LeaseLost, SplitBrain
 from vhdtool.image.disk.base import OpenDisk
-from vhdtool.nbd.backend import FastPathGate, Grant
-from vhdtool.nbd.metrics import Latency, Tally, new_tally
+from vhdtool.nbd.backend import Backend, FastPathGate, Grant
+from vhdtool.nbd.metrics import Counters, Latency, new_counters
 from vhdtool.storage import StorageError
 from vhdtool.tapdisk.access import Settings
 from vhdtool.tapdisk.gate import Gate
@@ -20,17 +20,17 @@ REQUESTS = ("read", "write", "other")
 """As `status` names the counters."""
 
 
-class RequestRouter:
+class RequestRouter(Backend):
     """What the NBD server sees of a disk. Offsets and lengths in bytes."""
 
     def __init__(self, settings: Settings, session: ImageSession, gate: Gate) -> None:
         self._settings, self._session, self._gate = settings, session, gate
         self.reopen_mode = ReopenMode.PLAIN
         self._reopening = threading.Lock()
-        self._tallies: list[Tally] = []
+        self._counters: list[Counters] = []
         self._gone = [0] * 5
         self._counting = threading.Lock()
-        self.latency = Latency()
+        self.latency: Latency = Latency()
 
     # what the server announces
 
@@ -47,7 +47,15 @@ class RequestRouter:
         return self._settings.guard
 
     @property
-    def fast_zero(self) -> bool:
+    def can_prefetch(self) -> bool:
+        return True
+
+    @property
+    def can_extents(self) -> bool:
+        return True
+
+    @property
+    def can_fast_zero(self) -> bool:
         """Whether zeroing costs less than writing: not where a parent shows through holes."""
         image = self._session.image
         return image is None or image.parent is None
@@ -58,22 +66,22 @@ class RequestRouter:
 
     # counters
 
-    def tally(self) -> Tally:
+    def connected(self) -> Counters:
         """Returns counters for a new client."""
-        mine = new_tally()
+        mine = new_counters()
         with self._counting:
-            self._tallies.append(mine)
+            self._counters.append(mine)
         return mine
 
-    def counted(self, mine: Tally) -> None:
+    def disconnected(self, counters: Counters) -> None:
         """Keeps the counts of a client that has gone."""
         with self._counting:
-            self._tallies = [one for one in self._tallies if one is not mine]
-            self._gone = [old + new for old, new in zip(self._gone, mine, strict=True)]
+            self._counters = [one for one in self._counters if one is not counters]
+            self._gone = [old + new for old, new in zip(self._gone, counters, strict=True)]
 
     def _totals(self) -> list[int]:
         with self._counting:
-            return [sum(counts) for counts in zip(self._gone, *self._tallies, strict=True)]
+            return [sum(counts) for counts in zip(self._gone, *self._counters, strict=True)]
 
     def counters(self) -> dict[str, Any]:
         """Returns what `status` says of the requests of all clients."""
@@ -92,7 +100,7 @@ class RequestRouter:
     @property
     def clients(self) -> int:
         """How many are connected."""
-        return len(self._tallies)
+        return len(self._counters)
 
     # requests
 

@@ -15,7 +15,7 @@ from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
 from vhdtool.nbd.metrics import dump, prometheus
 from vhdtool.nbd.server import NbdServer
-from vhdtool.nbd.sockets import TcpPlace
+from vhdtool.nbd.sockets import TcpAddress
 from vhdtool.storage import StorageError
 from vhdtool.storage.open import is_lun
 from vhdtool.tapdisk.access import ImageOpener, Settings
@@ -31,7 +31,7 @@ class Service:
     """What is to be served, and how."""
 
     image: Path
-    place: Path | TcpPlace
+    place: Path | TcpAddress
     host: str
     kind: str | None = None
     """What the image is, one of openimage's KINDS; None: what it shows itself to be."""
@@ -47,7 +47,7 @@ class Service:
     read_only: bool = False
     """Any number of hosts may read; no record is kept."""
     events: TextIO | None = None
-    metrics: TcpPlace | None = None
+    metrics: TcpAddress | None = None
     """Where Prometheus finds the figures."""
     tls: "Tls | None" = None
     """Without it clients are served in clear, with it no other way."""
@@ -91,7 +91,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
             signal.signal(number, handler)
 
 
-def _publish(place: TcpPlace, disk: TapDisk) -> None:
+def _publish(place: TcpAddress, disk: TapDisk) -> None:
     # Few ask for figures, and an HTTP server is a tenth of all that is loaded.
     from vhdtool.tapdisk.metrics_http import MetricsServer
 

@@ -9,7 +9,7 @@ import click
 from vhdtool.cli.arguments import image_argument
 
 if TYPE_CHECKING:
-    from vhdtool.nbd.sockets import TcpPlace
+    from vhdtool.nbd.sockets import TcpAddress
     from vhdtool.nbd.tls.context import Tls
 
 
@@ -143,11 +143,11 @@ def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None
     return by_keys(Path(keys or ""))
 
 
-def _tcp_address(option: str, text: str) -> "TcpPlace":
+def _tcp_address(option: str, text: str) -> "TcpAddress":
     from vhdtool.errors import UsageError
-    from vhdtool.nbd.sockets import TcpPlace
+    from vhdtool.nbd.sockets import TcpAddress
 
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and len(port) < 10):
         raise UsageError(f"{option} {text}: write HOST:PORT, for example 127.0.0.1:10809")
-    return TcpPlace(host.strip("[]") or "127.0.0.1", int(port))
+    return TcpAddress(host.strip("[]") or "127.0.0.1", int(port))

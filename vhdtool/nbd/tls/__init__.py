@@ -3,5 +3,5 @@
 context  TLS of the NBD server: what a certificate directory or a file of keys is
          made into
 psk      Keys that both sides know beforehand (PSK), for servers on every Python
-stream   A TLS connection that an Inbox and an Outlet take for a socket
+stream   A TLS connection with the methods of a socket that buffers.py calls
 """

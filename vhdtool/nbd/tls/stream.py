@@ -1,7 +1,7 @@
-"""A TLS connection that an Inbox and an Outlet take for a socket.
+"""A TLS connection with the methods of a socket that buffers.py calls.
 
-The plain socket stays who it was: the server ends a client by it, and nothing but the handshake
-here ever reads or writes it once the client has asked for TLS.
+The server keeps the plain socket, and ends a client by it. Once the client has asked for TLS,
+nothing but this module reads or writes it.
 """
 
 import contextlib
@@ -126,8 +126,8 @@ class TlsStream:
     def setsockopt(self, level: int, option: int, value: int) -> None:
         self._client.setsockopt(level, option, value)
 
-    def bye(self) -> None:
-        """Tells the client that nothing was cut off; does not wait for its answer."""
+    def end(self) -> None:
+        """Ends TLS, which shows the client that nothing was cut off; waits for no answer."""
         with contextlib.suppress(OSError):
             try:
                 self._tls.unwrap()
