@@ -64,7 +64,10 @@ def test_reading_is_the_default_and_mistakes_are_named(tmp_path: Path) -> None:
             image.write(0, b"x")
         with pytest.raises(UsageError):
             image.read(-1, 5)
-    with vhdtool.open(path, writable=True) as image, pytest.raises(UsageError, match="disk's end"):
+    with (
+        vhdtool.open(path, writable=True) as image,
+        pytest.raises(UsageError, match="end of the disk"),
+    ):
         image.write(MIB - 1, b"xx")
     with pytest.raises(UsageError):
         vhdtool.create(tmp_path / "b.vhd", MIB, "sparse")  # type: ignore[arg-type]

@@ -91,7 +91,7 @@ def test_no_footer_is_left(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.write(bytes(SECTOR))
     with open_salvage(path) as salvage:
-        assert "no footer is whole" in salvage.notes[0]
+        assert "no footer is valid" in salvage.notes[0]
         assert salvage.read(0, 8 * MIB) == shown(0, 2, 3, 5)
     with path.open("r+b") as file:
         file.write(bytes(4 * SECTOR))

@@ -1,16 +1,17 @@
-"""VHD images: read, check, change, create and open them. Each folder imports those above it only.
+"""VHD images: read, check, create, open and change them. Imports point downward in this order.
 
-chain/     An image with its parents: found, opened, read as one disk, listed
-check/     Checks of one image, and the gate that says what may be read and
-           written
-create/    New images: empty, differencing, or converted from another
-disk/      Open images that serve reads and writes: dynamic, fixed, raw and qcow2
-edit/      Changes of closed images: size, chain, metadata, repairs
-journal/   Changes that happen wholly or not at all: a journal beside the image,
-           whole new files
-metadata/  What an image says about itself: footer, header, BAT, batmap and
-           locators, read and compared
-salvage/   Damaged images: what of them can be trusted, and copied
-api        The library's surface (`import vhdtool`): open, create, snapshot and
+api        The library's API (`import vhdtool`): open, create, snapshot and
            check an image
+salvage/   Damaged images: reading and copying the data that can be trusted
+edit/      Changes of closed images: size, chain, metadata and repairs
+disk/      Open images that serve reads and writes: dynamic, fixed, raw and qcow2
+create/    New images: empty, differencing, or converted from another image
+chain/     An image with its parents: located, opened, checked, and read as one
+           disk
+check/     The check of one image, and the gate that admits images to readers
+           and writers
+journal/   Changes that happen wholly or not at all: journals beside the image,
+           and whole new files
+metadata/  The metadata of one image: footer, header, BAT and batmap, read,
+           dumped and compared
 """

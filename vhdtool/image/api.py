@@ -1,11 +1,11 @@
-"""The library's surface (`import vhdtool`): open, create, snapshot and check an image.
+"""The library's API (`import vhdtool`): open, create, snapshot and check an image.
 
-Everything raises VhdtoolError or one of its children; the message names the file and the place.
+Every error is a VhdtoolError; its message names the file and the position.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Literal, Protocol, Self
 from uuid import UUID
@@ -14,7 +14,11 @@ from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.chain.check import ChainReport, check_chain
 from vhdtool.image.chain.layers import Extent, Reader
 from vhdtool.image.chain.open import NONE, PARENTS, open_chain
+from vhdtool.image.check.admission import writable as admit_writer
 from vhdtool.image.check.image import Mode
+from vhdtool.image.create.differencing import snapshot as create_snapshot
+from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.journal.transaction import writable_image
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import DEFAULT_BLOCK
@@ -23,7 +27,7 @@ Path = str | os.PathLike[str]
 
 
 class _Target(Protocol):
-    """What takes the writes; offsets in guest bytes."""
+    """The disk that is written; offsets in guest bytes."""
 
     def read(self, offset: int, length: int) -> bytes: ...
 
@@ -41,18 +45,19 @@ class Image:
         self.path = os.fspath(path)
         self.writable = writable
         self._opener = os.getpid()
-        self._held = ExitStack()
-        """The claim on an image that is written."""
-        with ExitStack() as held:
+        self._resources = ExitStack()
+        """The open chain, and the claim on an image that is written."""
+        with ExitStack() as resources:
             storage = None
             if writable:
-                storage = held.enter_context(_claimed(self.path, force_epoch))
-            self._open(storage, held)
-            self._held = held.pop_all()
+                claim = writable_image(self.path, force_epoch=force_epoch)
+                storage = resources.enter_context(claim)
+            self._open(storage, resources)
+            self._resources = resources.pop_all()
 
-    def _open(self, storage: FileStorage | None, held: ExitStack) -> None:
+    def _open(self, storage: FileStorage | None, resources: ExitStack) -> None:
         hold = NONE if storage is None else PARENTS
-        reader = self._reader = held.enter_context(open_chain(self.path, hold=hold))
+        reader = self._reader = resources.enter_context(open_chain(self.path, hold=hold))
         self._target: _Target | None = None
         metadata = reader.layers[0].metadata
         assert metadata is not None
@@ -82,7 +87,7 @@ class Image:
         return [layer.name for layer in self._reader.layers]
 
     def read(self, offset: int, length: int) -> bytes:
-        """Guest bytes through all parents; fewer at the end of the disk, none behind it."""
+        """Read guest bytes through all parents; fewer at the end of the disk, none behind it."""
         if offset < 0 or length < 0:
             raise UsageError(f"{self.path}: cannot read {length} bytes at {offset}")
         length = max(0, min(length, self.size - offset))
@@ -90,28 +95,30 @@ class Image:
         return source.read(offset, length) if length else b""
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> int:
-        """Writes guest bytes, and returns how many; durable after `flush` or `close`.
+        """Write guest bytes and return their number; they are durable after `flush` or `close`.
 
-        Raises UsageError for an image that was opened for reading, past the disk's end, and in a
-        child process of the one that opened it.
+        Raises UsageError for an image that was opened for reading, past the end of the disk, and
+        in another process than the one that opened it.
         """
         if self._target is None:
-            raise UsageError(f"{self.path}: is open for reading; see writable=True")
+            raise UsageError(f"{self.path}: is open for reading only; open it with writable=True")
         if os.getpid() != self._opener:
             raise UsageError(
                 f"{self.path}: only the process that opened it (pid {self._opener}) may write it"
             )
         view = memoryview(data).cast("B")
         if offset < 0 or offset + len(view) > self.size:
-            raise UsageError(f"{self.path}: {len(view)} bytes at {offset} pass the disk's end")
+            raise UsageError(
+                f"{self.path}: {len(view)} bytes at {offset} exceed the end of the disk"
+            )
         if len(view):
             self._target.write(offset, view)
         return len(view)
 
     def allocated(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """The ranges of guest bytes [start, end) that some layer has, in order.
+        """The ranges of guest bytes [start, end) that are in a layer, in order.
 
-        All else reads as zeros. A range that is present may hold zeros too.
+        All other ranges read as zeros. A range that is in a layer may hold zeros, too.
         """
         reader = open_chain(self.path) if self.writable else self._reader
         try:
@@ -123,24 +130,24 @@ class Image:
                 reader.close()
 
     def flush(self) -> None:
-        """What was written is durable when it returns."""
+        """Make all written data durable."""
         if self._target is not None:
             self._target.flush()
 
     def close(self) -> None:
-        """Ends a written image with its footer. A second call does nothing.
+        """Close the image; an image that was written gets its footer. A second call does nothing.
 
-        Nor does one in a child process: the image is still its parent's, who goes on writing.
+        In a child process nothing is written: the process that opened the image still uses it.
         """
         target, self._target = self._target, None
         if self.writable and os.getpid() != self._opener:
-            self._held.pop_all()
+            self._resources.pop_all()
             return
         try:
             if target is not None:
                 target.close()
         finally:
-            self._held.close()
+            self._resources.close()
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +161,7 @@ class Image:
         if value is None:
             self.close()
             return
-        # The error that is under way says more than one that closing meets after it.
+        # An error in close would hide the error in the `with` block, which is its cause.
         with suppress(VhdtoolError):
             self.close()
 
@@ -175,35 +182,28 @@ class _Flat:
             self.storage.close()
 
 
-def _claimed(path: str, force_epoch: int | None) -> AbstractContextManager[FileStorage]:
-    # Imported late: who only reads does not pay for the write path.
-    from vhdtool.image.journal.transaction import writable_image
-
-    return writable_image(path, force_epoch=force_epoch)
-
-
 def _writer(storage: FileStorage, reader: Reader) -> _Target:
-    from vhdtool.image.check.admission import writable
+    # Imported late: opening for reading does not need the write path.
     from vhdtool.image.disk.dynamic import DynamicDisk
 
     parents = Below(reader.layers[1:])
-    if writable(storage, closed=False).footer.disk_type == FIXED:
+    if admit_writer(storage, closed=False).footer.disk_type == FIXED:
         return _Flat(storage)
     return DynamicDisk(storage, parent=parents if parents.layers else None)
 
 
 class Below(Reader):
-    """The parents of a disk that is larger than they are: zeros behind their end."""
+    """The parents of a disk that may be larger: they read as zeros behind their end."""
 
     def read(self, offset: int, length: int) -> bytes:
         return super().read(offset, length).ljust(length, b"\0")
 
 
 def open(path: Path, writable: bool = False, *, force_epoch: int | None = None) -> Image:
-    """Opens a VHD with all its parents, for reading unless `writable`.
+    """Open a VHD with all its parents, for reading unless `writable`.
 
-    For writing nobody else may have it open, by any name, no image may have it as a parent, and
-    it must have been closed. `force_epoch` takes the lease of a host that is dead.
+    For writing no other process may have it open, by any name, nor a child of it, and it must
+    have been closed. `force_epoch` takes over the lease of a host that is dead.
     Raises ImageInUse, ActivationRefused, NotAVhd, CorruptImage, UncleanImage or StorageError.
     """
     return Image(path, writable, force_epoch)
@@ -218,34 +218,30 @@ def create(
     batmap: bool = True,
     overwrite: bool = False,
 ) -> UUID:
-    """Creates an empty image of `size` bytes, rounded up to 512; returns its uuid.
+    """Create an empty image of `size` bytes, rounded up to 512; returns its uuid.
 
-    Raises UsageError for what cannot be, ImageExists, or StorageError.
+    Raises UsageError for an impossible size, ImageExists, or StorageError.
     """
-    from vhdtool.image.create import empty as maker
-
     if kind == "dynamic":
-        return maker.create_dynamic(path, size, block_bytes, batmap, overwrite=overwrite).uuid
+        return create_dynamic(path, size, block_bytes, batmap, overwrite=overwrite).uuid
     if kind == "fixed":
-        return maker.create_fixed(path, size, overwrite=overwrite).uuid
+        return create_fixed(path, size, overwrite=overwrite).uuid
     raise UsageError(f"unknown kind {kind!r}: choose dynamic or fixed")
 
 
 def snapshot(parent: Path, child: Path, *, raw_parent: bool = False) -> UUID:
-    """Creates `child` over `parent`, which must stay as it is from now on; returns the uuid.
+    """Create `child` over `parent`, which must not be written afterwards; returns the uuid.
 
     Raises UsageError when the chain would have more than 30 images, ImageExists, CorruptImage.
     """
-    from vhdtool.image.create.differencing import snapshot as work
-
-    footer, _ = work(parent, child, raw=raw_parent)
+    footer, _ = create_snapshot(parent, child, raw=raw_parent)
     return footer.uuid
 
 
 def check(
     path: Path, mode: Mode = "strict", *, bitmaps: bool = True, parents: bool = True
 ) -> ChainReport:
-    """Checks an image and its parents, and writes nothing.
+    """Check an image and its parents; writes nothing.
 
     `exit_code` of the report: 0 consistent, 2 corrupt, 3 unclean but nothing lost. Raises
     NotAVhd, UsageError or StorageError when the check cannot be done.

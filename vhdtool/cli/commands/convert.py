@@ -113,8 +113,8 @@ def _salvage(
     source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
 ) -> int:
     from vhdtool.cli.salvage import report_salvage
-    from vhdtool.image.salvage.convert import convert_salvaged
     from vhdtool.image.salvage.open import open_salvage
+    from vhdtool.image.salvage.reader import convert_salvaged
 
     with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
         copied, lost = convert_salvaged(salvage, target, form, block_size, batmap, force, show)

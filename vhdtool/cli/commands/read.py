@@ -103,7 +103,7 @@ def _salvage(
 
 def _copy_to_stdout(source: "Salvage", start: int, end: int) -> "tuple[int, list[Lost]]":
     """Copy to standard output, with zeros for ranges without data."""
-    from vhdtool.image.salvage.reader import Lost, merged
+    from vhdtool.image.salvage.reader import Lost, merge_lost
 
     out, copied, lost, position = sys.stdout.buffer, 0, [], start
     for piece in source.data(start, end):
@@ -115,7 +115,7 @@ def _copy_to_stdout(source: "Salvage", start: int, end: int) -> "tuple[int, list
         copied += len(piece[1])
         position = piece[0] + len(piece[1])
     _write_zeros(end - position)
-    return copied, merged(lost)
+    return copied, merge_lost(lost)
 
 
 def _write_zeros(count: int) -> None:

@@ -101,7 +101,9 @@ def repair(
                 "exit_code": code,
                 "written": done,
                 "journal": journal if done else None,
-                "changes": [{"what": one.what, "offset": one.offset} for one in result.changes],
+                "changes": [
+                    {"what": one.description, "offset": one.offset} for one in result.changes
+                ],
                 "left": [one.as_dict() for one in left],
                 "advice": report.advice() if left else [],
             }
@@ -111,7 +113,7 @@ def repair(
         prefix = "cannot be repaired" if one.severity == "corrupt" else "left"
         click.echo(f"{prefix}: {one.code}: {one.message}")
     for change in result.changes:
-        click.echo(f"{'done' if done else 'would'}: {change.what} (byte {change.offset})")
+        click.echo(f"{'done' if done else 'would'}: {change.description} (byte {change.offset})")
     if result.changes and not done:
         click.echo(f"{image}: nothing was written; --yes writes it")
     elif done:

@@ -1,17 +1,13 @@
-"""An image with its parents: found, opened, read as one disk, listed.
+"""An image with its parents: located, opened, checked, and read as one disk.
 
-check            Checking an image together with its parents
-detect           Which format a file has, by its content, and which one a
-                 new file gets, by its name
-export           Guest data out of a chain into a raw file, holes kept as
-                 holes
-info             Everything about an image in words, as JSON types
-layers           Reading guest data of one layer or a whole chain, and
-                 saying where each range comes from
-locate_parent    Where the parent of a differencing disk is: locators
-                 first, the name in the header last
+check            Check of an image together with its parents
+detect           The format of a file by its content, and of a new file by its
+                 suffix
+export           Copying guest data of a chain to a raw file; holes stay holes
+info             Every field of an image and its chain, as JSON types
+layers           Reading guest data of one layer or of a whole chain
+locate_parent    Locating the parent of a differencing image
 open             Opening an image together with all its parents
-ordered_workers  A few threads over one stream of work: the kernel copies
-                 outside Python's lock
-tree             A directory of images as trees of parents and children
+ordered_workers  A few threads that share one stream of work items
+tree             The images of a directory as trees of parents and children
 """

@@ -1,4 +1,4 @@
-"""Checking an image together with its parents."""
+"""Check of an image together with its parents."""
 
 import os
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from vhdtool.vhd.units import vhd_time
 
 @dataclass(slots=True)
 class ChainReport:
-    """Reports of the image and each parent VHD, and what is wrong between them."""
+    """The report of the image and of each parent, and the findings about the links between them."""
 
     reports: list[CheckReport]
     links: list[Finding] = field(default_factory=list)
@@ -32,24 +32,24 @@ class ChainReport:
         return exit_code([*self.links, *(f for r in self.reports for f in r.findings)])
 
     def advice(self) -> list[str]:
-        """What to do about the findings, for each image; none while it is in use."""
+        """Advice for the findings of each image; none for an image that is in use."""
         lines = []
         for index, report in enumerate(self.reports):
             links = self.links if index == 0 else []
-            helps = advice(report.name, [*links, *report.findings])
-            if helps and report.mode != "live":
-                # What its user has not finished yet is no damage, and nobody's to mend.
+            for_image = advice(report.name, [*links, *report.findings])
+            if for_image and report.mode != "live":
+                # In an image in use the findings may be unfinished writes of its user.
                 user = user_of(report.name)
-                lines += [f"{user}; check it again when it is free"] if user else helps
+                lines += [f"{user}; check it again when it is free"] if user else for_image
         return lines
 
     def verdict(self, report: CheckReport) -> str:
-        """What is to be said of one image: of the first, with what its parents should be."""
+        """The verdict on one image; findings about links count for the first image."""
         links = self.links if report is self.reports[0] else []
         return VERDICTS[exit_code([*links, *report.findings])]
 
     def as_dict(self) -> dict[str, Any]:
-        """The image's own report; its findings include the links', `parents` has the others."""
+        """The report of the image, links included; `parents` has the other reports."""
         first = self.reports[0].as_dict()
         first["findings"] = [f.as_dict() for f in self.links] + first["findings"]
         first["exit_code"] = self.exit_code
@@ -65,7 +65,7 @@ def check_chain(
     bitmaps: bool = True,
     parents: bool = True,
 ) -> ChainReport:
-    """Checks the image at `path`, and its parents as closed images.
+    """Check the image at `path` in `mode`, and its parents as closed images.
 
     Raises NotAVhd, or StorageError, when `path` itself cannot be checked.
     """
@@ -76,26 +76,26 @@ def check_chain(
         with FileStorage(current) as storage:
             status = os.fstat(storage.fileno())
             seen.add((status.st_dev, status.st_ino))
-            seen_as = _journalled(current, storage, result)
-            result.reports.append(check(seen_as, "strict" if len(seen) > 1 else mode, bitmaps))
-            meta = _metadata(seen_as)
+            view = _restored(current, storage, result)
+            result.reports.append(check(view, "strict" if len(seen) > 1 else mode, bitmaps))
+            meta = _metadata(view)
             if not parents or meta is None or meta.footer.disk_type != DIFFERENCING:
-                return _depth(result)
-            below = _below(current, seen_as, meta, result, seen)
-        if below is None:
-            return _depth(result)
-        current = below
+                return _check_depth(result)
+            parent = _parent(current, view, meta, result, seen)
+        if parent is None:
+            return _check_depth(result)
+        current = parent
 
 
-def _journalled(path: str, storage: FileStorage, result: ChainReport) -> Storage:
-    """The image as its journal will restore it, where a change was interrupted."""
+def _restored(path: str, storage: FileStorage, result: ChainReport) -> Storage:
+    """The image without an interrupted change, about which a finding is added."""
     try:
         restored = restored_storage(storage)
     except ForeignJournal as error:
         result.links.append(Finding("journal-foreign", "unclean", str(error)))
         return storage
     if restored is not storage:
-        text = f"{path}: a change was interrupted; `vhdtool repair` takes it back, nothing is lost"
+        text = f"{path}: a change was interrupted; `vhdtool repair` undoes it, nothing is lost"
         result.links.append(Finding("journal-pending", "unclean", text))
     return restored
 
@@ -104,18 +104,18 @@ def _metadata(storage: Storage) -> Metadata | None:
     try:
         return read_metadata(storage)
     except VhdtoolError:
-        # The report of this image says already what is wrong with it.
+        # The report on this image has the findings.
         return None
 
 
-def _below(
+def _parent(
     child: str,
     storage: Storage,
     meta: Metadata,
     result: ChainReport,
     seen: set[tuple[int, int]],
 ) -> str | None:
-    """The parent's path, or None where the chain ends (for a reason that is then a finding)."""
+    """The path of the parent; None, with a finding if that is a fault, where the chain ends."""
     assert meta.header is not None
     try:
         path = find_parent(child, storage, meta.header)
@@ -125,11 +125,11 @@ def _below(
         return None
     status = os.stat(path)
     if (status.st_dev, status.st_ino) in seen:
-        text = f"{path}: the chain of parents comes back to this file"
+        text = f"{path}: the chain of parents returns to this file"
         result.links.append(Finding("parent-loop", "corrupt", text))
         return None
     if vhd_time(status.st_mtime) != meta.header.parent_timestamp:
-        text = f"{path}: changed at another time than {child} remembers; that is no fault"
+        text = f"{path}: changed at another time than {child} records; that is no fault"
         result.links.append(Finding("parent-time", "info", text))
     if meta.header.parent_uuid == NO_UUID:
         return None
@@ -144,9 +144,9 @@ def _below(
     return path
 
 
-def _depth(result: ChainReport) -> ChainReport:
+def _check_depth(result: ChainReport) -> ChainReport:
     depth = len(result.reports)
     if depth > MAX_DEPTH:
-        text = f"a chain of {depth} images: storage managers stop at {MAX_DEPTH}; coalesce it"
+        text = f"a chain of {depth} images: storage managers allow {MAX_DEPTH}; coalesce it"
         result.links.append(Finding("chain-too-deep", "unclean", text))
     return result

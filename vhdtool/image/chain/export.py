@@ -1,4 +1,4 @@
-"""Guest data out of a chain into a raw file, holes kept as holes."""
+"""Copying guest data of a chain to a raw file; holes stay holes."""
 
 import errno
 import os
@@ -14,20 +14,20 @@ from vhdtool.storage.sparse import DataMap
 CHUNK = 1 << 20
 _STEP = 1 << 20
 Progress = Callable[[int], None]
-"""Called with the guest bytes done so far."""
+"""Called with the number of guest bytes done so far."""
 _NO_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
 
 
 def pieces(reader: Reader, start: int, end: int) -> Iterator[Extent]:
-    """Extents of guest bytes [start, end) that each fit into memory."""
+    """Extents of guest bytes [start, end), none larger than CHUNK."""
     for whole in reader.merged(start, end):
         for skip in range(0, whole.length, CHUNK):
-            at = None if whole.offset is None else whole.offset + skip
-            yield Extent(whole.start + skip, min(CHUNK, whole.length - skip), whole.depth, at)
+            offset = None if whole.offset is None else whole.offset + skip
+            yield Extent(whole.start + skip, min(CHUNK, whole.length - skip), whole.depth, offset)
 
 
 def stream(reader: Reader, target: BinaryIO, start: int, end: int) -> None:
-    """Writes guest bytes [start, end) to a pipe or file, in order."""
+    """Write guest bytes [start, end) to a pipe or file, in order."""
     for piece in pieces(reader, start, end):
         target.write(reader.fetch(piece))
 
@@ -39,10 +39,10 @@ def export_raw(
     end: int | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Copies guest bytes [start, end) to the start of an empty file; returns the bytes written.
+    """Copy guest bytes [start, end) to the start of an empty file; returns the bytes written.
 
-    Ranges that no layer has stay holes, and so do holes under allocated blocks. The kernel
-    copies where it can. Raises StorageError, or CorruptImage when a layer's file is too short.
+    Ranges that no layer has become holes, and so do holes in a layer's file. The kernel copies
+    where it can. Raises StorageError, or CorruptImage when a layer's file is too short.
     """
     stop = reader.size if end is None else min(end, reader.size)
     target.truncate(max(stop - start, 0))
@@ -57,16 +57,16 @@ def export_raw(
 
 
 def copiers(reader: Reader, target: FileStorage) -> int:
-    """How many threads a copy gains from: one where the kernel copies within a file system.
+    """Number of threads for a copy: one where the kernel copies within one file system.
 
-    Writers of one file wait for each other there; from elsewhere one may read meanwhile.
+    Writers of one file wait for each other; only reads from another device run in parallel.
     """
-    here = os.fstat(target.fileno()).st_dev
+    device = os.fstat(target.fileno()).st_dev
     storages = [layer.storage for layer in reader.layers]
-    inside = all(
-        isinstance(one, FileStorage) and os.fstat(one.fileno()).st_dev == here for one in storages
+    same_device = all(
+        isinstance(one, FileStorage) and os.fstat(one.fileno()).st_dev == device for one in storages
     )
-    return 1 if inside else THREADS
+    return 1 if same_device else THREADS
 
 
 def _with_data(
@@ -82,12 +82,12 @@ def _with_data(
 
 
 def _copy(
-    reader: Reader, extent: Extent, target: FileStorage, place: int, maps: dict[int, DataMap]
+    reader: Reader, extent: Extent, target: FileStorage, position: int, maps: dict[int, DataMap]
 ) -> int:
     assert extent.offset is not None
     source = reader.layers[extent.depth].storage
     if not isinstance(source, FileStorage):
-        return _copy_buffered(reader, extent, target, place)
+        return _copy_buffered(reader, extent, target, position)
     size = source.size()
     if extent.offset + extent.length > size and reader.layers[extent.depth].metadata is not None:
         raise CorruptImage(
@@ -98,40 +98,48 @@ def _copy(
     written = 0
     holes = maps.setdefault(extent.depth, DataMap(source.fileno()))
     for first, stop in holes.ranges(extent.offset, end):
-        copy_range(source, first, target, place + first - extent.offset, stop - first)
+        copy_range(source, first, target, position + first - extent.offset, stop - first)
         written += stop - first
     return written
 
 
-def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, place: int) -> int:
+def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, position: int) -> int:
     assert extent.offset is not None
     for skip in range(0, extent.length, CHUNK):
         size = min(CHUNK, extent.length - skip)
         part = Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
-        target.pwrite(place + skip, reader.fetch(part))
+        target.pwrite(position + skip, reader.fetch(part))
     return extent.length
 
 
-def copy_range(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> None:
-    """Copies bytes between files, in the kernel where it can. Raises CorruptImage, StorageError."""
+def copy_range(
+    source: FileStorage, source_offset: int, target: FileStorage, target_offset: int, length: int
+) -> None:
+    """Copy bytes between files, in the kernel where it can. Raises CorruptImage, StorageError."""
     while length > 0:
-        count = _kernel_copy(source, at, target, to, min(length, _STEP))
+        step = min(length, _STEP)
+        count = _kernel_copy(source, source_offset, target, target_offset, step)
         if count == 0:
-            data = source.pread(at, min(length, CHUNK))
+            data = source.pread(source_offset, min(length, CHUNK))
             if not data:
                 raise CorruptImage(f"{source.name}: became shorter while it was copied")
-            target.pwrite(to, data)
+            target.pwrite(target_offset, data)
             count = len(data)
-        at += count
-        to += count
+        source_offset += count
+        target_offset += count
         length -= count
 
 
-def _kernel_copy(source: FileStorage, at: int, target: FileStorage, to: int, length: int) -> int:
-    """Bytes that the kernel copied, 0 where it does not do such a copy."""
+def _kernel_copy(
+    source: FileStorage, source_offset: int, target: FileStorage, target_offset: int, length: int
+) -> int:
+    """Number of bytes that the kernel copied; 0 where it cannot copy between these files."""
     try:
-        return os.copy_file_range(source.fileno(), target.fileno(), length, at, to)
+        return os.copy_file_range(
+            source.fileno(), target.fileno(), length, source_offset, target_offset
+        )
     except OSError as error:
         if error.errno in _NO_COPY:
             return 0
-        raise StorageError(target.name, f"copy {length} bytes to {to}", error.errno or 0) from None
+        action = f"copy {length} bytes to {target_offset}"
+        raise StorageError(target.name, action, error.errno or 0) from None

@@ -1,4 +1,4 @@
-"""Everything about an image in words, as JSON types."""
+"""Every field of an image and its chain, as JSON types."""
 
 import os
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from typing import Any
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
+from vhdtool.image.chain.open import open_chain
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.creators import creator_name, host_name, size_for_qemu
@@ -17,7 +18,7 @@ from vhdtool.vhd.units import UNUSED, unix_time
 def info(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Footer, header, locators, batmap and chain of the image at `path`.
 
-    Raises NotAVhd, CorruptImage where no metadata can be believed, or StorageError.
+    Raises NotAVhd, CorruptImage where the metadata cannot be used, or StorageError.
     """
     name = os.fspath(path)
     with FileStorage(name) as storage:
@@ -52,9 +53,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _chain(name: str, storage: FileStorage, meta: Metadata) -> list[dict[str, Any]]:
-    """The parents, nearest first; the last one says why the chain ends there if it is broken."""
-    from vhdtool.image.chain.open import open_chain
-
+    """The parents, nearest first; where the chain is broken the last one has the error."""
     assert meta.header is not None
     try:
         nearest = find_parent(name, storage, meta.header)

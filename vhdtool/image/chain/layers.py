@@ -1,4 +1,4 @@
-"""Reading guest data of one layer or a whole chain, and saying where each range comes from."""
+"""Reading guest data of one layer or of a whole chain."""
 
 from array import array
 from collections.abc import Iterator
@@ -20,9 +20,10 @@ _CACHED_BITMAPS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A range of guest bytes. `depth` is the layer that has it (0: the image itself).
+    """A range of guest bytes in one layer; `depth` is the layer's number (0: the image itself).
 
-    `offset` is the byte in that layer's file, or None where no layer has it and it reads as zeros.
+    `offset` is the byte offset in the layer's file, or None where no layer has the range and it
+    reads as zeros.
     """
 
     start: int
@@ -44,7 +45,7 @@ class Layer:
         self.size = metadata.size if metadata is not None else raw_disk_size(storage.size())
         self._bitmaps: dict[int, bytes] = {}
         self._holes: DataMap | None = None
-        # Both empty for a disk that is one flat range: raw, or a fixed VHD.
+        # Both are empty for a raw disk and a fixed VHD.
         self.layout = metadata.layout if metadata is not None else None
         self._bat = metadata.bat if metadata is not None else array("I")
 
@@ -54,13 +55,14 @@ class Layer:
 
     @cached_property
     def contents(self) -> Contents:
-        """Where its file has data; nobody writes to it while it is read here."""
+        """The data and holes of its file, which must not be written meanwhile."""
         return Contents(self.storage, self.size if self.metadata is None else None)
 
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-        """(start, length, file offset or None) of guest bytes [start, end), in order.
+        """(start, length, file offset) of guest bytes [start, end), in order.
 
-        None: not present in this layer. Raises CorruptImage for an entry outside the file.
+        The offset is None where the range is not present in this layer. Raises CorruptImage for a
+        BAT entry outside the file.
         """
         stop = min(end, self.size)
         if start < stop:
@@ -72,14 +74,14 @@ class Layer:
             yield max(start, stop), end - max(start, stop), None
 
     def _flat(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
-        """A hole in a flat file is as good as absent: nothing lies below a flat layer."""
+        """The ranges of a raw or fixed disk. It has no parent, so a hole counts as not present."""
         if not isinstance(self.storage, FileStorage):
             yield start, end - start, start
             return
         if self._holes is None:
             self._holes = DataMap(self.storage.fileno())
         for first, stop in self._holes.ranges(start, end):
-            # Whole sectors, also where the file ends within one.
+            # Round up where the file ends within a sector.
             stop = min(pad(stop), end)
             if first > start:
                 yield start, first - start, None
@@ -139,9 +141,9 @@ class Layer:
 
 
 class Reader(Closing):
-    """Guest data through all layers, the image first and its oldest ancestor last.
+    """Guest data of a chain: `layers` has the image first and the base last.
 
-    Used as a context manager it closes the layers' storages.
+    As a context manager it closes the storages of the layers.
     """
 
     def __init__(self, layers: list[Layer]) -> None:
@@ -149,7 +151,7 @@ class Reader(Closing):
         self.size = layers[0].size if layers else 0
 
     def extents(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """All ranges of guest bytes [start, end), in order; neighbours are not yet merged."""
+        """All extents of guest bytes [start, end), in order, without merging neighbours."""
         stop = self.size if end is None else min(end, self.size)
         yield from self._extents(start, stop, 0)
 
@@ -163,18 +165,18 @@ class Reader(Closing):
                 yield Extent(first, length, depth, None)
 
     def merged(self, start: int = 0, end: int | None = None) -> Iterator[Extent]:
-        """`extents` with neighbours joined that are one range in the same file."""
+        """As `extents`; neighbours that are adjacent in the same file are merged."""
         return join(self.extents(start, end), _joined)
 
     def held(self, start: int, end: int) -> Iterator[DataRange]:
-        """Which of the guest bytes [start, end) may hold data, in whole sectors.
+        """(length, may hold data) of the parts of guest bytes [start, end), in whole sectors.
 
-        The rest reads as zeros: no layer has it, it is a hole in a layer's file, or it lies behind
-        the disk's end.
+        A part without data reads as zeros: no layer has it, it is a hole in a layer's file, or it
+        lies behind the end of the disk.
         """
         stop = min(end, pad(self.size))
         for extent in self.merged(start, stop):
-            # Only at the end of a disk of an odd size is a range no whole number of sectors.
+            # Only the last range of a disk of an odd size is no whole number of sectors.
             length = pad(extent.length)
             if extent.offset is None:
                 yield length, False
@@ -188,7 +190,7 @@ class Reader(Closing):
         return b"".join([self.fetch(extent) for extent in self.extents(offset, offset + length)])
 
     def fetch(self, extent: Extent) -> bytes:
-        """The bytes of one extent. Raises CorruptImage when the file ends before it does."""
+        """The bytes of one extent. Raises CorruptImage where the file ends within it."""
         if extent.offset is None:
             return bytes(extent.length)
         layer = self.layers[extent.depth]
@@ -203,7 +205,7 @@ class Reader(Closing):
         )
 
     def fetch_into(self, extent: Extent, view: memoryview) -> None:
-        """Fills `view` with the bytes of an extent that has a file offset. Raises as `fetch`."""
+        """Read an extent that has a file offset into `view`. Raises as `fetch` does."""
         layer = self.layers[extent.depth]
         if extent.offset is not None and isinstance(layer.storage, FileStorage):
             count = layer.storage.readinto(extent.offset, view)

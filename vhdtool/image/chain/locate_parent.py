@@ -1,4 +1,7 @@
-"""Where the parent of a differencing disk is: locators first, the name in the header last."""
+"""Locating the parent of a differencing image.
+
+The locators are tried first, then the parent's name in the header.
+"""
 
 import os
 import re
@@ -13,42 +16,43 @@ from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.locators import decode_locator, url_decoded
 
-_MOST_ALIKE = 16
+_MOST_MATCHES = 16
+"""Bound on the paths that differ from a locator's path in case only."""
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 class ParentMissing(CorruptImage):
-    """The parent is nowhere where the child says it is."""
+    """Raised when no path in a child leads to a file."""
 
 
 class ParentMismatch(CorruptImage):
-    """A file is where the parent should be, but it is another disk."""
+    """Raised when the paths in a child lead to another disk than its parent."""
 
 
 def locator_paths(storage: Storage, header: Header) -> list[tuple[str, str]]:
     """(code, path) of each locator that can be read, in the header's order."""
-    found = []
+    paths = []
     for locator in header.locators:
         if not locator.used or not 0 < locator.length <= LARGEST_LOCATOR:
             continue
         raw = storage.pread(locator.offset, locator.length)
         path = decode_locator(locator.code, raw)
         if path is not None and "\0" not in path:
-            found.append((locator.code.decode("latin-1"), path))
-    return found
+            paths.append((locator.code.decode("latin-1"), path))
+    return paths
 
 
 def candidates(child: str, storage: Storage, header: Header) -> Iterator[str]:
-    """Paths to try, best first, each once. `child` is the child's own path.
+    """Paths to try, best first, without duplicates. `child` is the path of the child itself.
 
-    Relative paths start at the child's directory. Of a path with a drive letter only the
-    base name is of use here.
+    Relative paths start at the directory of the child. A path with a drive letter is reduced to
+    its base name.
     """
     paths = [path for _, path in locator_paths(storage, header)]
     paths += [name.replace("\\", "/") for name in header.parent_names]
     tried = [*paths, *(url_decoded(path) for path in paths)]
     tried += [os.path.basename(path) for path in tried]
-    # A symbolic link to the child lives elsewhere than the child that its paths start from.
+    # Relative paths start at the child itself, and not at a symbolic link to it.
     directory = os.path.dirname(persistent_path(child))
     seen = set()
     for path in tried:
@@ -61,7 +65,7 @@ def candidates(child: str, storage: Storage, header: Header) -> Iterator[str]:
 
 
 def find_parent(child: str, storage: Storage, header: Header) -> str:
-    """The path of the parent. Raises ParentMissing, or ParentMismatch for another disk there."""
+    """The path of the parent. Raises ParentMissing, or ParentMismatch for another disk."""
     wrong: str | None = None
     tried = []
     for path in candidates(child, storage, header):
@@ -72,33 +76,33 @@ def find_parent(child: str, storage: Storage, header: Header) -> str:
             return path
         wrong = wrong or path
     if header.parent_uuid != NO_UUID:
-        # Names of Windows keep their case but do not go by it. Only the uuid makes that safe.
-        for path in (other for one in tried for other in _in_another_case(one)):
+        # Windows ignores case. Without a uuid to compare, a path in another case is no proof.
+        for path in (other for one in tried for other in _in_any_case(one)):
             if _uuid(path) == header.parent_uuid:
                 return path
     if wrong is not None:
         raise ParentMismatch(
-            f"{child}: {wrong} is not its parent: that has the uuid {header.parent_uuid}, "
-            f"this {_uuid(wrong) or 'none'}; set its place with `vhdtool modify --parent`"
+            f"{child}: {wrong} is not its parent: the parent has the uuid {header.parent_uuid}, "
+            f"this file {_uuid(wrong) or 'none'}; set the path with `vhdtool modify --parent`"
         )
     raise ParentMissing(
         f"{child}: its parent cannot be found (tried {', '.join(tried) or 'nothing: no path'}); "
-        "set its place with `vhdtool modify --parent`"
+        "set the path with `vhdtool modify --parent`"
     )
 
 
-def _in_another_case(path: str) -> list[str]:
-    """The files that a system without regard to case would find at an absolute path."""
-    found = ["/"]
+def _in_any_case(path: str) -> list[str]:
+    """The files that a system that ignores case would find at an absolute path."""
+    paths = ["/"]
     for part in path.split("/"):
         if part:
-            found = [os.path.join(one, name) for one in found for name in _alike(one, part)]
-            del found[_MOST_ALIKE:]
-    return [one for one in found if not os.path.isdir(one)]
+            paths = [os.path.join(one, name) for one in paths for name in _matches(one, part)]
+            del paths[_MOST_MATCHES:]
+    return [one for one in paths if not os.path.isdir(one)]
 
 
-def _alike(directory: str, name: str) -> list[str]:
-    """Names in a directory that are `name` but for their case; a directory of that name alone."""
+def _matches(directory: str, name: str) -> list[str]:
+    """The names in a directory that equal `name` except for case; a subdirectory `name` alone."""
     if os.path.isdir(os.path.join(directory, name)):
         return [name]
     try:

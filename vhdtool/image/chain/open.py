@@ -14,14 +14,14 @@ from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID
 
 MAX_DEPTH = 30
-"""Layers that SM allows; deeper chains are read, and `check` names them."""
+"""Layers that the storage manager allows; deeper chains are read, and `check` reports them."""
 HARD_LIMIT = 1000
 NONE, PARENTS, ALL = range(0), range(1, HARD_LIMIT), range(HARD_LIMIT)
-"""Layers, counted from the image itself: none, all but the image, all."""
+"""Depths of layers: none, those of the parents, all."""
 
 
 class ParentLoop(CorruptImage):
-    """An image is its own ancestor."""
+    """Raised when an image is its own ancestor."""
 
 
 def open_chain(
@@ -31,13 +31,13 @@ def open_chain(
     names_only: bool = False,
     hold: range = NONE,
 ) -> Reader:
-    """Opens `path` and its parents for reading, none of which may be damaged.
+    """Open `path` and its parents for reading, none of which may be damaged.
 
-    `raw`: the file is no VHD but a disk as it is; `alone`: without parents. With `names_only`
-    damaged images are opened too, as far as their metadata can be read: their data must not be.
-    Nobody may write the layers of `hold` until they are closed.
+    `raw`: the file is a raw disk; `alone`: without parents; `names_only`: damaged images are
+    opened, too, and their data must not be read. The layers at the depths of `hold` are locked
+    against writers until they are closed.
     Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), UncleanImage where
-    a change was interrupted, ImageInUse while somebody writes what is to be held, or StorageError.
+    a change was interrupted, ImageInUse while a layer to be held has a writer, or StorageError.
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -46,9 +46,9 @@ def open_chain(
         while True:
             storage = FileStorage(current)
             layers.append(Layer(storage))
-            _remember(storage, seen)
+            _require_unseen(storage, seen)
             if len(layers) - 1 in hold:
-                # Before its metadata are read, which must stay as they are.
+                # Locked before its metadata is read, so that it cannot change afterwards.
                 share(storage)
             if raw:
                 break
@@ -70,12 +70,13 @@ def open_chain(
     return Reader(layers)
 
 
-def _remember(storage: FileStorage, seen: set[tuple[int, int]]) -> None:
+def _require_unseen(storage: FileStorage, seen: set[tuple[int, int]]) -> None:
+    """Raise ParentLoop for a file that was opened already; else remember it."""
     status = os.fstat(storage.fileno())
     identity = (status.st_dev, status.st_ino)
     if identity in seen:
         raise ParentLoop(
-            f"{storage.name}: the chain of parents comes back to this file; set the right parent "
+            f"{storage.name}: the chain of parents returns to this file; set the right parent "
             "with `vhdtool modify --parent`"
         )
     seen.add(identity)

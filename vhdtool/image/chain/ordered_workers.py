@@ -1,4 +1,7 @@
-"""A few threads over one stream of work: the kernel copies outside Python's lock."""
+"""A few threads that share one stream of work items.
+
+They gain where the kernel copies data, which it does without Python's global lock.
+"""
 
 import os
 import threading
@@ -10,18 +13,18 @@ THREADS = min(4, os.cpu_count() or 1)
 
 
 def for_each(items: Iterable[T], make: Callable[[], Callable[[T], None]], threads: int = 0) -> None:
-    """Calls a worker for each item; `make` builds one worker for each thread.
+    """Call a worker for each item; `make` makes the worker of one thread.
 
-    Items are drawn in order, one thread at a time. The first error stops all and is raised here.
+    Items are taken in order. The first error stops all threads and is raised.
     """
     count = threads or THREADS
     source = _Source(iter(items))
     others = [
-        threading.Thread(target=source.drain, args=(make(),), daemon=True) for _ in range(count - 1)
+        threading.Thread(target=source.run, args=(make(),), daemon=True) for _ in range(count - 1)
     ]
     for thread in others:
         thread.start()
-    source.drain(make())
+    source.run(make())
     for thread in others:
         thread.join()
     if source.error is not None:
@@ -29,14 +32,15 @@ def for_each(items: Iterable[T], make: Callable[[], Callable[[T], None]], thread
 
 
 class _Source:
-    """The stream, and the first error that ended it."""
+    """The stream of items, and the first error of a worker."""
 
     def __init__(self, items: "Iterator[T]") -> None:
         self._items = items
         self._lock = threading.Lock()
         self.error: BaseException | None = None
 
-    def drain(self, work: Callable[[T], None]) -> None:
+    def run(self, work: Callable[[T], None]) -> None:
+        """Work on items until there are no more, or a worker failed."""
         try:
             while True:
                 with self._lock:
@@ -52,7 +56,7 @@ class _Source:
 
 
 class Turns:
-    """Lets the workers take one step each in the order of their tickets, from 0."""
+    """Lets workers execute one step in the order of their tickets, which count from 0."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -60,19 +64,19 @@ class Turns:
         self._broken = False
 
     def wait(self, ticket: int) -> bool:
-        """Returns when it is this ticket's turn; False when another worker failed."""
+        """Wait for the turn of a ticket. Returns False when another worker failed."""
         with self._changed:
             self._changed.wait_for(lambda: self._broken or self._next == ticket)
             return not self._broken
 
     def done(self) -> None:
-        """The next ticket may go on."""
+        """End a turn; the next ticket's begins."""
         with self._changed:
             self._next += 1
             self._changed.notify_all()
 
     def break_up(self) -> None:
-        """Nobody needs to wait any more: something failed."""
+        """Wake all waiting workers after a failure."""
         with self._changed:
             self._broken = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A directory of images as trees of parents and children."""
+"""The images of a directory as trees of parents and children."""
 
 import os
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from vhdtool.vhd.footer import DIFFERENCING
 
 @dataclass(slots=True)
 class Node:
-    """One image. `parent` is a path, maybe outside of what was scanned."""
+    """One image. `parent` is a path, which may lie outside the scanned directories."""
 
     path: str
     uuid: str | None = None
@@ -26,7 +26,7 @@ class Node:
     children: list["Node"] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields in JSON types, children inside."""
+        """All fields in JSON types, with the children nested."""
         return {
             "image": self.path,
             "uuid": self.uuid,
@@ -41,9 +41,9 @@ class Node:
 
 
 def scan(paths: list[str]) -> list[Node]:
-    """The roots of all trees in the files and directories given, each in order of its path.
+    """The roots of all trees in some files and directories, in order of their paths.
 
-    Files that are no VHD are passed over in directories, and named when they were given.
+    Files that are not VHDs are ignored in directories, and reported if their path was given.
     A child whose parent was not scanned is a root; so is one member of a loop.
     """
     nodes: dict[str, Node] = {}
@@ -52,44 +52,44 @@ def scan(paths: list[str]) -> list[Node]:
             for name in sorted(os.listdir(path)):
                 full = os.path.join(path, name)
                 if os.path.isfile(full):
-                    _add(nodes, full, named=False)
+                    _add(nodes, full, given=False)
         else:
-            _add(nodes, path, named=True)
+            _add(nodes, path, given=True)
     roots = []
     for key, node in nodes.items():
         parent = nodes.get(os.path.realpath(node.parent)) if node.parent is not None else None
-        if parent is None or _above(nodes, parent, key):
+        if parent is None or _heads_loop(nodes, parent, key):
             roots.append(node)
         else:
             parent.children.append(node)
     return roots
 
 
-def _above(nodes: dict[str, Node], node: Node | None, key: str) -> bool:
-    """Whether the chain of parents from `node` comes back to `key`, of which it is the first."""
+def _heads_loop(nodes: dict[str, Node], node: Node | None, key: str) -> bool:
+    """Whether the parents from `node` on form a loop in which `key` is the first path."""
     seen: list[str] = []
     while node is not None:
-        here = os.path.realpath(node.path)
-        if here == key:
+        current = os.path.realpath(node.path)
+        if current == key:
             return all(key <= other for other in seen)
-        if here in seen:
+        if current in seen:
             return False
-        seen.append(here)
+        seen.append(current)
         node = nodes.get(os.path.realpath(node.parent)) if node.parent is not None else None
     return False
 
 
-def _add(nodes: dict[str, Node], path: str, named: bool) -> None:
+def _add(nodes: dict[str, Node], path: str, given: bool) -> None:
     try:
-        nodes.setdefault(os.path.realpath(path), _look(path))
+        nodes.setdefault(os.path.realpath(path), _read_node(path))
     except NotAVhd as error:
-        if named:
+        if given:
             nodes[os.path.realpath(path)] = Node(path, error=str(error))
     except VhdtoolError as error:
         nodes[os.path.realpath(path)] = Node(path, error=str(error))
 
 
-def _look(path: str) -> Node:
+def _read_node(path: str) -> Node:
     with FileStorage(path) as storage:
         meta = read_metadata(storage)
         node = Node(

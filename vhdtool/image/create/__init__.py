@@ -1,9 +1,8 @@
-"""New images: empty, differencing, or converted from another.
+"""New images: empty, differencing, or converted from another image.
 
-convert       From one form into another: a chain or raw disk becomes a
-              dynamic, fixed or raw image
-differencing  Differencing images: a child that keeps only what differs from
-              its parent
-empty         New images. The order on disk is blktap's: footer copy, header,
-              BAT, batmap, locators, footer
+convert       Conversion of a chain or raw disk to a dynamic, fixed or raw image
+differencing  Creating differencing images, and the parent fields of their
+              headers
+empty         Creating empty images. The order of writes is blktap's: footer
+              copy, header, BAT, batmap, locators, footer
 """

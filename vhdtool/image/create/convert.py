@@ -1,4 +1,4 @@
-"""From one form into another: a chain or raw disk becomes a dynamic, fixed or raw image."""
+"""Conversion of a chain or raw disk to a dynamic, fixed or raw image."""
 
 import os
 from array import array
@@ -27,7 +27,8 @@ from vhdtool.vhd.units import DEFAULT_BLOCK, NO_OFFSET, SECTOR, pad
 
 Format = Literal["raw", "dynamic", "fixed"]
 _ZEROS = bytes(64 << 10)
-_SAMPLED, _SAMPLE = 256 << 10, 512
+_SAMPLE_SPAN, _SAMPLE = 256 << 10, 512
+"""Bytes at the start of each span that decide whether all of it is copied unread."""
 
 
 def convert(
@@ -39,10 +40,10 @@ def convert(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Writes all that `reader` shows to a new file; returns its virtual size in bytes.
+    """Copy the guest data of `reader` to a new image; returns its virtual size in bytes.
 
-    The size is the input's, rounded up to a sector and never to a geometry. Blocks of zeros are
-    left out. Raises UsageError, ImageExists, CorruptImage or StorageError.
+    The size is that of the input, rounded up to a sector and never to a geometry. Blocks of zeros
+    are not allocated. Raises UsageError, ImageExists, CorruptImage or StorageError.
     """
     names = [layer.name for layer in reader.layers]
     with target_file(names, path, target, reader.size, overwrite) as (storage, size):
@@ -59,9 +60,9 @@ def convert(
 def target_file(
     layers: list[str], path: str | os.PathLike[str], target: Format, size: int, overwrite: bool
 ) -> Iterator[tuple[FileStorage, int]]:
-    """A new file for a copy of a disk of `size` bytes, and the size that the copy will have.
+    """(storage of a new file for a copy of a disk of `size` bytes, virtual size of the copy).
 
-    `layers`: the image that is read, and its parents. Raises as `convert` does.
+    `layers`: paths of the image that is copied, and of its parents. Raises as `convert` does.
     """
     if target not in get_args(Format):
         raise UsageError(f"unknown format {target!r}: choose raw, dynamic or fixed")
@@ -71,7 +72,7 @@ def target_file(
     if target != "raw":
         size = check_size(size)
     with new_file(path, overwrite) as storage:
-        # A device reads as zeros from here on, whatever it held before: zeros are left out later.
+        # The copy leaves zeros out, so old data on a device must be zeroed first.
         if storage.is_block_device:
             if target == "fixed" and storage.size() != size + SECTOR:
                 raise UsageError(f"{storage.name}: a fixed disk must fill its device to the end")
@@ -80,7 +81,7 @@ def target_file(
 
 
 def finish_flat(storage: FileStorage, target: Format, size: int) -> None:
-    """Gives a raw or fixed disk its length, and the latter its footer."""
+    """Set the length of a raw or fixed disk, and write the footer of the latter."""
     storage.truncate(size)
     if target == "fixed":
         footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
@@ -88,12 +89,12 @@ def finish_flat(storage: FileStorage, target: Format, size: int) -> None:
 
 
 def require_not_a_parent(layers: list[str], path: str | os.PathLike[str]) -> None:
-    """Raises UsageError when `path` is a parent of the image that is read (the first of `layers`).
+    """Raise UsageError when `path` is a parent of the image that is copied (the first of `layers`).
 
-    The image itself may be replaced by its copy; its parents have other children, perhaps.
+    The image itself may be replaced by its copy; its parents may have other children.
     """
     if os.path.exists(path) and any(os.path.samefile(path, one) for one in layers[1:]):
-        raise UsageError(f"{os.fspath(path)}: is a parent of {layers[0]}; it is left as it is")
+        raise UsageError(f"{os.fspath(path)}: is a parent of {layers[0]}; nothing was written")
 
 
 def write_dynamic(
@@ -104,9 +105,9 @@ def write_dynamic(
     batmap: bool = True,
     progress: Progress | None = None,
 ) -> None:
-    """Fills an empty storage with a dynamic image of `size` bytes, blocks in guest order.
+    """Write a dynamic image of `size` bytes to an empty storage, with blocks in guest order.
 
-    Metadata is written last: until then the file is no VHD at all.
+    Metadata is written last: until then the file is not a VHD.
     """
     layout = BlockLayout(block_bytes)
     header = Header(max(1, layout.blocks_for(size)), block_bytes)
@@ -128,7 +129,7 @@ def write_dynamic(
 def _tickets(
     reader: Reader, block_bytes: int, progress: Progress | None
 ) -> Iterator[tuple[int, int]]:
-    """(ticket from 0, block) of every block that some layer has data for, in order."""
+    """(ticket from 0, block) of every block for which a layer has data, in order."""
     ticket = 0
     following = 0
     for extent in reader.merged():
@@ -145,7 +146,7 @@ def _tickets(
 
 
 class _Copier:
-    """What the workers share. `end` is the first free sector of the file."""
+    """State shared by the workers. `end` is the first free sector of the file."""
 
     def __init__(
         self, reader: Reader, storage: FileStorage, layout: BlockLayout, header: Header, first: int
@@ -159,15 +160,15 @@ class _Copier:
         self.empty = bytes(layout.block_bytes)
         self.turns = Turns()
 
-    def place(self, ticket: int, block: int, present: bool, full: bool) -> int | None:
-        """The block's place in the file, given out in guest order; None: it needs none."""
+    def allocate(self, ticket: int, block: int, has_data: bool, full: bool) -> int | None:
+        """The BAT entry of a block, assigned in guest order; None for a block of zeros."""
         if not self.turns.wait(ticket):
             return None
         entry = None
-        if present:
+        if has_data:
             entry = self.layout.place(self.end)
             if not self.layout.fits(entry + self.layout.total_sectors):
-                raise UsageError(f"{self.storage.name}: blocks of more than 2 TiB fit no VHD")
+                raise UsageError(f"{self.storage.name}: a VHD has at most 2 TiB of blocks")
             self.bat[block] = entry
             self.end = self.layout.end_sector(entry)
             if full:
@@ -177,28 +178,28 @@ class _Copier:
 
 
 def _data_ranges(source: FileStorage, offset: int, length: int) -> list[Range]:
-    """Ranges, counted from `offset`, that are not zero.
+    """Ranges, relative to `offset`, that are not zero.
 
-    A few bytes that are not zero say enough about the data behind them: only where they are zero
-    all of it is read.
+    Where the first bytes of a span are not zero the whole span counts as data. Only the other
+    spans are read.
     """
-    found: list[Range] = []
-    for at in range(0, length, _SAMPLED):
-        size = min(_SAMPLED, length - at)
+    ranges: list[Range] = []
+    for at in range(0, length, _SAMPLE_SPAN):
+        size = min(_SAMPLE_SPAN, length - at)
         if source.pread(offset + at, _SAMPLE) != _ZEROS[:_SAMPLE]:
-            found.append((at, at + size))
+            ranges.append((at, at + size))
             continue
         data = source.pread(offset + at, size)
-        found += [
+        ranges += [
             (at + inner, at + min(inner + len(_ZEROS), size))
             for inner in range(0, size, len(_ZEROS))
             if not data.startswith(_ZEROS[: size - inner], inner)
         ]
-    return merge(found)
+    return merge(ranges)
 
 
 class _Worker:
-    """Copies one block after another through its own buffer."""
+    """Copies blocks through a buffer of its own."""
 
     def __init__(self, copier: _Copier) -> None:
         self.shared = copier
@@ -224,22 +225,22 @@ class _Worker:
                 # A raw file may end within its last sector.
                 and whole.offset + whole.length <= source.size()
             ):
-                self._whole_block(ticket, block, source, whole.offset)
+                self._copy_range(ticket, block, source, whole.offset)
                 return
         bitmap = self._fill(block * layout.block_bytes)
         full = all_set(bitmap, layout.sectors)
-        entry = shared.place(ticket, block, self.buffer != shared.empty, full)
+        entry = shared.allocate(ticket, block, self.buffer != shared.empty, full)
         if entry is None:
             return
         shared.storage.pwrite(entry * SECTOR, bitmap)
         self._store(layout.data_offset(entry))
 
-    def _whole_block(self, ticket: int, block: int, source: FileStorage, offset: int) -> None:
-        """A block that is one range of one file: the kernel copies what is not zero."""
+    def _copy_range(self, ticket: int, block: int, source: FileStorage, offset: int) -> None:
+        """Copy a block that is one range of one file, in the kernel and without its zeros."""
         shared = self.shared
         layout = shared.layout
         ranges = _data_ranges(source, offset, layout.block_bytes)
-        entry = shared.place(ticket, block, bool(ranges), full=True)
+        entry = shared.allocate(ticket, block, bool(ranges), full=True)
         if entry is None:
             return
         bitmap = bytearray(layout.bitmap_sectors * SECTOR)
@@ -250,7 +251,7 @@ class _Worker:
             copy_range(source, offset + first, shared.storage, target + first, stop - first)
 
     def _fill(self, start: int) -> bytearray:
-        """Reads a block into the buffer; returns the bitmap of what is present."""
+        """Read a block into the buffer; returns the bitmap of its present sectors."""
         layout = self.shared.layout
         bitmap = bytearray(layout.bitmap_sectors * SECTOR)
         extents = self.shared.reader.extents(start, start + layout.block_bytes)
@@ -266,7 +267,7 @@ class _Worker:
         return bitmap
 
     def _store(self, offset: int) -> None:
-        """Writes the buffer; runs of zeros stay holes."""
+        """Write the buffer to the file; runs of zeros stay holes."""
         buffer = self.buffer
         pwrite = self.shared.storage.pwrite
         with memoryview(buffer) as view:

@@ -1,4 +1,4 @@
-"""Differencing images: a child that keeps only what differs from its parent."""
+"""Creating differencing images, and the parent fields of their headers."""
 
 import os
 from dataclasses import dataclass, replace
@@ -24,13 +24,14 @@ from vhdtool.vhd.locators import MACX, W2KU, W2RU, encode_locator
 from vhdtool.vhd.units import DEFAULT_BLOCK, UNUSED, pad, vhd_time
 
 NAME_BYTES = 512
+"""Size of the parent's name in the header."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParentFacts:
-    """What a child remembers of its parent. `size` in bytes, `timestamp` in VHD seconds.
+    """The fields that a child records of its parent. `size` in bytes, `timestamp` in VHD seconds.
 
-    `chain` has the real paths of the parent and all of its own that were looked at.
+    `chain` has the real paths of the parent and of its own parents, as far as they were opened.
     """
 
     path: str
@@ -47,31 +48,31 @@ class ParentFacts:
 def parent_facts(
     path: str | os.PathLike[str], raw: bool = False, alone: bool = False
 ) -> ParentFacts:
-    """Looks at a future parent and all of its own; `alone`: not at its own, which may be away.
+    """Read the facts about a future parent, and open its own parents unless `alone`.
 
-    Raises as `open_chain` does, and ImageInUse while somebody writes one of them.
+    Raises as `open_chain` does, and ImageInUse while one of them has a writer.
     """
     name = persistent_path(path)
-    # A child shows what its parent has: who still writes that one changes the child.
+    # Locked against writers: a write to a parent would change what its children show.
     with open_chain(name, raw, alone, hold=ALL) as reader:
         meta = reader.layers[0].metadata
         uuid = NO_UUID if meta is None else meta.footer.uuid
         if meta is not None and uuid == NO_UUID:
-            raise UnsupportedImage(f"{path}: has no uuid, so that no child can name it")
+            raise UnsupportedImage(f"{path}: has no uuid, so no child can refer to it")
         stamp = vhd_time(os.stat(name).st_mtime)
         chain = tuple(persistent_path(layer.name) for layer in reader.layers)
         return ParentFacts(name, uuid, reader.size, stamp, chain)
 
 
-def _is_below(path: str | os.PathLike[str], parent: ParentFacts) -> bool:
-    """Whether `path` is a file that the parent's chain has, by whatever name."""
+def _in_chain(path: str | os.PathLike[str], parent: ParentFacts) -> bool:
+    """Whether `path` leads to a file of the parent's chain."""
     if not os.path.exists(path):
         return False
     try:
         with open_chain(parent.path, parent.uuid == NO_UUID, names_only=True) as reader:
             names = [layer.name for layer in reader.layers]
     except VhdtoolError:
-        # A storage manager may have the older images switched off meanwhile.
+        # A storage manager may have deactivated the older images meanwhile.
         names = [parent.path]
     return any(os.path.samefile(path, name) for name in names)
 
@@ -87,18 +88,18 @@ def create_child(
     overwrite: bool = False,
     reserve_bytes: int = 0,
 ) -> Footer:
-    """Writes an empty child of `parent`, as large as it unless `size_bytes` says more.
+    """Create an empty child of `parent`, of the same size unless `size_bytes` is larger.
 
-    It names its parent by a relative path (MacX and W2ru) and an absolute one (W2ku), each in
-    the form that blktap, Windows and libvhdi look for. Raises UsageError, ImageExists.
+    Its locators have a relative path (MacX and W2ru) and an absolute one (W2ku), in the forms
+    that blktap, Windows and libvhdi expect. Raises UsageError, ImageExists.
     """
     size = check_size(parent.size if size_bytes is None else size_bytes)
     if size < parent.size:
         raise UsageError(
             f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
         )
-    if persistent_path(path) in parent.chain or _is_below(path, parent):
-        raise UsageError(f"{os.fspath(path)}: cannot be its own parent, nor replace one below it")
+    if persistent_path(path) in parent.chain or _in_chain(path, parent):
+        raise UsageError(f"{os.fspath(path)}: a child cannot replace an image of its own chain")
     check_block_bytes(block_bytes)
     entries = -(-max(size, reserve_bytes and check_size(reserve_bytes)) // block_bytes)
     header = Header(entries, block_bytes)
@@ -113,10 +114,10 @@ def create_child(
 
 
 def with_parent(header: Header, parent: ParentFacts, locators: tuple[Locator, ...]) -> Header:
-    """The header, naming another parent. Raises UsageError when the name is too long."""
+    """The header with another parent. Raises UsageError when the parent's name is too long."""
     name = os.path.basename(parent.path).encode("utf-16-be", "surrogatepass")
     if len(name) > NAME_BYTES:
-        raise UsageError(f"{parent.path}: the name is too long for a child to remember")
+        raise UsageError(f"{parent.path}: the name is too long for the header of a child")
     return replace(
         header,
         parent_uuid=parent.uuid,
@@ -136,11 +137,12 @@ def locator_paths_for(child: str, parent: str) -> list[tuple[bytes, str]]:
 
 
 def locator_table(
-    child: str, parent: str, offset: int, least: int
+    child: str, parent: str, offset: int, min_space: int
 ) -> tuple[tuple[Locator, ...], bytes]:
-    """Locators for the header and their bytes, to stand at byte `offset`.
+    """(locators for the header, their data for byte `offset` of the file).
 
-    Each gets at least `least` bytes of room. Raises UsageError for a path that has no encoding.
+    Each has a space of at least `min_space` bytes. Raises UsageError for a path that cannot be
+    encoded.
     """
     table: list[Locator] = []
     raw = b""
@@ -149,10 +151,10 @@ def locator_table(
             encoded = encode_locator(code, path)
         except UnicodeEncodeError:
             raise UsageError(f"{parent!r}: a path that is not UTF-8 cannot be written") from None
-        # The room is given in bytes, as Microsoft's own writers do against the letter of the spec.
-        room = max(least, pad(len(encoded)))
-        table.append(Locator(code, room, len(encoded), 0, offset + len(raw)))
-        raw += encoded.ljust(room, b"\0")
+        # The field counts bytes, as Microsoft's own writers do; the specification has sectors.
+        space = max(min_space, pad(len(encoded)))
+        table.append(Locator(code, space, len(encoded), 0, offset + len(raw)))
+        raw += encoded.ljust(space, b"\0")
     return tuple(table) + (Locator(),) * (LOCATORS - len(table)), raw
 
 
@@ -167,11 +169,11 @@ def snapshot(
     block_bytes: int | None = None,
     batmap: bool = True,
 ) -> tuple[Footer, str]:
-    """Creates `child` over `parent`; returns its footer and the parent that it really got.
+    """Create `child` over `parent`; returns the child's footer and the path of its parent.
 
-    With `skip_empty` a parent that is itself a child without any block is passed over, as SM
-    does, so that chains do not grow by empty links. Raises UsageError when the chain would have
-    more than `limit` images (0: no limit).
+    With `skip_empty` a parent that is itself a child without any block is skipped, as the storage
+    manager does, so that chains do not grow by empty layers. Raises UsageError when the chain
+    would have more than `limit` images (0: no limit).
     """
     given = parent_facts(parent, raw, alone=not limit)
     facts = given
@@ -205,7 +207,7 @@ def _block_bytes(facts: ParentFacts) -> int | None:
 
 
 def nearest_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
-    """The image itself, or below empty children the first one that has a block."""
+    """The first image with a block, from the given one down; empty children are skipped."""
     while True:
         with FileStorage(facts.path) as storage:
             meta = read_metadata(storage)

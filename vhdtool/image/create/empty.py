@@ -1,4 +1,7 @@
-"""New images. The order on disk is blktap's: footer copy, header, BAT, batmap, locators, footer."""
+"""Creating empty images.
+
+The layout is blktap's: footer copy, header, BAT, batmap, locators, footer.
+"""
 
 import os
 import time
@@ -44,11 +47,11 @@ def create_dynamic(
     overwrite: bool = False,
     reserve_bytes: int = 0,
 ) -> Footer:
-    """Writes an empty dynamic image of `size_bytes` (rounded up to 512) and flushes it.
+    """Create an empty dynamic image of `size_bytes` (rounded up to 512); it is durable on return.
 
-    `timestamp` is in seconds since 2000, now by default. `reserve_bytes`: the BAT gets room for
-    a disk of that size, so that a later resize is quick. A storage must be empty and stays open.
-    Raises UsageError for impossible sizes, ImageExists when there is something already.
+    `timestamp` is in seconds since 2000, now by default. `reserve_bytes`: the BAT is large enough
+    for a disk of that size, so that a later resize is quick. A storage must be empty and stays
+    open. Raises UsageError for impossible sizes, ImageExists.
     """
     size = check_size(size_bytes)
     check_block_bytes(block_bytes)
@@ -67,7 +70,7 @@ def create_fixed(
     timestamp: int | None = None,
     overwrite: bool = False,
 ) -> Footer:
-    """Writes a fixed image: `size_bytes` of zeros (a hole where possible), then the footer.
+    """Create a fixed image: `size_bytes` of zeros (a hole where possible), then the footer.
 
     Arguments and errors as in `create_dynamic`.
     """
@@ -81,7 +84,7 @@ def create_fixed(
 
 
 def check_size(size_bytes: int) -> int:
-    """The size rounded up to a sector. Raises UsageError when it is impossible."""
+    """The size rounded up to a sector. Raises UsageError where no VHD can have it."""
     size = pad(size_bytes)
     if not 0 < size <= MAX_SIZE:
         raise UsageError(
@@ -91,7 +94,7 @@ def check_size(size_bytes: int) -> int:
 
 
 def check_block_bytes(block_bytes: int) -> None:
-    """Raises UsageError unless a block of that size can be created."""
+    """Raise UsageError unless a block of that size can be created."""
     if block_bytes < SMALLEST_BLOCK or not is_power_of_two(block_bytes) or block_bytes >= 1 << 32:
         raise UsageError(
             f"a block of {block_bytes} bytes is impossible: choose a power of two from 512 KiB up"
@@ -105,7 +108,7 @@ def new_footer(
     uuid: UUID | None = None,
     timestamp: int | None = None,
 ) -> Footer:
-    """A footer as blktap writes it, so that the real tapdisk, QEMU and Windows take its size."""
+    """A footer as blktap writes it, from which the real tapdisk, QEMU and Windows read its size."""
     return Footer(
         current_size=size,
         original_size=size,
@@ -120,9 +123,9 @@ def new_footer(
 
 @contextmanager
 def target_storage(target: Target, overwrite: bool) -> Iterator[Storage]:
-    """The storage to write a new image to: a new file, or an empty storage that is given.
+    """The storage of a new image: a new file for a path, or the given empty storage.
 
-    Raises ImageExists, or UsageError when a storage holds something that would be lost.
+    Raises ImageExists, or UsageError for a storage that is not empty.
     """
     if isinstance(target, (str, os.PathLike)):
         require_replaceable(target)
@@ -130,7 +133,7 @@ def target_storage(target: Target, overwrite: bool) -> Iterator[Storage]:
             yield storage
         return
     if target.size() and not overwrite:
-        raise UsageError(f"{target.name}: is not empty; it is left as it is")
+        raise UsageError(f"{target.name}: is not empty; nothing was written")
     target.truncate(0)
     yield target
 
@@ -142,10 +145,10 @@ def write_empty(
     batmap: bool,
     locators: bytes = b"",
 ) -> int:
-    """Writes all metadata of an image without blocks, footer last; returns the file's size.
+    """Write all metadata of an image without blocks, the footer last; returns the file's size.
 
-    `locators` are whole sectors, to stand where `locators_offset` says. The final footer comes
-    after a flush: a torn creation has no valid footer at its end.
+    `locators` are whole sectors for the offset `locators_offset`. The footer is written after a
+    flush: an interrupted creation leaves no valid footer at the end.
     """
     end = header.bat_end
     _write_unused_bat(storage, header)
@@ -158,7 +161,7 @@ def write_empty(
     if locators:
         storage.pwrite(end, locators)
         end += len(locators)
-    # On a device nothing hides a torn creation: it is no VHD at all until its tables are whole.
+    # A device has no name to withhold: it must not look like a VHD before its tables are complete.
     storage.flush()
     storage.pwrite(0, footer.pack() + header.pack())
     storage.flush()
@@ -169,7 +172,7 @@ def write_empty(
 
 
 def locators_offset(header: Header, batmap: bool) -> int:
-    """Byte behind BAT and batmap, where the locators of a new image begin."""
+    """Byte offset of the locators of a new image, behind BAT and batmap."""
     if not batmap:
         return header.bat_end
     fresh = batmap_header_for(header)
@@ -177,12 +180,12 @@ def locators_offset(header: Header, batmap: bool) -> int:
 
 
 def _footer_offset(storage: Storage, end: int) -> int:
-    # A block device keeps its length; its footer is at the device's end.
+    # The length of a block device is fixed; its footer is at the end of the device.
     return max(end, storage.size() - SECTOR)
 
 
 def _write_unused_bat(storage: Storage, header: Header) -> None:
-    """Writes a BAT in which no block is allocated, padded with zeros."""
+    """Write a BAT without allocated blocks, padded with zeros."""
     left = 4 * header.max_entries
     offset = header.bat_offset
     entry = UNUSED.to_bytes(4, "big")

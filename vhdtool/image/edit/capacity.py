@@ -1,4 +1,4 @@
-"""Does it fit? Decided before the first byte is written: half a change helps nobody."""
+"""Whether a change fits on the storage, decided before the first write."""
 
 import errno
 import os
@@ -13,9 +13,9 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 
 
 def require_capacity(upper: Reader, target: Layer, size: int) -> None:
-    """Raises StorageError (ENOSPC) when what `upper` has does not fit into `target`.
+    """Raise StorageError (ENOSPC) when the data of `upper` does not fit into `target`.
 
-    `size`: what the target's disk will have, in bytes. Counts what is surely needed, so that a
+    `size`: virtual size of the target after the change. The estimate is a lower bound, so that a
     copy that fits is never refused; other users of the file system may still fill it.
     """
     meta = target.metadata
@@ -35,7 +35,7 @@ def require_capacity(upper: Reader, target: Layer, size: int) -> None:
 
 
 def require_full(name: str, metadata: Metadata, layout: BlockLayout) -> None:
-    """Raises StorageError (ENOSPC) when the blocks that an image lacks do not fit."""
+    """Raise StorageError (ENOSPC) when the file system has no space for all unallocated blocks."""
     new = sum(1 for entry in metadata.bat if entry == UNUSED)
     with FileStorage(name) as storage:
         if storage.is_block_device:
@@ -56,7 +56,7 @@ def _require_flat(upper: Reader, target: Layer, size: int) -> None:
 
 
 def _new_blocks(upper: Reader, meta: Metadata, layout: BlockLayout) -> tuple[set[int], int]:
-    """The blocks that the target does not have yet, and the bytes of data for them."""
+    """(blocks to allocate in the target, bytes of data for them)."""
     size = layout.block_bytes
     new, data = set(), 0
     for extent in upper.merged():
@@ -70,7 +70,7 @@ def _new_blocks(upper: Reader, meta: Metadata, layout: BlockLayout) -> tuple[set
 
 
 def _moved(meta: Metadata, header: Header, size: int) -> int:
-    """Bytes of the blocks that larger tables would move to the end of the file."""
+    """Bytes of the blocks that larger tables move to the end of the file."""
     layout = BlockLayout(header.block_bytes)
     return len(blocks_to_move(meta, header, size)) * layout.total_sectors * SECTOR
 
@@ -84,7 +84,7 @@ def _free(path: str) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _require(name: str, what: str, need: int, there: int) -> None:
-    if need > there:
-        text = f"write {what}: {need} bytes are needed, {there} are there"
+def _require(name: str, what: str, need: int, available: int) -> None:
+    if need > available:
+        text = f"write {what}: {need} bytes are needed, {available} are available"
         raise StorageError(name, text, errno.ENOSPC)

@@ -1,4 +1,4 @@
-"""A child's data into its parent, or a whole chain into its base."""
+"""Copying a child's data into its parent, or the data of a chain into its base."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ class _Flat:
 
 @dataclass(frozen=True, slots=True)
 class Coalesced:
-    """The ancestor's path, and how many guest sectors were written to it."""
+    """The ancestor's path, and the number of guest sectors written to it."""
 
     name: str
     sectors: int
@@ -59,34 +59,34 @@ def coalesce(
     progress: Progress | None = None,
     mode: LockMode = LockMode.EXCLUSIVE,
 ) -> Coalesced:
-    """Writes what `path` and the layers below it have into an ancestor, and reads it back.
+    """Copy the data of `path` and the layers below it into an ancestor, and read it back.
 
-    The ancestor is the parent, the one that is named, or with `whole` the oldest. The images
-    above it stay as they are, and what they show stays the same at every moment: an interrupted
-    run is simply run again. An ancestor that is smaller is grown first. Other children of the
-    ancestor will see changed data: the caller must know that there are none. Nobody may write the
-    images meanwhile; with LockMode.BENEATH a child of them may be served.
+    The ancestor is the parent, or `ancestor`, or with `whole` the base. The images above it are
+    not written and show the same data at every moment, so an interrupted run can be repeated. A
+    smaller ancestor is grown first. Other children of the ancestor would see changed data: the
+    caller must know that there are none. The images are locked against writers; with
+    LockMode.BENEATH a child of them may be served.
     Raises ImageInUse or ActivationRefused, UsageError, CorruptImage, or StorageError (disk full:
     the ancestor stays consistent).
     """
     with open_chain(path) as reader:
         depth = _depth(reader, path, ancestor, whole)
         name = reader.layers[depth].name
-    with _held(path, name, depth) as reader:
+    with _locked_chain(path, name, depth) as reader:
         target = reader.layers[depth]
         raw = target.metadata is None
         require_capacity(Reader(reader.layers[:depth]), target, max(reader.size, target.size))
         larger = reader.size if reader.size > target.size else None
     if larger is not None:
         _grow(name, raw, larger, mode)
-    with _held(path, name, depth) as reader:
+    with _locked_chain(path, name, depth) as reader:
         upper = Reader(reader.layers[:depth])
         digest = _digest()
         with writable_image(name, mode) as storage:
             disk = _open(storage, reader.layers[depth])
             sectors = 0
             try:
-                for extent in _present(upper):
+                for extent in _data_extents(upper):
                     data = upper.fetch(extent)
                     digest.update(data)
                     disk.write(extent.start, data)
@@ -95,13 +95,13 @@ def coalesce(
                         progress(extent.end)
             finally:
                 disk.close()
-        _prove(name, raw, upper, digest)
+        _verify(name, raw, upper, digest)
     return Coalesced(name, sectors)
 
 
 @contextmanager
-def _held(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[Reader]:
-    """The chain, its layers above the ancestor held. Raises ImageInUse when it is another now."""
+def _locked_chain(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[Reader]:
+    """Open the chain with the layers above the ancestor locked. Raises ImageInUse if it changed."""
     with open_chain(path, hold=range(depth)) as reader:
         if [layer.name for layer in reader.layers[depth : depth + 1]] != [ancestor]:
             raise ImageInUse(f"{os.fspath(path)}: its parents were changed meanwhile; run it again")
@@ -111,7 +111,7 @@ def _held(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[R
 def ancestor_of(
     path: str | os.PathLike[str], ancestor: str | os.PathLike[str] | None, whole: bool
 ) -> str:
-    """The path of the image that `coalesce` would write. Raises as it does."""
+    """The path of the image that `coalesce` would write. Raises as `coalesce` does."""
     with open_chain(path) as reader:
         return reader.layers[_depth(reader, path, ancestor, whole)].name
 
@@ -120,24 +120,24 @@ def _digest() -> hashlib.blake2b:
     return hashlib.blake2b(digest_size=32)
 
 
-def _prove(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> None:
-    """Reads back what was written. Raises CorruptImage unless it is what the upper layers show."""
+def _verify(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> None:
+    """Read back the data. Raises CorruptImage unless its digest is that of the data written."""
     if not raw:
-        with FileStorage(name) as written_to:
-            changeable(written_to)
+        with FileStorage(name) as ancestor:
+            changeable(ancestor)
     digest = _digest()
     with open_chain(name, raw) as result:
         storage = result.layers[0].storage
         if isinstance(storage, FileStorage):
-            # So that it comes from the disk, where the file system can do that.
+            # Drop the page cache, so that the data comes from the disk where that is possible.
             with suppress(OSError):
                 os.posix_fadvise(storage.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        for extent in _present(upper):
+        for extent in _data_extents(upper):
             digest.update(result.read(extent.start, extent.length))
     if digest.digest() != written.digest():
         raise CorruptImage(
             f"{name}: reads back other data than was written: keep {upper.layers[0].name}, and "
-            "look at the storage below"
+            "check the storage"
         )
 
 
@@ -148,7 +148,7 @@ def _depth(
     whole: bool,
 ) -> int:
     if len(reader.layers) < 2:
-        raise UsageError(f"{os.fspath(path)}: has no parent to be coalesced into")
+        raise UsageError(f"{os.fspath(path)}: has no parent to coalesce into")
     if whole:
         return len(reader.layers) - 1
     if ancestor is None:
@@ -157,7 +157,7 @@ def _depth(
     for depth, layer in enumerate(reader.layers[1:], 1):
         if os.path.realpath(layer.name) == wanted:
             return depth
-    raise UsageError(f"{os.fspath(ancestor)}: is no ancestor of {os.fspath(path)}")
+    raise UsageError(f"{os.fspath(ancestor)}: is not an ancestor of {os.fspath(path)}")
 
 
 def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
@@ -167,7 +167,7 @@ def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
             storage.flush()
         return
     try:
-        # It may need larger tables, which is nothing that a served child could bear.
+        # Exclusively first: larger tables may be needed, which a served child does not allow.
         resize(name, size)
     except ImageInUse:
         if mode is LockMode.EXCLUSIVE:
@@ -175,7 +175,7 @@ def _grow(name: str, raw: bool, size: int, mode: LockMode) -> None:
         resize(name, size, mode=mode)
 
 
-def _present(upper: Reader) -> Iterator[Extent]:
+def _data_extents(upper: Reader) -> Iterator[Extent]:
     for extent in upper.merged():
         if extent.offset is None:
             continue
@@ -185,7 +185,7 @@ def _present(upper: Reader) -> Iterator[Extent]:
 
 
 def _open(storage: FileStorage, layer: Layer) -> _Target:
-    # An interrupted run left no footer at the end; anything worse is not for us to write to.
+    # An interrupted run left no footer at the end; an image with other damage is refused.
     if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
         return _Flat(storage)
     return DynamicDisk(BorrowedStorage(storage), unclean=True, parent=ZeroParent())
@@ -195,9 +195,9 @@ def fill(
     path: str | os.PathLike[str],
     progress: Progress | None = None,
 ) -> int:
-    """Allocates every block of an image, with the data that it shows; returns how many were new.
+    """Allocate every block of an image, with its guest data; returns the number of new blocks.
 
-    A differencing image then no longer depends on its parent's data. Raises UsageError for an
+    A differencing image then no longer depends on the data of its parent. Raises UsageError for an
     image without blocks, ImageInUse or ActivationRefused, CorruptImage, or StorageError.
     """
     with writable_image(path) as storage, open_chain(path, hold=PARENTS) as reader:

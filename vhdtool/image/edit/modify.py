@@ -1,4 +1,4 @@
-"""Changing what an image says about itself: its parent, hidden, uuid, time stamp."""
+"""Changing metadata of an image: its parent, hidden flag, uuid and time stamp."""
 
 import os
 from dataclasses import replace
@@ -6,6 +6,7 @@ from uuid import UUID
 
 from vhdtool.errors import UnsupportedImage, UsageError
 from vhdtool.image.chain.locate_parent import ParentMissing
+from vhdtool.image.chain.open import open_chain
 from vhdtool.image.check.admission import changeable, readable
 from vhdtool.image.check.regions import first_free_sector
 from vhdtool.image.create.differencing import locator_paths_for, parent_facts, with_parent
@@ -42,7 +43,7 @@ def modify_footer(
     timestamp: int | None = None,
     mode: LockMode = LockMode.EXCLUSIVE,
 ) -> Footer:
-    """Changes fields of both footers; `timestamp` in VHD seconds. Returns the new footer.
+    """Change fields of both footers; `timestamp` in VHD seconds. Returns the new footer.
 
     Raises CorruptImage when the image was not closed, ImageInUse or ActivationRefused.
     """
@@ -66,31 +67,31 @@ def modify_parent(
     other_disk: bool = False,
     mode: LockMode = LockMode.EXCLUSIVE,
 ) -> None:
-    """Makes a differencing image name `parent`. Its data stays as it is.
+    """Set the parent of a differencing image to `parent`; its own data is not changed.
 
-    The parent must have the uuid that the image names already, or be raw as before, unless
-    `other_disk`: the image then shows another disk wherever it has no data of its own.
-    LockMode.RELINK changes an image that is served: its server never writes the header or the
-    locators. Raises UsageError when the parent cannot be one (it is another disk, the image
-    itself, over it, or larger than the image), UnsupportedImage when the image is no child.
+    The new parent must have the uuid of the old one, or be raw as before, unless `other_disk`:
+    wherever the image has no data of its own, its guest data then changes. LockMode.RELINK changes
+    an image that is served, whose server never writes header or locators. Raises UsageError for an
+    impossible parent (another disk, the image itself, a child of it, or a larger disk),
+    UnsupportedImage when the image is not a differencing image.
     """
     facts = parent_facts(parent, raw, alone=True)
     if _leads_to(facts.path, persistent_path(path), raw):
-        raise UsageError(f"{os.fspath(path)}: {facts.path} is itself, or has it as a parent")
+        raise UsageError(f"{os.fspath(path)}: {facts.path} is the image itself or a child of it")
     relink = mode is LockMode.RELINK
     with writable_image(path, mode) as storage:
-        # The footer of an image that is served may be its copy only.
+        # An image that is served may have no footer at its end, only the copy.
         meta = readable(storage) if relink else changeable(storage)
         if meta.footer.disk_type != DIFFERENCING or meta.header is None:
-            raise UnsupportedImage(f"{storage.name}: is no differencing image, so has no parent")
+            raise UnsupportedImage(f"{storage.name}: not a differencing image, so has no parent")
         if facts.uuid != meta.header.parent_uuid and not other_disk:
             raise UsageError(
-                f"{facts.path}: is not the disk that {storage.name} is a child of: its uuid is "
+                f"{facts.path}: is not the parent of {storage.name}: its uuid is "
                 f"{_identity(facts.uuid)}, that of the parent is "
-                f"{_identity(meta.header.parent_uuid)}; --other-disk takes it all the same"
+                f"{_identity(meta.header.parent_uuid)}; --other-disk makes it the parent anyway"
             )
         if facts.size > meta.size:
-            raise UsageError(f"{facts.path}: is larger than its child would be ({meta.size} bytes)")
+            raise UsageError(f"{facts.path}: is larger than its child ({meta.size} bytes)")
         table, changes = _locators(storage, meta, meta.header, facts.path, in_place=relink)
         header = with_parent(meta.header, facts, table)
         changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
@@ -102,7 +103,7 @@ def _identity(uuid: UUID) -> str:
 
 
 def discard_blocks(path: str | os.PathLike[str]) -> None:
-    """Frees every block: a dynamic image then reads as zeros, a child as its parent.
+    """Free every block: a dynamic image then reads as zeros, a child as its parent.
 
     Raises UnsupportedImage for a fixed disk, CorruptImage when the image was not closed.
     """
@@ -112,7 +113,7 @@ def discard_blocks(path: str | os.PathLike[str]) -> None:
         if header is None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk has no blocks to free")
         changes = []
-        # The batmap first: it must never call a block full that the BAT has given up.
+        # The batmap first: it must never mark a block as full that is not allocated.
         if batmap is not None and read_batmap(storage, batmap, header) is not None:
             bits = bytes(batmap.sectors * SECTOR)
             value = batmap_checksum(bits, meta.size, batmap.version)
@@ -126,7 +127,7 @@ def discard_blocks(path: str | os.PathLike[str]) -> None:
         apply_journalled(storage, change_journal_path(path), changes)
         if storage.is_block_device:
             return
-        # What is left needs no journal: a crash leaves leaked space, which a repair frees.
+        # Cutting the file needs no journal: a crash leaves leaked space, which a repair removes.
         end = end_of_data(meta.footer, header, batmap, empty_bat(0)) * SECTOR
         storage.pwrite(end, meta.footer.pack())
         storage.flush()
@@ -135,9 +136,9 @@ def discard_blocks(path: str | os.PathLike[str]) -> None:
 
 
 def set_file_size(path: str | os.PathLike[str], size: int) -> None:
-    """Puts the footer at the end of `size` bytes, for an image in a volume of that size.
+    """Write the footer at the end of `size` bytes, for an image in a volume of that size.
 
-    Raises UsageError when data would be cut.
+    Raises UsageError when the data does not fit.
     """
     with writable_image(path) as storage:
         meta = changeable(storage, closed=False)
@@ -151,66 +152,63 @@ def set_file_size(path: str | os.PathLike[str], size: int) -> None:
 
 
 def _leads_to(parent: str, image: str, raw: bool) -> bool:
-    from vhdtool.image.chain.open import open_chain
-
     try:
         with open_chain(parent, raw, names_only=True) as reader:
             return any(os.path.samefile(layer.name, image) for layer in reader.layers)
     except ParentMissing:
-        # A storage manager may have the older images switched off meanwhile.
+        # A storage manager may have deactivated the older images meanwhile.
         return parent == image
 
 
 def _locators(
     storage: Storage, meta: Metadata, header: Header, parent: str, in_place: bool
 ) -> tuple[tuple[Locator, ...], list[Change]]:
-    """Locators in their old room where the new paths fit, else behind the data."""
+    """New locators, in the space of the old ones where they fit, else behind the data."""
     wanted = []
     for code, path in locator_paths_for(storage.name, parent):
         try:
             wanted.append((code, encode_locator(code, path)))
         except UnicodeEncodeError:
             raise UsageError(f"{parent!r}: a path that is not UTF-8 cannot be written") from None
-    rooms = [one for one in header.locators if one.used and one.room]
-    if len(rooms) >= len(wanted) and all(
-        len(raw) <= (room.room or 0) for (_, raw), room in zip(wanted, rooms, strict=False)
+    old = [one for one in header.locators if one.used and one.room]
+    if len(old) >= len(wanted) and all(
+        len(raw) <= (one.room or 0) for (_, raw), one in zip(wanted, old, strict=False)
     ):
-        table, changes = _in_place(wanted, rooms)
+        table, changes = _in_place(wanted, old)
     elif in_place:
         raise ImageInUse(
-            f"{storage.name}: is served, and has no space for so long a path ({parent}) where its "
-            "locators are; pause it first"
+            f"{storage.name}: is served, and the space of its locators is too small for the path "
+            f"{parent}; pause it first"
         )
     else:
-        table, changes = _behind(storage, meta, header, wanted)
+        table, changes = _behind_data(storage, meta, header, wanted)
     return table + (Locator(),) * (LOCATORS - len(table)), changes
 
 
 def _in_place(
-    wanted: list[tuple[bytes, bytes]], rooms: list[Locator]
+    wanted: list[tuple[bytes, bytes]], old: list[Locator]
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     table, changes = [], []
-    for (code, raw), room in zip(wanted, rooms, strict=False):
-        size = room.room or 0
-        table.append(replace(room, code=code, length=len(raw)))
-        changes.append(Change("write a locator", room.offset, raw.ljust(size, b"\0")))
+    for (code, raw), one in zip(wanted, old, strict=False):
+        space = one.room or 0
+        table.append(replace(one, code=code, length=len(raw)))
+        changes.append(Change("write a locator", one.offset, raw.ljust(space, b"\0")))
     return tuple(table), changes
 
 
-def _behind(
+def _behind_data(
     storage: Storage, meta: Metadata, header: Header, wanted: list[tuple[bytes, bytes]]
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     used = end_of_data(meta.footer, header, meta.batmap, meta.bat)
     layout = BlockLayout(header.block_bytes)
-    start = place = first_free_sector(storage, meta.ends, layout, meta.bat, used) * SECTOR
+    start = offset = first_free_sector(storage, meta.ends, layout, meta.bat, used) * SECTOR
     table, data = [], b""
     for code, raw in wanted:
-        room = pad(len(raw))
-        table.append(Locator(code, room, len(raw), 0, place))
-        data += raw.ljust(room, b"\0")
-        place += room
-    end = footer_offset(storage, place)
-    if end > place:
+        space = pad(len(raw))
+        table.append(Locator(code, space, len(raw), 0, offset))
+        data += raw.ljust(space, b"\0")
+        offset += space
+    if footer_offset(storage, offset) > offset:
         return tuple(table), [Change("write the locators", start, data)]
     return tuple(table), [
         Change("write the locators and the footer behind them", start, data + meta.footer.pack())

@@ -1,4 +1,4 @@
-"""Moving blocks within an image. At every moment the BAT points to whole blocks."""
+"""Moving blocks within an image; at every moment the BAT points to complete blocks."""
 
 from array import array
 from dataclasses import replace
@@ -15,15 +15,15 @@ from vhdtool.vhd.header import Header
 from vhdtool.vhd.units import SECTOR, UNUSED, pad
 
 _CHUNK = 1 << 20
-_TOGETHER = 512
-"""Blocks that one journal moves when a disk shrinks."""
+_BLOCKS_PER_JOURNAL = 512
+"""Blocks that are moved with one journal when a disk shrinks."""
 
 
 class BlockMover:
-    """Moves blocks of an image that was closed.
+    """Moves blocks of a closed image.
 
-    The data is copied to free space first, under an empty bitmap. Then bitmaps and BAT entries
-    change. A journal guards both: at no moment does the file show a block whose entry was lost.
+    The data is copied to free space first, behind an empty bitmap. Then bitmaps and BAT entries
+    are written with a journal, so that no crash leaves an orphan block.
     """
 
     def __init__(self, storage: Storage, meta: Metadata, header: Header) -> None:
@@ -32,68 +32,69 @@ class BlockMover:
         self.header = header
         self.layout = BlockLayout(header.block_bytes)
         self.bat: array[int] = array("I", meta.bat)
-        """The table as it will be."""
+        """The BAT after the change."""
         self._moves: list[tuple[int, int]] = []
         self._on_device = storage.is_block_device
         end = end_of_data(meta.footer, header, meta.batmap, meta.bat)
-        self.kept = first_free_sector(storage, meta.ends, self.layout, meta.bat, end)
-        """Orphan blocks of a closed image end before this sector, where there are any."""
-        if self.kept == end:
-            self.kept = 0
+        free = first_free_sector(storage, meta.ends, self.layout, meta.bat, end)
+        self.orphans_end = free if free > end else 0
+        """The sector behind the orphan blocks that follow the data; 0 where there are none."""
 
     @property
     def end(self) -> int:
-        """The first sector behind all data, and behind blocks that no entry names."""
+        """The sector behind all data and orphan blocks."""
         end = end_of_data(self.meta.footer, self.header, self.meta.batmap, self.bat)
-        return max(end, self.kept)
+        return max(end, self.orphans_end)
 
     def clear_front(self, sector: int) -> None:
-        """Gives every block that starts below `sector` a place at the end of the file."""
+        """Plan to move every block that starts below `sector` to the end of the file."""
         first = sector
         blocks = [
             block for _, block in sorted((e, b) for b, e in enumerate(self.bat) if e < sector)
         ]
         if blocks and not self._on_device:
             if self.meta.ends.end_offset != self.end * SECTOR:
-                # What no block needs there must not stay between blocks.
+                # Remove leaked space at the end, which would become a gap between blocks.
                 self.meta = self._finish()
-            # Behind the footer: then a journal brings back the whole file by cutting it.
+            # Behind the footer, so that undoing the journal only has to cut the file.
             first = max(first, pad(self.meta.ends.file_size) // SECTOR)
         for block in blocks:
             self._move(block, self.layout.place(max(self.end, first)))
 
     def free(self, blocks: list[int], journal: str) -> Metadata:
-        """Frees blocks, and fills each hole with the block that is last in the file.
+        """Free blocks, fill the holes with the last blocks of the file, and cut the file.
 
-        Cuts the file behind the last one, and returns the new metadata.
+        Returns the new metadata.
         """
         holes = [self.bat[block] for block in blocks]
         for block in blocks:
             self.bat[block] = UNUSED
-        apply(self.storage, self._bat_changes(blocks) + [self._emptied(hole) for hole in holes])
-        places = sorted(((e, b) for b, e in enumerate(self.bat) if e != UNUSED), reverse=True)
-        moves = [(b, hole) for hole, (e, b) in zip(sorted(holes), places, strict=False) if e > hole]
-        for first in range(0, len(moves), _TOGETHER):
+        apply(
+            self.storage, self._bat_changes(blocks) + [self._clear_bitmap(hole) for hole in holes]
+        )
+        last = sorted(((e, b) for b, e in enumerate(self.bat) if e != UNUSED), reverse=True)
+        moves = [(b, hole) for hole, (e, b) in zip(sorted(holes), last, strict=False) if e > hole]
+        for first in range(0, len(moves), _BLOCKS_PER_JOURNAL):
             self._moves.clear()
-            for block, hole in moves[first : first + _TOGETHER]:
+            for block, hole in moves[first : first + _BLOCKS_PER_JOURNAL]:
                 self._move(block, hole)
             self.commit(journal, self._bat_changes([block for block, _ in self._moves]))
         return self._finish()
 
     def commit(self, journal: str, tables: list[Change]) -> None:
-        """Moves the blocks; `tables` write the BAT, and what else has to change with it."""
+        """Move the planned blocks. `tables` write the BAT, and what changes together with it."""
         changes = []
         for block, entry in self._moves:
             old = self.meta.bat[block]
             raw = self.storage.pread(old * SECTOR, self.layout.bitmap_sectors * SECTOR)
             changes.append(Change("write the bitmap of a block that moves", entry * SECTOR, raw))
-            # What is left there must not look like a block whose entry was lost.
-            left = self._emptied(old)
-            if not any(_covers(one, left) for one in tables):
-                changes.append(left)
+            # The old copy must not look like an orphan block.
+            clear = self._clear_bitmap(old)
+            if not any(_covers(one, clear) for one in tables):
+                changes.append(clear)
         if self._on_device:
-            # The journal must find there what it kept.
-            apply(self.storage, self._targets())
+            # Cleared before the journal is written: it saves the old data of the targets.
+            apply(self.storage, self._clear_targets())
         apply_journalled(self.storage, journal, changes + tables, self._copy)
 
     def _move(self, block: int, entry: int) -> None:
@@ -101,15 +102,15 @@ class BlockMover:
         self._moves.append((block, entry))
         self.bat[block] = entry
 
-    def _emptied(self, entry: int) -> Change:
+    def _clear_bitmap(self, entry: int) -> Change:
         empty = bytes(self.layout.bitmap_sectors * SECTOR)
-        return Change("clear the bitmap of a place without a block", entry * SECTOR, empty)
+        return Change("clear the bitmap of a block without an entry", entry * SECTOR, empty)
 
-    def _targets(self) -> list[Change]:
-        return [self._emptied(entry) for _, entry in self._moves]
+    def _clear_targets(self) -> list[Change]:
+        return [self._clear_bitmap(entry) for _, entry in self._moves]
 
     def _copy(self) -> None:
-        apply(self.storage, self._targets())
+        apply(self.storage, self._clear_targets())
         for block, entry in self._moves:
             old = self.meta.bat[block]
             self._copy_data(self.layout.data_offset(old), self.layout.data_offset(entry))
@@ -125,7 +126,7 @@ class BlockMover:
                 self.storage.zero(target + skip, len(data))
 
     def _bat_changes(self, blocks: list[int]) -> list[Change]:
-        """Writes the BAT's sectors that have the entries of these blocks, whole."""
+        """Writes of all BAT sectors that have entries of these blocks."""
         changes = []
         for index in sorted({block // ENTRIES_PER_SECTOR for block in blocks}):
             _, raw = pack_bat_sector(self.bat, index * ENTRIES_PER_SECTOR)
@@ -136,7 +137,7 @@ class BlockMover:
         return changes
 
     def _finish(self) -> Metadata:
-        """Writes the footer behind the data and cuts what is left; returns the new metadata."""
+        """Write the footer behind the data, and cut the file there; returns the new metadata."""
         end = footer_offset(self.storage, self.end * SECTOR)
         self.storage.pwrite(end, self.meta.footer.pack())
         self.storage.flush()
@@ -149,7 +150,7 @@ class BlockMover:
 
 
 def _covers(one: Change, other: Change) -> bool:
-    """Whether `one` writes all that `other` does."""
+    """Whether `one` overwrites the whole range of `other`."""
     if one.data is None or other.data is None:
         return False
     end = other.offset + len(other.data)

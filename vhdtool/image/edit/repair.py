@@ -1,4 +1,4 @@
-"""Mends what can be mended without touching guest data: footers, sizes, batmap, leaked tail."""
+"""Repairing metadata without touching guest data: footers, sizes, batmap, leaked tail."""
 
 from array import array
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 
 @dataclass(slots=True)
 class Plan:
-    """What a repair would do, in order, and the findings that it must leave."""
+    """The changes of a repair, in order, and the report of the check before it."""
 
     report: CheckReport
     changes: list[Change] = field(default_factory=list)
@@ -40,24 +40,23 @@ class Plan:
 
     @property
     def unrepairable(self) -> list[Finding]:
-        """Damage that no repair can mend, because it is in guest data or in the only copy."""
-        mended = set(REPAIRABLE_DAMAGE)
+        """Damage of guest data, or of metadata without another copy."""
+        repairable = set(REPAIRABLE_DAMAGE)
         if self.report.orphans and not self.drop_orphans:
-            # The batmap is the proof that one of the orphans is a loss, and may tell its number.
-            mended.discard("batmap-unallocated")
+            # The batmap proves that one of the orphans is a loss, and may show its number.
+            repairable.discard("batmap-unallocated")
         return [
             one
             for one in self.report.findings
-            if one.severity == "corrupt" and one.code not in mended
+            if one.severity == "corrupt" and one.code not in repairable
         ]
 
 
 def plan(storage: Storage, drop_orphans: bool = False) -> Plan:
-    """Looks at an image and says what a repair would write; writes nothing itself.
+    """Check an image and plan its repair; writes nothing.
 
-    Where damage is found that it cannot mend, nothing is planned at all: the first thing to do
-    with such an image is to copy it. Blocks that no BAT entry names stay where they are, unless
-    `drop_orphans` says that they were looked at. Raises NotAVhd, or StorageError.
+    The plan is empty where there is damage that a repair cannot remove: such an image has to be
+    copied first. Orphan blocks stay unless `drop_orphans`. Raises NotAVhd, or StorageError.
     """
     result = Plan(check(storage, "strict"), drop_orphans=drop_orphans)
     if result.unrepairable or (result.report.exit_code == 0 and not drop_orphans):
@@ -77,15 +76,15 @@ def plan(storage: Storage, drop_orphans: bool = False) -> Plan:
     else:
         orphans = result.report.orphans
         dynamic = _Dynamic(storage, meta, meta.header, codes, [] if drop_orphans else orphans)
-        result.changes = (_emptied(orphans) if drop_orphans else []) + dynamic.changes()
+        result.changes = (_clear_bitmaps(orphans) if drop_orphans else []) + dynamic.changes()
     return result
 
 
 def _with_sound_sizes(footer: Footer, codes: set[str]) -> Footer:
-    """A geometry that belongs to the size, and one size for all readers of an image of QEMU's."""
+    """Fix a geometry that contradicts the size field, and a QEMU image with two sizes."""
     if "geometry" in codes:
         footer = replace(footer, geometry=Geometry.for_size(footer.current_size))
-    # Data behind the size means that the size field is the wrong one: that is for people to say.
+    # If there is data behind the size, the size field is the wrong one: only the user can decide.
     if footer.creator == QEMU and not readers_agree(footer) and "block-beyond-size" not in codes:
         footer = replace(footer, creator=QEMU_BY_SIZE)
     return footer
@@ -95,21 +94,21 @@ def _fixed(storage: Storage, meta: Metadata) -> list[Change]:
     size, ends = meta.size, meta.ends
     raw = meta.footer.pack()
     if storage.is_block_device:
-        # A device has its footer at its end, wherever the disk ends.
+        # On a device the footer is at the end of the device, wherever the disk ends.
         size = ends.file_size - SECTOR
     changes = []
     if storage.pread(size, SECTOR) != raw:
         changes.append(Change("write the footer behind the data", size, raw))
     if ends.file_size > size + SECTOR:
-        changes.append(Change("cut what is behind it", size + SECTOR))
+        changes.append(Change("cut the file behind it", size + SECTOR))
     return changes
 
 
-def _emptied(orphans: list[Orphan]) -> list[Change]:
-    """Without a bit in its bitmap a block that no entry names is leaked space."""
+def _clear_bitmaps(orphans: list[Orphan]) -> list[Change]:
+    """Changes that turn orphan blocks into leaked space: their bitmaps are cleared."""
     return [
         Change(
-            "empty the bitmap of a block that no BAT entry names",
+            "clear the bitmap of a block that no BAT entry names",
             one.entry * SECTOR,
             bytes(one.layout.bitmap_sectors * SECTOR),
         )
@@ -118,7 +117,7 @@ def _emptied(orphans: list[Orphan]) -> list[Change]:
 
 
 class _Dynamic:
-    """The repair of one dynamic or differencing image; `orphans` are to be kept."""
+    """The repair of one dynamic or differencing image; `orphans` are not overwritten."""
 
     def __init__(
         self,
@@ -147,7 +146,7 @@ class _Dynamic:
         raw = self.footer.pack()
         copy = self.storage.pread(0, SECTOR)
         if "block-short" in self.codes and size < end:
-            result.append(Change("give the last block its full length", end))
+            result.append(Change("extend the file to the end of the last block", end))
         if copy != raw:
             result.append(Change("write the footer's copy at the start", 0, raw))
         in_place = self.ends.end is not None and self.ends.end_offset == end
@@ -158,7 +157,7 @@ class _Dynamic:
         return result
 
     def _locator_changes(self) -> list[Change]:
-        """Gives up paths to the parent that stand nowhere; its name in the header is left."""
+        """Remove locators with a fault; the parent's name in the header stays."""
         if "locator" not in self.codes:
             return []
         table = tuple(
@@ -166,11 +165,11 @@ class _Dynamic:
             for one in self.header.locators
         )
         self.header = replace(self.header, locators=table)
-        text = "give up a parent locator that points nowhere"
+        text = "remove a parent locator that points nowhere"
         return [Change(text, self.footer.data_offset, self.header.pack())]
 
     def _batmap_changes(self) -> list[Change]:
-        """Rebuilds the batmap from the bitmaps, or gives it up where a block took its place."""
+        """Rebuild the batmap from the bitmaps, or give it up where a block overlaps it."""
         if not self.codes & BATMAP_CODES:
             return []
         fresh = batmap_header_for(self.header)
@@ -204,20 +203,20 @@ class _Dynamic:
         ]
 
     def _free(self, first: int, end: int) -> bool:
-        """Whether sectors [first, end) belong to no block, no orphan and no locator."""
+        """Whether sectors [first, end) overlap no block, no orphan and no locator."""
         total = BlockLayout(self.header.block_bytes).total_sectors
         if any(one.entry < end and one.end > first for one in self.orphans):
             return False
         if any(e != UNUSED and e < end and e + total > first for e in self.bat):
             return False
         return all(
-            offset // SECTOR >= end or (offset + room) // SECTOR <= first
-            for offset, room in locator_ranges(self.footer, self.header)
+            offset // SECTOR >= end or (offset + size) // SECTOR <= first
+            for offset, size in locator_ranges(self.footer, self.header)
         )
 
 
 def require_repairable(result: Plan) -> None:
-    """Raises UnsupportedImage when there is damage that a repair cannot mend."""
+    """Raise UnsupportedImage when there is damage that a repair cannot remove."""
     if result.unrepairable:
         first = result.unrepairable[0]
         raise UnsupportedImage(

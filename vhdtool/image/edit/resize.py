@@ -1,4 +1,4 @@
-"""Another virtual size: growing, and shrinking with proof that nothing is cut."""
+"""Changing the virtual size; shrinking requires that the data cut off is zero."""
 
 import os
 from dataclasses import replace
@@ -34,13 +34,13 @@ def resize(
     journal: str | None = None,
     mode: LockMode = LockMode.EXCLUSIVE,
 ) -> Footer:
-    """Gives a closed image another virtual size (rounded up to 512); returns its footer.
+    """Change the virtual size of a closed image (rounded up to 512); returns its footer.
 
-    Every reader finds that size in it, for which the creator may have to change (`with_size`).
-    Shrinking reads all that would be cut and refuses when any of it is not zero. Changes are
-    journalled (beside the image unless `journal` says where): after a crash `vhdtool repair`
-    brings the old size back. With LockMode.BENEATH a child may be served: then the image only
-    grows, within the tables that it has.
+    All readers agree on the new size; the creator field may have to change for that (`with_size`).
+    Shrinking reads the data to be cut off and refuses unless it is zero. Changes are journalled
+    (at the path `journal`, or beside the image): after a crash `vhdtool repair` restores the old
+    size. With LockMode.BENEATH a child may be served: then the image can only grow, within its
+    tables.
     Raises UsageError, ImageInUse or ActivationRefused, CorruptImage, UncleanImage or StorageError.
     """
     size = check_size(size_bytes)
@@ -57,15 +57,16 @@ def resize(
 
 
 def _require_possible(path: str | os.PathLike[str], size: int, beneath: bool) -> None:
-    """Raises UsageError when the image cannot have that size."""
+    """Raise UsageError when the image cannot have that size."""
     with open_chain(path) as reader:
         meta = reader.layers[0].metadata
         if beneath and meta is not None:
             header = meta.header
-            room = meta.size if header is None else header.max_entries * header.block_bytes
-            if not meta.size <= size <= room:
+            largest = meta.size if header is None else header.max_entries * header.block_bytes
+            if not meta.size <= size <= largest:
                 raise UsageError(
-                    f"{os.fspath(path)}: while a child is served, its size can only grow to {room}"
+                    f"{os.fspath(path)}: while a child is served, the size can only grow, up to "
+                    f"{largest}"
                 )
         if reader.layers[0].size > size:
             require_zeros(reader, size)
@@ -74,7 +75,7 @@ def _require_possible(path: str | os.PathLike[str], size: int, beneath: bool) ->
 
 
 def require_zeros(reader: Reader, start: int) -> None:
-    """Raises UsageError, naming the place, unless the disk is zero from byte `start` on."""
+    """Raise UsageError with the offset of the first data unless all is zero from byte `start`."""
     for piece in pieces(reader, start, reader.size):
         if piece.offset is None:
             continue
@@ -82,14 +83,14 @@ def require_zeros(reader: Reader, start: int) -> None:
         if any(data):
             first = piece.start + len(data) - len(data.lstrip(b"\0"))
             raise UsageError(
-                f"{reader.layers[0].name}: guest byte {first} and what follows is in use; "
+                f"{reader.layers[0].name}: the data from guest byte {first} on is in use; "
                 "shrink the file system first"
             )
 
 
 def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]:
     if storage.is_block_device:
-        raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device has its size")
+        raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device cannot be resized")
     tail = meta.ends.end_offset - meta.size
     if tail >= SECTOR:
         raise UncleanImage(
@@ -100,13 +101,13 @@ def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]
     if size == meta.size:
         return footer_changes(meta, footer)
     if size > meta.size:
-        # The old footer's place belongs to the guest from now on.
+        # The old footer is guest data from now on.
         clear = bytes(min(tail + SECTOR, size - meta.size))
         return [
             Change("write the footer", size, raw),
             Change("clear the old one", meta.size, clear),
         ]
-    return [Change("write the footer", size, raw), Change("cut the rest", size + SECTOR)]
+    return [Change("write the footer", size, raw), Change("cut the file behind it", size + SECTOR)]
 
 
 def _dynamic(
@@ -114,13 +115,13 @@ def _dynamic(
 ) -> None:
     need = -(-footer.current_size // header.block_bytes)
     mover = BlockMover(storage, meta, header)
-    # Blocks behind the old end are nobody's, and must not come to light when the disk grows.
+    # Blocks behind the old end are no guest data, and must not become visible when the disk grows.
     first = min(need, -(-meta.size // header.block_bytes))
     beyond = [b for b in range(first, len(mover.bat)) if mover.bat[b] != UNUSED]
     if footer.current_size > meta.size:
         _clear_tail(storage, meta, header)
     if beyond:
-        # The batmap first: it must never call a block full that the BAT has given up.
+        # The batmap first: it must never mark a block as full that is not allocated.
         apply(storage, _batmap(storage, meta, header, meta.footer, beyond))
         meta = mover.free(beyond, journal)
     if need <= header.max_entries:
@@ -135,25 +136,25 @@ def _dynamic(
 
 
 def _require_no_orphan(storage: FileStorage, front: int) -> None:
-    """Raises UsageError when larger tables would overwrite a block that no BAT entry names."""
+    """Raise UsageError when larger tables would overwrite an orphan block."""
     for one in check(storage, "strict", bitmaps=False).orphans:
         if one.entry < front:
             raise UsageError(
-                f"{storage.name}: the larger tables need the place of a block that no BAT entry "
+                f"{storage.name}: the larger tables would overwrite a block that no BAT entry "
                 f"names, at sector {one.entry}; `vhdtool check` says what it may be and what to do"
             )
 
 
 def _clear_tail(storage: FileStorage, meta: Metadata, header: Header) -> None:
-    """Zeros behind the disk's end in its last block; no guest can have written there."""
+    """Zero the last block behind the end of the disk, where no guest can have written."""
     layout = BlockLayout(header.block_bytes)
     block, within = divmod(meta.size, header.block_bytes)
     if not within or meta.bat[block] == UNUSED:
         return
-    place = layout.data_offset(meta.bat[block]) + within
-    data = storage.pread(place, header.block_bytes - within)
+    offset = layout.data_offset(meta.bat[block]) + within
+    data = storage.pread(offset, header.block_bytes - within)
     if any(data):
-        storage.pwrite(place, bytes(len(data)))
+        storage.pwrite(offset, bytes(len(data)))
         storage.flush()
 
 
@@ -163,18 +164,18 @@ def _batmap(
     """The batmap without some blocks; its checksum covers as many bits as the size has blocks."""
     if meta.batmap is None:
         return []
-    kept = bytearray(believed_batmap(storage, meta))
+    bits = bytearray(believed_batmap(storage, meta))
     for block in without:
-        clear_bits(kept, block, 1)
-    value = batmap_checksum(bytes(kept), footer.current_size, meta.batmap.version)
+        clear_bits(bits, block, 1)
+    value = batmap_checksum(bytes(bits), footer.current_size, meta.batmap.version)
     return [
-        Change("write the batmap", meta.batmap.offset, bytes(kept)),
+        Change("write the batmap", meta.batmap.offset, bytes(bits)),
         Change("write its header", header.bat_end, replace(meta.batmap, checksum=value).pack()),
     ]
 
 
 def blocks_to_move(meta: Metadata, header: Header, size: int) -> list[int]:
-    """The blocks that the tables for a disk of `size` bytes need the place of."""
+    """The blocks that the tables for a disk of `size` bytes would overwrite."""
     larger = replace(header, max_entries=-(-size // header.block_bytes))
     if larger.max_entries <= header.max_entries:
         return []
@@ -183,12 +184,12 @@ def blocks_to_move(meta: Metadata, header: Header, size: int) -> list[int]:
 
 
 def _front_end(meta: Metadata, larger: Header) -> int:
-    """Byte behind all metadata once the tables have their new size."""
+    """Byte offset behind all metadata once the tables have their new size."""
     end = larger.bat_end
     if meta.batmap is not None or batmap_expected(meta.footer):
         fresh = batmap_header_for(larger)
         end = fresh.offset + fresh.sectors * SECTOR
-    return end + sum(room for _, room in locator_ranges(meta.footer, larger))
+    return end + sum(space for _, space in locator_ranges(meta.footer, larger))
 
 
 def _larger_tables(
@@ -197,9 +198,9 @@ def _larger_tables(
     footer: Footer,
     mover: BlockMover,
 ) -> list[Change]:
-    """BAT, batmap and locators behind each other in the space that the mover made free.
+    """Changes that write BAT, batmap and locators to the space that the mover cleared.
 
-    The footer goes behind all data, and behind the blocks that no entry names.
+    The footer is written behind all data and orphan blocks.
     """
     storage, meta = mover.storage, mover.meta
     bat = empty_bat(larger.max_entries)
@@ -220,19 +221,21 @@ def _larger_tables(
         )
         data += batmap.pack() + bits
     elif batmap_expected(footer):
-        # It is lost, and its place is kept for a repair.
+        # The batmap is lost; its space is reserved, so that a repair can rebuild it.
         data += bytes(SECTOR + batmap_header_for(larger).sectors * SECTOR)
     table = []
-    kept = locator_ranges(footer, old)
+    ranges = locator_ranges(footer, old)
     for one in old.locators:
-        if one.room and (one.offset, one.room) in kept:
+        if one.room and (one.offset, one.room) in ranges:
             path = storage.pread(one.offset, min(one.length, one.room))
             table.append(replace(one, offset=larger.bat_offset + len(data)))
             data += path.ljust(pad(one.room), b"\0")
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))
-    end = footer_offset(storage, max(end_of_data(footer, header, batmap, bat), mover.kept) * SECTOR)
+    end = footer_offset(
+        storage, max(end_of_data(footer, header, batmap, bat), mover.orphans_end) * SECTOR
+    )
     changes = [
         Change("write the larger tables", larger.bat_offset, data),
         Change("write the header", footer.data_offset, header.pack()),
@@ -240,5 +243,5 @@ def _larger_tables(
         Change("write the footer", end, footer.pack()),
     ]
     if meta.ends.file_size > end + SECTOR:
-        changes.append(Change("cut what is behind it", end + SECTOR))
+        changes.append(Change("cut the file behind it", end + SECTOR))
     return changes

@@ -1,8 +1,7 @@
-"""Changes that happen wholly or not at all: a journal beside the image, whole new files.
+"""Changes that happen wholly or not at all: journals beside the image, and whole new files.
 
-new_file     New files that appear under their name only when they are whole
-transaction  Changes of several sectors that count as one: an undo journal
-             beside the image guards them
-undo         The undo journal: what stood where a repair writes, so that it can
-             be taken back
+new_file     New files that appear under their name only when they are complete
+transaction  Several writes to an image that take effect together, with a
+             journal beside the image
+undo         The format of journals: the bytes that a change overwrites
 """

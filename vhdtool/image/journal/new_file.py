@@ -1,4 +1,4 @@
-"""New files that appear under their name only when they are whole."""
+"""New files that appear under their name only when they are complete."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[FileStorage]:
-    """A writable storage that becomes `path` when the block ends well, and vanishes otherwise.
+    """A writable storage that gets the name `path` on success, and is removed on an error.
 
-    After a crash the name is not there, or the file behind it is complete. A block device is
-    written directly, and only with `overwrite`. Raises as `new_path`.
+    After a crash there is no file of that name, or it is complete. A block device is written
+    directly, and only with `overwrite`. Raises as `new_path` does.
     """
     target = os.fspath(path)
     if overwrite and is_block_device(target):
@@ -38,19 +38,19 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
 
 @contextmanager
 def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[str]:
-    """A name beside `path` for a new file; it is renamed to `path` when the block ends well and
-    removed otherwise. A file that is replaced is claimed meanwhile: nobody else may use it.
+    """The name of a new file beside `path`, which is renamed to `path` on success, else removed.
 
-    Raises ImageExists, UsageError for what is no file, ImageInUse or ActivationRefused while
-    somebody uses the old file, or StorageError.
+    A file that is replaced is claimed meanwhile, so that no other process can use it. Raises
+    ImageExists, UsageError where `path` is not a regular file, ImageInUse or ActivationRefused
+    while the old file is in use, or StorageError.
     """
     target = os.fspath(path)
     mode = _mode(target)
     if mode is not None and not overwrite:
-        raise ImageExists(f"{target}: exists already; it is left as it is (see --force)")
+        raise ImageExists(f"{target}: exists already; nothing was written (see --force)")
     if mode is not None and not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-        # A rename would put the file in the place of /dev/null or of a volume's device node.
-        raise UsageError(f"{target}: is no regular file, and only such a file can be replaced")
+        # A rename would replace /dev/null, or the device node of a volume.
+        raise UsageError(f"{target}: not a regular file, and only such a file can be replaced")
     directory, name = os.path.split(os.path.realpath(target) if overwrite else target)
     short = os.fsdecode(os.fsencode(name)[:200])
     part = os.path.join(directory, f".{short}.{os.urandom(4).hex()}.part")
@@ -61,19 +61,19 @@ def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
             _sync(part, target)
             if old is not None:
                 require_name(old.fileno(), target)
-            # What was not there to be claimed is not replaced either: it is in use, perhaps.
+            # A file that appeared meanwhile was not claimed, so it must not be replaced.
             _publish(part, os.path.join(directory, name), overwrite=replaces)
         except BaseException:
             with suppress(OSError):
                 os.unlink(part)
             raise
-    # Some network file systems refuse it; the file itself is durable already.
+    # Some network file systems cannot sync a directory; the file itself is durable already.
     with suppress(StorageError):
         _sync(directory or ".", target)
 
 
 def is_block_device(path: str) -> bool:
-    """False for what is not there. Raises StorageError when it cannot be looked at."""
+    """Whether `path` is a block device; False where nothing exists. Raises StorageError."""
     mode = _mode(path)
     return mode is not None and stat.S_ISBLK(mode)
 
@@ -82,7 +82,7 @@ def _mode(path: str) -> int | None:
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:
-        # A dangling link counts as something that is there.
+        # A dangling link counts as an existing file.
         return stat.S_IFLNK if os.path.islink(path) else None
     except OSError as error:
         raise StorageError(path, "create it", error.errno or 0) from None
@@ -101,13 +101,13 @@ def _publish(part: str, target: str, overwrite: bool) -> None:
                 raise
             os.rename(part, target)
     except FileExistsError:
-        raise ImageExists(f"{target}: somebody else created it meanwhile") from None
+        raise ImageExists(f"{target}: another process created it meanwhile") from None
     except OSError as error:
         raise StorageError(target, "create it", error.errno or 0) from None
 
 
 def _sync(path: str, name: str) -> None:
-    """What the file or directory holds is durable afterwards; `name` is for the message."""
+    """Make the content of a file or directory durable; `name` is for the message."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -1,4 +1,4 @@
-"""Changes of several sectors that count as one: an undo journal beside the image guards them."""
+"""Several writes to an image that take effect together, with a journal beside the image."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.paths import persistent_path
 
 _PATIENCE = 5.0
-"""Seconds; a change that is apply_journalled takes milliseconds, so a longer one is stopped."""
+"""Seconds to wait for the end of a change, which takes milliseconds."""
 
 
 def change_journal_path(image: str | os.PathLike[str]) -> str:
-    """Where the journal of a change under way is."""
-    # By the real name: under another one an interrupted change would not be seen.
+    """The path of the journal that exists while a change is in progress."""
+    # The image's persistent path: by another name an interrupted change would not be found.
     return f"{persistent_path(image)}.journal"
 
 
@@ -38,9 +38,9 @@ def apply_journalled(
     changes: list[Change],
     prepare: Callable[[], None] = lambda: None,
 ) -> None:
-    """Applies all changes or, after a crash and `recover`, none.
+    """Apply all changes or, after a crash and `recover`, none.
 
-    `prepare` writes before that to free space, or behind the end of the file.
+    `prepare` is called first; it writes to free space only, or behind the end of the file.
     Raises ImageExists when another change was interrupted: recover first.
     """
     write_journal(journal, storage, changes)
@@ -48,7 +48,7 @@ def apply_journalled(
         prepare()
         apply(storage, changes)
     except (VhdtoolError, KeyboardInterrupt, SystemExit):
-        # A full disk, or Ctrl-C: what is there already is put back while it still can be.
+        # A full disk, or Ctrl-C: restore the old state while the image is still claimed.
         undo(storage, journal)
         drop_journal(journal)
         raise
@@ -56,10 +56,10 @@ def apply_journalled(
 
 
 def recover(storage: Storage, journal: str) -> bool:
-    """Takes back a change that was interrupted; False when there was none.
+    """Undo a change that was interrupted; returns False when there was none.
 
-    A journal that is not whole was never acted upon, and is removed. Raises ForeignJournal for one
-    of another image, or of another state of this one.
+    A journal that is incomplete is removed: its change had not begun. Raises ForeignJournal for
+    a journal of another image, or of another state of this one.
     """
     if not os.path.exists(journal):
         return False
@@ -80,56 +80,57 @@ def writable_image(
     mode: LockMode = LockMode.EXCLUSIVE,
     force_epoch: int | None = None,
 ) -> Iterator[FileStorage]:
-    """A storage for changing an image that nobody else may use meanwhile: see `claimed`.
+    """Claim an image for a change (see `claimed`), and open it for writing.
 
-    Raises ImageInUse or ActivationRefused while somebody has it, and UncleanImage when an earlier
-    change was interrupted.
+    Raises ImageInUse or ActivationRefused while another process uses it, and UncleanImage when an
+    earlier change was interrupted.
     """
     with claimed(path, mode, force_epoch) as storage:
-        require_no_journal(path, ours=True)
+        require_no_journal(path, locked=True)
         yield storage
 
 
-def require_no_journal(path: str | os.PathLike[str], ours: bool = False) -> None:
-    """Raises UncleanImage when an earlier change of the image was interrupted.
+def require_no_journal(path: str | os.PathLike[str], locked: bool = False) -> None:
+    """Raise UncleanImage when an earlier change of the image was interrupted.
 
-    Waits for one that is under way, unless the lock is `ours`. Raises ImageInUse when it does not
-    end.
+    Waits for a change in progress, unless the caller has `locked` the image. Raises ImageInUse
+    when it does not end.
     """
-    if is_interrupted(path, ours):
+    if is_interrupted(path, locked):
         raise UncleanImage(
-            f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` takes it back"
+            f"{os.fspath(path)}: an earlier change was interrupted; `vhdtool repair` undoes it"
         )
 
 
-def is_interrupted(path: str | os.PathLike[str], ours: bool = False) -> bool:
-    """Whether an earlier change of the image was interrupted; the rest as `require_no_journal`."""
+def is_interrupted(path: str | os.PathLike[str], locked: bool = False) -> bool:
+    """Whether an earlier change was interrupted. Waits and raises as `require_no_journal` does."""
     journal, end = change_journal_path(path), monotonic() + _PATIENCE
     while os.path.exists(journal):
-        who = "" if ours else who_has(path)
-        if not who:
-            # It may have ended between the two looks.
+        user = "" if locked else who_has(path)
+        if not user:
+            # The change may have ended between the two tests.
             return os.path.exists(journal)
         if monotonic() > end:
-            raise ImageInUse(who)
+            raise ImageInUse(user)
         sleep(0.01)
     return False
 
 
 def require_replaceable(path: str | os.PathLike[str]) -> None:
-    """Raises UncleanImage where an old journal would be played back into a new image."""
+    """Raise UncleanImage where an old journal would later be applied to a new image."""
     journal = change_journal_path(path)
     if os.path.exists(journal):
         raise UncleanImage(
-            f"{journal}: a change of an image of this name was interrupted; take it back with "
+            f"{journal}: a change of an image of this name was interrupted; undo it with "
             "`vhdtool repair`, or remove the journal"
         )
 
 
 def restored_storage(storage: FileStorage) -> Storage:
-    """The image as its journal will restore it where a change was interrupted, or as it is.
+    """A view of the image without the effects of an interrupted change.
 
-    Raises ImageInUse where somebody is changing it now, and ForeignJournal.
+    Returns `storage` itself where no change was interrupted. Raises ImageInUse while a change is
+    in progress, and ForeignJournal.
     """
     if is_interrupted(storage.name):
         try:
@@ -137,34 +138,35 @@ def restored_storage(storage: FileStorage) -> Storage:
         except ForeignJournal:
             raise
         except UsageError:
-            # Torn before anything was changed.
+            # The journal is incomplete, so the change had not begun.
             pass
     return storage
 
 
 class RestoredStorage(ReadOnlyStorage):
-    """What an image will be once its journal is played back; nothing is written."""
+    """An image as it will be once its journal is undone. Read-only; nothing is written."""
 
     def __init__(self, inner: Storage, journal: str) -> None:
         self.inner = inner
         self.name = inner.name
-        self._kept: list[tuple[int, bytes]] = []
+        self._old_data: list[tuple[int, bytes]] = []
         with FileStorage(journal) as file:
-            read = read_journal(file)
-            require_same_state(inner, file, read)
-            self._size = inner.size() if read.size is None else read.size
-            for step in read.steps:
-                self._kept.append((step.offset, file.pread(step.place, step.length)))
+            record = read_journal(file)
+            require_same_state(inner, file, record)
+            self._size = inner.size() if record.size is None else record.size
+            for step in record.steps:
+                old = file.pread(step.journal_offset, step.length)
+                self._old_data.append((step.offset, old))
 
     def pread(self, offset: int, length: int) -> bytes:
         end = min(offset + length, self._size)
         if end <= offset:
             return b""
         data = bytearray(self.inner.pread(offset, end - offset).ljust(end - offset, b"\0"))
-        for place, old in reversed(self._kept):
-            first, last = max(place, offset), min(place + len(old), end)
+        for start, old in reversed(self._old_data):
+            first, last = max(start, offset), min(start + len(old), end)
             if first < last:
-                data[first - offset : last - offset] = old[first - place : last - place]
+                data[first - offset : last - offset] = old[first - start : last - start]
         return bytes(data)
 
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""The undo journal: what stood where a repair writes, so that it can be taken back."""
+"""The format of journals: the data that a change overwrites, so that it can be undone."""
 
 import hashlib
 import json
@@ -14,51 +14,53 @@ from vhdtool.vhd.units import SECTOR
 
 SCHEMA = 2
 CHUNK = 1 << 20
-_LONGEST = 64 << 20
-"""Bytes of the line of JSON; a journal's block device may have anything in it."""
+_LONGEST_RECORD = 64 << 20
+"""Bytes; bounds the search for the end of the JSON line, as a block device may hold any data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Bytes to write at a byte offset; or, without data, the new length of the file."""
+    """Data to write at a byte offset; without data the offset is the new length of the file."""
 
-    what: str
+    description: str
     offset: int
     data: bytes | None = None
 
 
 class ForeignJournal(UsageError):
-    """A whole journal, but of another state of the image, or of another version of vhdtool."""
+    """Raised for a complete journal of another state of the image, or of another version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change as the journal has it: offset in the image, place and length of the old bytes."""
+    """One change in a journal: `length` bytes of old data at byte `journal_offset`."""
 
     offset: int
-    place: int
+    """Byte offset in the image."""
+    journal_offset: int
     length: int
     new_length: int
     digest: str
-    """Of the new bytes; "" for a new length of the file."""
+    """Digest of the new data; "" for a new length of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """`size`: the file's length before; None where no change alters it. `sizes`: the least and the
-    largest that it has on the way."""
+    """A journal that was read."""
 
     size: int | None
+    """Length of the image before the change; None where the change does not alter it."""
     sizes: tuple[int, int]
+    """Smallest and largest length of the image during the change."""
     steps: list[Step]
 
 
 def write_journal(path: str, storage: Storage, changes: list[Change]) -> None:
-    """Keeps what the changes will overwrite in a new file that is durable on return.
+    """Save the data that the changes will overwrite in a new file; it is durable on return.
 
-    The file is one line of JSON, then the old bytes of each change. It keeps the file's
-    length only where the changes alter it: a server may let it grow meanwhile (LockMode.RELINK).
-    Raises ImageExists when the journal is there already: it belongs to another repair.
+    The file is one line of JSON, then the old data of each change. The length of the image is
+    saved only if the changes alter it: a server may extend it meanwhile (LockMode.RELINK).
+    Raises ImageExists for an existing journal, which belongs to another change.
     """
     size = storage.size()
     old, new, sizes = [], [], [size]
@@ -68,23 +70,23 @@ def write_journal(path: str, storage: Storage, changes: list[Change]) -> None:
         old.append([change.offset, max(min(length, size - change.offset), 0)])
         new.append([0, ""] if data is None else [length, _digest(data)])
         sizes.append(change.offset if data is None else max(sizes[-1], change.offset + length))
-    kept = None if set(sizes) == {size} else size
-    between = [min(sizes), max(sizes)]
-    record = {"schema": SCHEMA, "image": storage.name, "size": kept, "sizes": between}
+    old_size = None if set(sizes) == {size} else size
+    extremes = [min(sizes), max(sizes)]
+    record = {"schema": SCHEMA, "image": storage.name, "size": old_size, "sizes": extremes}
     record |= {"old": old, "new": new}
     head = json.dumps(record).encode() + b"\n"
-    # A storage manager may set a whole volume aside for the journal.
+    # A storage manager may reserve a volume for the journal.
     with new_file(path, overwrite=_is_device(path)) as journal:
         journal.pwrite(0, head)
-        place = len(head)
+        end = len(head)
         for offset, length in old:
-            _copy(storage, offset, journal, place, length)
-            place += length
-        journal.truncate(place)
+            _copy(storage, offset, journal, end, length)
+            end += length
+        journal.truncate(end)
 
 
 def drop_journal(path: str) -> None:
-    """Removes a journal; on a block device its start is wiped."""
+    """Remove a journal; on a block device its first sector is zeroed."""
     if not _is_device(path):
         os.unlink(path)
         return
@@ -107,7 +109,7 @@ def _copy(source: Storage, at: int, target: Storage, to: int, length: int) -> No
 
 
 def apply(storage: Storage, changes: list[Change]) -> None:
-    """Does all changes in order, each durable before the next."""
+    """Apply all changes in order; each is durable before the next begins."""
     for change in changes:
         if change.data is None:
             storage.truncate(change.offset)
@@ -117,16 +119,16 @@ def apply(storage: Storage, changes: list[Change]) -> None:
 
 
 def undo(storage: Storage, path: str) -> None:
-    """Puts back what the journal at `path` kept.
+    """Restore the old data from the journal at `path`.
 
-    Raises UsageError when it is not whole, ForeignJournal when it is not of the image as it is now.
+    Raises UsageError for an incomplete journal, ForeignJournal for one of another state.
     """
     with FileStorage(path) as file:
         journal = read_journal(file)
         require_same_state(storage, file, journal)
-        # A repair may write a place twice: the oldest state is the one to come back to.
+        # A repair may write an offset twice; the oldest data has to be restored last.
         for step in reversed(journal.steps):
-            _copy(file, step.place, storage, step.offset, step.length)
+            _copy(file, step.journal_offset, storage, step.offset, step.length)
             storage.flush()
     if journal.size is not None:
         storage.truncate(journal.size)
@@ -134,29 +136,29 @@ def undo(storage: Storage, path: str) -> None:
 
 
 def require_same_state(storage: Storage, file: FileStorage, journal: Journal) -> None:
-    """Raises ForeignJournal unless the changes are the last that happened to the image, in part at
-    least.
+    """Raise ForeignJournal if the image was replaced by a backup or used after the change.
 
-    Each was durable before the next: at most one of them is neither done nor undone. Somebody may
-    have put a backup in the place of the image, or used it since.
+    Each step was durable before the next began, so in the right state at most one step is neither
+    applied nor untouched.
     """
-    least, largest = journal.sizes
-    own = journal.size is None or least <= storage.size() <= largest
+    smallest, largest = journal.sizes
+    same = journal.size is None or smallest <= storage.size() <= largest
     spans = sorted((one.offset, one.offset + one.new_length) for one in journal.steps)
-    if own and all(one[1] <= other[0] for one, other in pairwise(spans)):
-        own = sum(not _is_known(storage, file, one) for one in journal.steps) <= 1
-    if not own:
+    if same and all(one[1] <= other[0] for one, other in pairwise(spans)):
+        same = sum(not _is_old_or_new(storage, file, one) for one in journal.steps) <= 1
+    if not same:
         raise ForeignJournal(
-            f"{file.name}: is the journal of a change of another state of {storage.name}, which "
-            "was replaced or changed since; if the image is right as it is, remove the journal"
+            f"{file.name}: belongs to another state of {storage.name}, which was replaced or "
+            "changed since; if the image is right as it is, remove the journal"
         )
 
 
-def _is_known(storage: Storage, file: FileStorage, step: Step) -> bool:
-    """Whether a change is done, or not begun."""
+def _is_old_or_new(storage: Storage, file: FileStorage, step: Step) -> bool:
+    """Whether the image has the new or the old data of a step."""
     if not step.digest or _digest(storage.pread(step.offset, step.new_length)) == step.digest:
         return True
-    return storage.pread(step.offset, step.length) == file.pread(step.place, step.length)
+    old = file.pread(step.journal_offset, step.length)
+    return storage.pread(step.offset, step.length) == old
 
 
 def _digest(data: bytes) -> str:
@@ -164,36 +166,39 @@ def _digest(data: bytes) -> str:
 
 
 def read_journal(journal: FileStorage) -> Journal:
-    """Raises UsageError when it is not whole, ForeignJournal when another version wrote it."""
+    """Read a journal. Raises UsageError where incomplete, ForeignJournal of another version."""
     line = b""
-    while b"\n" not in line and len(line) < _LONGEST and (more := journal.pread(len(line), CHUNK)):
-        line += more
+    while b"\n" not in line and len(line) < _LONGEST_RECORD:
+        chunk = journal.pread(len(line), CHUNK)
+        if not chunk:
+            break
+        line += chunk
     line = line.split(b"\n", 1)[0]
     try:
         record = json.loads(line)
         if record["schema"] != SCHEMA:
             raise ForeignJournal(f"{journal.name}: an undo journal of another version of vhdtool")
         size = None if record["size"] is None else int(record["size"])
-        least, largest = (int(one) for one in record["sizes"])
+        smallest, largest = (int(one) for one in record["sizes"])
         old = [(int(a), int(b)) for a, b in record["old"]]
         new = [(int(a), str(b)) for a, b in record["new"]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{journal.name}: not an undo journal, or not whole") from None
+        raise UsageError(f"{journal.name}: not an undo journal, or incomplete") from None
     steps = []
-    place = len(line) + 1
+    end = len(line) + 1
     for (offset, length), (new_length, digest) in zip(old, new, strict=False):
-        steps.append(Step(offset, place, length, new_length, digest))
-        place += length
-    whole = place <= journal.size() if journal.is_block_device else place == journal.size()
+        steps.append(Step(offset, end, length, new_length, digest))
+        end += length
+    complete = end <= journal.size() if journal.is_block_device else end == journal.size()
     if (
-        not whole
+        not complete
         or len(old) != len(new)
         or any(min(one.offset, one.length, one.new_length) < 0 for one in steps)
     ):
-        raise UsageError(f"{journal.name}: not an undo journal, or not whole")
-    return Journal(size, (least, largest), steps)
+        raise UsageError(f"{journal.name}: not an undo journal, or incomplete")
+    return Journal(size, (smallest, largest), steps)
 
 
 def repair_journal_path(image: str | os.PathLike[str]) -> str:
-    """Where the journal of a repair goes unless the user says otherwise."""
+    """The default path of the journal of `vhdtool repair`."""
     return f"{os.fspath(image)}.undo"

@@ -1,4 +1,4 @@
-"""Opening a damaged image with less than other readers demand, and a list of what to doubt."""
+"""Opening a damaged image that other readers refuse, with the ranges that cannot be trusted."""
 
 import os
 from array import array
@@ -23,14 +23,14 @@ from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
 
 _FINDINGS = 200_000
-_UNREADABLE = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
-"""What a reader meets by itself, or need not believe."""
+_FOUND_BY_READERS = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
+"""Codes that need no complete list: reading fails there, or does not use the damaged value."""
 
 
 def open_salvage(path: str | os.PathLike[str]) -> Salvage:
-    """Opens an image that other readers may refuse, with the parents that can be found.
+    """Open an image that other readers may refuse, with the parents that can be found.
 
-    Raises NotAVhd, StorageError, or CorruptImage when nothing says where the blocks are.
+    Raises NotAVhd, StorageError, or CorruptImage when there is no usable header.
     """
     layers: list[DoubtfulLayer] = []
     notes: list[str] = []
@@ -45,14 +45,14 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             status = os.fstat(file.fileno())
             if (status.st_dev, status.st_ino) in seen:
                 layers.pop().layer.close()
-                missing = f"{current}: the chain of parents comes back to this file"
+                missing = f"{current}: the chain of parents returns to this file"
                 break
             seen.add((status.st_dev, status.st_ino))
             if raw:
                 break
-            storage = _as_before(file, notes)
+            storage = _restored(file, notes)
             metadata = _metadata(storage, notes)
-            layers[-1], orphans = _doubted(storage, metadata, notes)
+            layers[-1], orphans = _doubtful(storage, metadata, notes)
             located += [LocatedOrphan(storage, one) for one in orphans]
             header = metadata.header
             if metadata.footer.disk_type != DIFFERENCING or header is None:
@@ -64,7 +64,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
                 break
             raw = header.parent_uuid == NO_UUID
     except VhdtoolError as error:
-        # What the image itself has is worth more than a parent that cannot be used.
+        # The image's own data can be salvaged without a parent that cannot be used.
         if len(layers) < 2:
             for one in layers:
                 one.layer.close()
@@ -74,7 +74,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
     return Salvage(layers, missing, notes, located)
 
 
-def _as_before(file: FileStorage, notes: list[str]) -> Storage:
+def _restored(file: FileStorage, notes: list[str]) -> Storage:
     try:
         return restored_storage(file)
     except ForeignJournal as error:
@@ -83,48 +83,47 @@ def _as_before(file: FileStorage, notes: list[str]) -> Storage:
 
 
 def _metadata(storage: Storage, notes: list[str]) -> Metadata:
-    """As `read_metadata`, but content with less."""
+    """Read the metadata as `read_metadata` does, without requiring a valid footer."""
     ends = read_ends(storage)
     footer = ends.best or ends.agreed
     if footer is None and ends.end is not None and ends.end.disk_type == FIXED:
-        # Nothing but the footer says where a fixed disk ends, and the file's end is near it.
-        notes.append(f"{storage.name}: its footer is damaged; all before it is taken for the disk")
+        # Only the footer has the size of a fixed disk, and it directly follows the data.
+        notes.append(f"{storage.name}: its footer is damaged; the disk is all data before it")
         footer = replace(ends.end, current_size=ends.end_offset)
     if footer is not None and footer.disk_type == FIXED:
         if footer.current_size > max(ends.end_offset, MAX_SIZE):
-            notes.append(f"{storage.name}: its size is impossible; all before the footer is taken")
+            text = "its size is impossible; the disk is all data before the footer"
+            notes.append(f"{storage.name}: {text}")
             footer = replace(footer, current_size=ends.end_offset)
         return Metadata(footer, ends)
     header = _header(storage, footer or ends.end or ends.copy, notes)
     most = max(header.max_entries * header.block_bytes, MAX_SIZE)
     if footer is None or not 0 < footer.current_size <= most:
-        notes.append(f"{storage.name}: no footer is whole; the size is what the header allows")
+        notes.append(f"{storage.name}: no footer is valid; the size is the largest of the header")
         footer = _footer(ends, header)
     raw = storage.pread(header.bat_offset, 4 * header.max_entries)
-    # Entries that the file does not have are zero, which no block can be at.
+    # Entries behind the end of the file become zero, which no block can have.
     bat: array[int] = unpack_bat(raw.ljust(4 * header.max_entries, b"\0"), header.max_entries)
     return Metadata(footer, ends, header, bat, None, BlockLayout(header.block_bytes))
 
 
 def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header:
-    places = [HEADER_OFFSET] if footer is None else [footer.data_offset, HEADER_OFFSET]
-    found = None
-    for place in places:
-        raw = storage.pread(place, HEADER_SIZE) if place < storage.size() else b""
+    offsets = [HEADER_OFFSET] if footer is None else [footer.data_offset, HEADER_OFFSET]
+    best = None
+    for offset in offsets:
+        raw = storage.pread(offset, HEADER_SIZE) if offset < storage.size() else b""
         if len(raw) < HEADER_SIZE:
             continue
         header = Header.unpack(raw)
         fits = header.bat_offset % SECTOR == 0 and header.bat_offset < storage.size()
         usable = header.has_cookie and header.block_size_valid and fits
-        if usable and header.max_entries <= MAX_ENTRIES and (found is None or header.valid):
-            found = header
-    if found is None:
-        raise CorruptImage(
-            f"{storage.name}: nothing is left that says where its blocks are: no header"
-        )
-    if not found.checksum_valid:
+        if usable and header.max_entries <= MAX_ENTRIES and (best is None or header.valid):
+            best = header
+    if best is None:
+        raise CorruptImage(f"{storage.name}: no header is left, so its blocks cannot be located")
+    if not best.checksum_valid:
         notes.append(f"{storage.name}: the header's checksum is wrong; all data is in doubt")
-    return found
+    return best
 
 
 def _footer(ends: Ends, header: Header) -> Footer:
@@ -135,27 +134,28 @@ def _footer(ends: Ends, header: Header) -> Footer:
     return Footer(size, DIFFERENCING if is_child else DYNAMIC)
 
 
-def _doubted(
+def _doubtful(
     storage: Storage, metadata: Metadata, notes: list[str]
 ) -> tuple[DoubtfulLayer, list[Orphan]]:
+    """The layer with the ranges of all corrupt findings, and its orphan blocks."""
     report = check(storage, "unclean", limit=_FINDINGS)
     doubts = []
     for one in report.findings:
         if one.severity != "corrupt" or one.code == "batmap-overstates":
-            # Where batmap and bitmap disagree the bitmap is believed.
+            # Where batmap and bitmap disagree the bitmap is used.
             continue
         if one.sectors is None:
             notes.append(f"{storage.name}: {one.message}")
             continue
         first, count = one.sectors
         doubts.append((first * SECTOR, (first + count) * SECTOR, f"{one.code}: {one.message}"))
-    if report.truncated - _UNREADABLE:
-        text = f"more than {_FINDINGS} findings of one kind: nothing can be told apart"
-        doubts.append((0, metadata.size, f"{min(report.truncated - _UNREADABLE)}: {text}"))
+    if report.truncated - _FOUND_BY_READERS:
+        text = f"more than {_FINDINGS} findings of one code, so no range can be trusted"
+        doubts.append((0, metadata.size, f"{min(report.truncated - _FOUND_BY_READERS)}: {text}"))
     layout = metadata.layout
     if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
         reach = len(metadata.bat) * layout.block_bytes
-        doubts.append((reach, metadata.size, "bat-too-small: the BAT does not reach so far"))
+        doubts.append((reach, metadata.size, "bat-too-small: the BAT has no entries for it"))
     return DoubtfulLayer(Layer(storage, metadata), _disjoint(doubts)), report.orphans
 
 

@@ -1,7 +1,7 @@
-"""Partitions and file systems of a guest's disk: enough to say what a range belongs to.
+"""Partitions and file systems of a guest's disk, to name what a range belongs to.
 
-Sources: the UEFI specification (GPT), the layout of MBR partition tables, and the first sectors
-of ext, NTFS, FAT and exFAT as their documentation has them. All numbers are bounded.
+Sources: the UEFI specification (GPT), the layout of MBR partition tables, and the documentation
+of the first sectors of ext, NTFS, FAT and exFAT. All numbers read from the disk are bounded.
 """
 
 import struct
@@ -21,9 +21,9 @@ _MOST = 128
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """`start` and `length` in bytes; number 0 is a whole disk without a table.
+    """One partition. `start` and `length` in bytes; number 0 is a disk without a partition table.
 
-    `system` is ext, ntfs, fat or exfat, or None for one that is not known.
+    `system` is ext, ntfs, fat or exfat, or None for an unknown file system.
     """
 
     number: int
@@ -52,19 +52,19 @@ def partitions(read: Read, size: int) -> list[Partition]:
     if system is not None:
         return [Partition(0, 0, size, "whole disk", system)]
     first = read(0, SECTOR)
-    found = []
+    result = []
     if first[510:512] == b"\x55\xaa":
         kinds = [entry[2] for entry in _entries(first)]
         rows = _gpt(read) if _PROTECTIVE in kinds else _mbr(read, first)
         for number, start, length, name in rows:
             if 0 < start < size and length > 0:
                 length = min(length, size - start)
-                found.append(Partition(number, start, length, name, file_system(read, start)))
-    return found or [Partition(0, 0, size, "whole disk", None)]
+                result.append(Partition(number, start, length, name, file_system(read, start)))
+    return result or [Partition(0, 0, size, "whole disk", None)]
 
 
 def file_system(read: Read, start: int) -> str | None:
-    """What the first bytes at `start` show."""
+    """The file system that begins at byte `start`, or None."""
     head = read(start, 2048)
     if head[3:11] == b"NTFS    ":
         return "ntfs"

@@ -1,5 +1,6 @@
-"""Reading a damaged image: all that can still be trusted, and a list of the rest."""
+"""Reading a damaged image: the data that can be trusted, and the ranges that are lost."""
 
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,14 +9,17 @@ from typing import Any
 from vhdtool.errors import CorruptImage
 from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer
+from vhdtool.image.create.convert import Format, finish_flat, target_file
+from vhdtool.image.create.empty import create_dynamic
+from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.ranges import join
 from vhdtool.storage import FileStorage, Storage, StorageError
-from vhdtool.storage.base import Closing
-from vhdtool.vhd.units import SECTOR
+from vhdtool.storage.base import BorrowedStorage, Closing
+from vhdtool.vhd.units import DEFAULT_BLOCK, SECTOR
 
-_SMALLEST = 4096
-"""Bytes that are given up at once where the operating system cannot read."""
+_UNREADABLE_STEP = 4096
+"""Bytes that count as lost together where the operating system reports a read error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,13 @@ class Lost:
 
 @dataclass(slots=True)
 class DoubtfulLayer:
-    """A layer, and the guest bytes [start, end) of it that must not be believed."""
+    """A layer, and its guest ranges (start, end, reason) that cannot be trusted, in order."""
 
     layer: Layer
     doubts: list[tuple[int, int, str]] = field(default_factory=list)
 
     def cut(self, start: int, end: int) -> Iterator[tuple[int, int, str | None]]:
-        """[start, end) in order, each part with the reason to doubt it, or None."""
+        """The parts (start, end, reason) of a range, in order; the reason is None if trusted."""
         index = max(bisect_right(self.doubts, (start, 1 << 70, "")) - 1, 0)
         while start < end and index < len(self.doubts):
             first, stop, why = self.doubts[index]
@@ -68,7 +72,7 @@ class DoubtfulLayer:
 
 @dataclass(frozen=True, slots=True)
 class LocatedOrphan:
-    """An orphan block, and the file that has it."""
+    """An orphan block and the storage of its file."""
 
     storage: Storage
     orphan: Orphan
@@ -81,7 +85,7 @@ class LocatedOrphan:
         return {"image": self.storage.name, **self.orphan.as_dict()}
 
     def copy(self, target: FileStorage) -> None:
-        """The block's present sectors, each at its place; the rest of the file is a hole."""
+        """Copy the present sectors to their offsets in the block; the rest becomes holes."""
         layout = self.orphan.layout
         target.truncate(layout.block_bytes)
         start = layout.data_offset(self.orphan.entry)
@@ -94,7 +98,7 @@ class LocatedOrphan:
 
 
 class Salvage(Closing):
-    """A damaged image and its parents, open for reading. Made by `lenient.open_salvage`."""
+    """A damaged image and its parents, open for reading. Made by `open_salvage`."""
 
     def __init__(
         self,
@@ -106,15 +110,15 @@ class Salvage(Closing):
         self._layers = layers
         self._missing = missing
         self.notes = notes
-        """What is wrong with the image as a whole, in words."""
+        """Messages about damage that concerns the image as a whole."""
         self.orphans = orphans or []
-        """Blocks of the image and its parents that no BAT entry names; they are never read."""
+        """Orphan blocks of the image and its parents; `read` never returns their data."""
         self.size = layers[0].layer.size
         self.names = [one.layer.name for one in layers]
         """Paths of the image and the parents that were found."""
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Extent | Lost]:
-        """Guest bytes [start, end) in order: where each range is, or that it is lost."""
+        """The extents and lost ranges of guest bytes [start, end), in order."""
         yield from self._pieces(start, self.size if end is None else min(end, self.size), 0)
 
     def _pieces(self, start: int, end: int, depth: int) -> Iterator[Extent | Lost]:
@@ -133,7 +137,7 @@ class Salvage(Closing):
                     position = first + length
                 return
             except (CorruptImage, StorageError) as error:
-                step = layer.layout.block_bytes if layer.layout is not None else _SMALLEST
+                step = layer.layout.block_bytes if layer.layout is not None else _UNREADABLE_STEP
                 stop = min(end, (position // step + 1) * step)
                 yield Lost(position, stop - position, str(error))
                 position = stop
@@ -151,7 +155,7 @@ class Salvage(Closing):
             yield Extent(start, length, depth, None)
 
     def data(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes] | Lost]:
-        """(guest byte, data) of all that can be read in [start, end), and what is lost of it."""
+        """(guest byte, data) of the parts of [start, end) that can be read, and lost ranges."""
         for piece in self.pieces(start, end):
             if isinstance(piece, Lost):
                 yield piece
@@ -168,7 +172,7 @@ class Salvage(Closing):
         try:
             data = self._layers[piece.depth].layer.storage.pread(offset, length)
         except StorageError as error:
-            if length > _SMALLEST:
+            if length > _UNREADABLE_STEP:
                 half = length // 2 // SECTOR * SECTOR
                 yield from self._read(start, half, piece, offset)
                 yield from self._read(start + half, length - half, piece, offset + half)
@@ -180,7 +184,7 @@ class Salvage(Closing):
             yield Lost(start + len(data), length - len(data), why)
 
     def read(self, offset: int, length: int) -> bytes:
-        """Guest bytes, zeros where they are lost; fewer at the end of the disk."""
+        """Guest bytes, with zeros for lost ranges; fewer at the end of the disk."""
         length = max(0, min(length, self.size - offset))
         out = bytearray(length)
         for piece in self.data(offset, offset + length):
@@ -190,8 +194,8 @@ class Salvage(Closing):
         return bytes(out)
 
     def lost(self) -> list[Lost]:
-        """All ranges that metadata already gives up, in order; reads no guest data."""
-        return merged(piece for piece in self.pieces() if isinstance(piece, Lost))
+        """The ranges that are lost according to the metadata, in order; reads no guest data."""
+        return merge_lost(piece for piece in self.pieces() if isinstance(piece, Lost))
 
     def copy(
         self,
@@ -200,9 +204,9 @@ class Salvage(Closing):
         end: int | None = None,
         progress: Progress | None = None,
     ) -> tuple[int, list[Lost]]:
-        """Copies [start, end) to an empty file, where lost ranges are holes.
+        """Copy [start, end) to an empty file, where lost ranges become holes.
 
-        Returns the bytes that were copied, and what was lost.
+        Returns (bytes copied, lost ranges).
         """
         stop = self.size if end is None else min(end, self.size)
         target.truncate(max(stop - start, 0))
@@ -216,19 +220,60 @@ class Salvage(Closing):
             copied += len(piece[1])
             if progress is not None:
                 progress(piece[0] - start)
-        return copied, merged(lost)
+        return copied, merge_lost(lost)
 
     def close(self) -> None:
         for one in self._layers:
             one.layer.close()
 
 
-def merged(pieces: Iterable[Lost]) -> list[Lost]:
-    """Joins neighbours that are lost for the same reason."""
-    return list(join(pieces, _joined))
+def merge_lost(pieces: Iterable[Lost]) -> list[Lost]:
+    """Merge neighbours that are lost for the same reason."""
+    return list(join(pieces, _merged))
 
 
-def _joined(one: Lost, other: Lost) -> Lost | None:
+def _merged(one: Lost, other: Lost) -> Lost | None:
     if one.end != other.start or one.why != other.why:
         return None
     return Lost(one.start, one.length + other.length, one.why)
+
+
+def convert_salvaged(
+    source: Salvage,
+    path: str | os.PathLike[str],
+    target: Format,
+    block_bytes: int = DEFAULT_BLOCK,
+    batmap: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> tuple[int, list[Lost]]:
+    """Copy the data that can be trusted to a new image, and zeros for lost ranges.
+
+    Returns (bytes copied, lost ranges). Raises as `convert` does.
+    """
+    with target_file(source.names, path, target, source.size, overwrite) as (storage, size):
+        if target == "dynamic":
+            create_dynamic(storage, size, block_bytes, batmap)
+            return _copy_to_dynamic(source, storage, progress)
+        result = source.copy(storage, progress=progress)
+        finish_flat(storage, target, size)
+    return result
+
+
+def _copy_to_dynamic(
+    source: Salvage, storage: FileStorage, progress: Progress | None
+) -> tuple[int, list[Lost]]:
+    copied, lost = 0, []
+    disk = DynamicDisk(BorrowedStorage(storage))
+    for piece in source.data():
+        if isinstance(piece, Lost):
+            lost.append(piece)
+            continue
+        start, data = piece
+        if any(data):
+            disk.write(start, data)
+        copied += len(data)
+        if progress is not None:
+            progress(start)
+    disk.close()
+    return copied, merge_lost(lost)
