@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab_e2e.conftest import BIN, ROOT
+from tests.support.sudo_user import PYTHON, sudo_user
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
@@ -45,6 +46,15 @@ Host beta
     ProxyJump alpha
 Host *
     Include "{config}"
+"""
+
+USER = """\
+Host kvm2
+    HostName 127.0.0.1
+    HostKeyAlias beta
+    Port 2222
+    User operator
+    ProxyJump beta
 """
 
 Play = Callable[..., subprocess.CompletedProcess[str]]
@@ -128,6 +138,37 @@ def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) 
     again = (tmp_path / "run" / "activate-on-s1" / "reproduce.txt").read_text()
     assert again.startswith(".venv/bin/ansible-playbook -i ")
     assert "/hosts.yml vhdtool.lab.lab -e migration_strategies=activate -e" in again
+
+
+def test_a_case_runs_with_a_sudo_user_and_another_python(
+    play, machines, inventory, tmp_path
+) -> None:
+    """kvm2 is beta, reached through two bastions; the runner connects as Ansible does."""
+    config = machines.state.directory.parent.parent / "ssh_config"
+    config.write_text(USER + config.read_text())
+    kvm2 = f"kvm2: {{ansible_become: true, ansible_python_interpreter: {PYTHON}, "
+    inventory.write_text(inventory.read_text().replace("beta: {", kvm2))
+    with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
+        done = play("provision", "migrate", migration_strategies="activate")
+    assert done.returncode == 0, done.stdout + done.stderr
+    hosts = json.loads((tmp_path / "run" / "config.json").read_text())["hosts"]
+    assert [(host["name"], host["python"], host["sudo"]) for host in hosts] == [
+        ("alpha", "/usr/bin/python3", False),
+        ("kvm2", PYTHON, True),
+    ]
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
+    assert [case["verdict"] for case in verdict["strategies"]] == ["consistent"]
+
+
+def test_a_host_where_tasks_do_not_run_as_root_is_refused(play, machines, inventory) -> None:
+    config = machines.state.directory.parent.parent / "ssh_config"
+    config.write_text(USER + config.read_text())
+    inventory.write_text(inventory.read_text().replace("beta: {", "kvm2: {"))
+    with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
+        done = play("migrate")
+    assert failures(done) == [
+        "kvm2: failed: tasks run as user 4321 and not as root; set ansible_become: true"
+    ]
 
 
 def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tmp_path) -> None:

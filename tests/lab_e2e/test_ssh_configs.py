@@ -5,13 +5,13 @@ sshds. beta has an address that only alpha reaches, so alpha is its bastion.
 """
 
 import os
-import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.sudo_user import sudo_user
 from vhdtool.errors import LabError
 from vhdtool.lab.hosts.bundle import write as write_bundle
 from vhdtool.lab.hosts.connection import Host, HostConfig
@@ -173,22 +173,6 @@ def test_a_host_out_of_reach_is_one_line_and_no_question(case, config, lab, tmp_
     assert "\n" not in str(refused.value)
 
 
-USER = """
-cd /run
-for f in passwd shadow group sudoers; do cat /etc/$f >u-$f; chmod 600 u-$f; done
-chmod 644 u-passwd u-group
-echo 'operator:x:4321:4321::/run/operator:/bin/sh' >>u-passwd
-echo 'operator:*:19000:0:99999:7:::' >>u-shadow
-echo '{rule}' >>u-sudoers
-for f in passwd shadow group sudoers; do mount --bind u-$f /etc/$f; done
-mkdir -p operator
-cp vhdlab-sshd/authorized_keys operator/keys
-chmod 644 operator/keys
-sed -e 's,^AuthorizedKeysFile.*,AuthorizedKeysFile /run/operator/keys,' \
-    -e 's,^ListenAddress.*,ListenAddress 127.0.0.1:2222,' vhdlab-sshd/sshd_config-beta >u-sshd
-echo $$ >u-pid
-exec /usr/sbin/sshd -D -f u-sshd
-"""
 RULES = {
     "without a password": ("operator ALL=(ALL) NOPASSWD: ALL", None),
     "with a password": ("operator ALL=(ALL) ALL", "sudo: a password is required"),
@@ -203,19 +187,10 @@ def test_a_user_becomes_root_by_sudo_or_is_told_why_not(rule, config, lab, tmp_p
     text = behind.replace("ProxyJump bastion", "ProxyJump root@beta")
     root = "Host beta\n    HostName {beta}\n    ProxyJump bastion\n"
     written(config, text + root + DIRECT + BASE + KEY, lab, tmp_path)
-    as_root = ["ssh", "-F", "config", "beta"]
-    script = ["unshare", "--mount", "sh", "-c", USER.format(rule=rule)]
-    with subprocess.Popen([*as_root, "exec", shlex.join(script)]) as server:
-        try:
-            while subprocess.run([*as_root, "nc -z 127.0.0.1 2222"], check=False).returncode:
-                assert server.poll() is None
-            if refusal is None:
-                with host(config, sudo=True) as reached:
-                    assert b"Uid:\t0\t" in reached.read("/proc/self/status", 4096)
-            else:
-                with pytest.raises(LabError, match=refusal):
-                    host(config, sudo=True)
-        finally:
-            # Else a failure above would wait for it for ever.
-            subprocess.run([*as_root, "kill $(cat /run/u-pid)"], check=False)
-            server.terminate()
+    with sudo_user(["ssh", "-F", "config", "beta"], rule):
+        if refusal is None:
+            with host(config, sudo=True) as reached:
+                assert b"Uid:\t0\t" in reached.read("/proc/self/status", 4096)
+        else:
+            with pytest.raises(LabError, match=refusal):
+                host(config, sudo=True)
