@@ -13,8 +13,7 @@ from tests.support.shim_process import run
 from vhdtool.image.metadata.qcow2 import dump_metadata
 from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.oracle.readers.image_view import FileView
-from vhdtool.oracle.readers.qcow2 import PLACE, Tables
-from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes
+from vhdtool.oracle.readers.qcow2 import OFFSET_BITS, Qcow2Reader, Tables, entry_bytes
 from vhdtool.oracle.readers.vhd import SECTOR, open_reader
 from vhdtool.oracle.verdict import judge_case
 
@@ -189,7 +188,7 @@ def test_refcounts_are_read_and_not_believed(
 
 def entry_at(tables: Tables, cluster: int) -> int:
     index, at = divmod(cluster, tables.header.table_entries)
-    return (tables.l1[index] & PLACE) + 8 * at
+    return (tables.l1[index] & OFFSET_BITS) + 8 * at
 
 
 def refcount_of(tables: Tables, place: int) -> int:

@@ -14,8 +14,16 @@ from uuid import UUID
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.oracle.evidence.case import POINTS
-from vhdtool.oracle.evidence.depth import DISCARD, SLOTS, WRITE, ZERO, Depth, Left, deep_blocks
-from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.evidence.depth import (
+    DISCARD,
+    SLOTS,
+    WRITE,
+    ZERO,
+    DeepContent,
+    Depth,
+    deep_blocks,
+)
+from vhdtool.oracle.evidence.holdings import KINDS
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 from vhdtool.storage import MemoryStorage
 
@@ -248,7 +256,7 @@ class Lab:
         for n in self.written:
             sector, length = self.load.extent(n)
             last.update(dict.fromkeys(range(sector, sector + length), n))
-        last.update(Left(self.depth, dict.fromkeys(range(SLOTS), self.rounds), True).last)
+        last.update(DeepContent(self.depth, dict.fromkeys(range(SLOTS), self.rounds), True).last)
         bad = [
             (n, sector)
             for sector, n in sorted(last.items())

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vhdtool.lab.hosts.agent_holdings import Holdings
-from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.evidence.holdings import KINDS
 
 TARGET = ("iqn.lab", 3261)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tests.support import oracle_cases
 from tests.support.oracle_cases import Lab
-from vhdtool.oracle.checks.activation import ActivationOutcome, judge_activation
-from vhdtool.oracle.evidence.attempts import attempts_of
+from vhdtool.oracle.checks.activation import ActivationOutcome, check_activation
 from vhdtool.oracle.evidence.events import Events, parse_events
+from vhdtool.oracle.evidence.legs import legs_of
 
 
 def parsed(lab: Lab) -> Events:
@@ -18,9 +18,9 @@ def parsed(lab: Lab) -> Events:
     return parse_events(lines.encode(), ("alpha", "beta"))
 
 
-def judged(lab: Lab, guard: bool = False) -> ActivationOutcome:
+def outcome_of(lab: Lab, guard: bool = False) -> ActivationOutcome:
     events = parsed(lab)
-    return judge_activation(events, attempts_of(events), guard)
+    return check_activation(events, legs_of(events), guard)
 
 
 def codes(outcome: ActivationOutcome) -> set[str]:
@@ -50,7 +50,7 @@ class Script:
 
 def test_the_safe_orders_pass() -> None:
     for make in oracle_cases.SAFE.values():
-        outcome = judged(make())
+        outcome = outcome_of(make())
         assert outcome.result == "pass", outcome.findings
         assert outcome.overlap_epochs == 0
         assert outcome.margin_ms is not None
@@ -58,8 +58,8 @@ def test_the_safe_orders_pass() -> None:
 
 
 def test_an_early_open_that_serves_overlaps_and_names_both() -> None:
-    outcome = judged(oracle_cases.overlap())
-    [overlap] = outcome.worst("corrupt")
+    outcome = outcome_of(oracle_cases.overlap())
+    [overlap] = outcome.of_severity("corrupt")
     assert overlap.who == ("alpha:11", "beta:22")
     assert overlap.epochs == (2, 3)
     assert outcome.overlap_epochs == 1
@@ -77,7 +77,7 @@ def test_an_early_open_without_requests_is_no_activation() -> None:
     script.read("beta", 2, 5, "unpaused")
     script.serve("beta", 2, 5)
     script.release("beta", 2, 6, ended=5)
-    assert not judged(script.lab).worst("corrupt")
+    assert not outcome_of(script.lab).of_severity("corrupt")
 
 
 def test_the_lease_alone_makes_an_activation() -> None:
@@ -86,7 +86,7 @@ def test_the_lease_alone_makes_an_activation() -> None:
     script.read("beta", 2, 2, "activated", lease=True)
     script.release("alpha", 1, 3, ended=1)
     script.release("beta", 2, 4, ended=2)
-    assert judged(script.lab).overlap_epochs == 1
+    assert outcome_of(script.lab).overlap_epochs == 1
 
 
 def test_an_open_activation_lasts_in_whole_events_only() -> None:
@@ -96,9 +96,9 @@ def test_an_open_activation_lasts_in_whole_events_only() -> None:
     script.read("beta", 2, 4)
     script.serve("beta", 2, 4)
     script.release("beta", 2, 5, ended=4)
-    assert judged(script.lab).worst("corrupt")
+    assert outcome_of(script.lab).of_severity("corrupt")
     script.lab.events[2]["seq"] = 99
-    torn = judged(script.lab)
+    torn = outcome_of(script.lab)
     assert torn.result == "skip"
     assert torn.overlap_epochs == 0
 
@@ -106,7 +106,7 @@ def test_an_open_activation_lasts_in_whole_events_only() -> None:
 def test_a_proved_overlap_stands_although_events_are_missing() -> None:
     lab = oracle_cases.overlap()
     del lab.events[4:6]
-    outcome = judged(lab)
+    outcome = outcome_of(lab)
     assert outcome.result == "fail"
     assert outcome.overlap_epochs == 1
 
@@ -119,8 +119,8 @@ def test_reopens_that_are_not_listed_belong_to_the_listed_read() -> None:
     script.read("alpha", 1, 10)
     script.serve("alpha", 1, 10)
     script.release("alpha", 1, 11, ended=10)
-    outcome = judged(script.lab)
-    assert not outcome.worst("corrupt")
+    outcome = outcome_of(script.lab)
+    assert not outcome.of_severity("corrupt")
     assert "unknown-read" not in codes(outcome)
 
 
@@ -157,16 +157,16 @@ def test_overlaps_are_those_of_a_plain_count(moves: list[tuple[str, str]]) -> No
                 script.release(host, pid, epoch, ended=ended)
     last = max((event["epoch"] or 0 for event in script.lab.events), default=0) + 1
     counts = [sum(a <= at < (b or last) for a, b in spans) for at in range(last)]
-    outcome = judged(script.lab)
+    outcome = outcome_of(script.lab)
     assert outcome.overlap_epochs == sum(count > 1 for count in counts)
-    assert bool(outcome.worst("corrupt")) == (outcome.overlap_epochs > 0)
+    assert bool(outcome.of_severity("corrupt")) == (outcome.overlap_epochs > 0)
 
 
 def test_epochs_given_twice_or_falling_are_no_proof_of_anything() -> None:
     lab = oracle_cases.activate()
     releases = [event for event in lab.events if event["event"] == "deactivated"]
     releases[-1]["epoch"] = releases[0]["epoch"]
-    outcome = judged(lab)
+    outcome = outcome_of(lab)
     assert outcome.result == "skip"
     assert {"epoch-twice", "epoch-falls"} <= codes(outcome)
 
@@ -177,15 +177,15 @@ def test_a_request_of_an_unknown_or_ended_epoch_is_a_doubt() -> None:
     script.release("alpha", 1, 2, ended=1)
     script.serve("alpha", 1, 1)
     script.serve("alpha", 1, 77)
-    assert {"served-after-release", "unknown-read"} <= codes(judged(script.lab))
+    assert {"served-after-release", "unknown-read"} <= codes(outcome_of(script.lab))
 
 
 def test_with_the_guard_on_a_request_needs_the_lease() -> None:
     lab = oracle_cases.activate()
     activated = [event for event in lab.events if event["event"] == "activated"]
     activated[-1].update(event="opened", mode="plain")
-    assert judged(lab, guard=False).result == "pass"
-    assert "no-lease" in codes(judged(lab, guard=True))
+    assert outcome_of(lab, guard=False).result == "pass"
+    assert "no-lease" in codes(outcome_of(lab, guard=True))
 
 
 def test_a_run_in_which_no_one_was_active_proves_nothing() -> None:
@@ -195,14 +195,14 @@ def test_a_run_in_which_no_one_was_active_proves_nothing() -> None:
         event["seq"] = seq
         if event["event"] == "activated":
             event["lease"] = False
-    assert {"no-source", "no-destination"} <= codes(judged(lab))
+    assert {"no-source", "no-destination"} <= codes(outcome_of(lab))
 
 
 def test_the_margin_is_the_least_of_all_legs() -> None:
     lab = oracle_cases.back()
     reads = [event for event in lab.events if event["event"] == "activated"]
     reads[-1]["read_mono"] -= 5
-    outcome = judged(lab)
+    outcome = outcome_of(lab)
     assert outcome.margin_ms is not None
     assert outcome.margin_ms < -4000
 
@@ -225,16 +225,16 @@ def test_a_later_read_ends_an_activation_in_whole_events_only() -> None:
     script.serve("beta", 2, 2)
     script.read("alpha", 1, 3)
     script.release("beta", 2, 4, ended=2)
-    assert judged(script.lab).overlap_epochs == 1
+    assert outcome_of(script.lab).overlap_epochs == 1
     script.lab.events[2]["seq"] = 99
-    assert judged(script.lab).overlap_epochs == 0, "a release may be among what is missing"
+    assert outcome_of(script.lab).overlap_epochs == 0, "a release may be among what is missing"
 
 
 def test_a_last_line_that_does_not_end_is_torn() -> None:
     lines = [json.dumps(event) for event in oracle_cases.activate().events[:3]]
     events = parse_events("\n".join(lines).encode(), None)
     assert len(events.items) == 2
-    assert events.problems == ("events.jsonl is torn: its last line does not end",)
+    assert events.problems == ("events.jsonl is torn: its last line is not terminated",)
 
 
 def test_a_time_that_is_no_number_is_torn_wherever_it_stands() -> None:

@@ -11,26 +11,26 @@ from tests.support import oracle_cases
 from tests.unit.test_oracle_view import MemoryView
 from vhdtool.errors import CorruptImage, NotAVhd
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.oracle.checks.activation import judge_activation
-from vhdtool.oracle.checks.content import judge_content
-from vhdtool.oracle.checks.flight import few, in_flight, shallow
-from vhdtool.oracle.checks.growth import growth
-from vhdtool.oracle.checks.structure import judge_structure
-from vhdtool.oracle.contradictions.blocks import _open_at, blocks
-from vhdtool.oracle.contradictions.claims import claims
-from vhdtool.oracle.contradictions.consoles import _pace, _through, talk
-from vhdtool.oracle.contradictions.epochs import epochs
-from vhdtool.oracle.contradictions.points import points
-from vhdtool.oracle.evidence.attempts import Attempt, attempts_of, gaps_in
-from vhdtool.oracle.evidence.console import Ack, Check, Console, read_console
+from vhdtool.oracle.checks.activation import check_activation
+from vhdtool.oracle.checks.content import check_content
+from vhdtool.oracle.checks.growth import lost_metadata
+from vhdtool.oracle.checks.in_flight import few_in_flight, requests_in_flight, untested_depth
+from vhdtool.oracle.checks.structure import check_structure
+from vhdtool.oracle.contradictions.allocations import _writers_at, check_allocations
+from vhdtool.oracle.contradictions.case_json import check_case_json
+from vhdtool.oracle.contradictions.consoles import _acknowledging_host, _pace, check_consoles
+from vhdtool.oracle.contradictions.epochs import check_epochs
+from vhdtool.oracle.contradictions.snapshot_points import check_snapshot_points
+from vhdtool.oracle.evidence.console import Ack, Console, ExtentCheck, read_console
 from vhdtool.oracle.evidence.depth import LEAST_IN_FLIGHT, WAIT_FOR_A_WRITE
 from vhdtool.oracle.evidence.events import Event, Events
-from vhdtool.oracle.evidence.grammar import is_step
+from vhdtool.oracle.evidence.grammar import is_operation
+from vhdtool.oracle.evidence.legs import Leg, incomplete_legs, legs_of
 from vhdtool.oracle.evidence.record import Chunk, load_record
 from vhdtool.oracle.evidence.schedule import Schedule
 from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, gather
+from vhdtool.oracle.judge import Evidence, prepare
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import COPIED, Tables, _Refcounts
 from vhdtool.oracle.readers.vhd import DynamicReader, open_reader
@@ -44,19 +44,19 @@ def event(seq: int, name: str, host: str = "alpha", side: str = "source", **more
 
 
 def a_leg(queued: dict[str, Any] | None = None) -> list[Event]:
-    told: dict[str, Any] = {} if queued is None else {"queued": queued}
+    fields: dict[str, Any] = {} if queued is None else {"queued": queued}
     return [
         event(1, "migrate-started", "controller", "controller"),
         event(2, "attached"),
         event(3, "attached", "beta", "destination"),
-        event(10, "suspended", pid=None, **told),
+        event(10, "suspended", pid=None, **fields),
         event(11, "resumed", "beta", "destination", pid=None),
         event(30, "migrated", "controller", "controller"),
     ]
 
 
-def attempts(queued: dict[str, Any] | None = None) -> list[Attempt]:
-    return attempts_of(Events(tuple(a_leg(queued)), ()))
+def legs(queued: dict[str, Any] | None = None) -> list[Leg]:
+    return legs_of(Events(tuple(a_leg(queued)), ()))
 
 
 def deep(count: int, began: float | None = 5.0, last: float = 10.5) -> Console:
@@ -64,44 +64,46 @@ def deep(count: int, began: float | None = 5.0, last: float = 10.5) -> Console:
     console = Console(deep={slot: [Ack(0, last, "beta")] for slot in slots}, deep_began=began)
     console.deep.update({slot: [Ack(0, last, "beta")] for slot in WAIT_FOR_A_WRITE})
     console.deep[59] = []
-    console.checks = [Check(12.0, "beta", 100, 0)]
+    console.checks = [ExtentCheck(12.0, "beta", 100, 0)]
     return console
 
 
 def test_requests_in_flight_are_counted_at_the_stop() -> None:
-    assert in_flight(deep(40), attempts()) == [40]
-    assert in_flight(deep(40, began=None), attempts()) == [0]
-    assert in_flight(deep(40, began=10.1), attempts()) == [0]
-    assert in_flight(deep(40, began=10.0), attempts()) == [40]
-    assert in_flight(deep(40, last=10.0), attempts()) == [0]
-    assert in_flight(deep(40), attempts({"0": 20, "1": 13})) == [33]
-    assert in_flight(deep(40), attempts({"0": 20, "1": "13"})) == [20]
-    assert in_flight(deep(20), attempts({"0": 60})) == [20]
+    assert requests_in_flight(deep(40), legs()) == [40]
+    assert requests_in_flight(deep(40, began=None), legs()) == [0]
+    assert requests_in_flight(deep(40, began=10.1), legs()) == [0]
+    assert requests_in_flight(deep(40, began=10.0), legs()) == [40]
+    assert requests_in_flight(deep(40, last=10.0), legs()) == [0]
+    assert requests_in_flight(deep(40), legs({"0": 20, "1": 13})) == [33]
+    assert requests_in_flight(deep(40), legs({"0": 20, "1": "13"})) == [20]
+    assert requests_in_flight(deep(20), legs({"0": 60})) == [20]
 
 
 def test_too_few_in_flight_and_nothing_checked_is_said() -> None:
-    assert shallow(deep(LEAST_IN_FLIGHT), attempts()) == []
-    assert few(deep(LEAST_IN_FLIGHT), attempts()) == []
+    assert untested_depth(deep(LEAST_IN_FLIGHT), legs()) == []
+    assert few_in_flight(deep(LEAST_IN_FLIGHT), legs()) == []
     for count in (LEAST_IN_FLIGHT - 1, 1):
-        assert shallow(deep(count), attempts()) == []
-        assert f"only {count} requests were in flight" in few(deep(count), attempts())[0]
-    assert few(deep(0), attempts()) == []
-    assert len(shallow(deep(0), attempts())) == 1
+        assert untested_depth(deep(count), legs()) == []
+        assert f"only {count} requests were in flight" in few_in_flight(deep(count), legs())[0]
+    assert few_in_flight(deep(0), legs()) == []
+    assert len(untested_depth(deep(0), legs())) == 1
     for check in (
-        Check(12.0, "alpha", 100, 0), Check(11.0, "beta", 100, 0), Check(12.0, "beta", 0, 0),
-    ):  # fmt: skip
+        ExtentCheck(12.0, "alpha", 100, 0),
+        ExtentCheck(11.0, "beta", 100, 0),
+        ExtentCheck(12.0, "beta", 0, 0),
+    ):
         console = deep(LEAST_IN_FLIGHT)
         console.checks = [check]
-        assert "was not checked on beta" in shallow(console, attempts())[0]
+        assert "did not check on beta" in untested_depth(console, legs())[0]
 
 
 def test_a_leg_names_its_hosts_by_what_their_shims_tell() -> None:
-    one = attempts()[0]
+    one = legs()[0]
     assert (one.source, one.destination, one.moved) == ("alpha", "beta", True)
     controller = event(2, "suspended", "controller", "source")
     other_leg = event(3, "attached", "gamma", "destination", leg=2)
     start = event(1, "migrate-started", "controller", "controller")
-    one = attempts_of(Events((start, controller, other_leg), ()))[0]
+    one = legs_of(Events((start, controller, other_leg), ()))[0]
     assert (one.source, one.destination) == ("", "")
 
 
@@ -110,24 +112,24 @@ def test_a_leg_names_its_hosts_by_what_their_shims_tell() -> None:
     [
         (("suspended",), "migrated without"), (("resumed",), "migrated without"),
         (("migrated",), "neither migrated nor was cancelled"),
-        (("migrate-started",), "no event tells of leg 1"),
+        (("migrate-started",), "the events have no leg 1"),
     ],
 )  # fmt: skip
 def test_a_leg_that_is_not_told_from_start_to_end_is_named(
     gone: tuple[str, ...], said: str
 ) -> None:
     items = tuple(one for one in a_leg() if one.name not in gone)
-    problems = gaps_in(attempts_of(Events(items, ())), 1)
+    problems = incomplete_legs(legs_of(Events(items, ())), 1)
     assert any(said in problem for problem in problems), problems
 
 
 def test_a_leg_of_which_one_host_is_not_named_is_not_told() -> None:
     for host in ("alpha", "beta"):
         items = tuple(one for one in a_leg() if one.host != host or one.name == "migrated")
-        found = gaps_in(attempts_of(Events((*items,), ())), 1)
+        found = incomplete_legs(legs_of(Events((*items,), ())), 1)
         assert any("no event names source and destination" in one for one in found), host
-    assert gaps_in(attempts(), 1) == []
-    assert "events tell of leg 1, the case of 0" in gaps_in(attempts(), 0)
+    assert incomplete_legs(legs(), 1) == []
+    assert "the events have leg 1, case.json names 0 legs" in incomplete_legs(legs(), 0)
 
 
 def reads(*numbers: int | None, names: str = "") -> Events:
@@ -141,21 +143,21 @@ def reads(*numbers: int | None, names: str = "") -> Events:
 
 
 def test_each_epoch_between_the_first_and_the_last_is_somebodys() -> None:
-    assert epochs(reads(5, 6, 7, 8)) == []
-    assert [one.epochs for one in epochs(reads(1, 2, 4, 5))] == [(3, 4)]
-    assert [one.epochs for one in epochs(reads(1, 2, 5, 6))] == [(3, 5)]
-    assert len(epochs(reads(*range(1, 40, 2)))) == 5, "more say nothing new"
-    assert epochs(Events(reads(1, 5).items, ("a line is missing",))) == []
+    assert check_epochs(reads(5, 6, 7, 8)) == []
+    assert [one.epochs for one in check_epochs(reads(1, 2, 4, 5))] == [(3, 4)]
+    assert [one.epochs for one in check_epochs(reads(1, 2, 5, 6))] == [(3, 5)]
+    assert len(check_epochs(reads(*range(1, 40, 2)))) == 5, "more say nothing new"
+    assert check_epochs(Events(reads(1, 5).items, ("a line is missing",))) == []
 
 
 def test_epochs_of_operations_rise_to_the_last_event() -> None:
-    assert {one.code for one in epochs(reads(1, 3, 2))} == {"epoch-order"}
-    assert {one.code for one in epochs(reads(2, 1))} == {"epoch-order"}
-    assert {one.code for one in epochs(reads(1, 1))} == {"epoch-order"}
-    assert epochs(reads(1, 2, 1, names="rda")) == []
+    assert {one.code for one in check_epochs(reads(1, 3, 2))} == {"epoch-order"}
+    assert {one.code for one in check_epochs(reads(2, 1))} == {"epoch-order"}
+    assert {one.code for one in check_epochs(reads(1, 1))} == {"epoch-order"}
+    assert check_epochs(reads(1, 2, 1, names="rda")) == []
     late = [*reads(1, 3, 2).items]
     late[2] = event(3, "opened", epoch=2, implicit=True)
-    assert epochs(Events(tuple(late), ())) == []
+    assert check_epochs(Events(tuple(late), ())) == []
 
 
 def meta(bits: str, at: int = 10, **header: Any) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def meta(bits: str, at: int = 10, **header: Any) -> dict[str, Any]:
 def lost(old: str, new: str | None, **header: Any) -> list[tuple[int, int] | None]:
     later = meta(new or "", **header)
     later["bitmaps"] = {"3": new} if new is not None else {}
-    found = growth("a", meta(old, **header), "b", later)
+    found = lost_metadata("a", meta(old, **header), "b", later)
     return [one.sectors for one in found if one.code == "bitmap-bit-lost"]
 
 
@@ -191,12 +193,12 @@ def test_an_entry_that_moved_by_one_or_vanished_is_named(to: int | None, code: s
     later = meta("ff", to or 0)
     if to is None:
         later["bat"] = {}
-    (found,) = growth("a", meta("ff"), "b", later)
+    (found,) = lost_metadata("a", meta("ff"), "b", later)
     assert (found.code, found.block, found.sectors) == (code, 3, (48, 16))
     assert found.offset == 1536 + 4 * 3
 
 
-def heard(*lines: str) -> list[str]:
+def problems_in(*lines: str) -> list[str]:
     data = "".join(f"{line}\n" for line in lines).encode()
     return read_console([Chunk("alpha", 1.0, data, 1)], ()).problems
 
@@ -205,18 +207,18 @@ END = ("stopped 2", "readback done 8 0")
 
 
 def test_the_guest_answers_each_write_once_and_in_turn() -> None:
-    assert heard("ready", "start 1", "acked 0", "acked 1", *END) == []
-    assert heard("start 1", "acked 0", "error 1 5", *END) == []
-    assert "where write 0 is due" in heard("start 1", "error 1 5", "acked 0", *END)[0]
-    assert "where write 1 is due" in heard("start 1", "acked 0", "acked 0", *END)[0]
-    assert "tells of 1" in heard("start 1", "acked 0", *END)[-1]
+    assert problems_in("ready", "start 1", "acked 0", "acked 1", *END) == []
+    assert problems_in("start 1", "acked 0", "error 1 5", *END) == []
+    assert "instead of write 0" in problems_in("start 1", "error 1 5", "acked 0", *END)[0]
+    assert "instead of write 1" in problems_in("start 1", "acked 0", "acked 0", *END)[0]
+    assert "has answers to 1" in problems_in("start 1", "acked 0", *END)[-1]
 
 
 def test_only_ready_may_follow_the_read_back() -> None:
     said = ("start 1", "acked 0", "acked 1", *END)
-    assert heard(*said, "ready") == []
+    assert problems_in(*said, "ready") == []
     for line in ("acked 2", "start 1", "stopped 2", "readback done 8 0", "readback bad 1 1"):
-        assert "after its read-back was done" in heard(*said, line)[0]
+        assert "after `readback done`" in problems_in(*said, line)[0]
 
 
 def test_a_block_may_be_one_sector_and_no_less() -> None:
@@ -242,7 +244,7 @@ def test_a_block_may_be_one_sector_and_no_less() -> None:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """A consistent record, without its image."""
-    return gather(load_record(oracle_cases.activate().save(tmp_path_factory.mktemp("case"))), None)
+    return prepare(load_record(oracle_cases.activate().save(tmp_path_factory.mktemp("case"))), None)
 
 
 def codes_of(found: Iterable[Finding]) -> set[str]:
@@ -253,18 +255,20 @@ def test_each_word_of_the_command_is_compared_with_the_case(sound: Evidence) -> 
     case, events = sound.record.case, sound.record.events
     assert case is not None
     right = f"make lab X=a=b STRATEGY={case.strategy} SEED={case.seed} GUARD=off"
-    assert claims(case, events, right) == []
-    assert claims(case, events, None) == []
+    assert check_case_json(case, events, right) == []
+    assert check_case_json(case, events, None) == []
     for before, after in (("GUARD=off", "GUARD=on"), (f"SEED={case.seed}", "SEED=999"),
                           (f"STRATEGY={case.strategy}", "STRATEGY=x")):  # fmt: skip
-        assert codes_of(claims(case, events, right.replace(before, after))) == {"case-command"}
+        assert codes_of(check_case_json(case, events, right.replace(before, after))) == {
+            "case-command"
+        }
 
 
 def test_the_guard_is_what_the_leases_say(sound: Evidence) -> None:
     case, events = sound.record.case, sound.record.events
     assert case is not None
     on = replace(case, guard=True)
-    assert codes_of(claims(on, events, None)) == {"case-guard"}
+    assert codes_of(check_case_json(on, events, None)) == {"case-guard"}
     silent = Events(
         tuple(
             replace(one, extra={k: v for k, v in one.extra.items() if k != "lease"})
@@ -272,20 +276,22 @@ def test_the_guard_is_what_the_leases_say(sound: Evidence) -> None:
         ),
         (),
     )
-    assert codes_of(claims(on, silent, None)) == {"case-guard"}
-    assert claims(case, silent, None) == [], "an older record with the guard off says nothing"
-    assert claims(on, Events(silent.items, ("torn",)), None) == []
+    assert codes_of(check_case_json(on, silent, None)) == {"case-guard"}
+    assert check_case_json(case, silent, None) == [], (
+        "an older record with the guard off says nothing"
+    )
+    assert check_case_json(on, Events(silent.items, ("torn",)), None) == []
 
 
 def test_a_point_lies_between_its_event_and_the_next_operation(sound: Evidence) -> None:
-    record, attempts = sound.record, sound.attempts
-    assert list(points(record.snapshots, record.events, attempts)) == []
-    steps = [e for e in record.events.items if is_step(e)]
-    resumed = attempts[0].resumed
+    record, legs = sound.record, sound.legs
+    assert list(check_snapshot_points(record.snapshots, record.events, legs)) == []
+    steps = [e for e in record.events.items if is_operation(e)]
+    resumed = legs[0].resumed
     assert resumed is not None
     wrote = next(e for e in record.events.items if e.name == "allocated" and e.seq > resumed.seq)
     due = {
-        "source-quiesced": attempts[0].suspended, "destination-wrote": wrote,
+        "source-quiesced": legs[0].suspended, "destination-wrote": wrote,
         "all-closed": steps[-1],
     }  # fmt: skip
     for snapshot in record.snapshots:
@@ -300,7 +306,7 @@ def test_a_point_lies_between_its_event_and_the_next_operation(sound: Evidence) 
             moved = tuple(
                 replace(one, seq=seq) if one is snapshot else one for one in record.snapshots
             )
-            found = list(points(moved, record.events, attempts))
+            found = list(check_snapshot_points(moved, record.events, legs))
             assert codes_of(found) == (set() if right else {"point-place"}), (snapshot.name, seq)
 
 
@@ -310,7 +316,10 @@ def test_the_clock_of_a_shim_is_compared_with_no_console(sound: Evidence) -> Non
         for one in sound.record.events.items
     )
     record = replace(sound.record, events=Events(items, ()))
-    assert talk(record, sound.console, sound.attempts, sound.told.first) == []
+    assert check_consoles(record, sound.console, sound.legs, sound.allocations.by_block) == []
+
+
+UNCHECKED = "the guest did not check on beta the extents that it had written once"
 
 
 def two_legs() -> Events:
@@ -327,18 +336,18 @@ def two_legs() -> Events:
 
 
 def test_each_leg_has_its_own_hosts_and_checks() -> None:
-    both = attempts_of(two_legs())
+    both = legs_of(two_legs())
     assert [(one.source, one.destination, one.moved) for one in both] == [
         ("alpha", "beta", True), ("beta", "alpha", False),
     ]  # fmt: skip
     console = deep(LEAST_IN_FLIGHT, last=40.5)
-    console.checks = [Check(12.0, "beta", 1, 0), Check(42.0, "beta", 1, 0)]
-    assert shallow(console, both) == []
-    console.checks = [Check(42.0, "beta", 1, 0)]
-    assert shallow(console, both) == ["leg 1: what was written once was not checked on beta"]
-    console.checks = [Check(12.0, "beta", 1, 0)]
-    assert shallow(console, both) == ["leg 2: what was written once was not checked on beta"]
-    assert gaps_in(both, 2) == []
+    console.checks = [ExtentCheck(12.0, "beta", 1, 0), ExtentCheck(42.0, "beta", 1, 0)]
+    assert untested_depth(console, both) == []
+    console.checks = [ExtentCheck(42.0, "beta", 1, 0)]
+    assert untested_depth(console, both) == [f"leg 1: {UNCHECKED}"]
+    console.checks = [ExtentCheck(12.0, "beta", 1, 0)]
+    assert untested_depth(console, both) == [f"leg 2: {UNCHECKED}"]
+    assert incomplete_legs(both, 2) == []
 
 
 def test_a_standby_of_a_guarded_case_has_nothing_open() -> None:
@@ -349,17 +358,17 @@ def test_a_standby_of_a_guarded_case_has_nothing_open() -> None:
         event(4, "unpaused", "beta", "destination", epoch=4, lease=True),
     )
     events = Events(items, ())
-    held = [_open_at(events, seq) for seq in range(5)]
+    held = [_writers_at(events, seq) for seq in range(5)]
     assert held == [set(), {"alpha:7"}, {"alpha:7"}, set(), {"beta:7"}]
     free = Events(tuple(replace(one, extra={}) for one in items), ())
-    assert _open_at(free, 2) == {"alpha:7", "beta:7"}
+    assert _writers_at(free, 2) == {"alpha:7", "beta:7"}
 
 
 def test_while_nobody_has_the_image_open_no_bit_changes(sound: Evidence) -> None:
     snapshots = {one.point: one for one in sound.record.snapshots}
     closed, opened = snapshots["source-closed"], snapshots["destination-opened"]
     quiesced = snapshots["source-quiesced"]
-    events, attempts = sound.record.events, sound.attempts
+    events, legs = sound.record.events, sound.legs
 
     def bits(one: Snapshot) -> Snapshot:
         bitmaps: Any = one.meta["bitmaps"]
@@ -367,7 +376,7 @@ def test_while_nobody_has_the_image_open_no_bit_changes(sound: Evidence) -> None
         return replace(one, meta={**one.meta, "bitmaps": other})
 
     def found(*some: Snapshot) -> set[str]:
-        told = blocks(sound.told, events, attempts, some, None)
+        told = check_allocations(sound.allocations, events, legs, some, None)
         return codes_of(one for one in told if one.code == "still-changed")
 
     assert found(quiesced, closed, opened) == set()
@@ -377,10 +386,10 @@ def test_while_nobody_has_the_image_open_no_bit_changes(sound: Evidence) -> None
 
 def test_a_check_that_cannot_be_done_vouches_for_nothing() -> None:
     none = MemoryView(b"no image")
-    assert judge_structure(none, "vhd", None).result == "skip"
-    assert judge_structure(none, "qcow2", {"allocated-clusters": 0}).result == "skip"
-    assert judge_structure(none, "raw", None).result == "skip"
-    assert judge_structure(None, "vhd", None).result == "pass", "that it is missing is said once"
+    assert check_structure(none, "vhd", None).result == "skip"
+    assert check_structure(none, "qcow2", {"allocated-clusters": 0}).result == "skip"
+    assert check_structure(none, "raw", None).result == "skip"
+    assert check_structure(None, "vhd", None).result == "pass", "that it is missing is said once"
 
 
 def test_a_qcow2_header_that_no_run_makes_is_refused() -> None:
@@ -442,7 +451,7 @@ def test_data_that_nobody_wrote_is_no_lost_write(sound: Evidence) -> None:
     assert sound.record.image is not None
     silent = Console(seed=case.seed, issued=0, checked=0)
     with FileView(sound.record.image) as view:
-        outcome = judge_content(case, silent, view)
+        outcome = check_content(case, silent, view)
     assert outcome.lost_writes == frozenset()
     assert outcome.never_written > 100
     assert codes_of(outcome.findings) == {"never-written"}
@@ -454,7 +463,7 @@ def crossed(count: int, moved: bool = True) -> list[Finding]:
     told = {block: event(n, "allocated") for n, block in enumerate(load.order[:200], 1)}
     here = 2 * (200 - count)
     acks = [Ack(n, 1.0, "alpha" if n < here else "beta") for n in range(400)]
-    return list(_through(acks, load, told, attempts() if moved else []))
+    return list(_acknowledging_host(acks, load, told, legs() if moved else []))
 
 
 def test_the_destination_acknowledges_writes_in_flight_only() -> None:
@@ -472,7 +481,7 @@ def test_an_event_belongs_to_the_newest_possible_epoch() -> None:
         event(4, "first-write", epoch=5),
         event(5, "closed", epoch=6, ended=5),
     )
-    older, newer = judge_activation(Events(items, ()), [], guard=False).readings
+    older, newer = check_activation(Events(items, ()), [], guard=False).readings
     assert (older.first, older.first_write, older.release) == (None, None, None)
     assert (newer.first, newer.first_write, newer.release) == items[2:]
 

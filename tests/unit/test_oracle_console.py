@@ -83,14 +83,14 @@ def test_garbled_lines_and_trouble_in_the_kernel_are_seen() -> None:
 
 def test_acknowledgements_missing_before_stopped_are_noticed() -> None:
     console = heard(b"start 7\r\nacked 0\r\nstopped 3\r\nreadback done 1 0\r\n")
-    assert console.problems == ["the guest issued 3 writes, its console tells of 1"]
+    assert console.problems == ["the guest issued 3 writes, its console has answers to 1"]
 
 
 @pytest.mark.parametrize(
     ("index", "problem"),
     [
         ([("alpha", 0), ("alpha", 99)], "shorter than console.jsonl says"),
-        ([("alpha", 0), ("alpha", 6), ("alpha", 3)], "or disordered"),
+        ([("alpha", 0), ("alpha", 6), ("alpha", 3)], "offsets do not rise"),
         ([("alpha", 2)], "the first 2 bytes"),
         ([("alpha", 0), ("beta", 0)], "console-beta.log: missing"),
         ([], "console.jsonl is empty"),

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import oracle_cases
 from tests.support.oracle_cases import BLOCK, Lab
-from vhdtool.oracle.checks.content import ContentOutcome, judge_content
+from vhdtool.oracle.checks.content import ContentOutcome, check_content
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
@@ -33,7 +33,7 @@ class Case:
         self.reader = reader
 
     def judge(self, *patches: Patch) -> ContentOutcome:
-        return judge_content(self.case, self.console, OverlayView(self.view, patches))
+        return check_content(self.case, self.console, OverlayView(self.view, patches))
 
     def at(self, sector: int) -> int:
         offset = self.reader.locate(sector)
@@ -134,11 +134,11 @@ def test_data_where_nothing_was_written_is_never_written(lab: Lab, case: Case) -
 def test_an_unacknowledged_write_may_be_there_in_part(lab: Lab, case: Case) -> None:
     newest = max(n for n in lab.written if n % 2 == 0)
     case.console.acks[:] = [ack for ack in case.console.acks if ack.n < newest]
-    assert not case.judge().worst("corrupt"), "it is there"
+    assert not case.judge().of_severity("corrupt"), "it is there"
     first, count = lab.load.extent(newest)
     gone = [(case.at(sector), bytes(SECTOR)) for sector in range(first, first + count)]
-    assert not case.judge(*gone[:3]).worst("corrupt"), "it is there in part"
-    assert not case.judge(*gone).worst("corrupt"), "it is not there"
+    assert not case.judge(*gone[:3]).of_severity("corrupt"), "it is there in part"
+    assert not case.judge(*gone).of_severity("corrupt"), "it is not there"
     strange = case.judge((gone[0][0], b"\1" * SECTOR))
     assert strange.never_written == 1, "what is there must still be the write"
 
@@ -148,8 +148,8 @@ def test_a_write_that_was_never_issued_must_not_be_there(lab: Lab, case: Case) -
     case.console.acks[:] = [ack for ack in case.console.acks if ack.n < newest]
     case.console.issued = newest
     outcome = case.judge()
-    assert outcome.worst("corrupt")
-    assert "never issued" in outcome.worst("corrupt")[0].message
+    assert outcome.of_severity("corrupt")
+    assert "never issued" in outcome.of_severity("corrupt")[0].message
 
 
 def test_a_cleared_bit_loses_the_write_despite_its_data(lab: Lab, case: Case) -> None:
@@ -175,7 +175,7 @@ def test_another_seed_argues_nothing(case: Case) -> None:
     case.console.seed = 1234
     outcome = case.judge()
     assert outcome.result == "skip"
-    assert not outcome.worst("corrupt")
+    assert not outcome.of_severity("corrupt")
 
 
 def test_a_destroyed_image_gives_a_short_report(lab: Lab, case: Case) -> None:

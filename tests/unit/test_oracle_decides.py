@@ -13,44 +13,42 @@ from tests.support import oracle_cases
 from vhdtool.oracle.checks.activation import ActivationOutcome
 from vhdtool.oracle.checks.content import ContentOutcome
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome
-from vhdtool.oracle.checks.structure import HARMLESS, judge_structure
-from vhdtool.oracle.contradictions.epochs import epochs
+from vhdtool.oracle.checks.structure import HARMLESS, check_structure
+from vhdtool.oracle.contradictions.epochs import check_epochs
 from vhdtool.oracle.coverage import Coverage
 from vhdtool.oracle.evidence.events import Event, Events
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.finding import Finding, Outcome, doubt
-from vhdtool.oracle.judge import Evidence, Judged, gather
+from vhdtool.oracle.judge import Evidence, Outcomes, prepare
 from vhdtool.oracle.planted.plant import Planted
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.verdict import VERDICTS, decide
 
-CLEAN = Judged(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
+CLEAN = Outcomes(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
 PROOF = Finding("lost", "write 1 is lost")
 
 
 @pytest.fixture
 def evidence(tmp_path: Path) -> Evidence:
     record = load_record(oracle_cases.activate().save(tmp_path / "case"))
-    return gather(record, None)
+    return prepare(record, None)
 
 
 def verdict(
     evidence: Evidence,
-    judged: Judged = CLEAN,
+    outcomes: Outcomes = CLEAN,
     coverage: Coverage | None = None,
     planted: Planted | None = None,
 ) -> str:
-    found = decide(evidence.record, evidence, judged, coverage or Coverage(), planted or Planted())[
-        0
-    ]
+    found, _ = decide(evidence, outcomes, coverage or Coverage(), planted or Planted())
     assert found in VERDICTS
     return found
 
 
-def failed(evidence: Evidence, look: bool) -> Evidence:
+def failed(evidence: Evidence, live: bool) -> Evidence:
     case = evidence.record.case
     assert case is not None
-    changed = replace(case, error="QEMU died", looked=look)
+    changed = replace(case, error="QEMU died", live_check_failed=live)
     return replace(evidence, record=replace(evidence.record, case=changed))
 
 
@@ -62,9 +60,9 @@ def test_the_first_of_the_reasons_is_the_verdict(evidence: Evidence) -> None:
         assert verdict(evidence, doubtful) == "inconclusive"
         damaged = replace(CLEAN, **{name: replace(outcome, findings=(PROOF,))})
         assert verdict(evidence, damaged) == "corrupt"
-        assert verdict(failed(evidence, look=True), damaged) == "corrupt"
-        assert verdict(failed(evidence, look=False), damaged) == "error"
-    assert verdict(failed(evidence, look=True)) == "error"
+        assert verdict(failed(evidence, live=True), damaged) == "corrupt"
+        assert verdict(failed(evidence, live=False), damaged) == "error"
+    assert verdict(failed(evidence, live=True)) == "error"
     assert verdict(evidence, coverage=Coverage(doubts=["too little"])) == "inconclusive"
     assert verdict(evidence, planted=Planted(missed=["content: x"])) == "inconclusive"
     assert verdict(evidence, coverage=Coverage(refused="beta refused")) == "refused"
@@ -79,15 +77,14 @@ def test_what_is_left_behind_is_not_consistent_and_not_refused(evidence: Evidenc
 
 
 def test_reasons_are_counted_once_each(evidence: Evidence) -> None:
-    told = decide(
-        evidence.record, evidence, CLEAN, Coverage(doubts=["a", "b", "a"]), Planted(missed=["c"])
-    )[1]  # fmt: skip
-    assert told == "It proves nothing: a (and 2 more reasons)"
-    alone = decide(evidence.record, evidence, CLEAN, Coverage(doubts=["a"]), Planted())[1]
-    assert alone == "It proves nothing: a"
+    coverage = Coverage(doubts=["a", "b", "a"])
+    _, why = decide(evidence, CLEAN, coverage, Planted(missed=["c"]))
+    assert why == "It proves nothing: a (and 2 more reasons)"
+    _, why = decide(evidence, CLEAN, Coverage(doubts=["a"]), Planted())
+    assert why == "It proves nothing: a"
     damaged = replace(CLEAN, content=ContentOutcome((PROOF,), lost_writes=frozenset({1})))
-    told = decide(evidence.record, evidence, damaged, Coverage(), Planted())[1]
-    assert told == "1 acknowledged write lost; first: write 1 is lost"
+    _, why = decide(evidence, damaged, Coverage(), Planted())
+    assert why == "1 acknowledged write lost; first: write 1 is lost"
 
 
 def event(seq: int, name: str, epoch: int | None, **extra: object) -> Event:
@@ -99,13 +96,13 @@ def test_a_failed_activation_accounts_for_one_epoch() -> None:
     for released, untold in ((3, 0), (None, 1), (2, 1)):
         refused = event(2, "refused", None, op="activate", released=released)
         last = event(3, "deactivated", 4, ended=1)
-        found = epochs(Events((read, refused, last), ()))
+        found = check_epochs(Events((read, refused, last), ()))
         assert len(found) == untold, (released, found)
     two = (event(2, "refused", None, released=3), event(3, "refused", None, released=5))
-    found = epochs(Events((read, *two, event(4, "deactivated", 6, ended=1)), ()))
+    found = check_epochs(Events((read, *two, event(4, "deactivated", 6, ended=1)), ()))
     assert found == []
     far = event(2, "refused", None, released=4)
-    assert len(epochs(Events((read, far, replace(release, epoch=5)), ()))) == 1
+    assert len(check_epochs(Events((read, far, replace(release, epoch=5)), ()))) == 1
 
 
 @pytest.mark.parametrize("code", sorted(HARMLESS))
@@ -126,5 +123,5 @@ def test_leaked_space_is_only_information(
 
     monkeypatch.setattr(structure, "check", check)
     with FileView(oracle_cases.activate().save(tmp_path / "case") / "image.vhd") as view:
-        found = judge_structure(view, "vhd", None).findings
+        found = check_structure(view, "vhd", None).findings
     assert [finding.severity for finding in found] == ["info", "corrupt"]

@@ -15,11 +15,11 @@ from vhdtool.oracle.evidence.depth import (
     WAIT_FOR_A_WRITE,
     WRITE,
     ZERO,
+    DeepContent,
     Depth,
-    Left,
 )
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.oracle.judge import gather, judge
+from vhdtool.oracle.judge import prepare, run_oracles
 from vhdtool.oracle.planted.plant import try_oracles
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.verdict import judge_case
@@ -52,7 +52,7 @@ def played(seed: int, steps: int) -> tuple[dict[int, int], dict[int, int]]:
 @pytest.mark.parametrize("seed", range(20))
 def test_any_order_of_the_slots_is_allowed_by_the_model(seed: int) -> None:
     acked, disk = played(seed, 2500)
-    left = Left(DEPTH, acked, ended=True)
+    left = DeepContent(DEPTH, acked, ended=True)
     for sector, found in disk.items():
         allowed = {left.last.get(sector, -1), *left.also.get(sector, ())}
         if sector in left.freed:
@@ -111,8 +111,8 @@ def test_faults_are_planted_and_seen_whatever_the_seed(tmp_path: Path, seed: int
     """Zeroes that were undone are among them; another seed is planted too."""
     record = load_record(oracle_cases.deep(seed).save(tmp_path / "activate"))
     assert record.image is not None
-    evidence = gather(record, FileView(record.image))
-    planted = try_oracles(evidence, judge(evidence))
+    evidence = prepare(record, FileView(record.image))
+    planted = try_oracles(evidence, run_oracles(evidence))
     assert {"content: zeroes-undone", "content: seed-other"} <= set(planted.names)
     assert planted.missed == []
 
@@ -140,7 +140,7 @@ def test_a_leg_without_a_check_of_old_data_proves_nothing(tmp_path: Path) -> Non
     lab.logs["beta"] = lab.logs["beta"].replace(b"deep checked 80 0", b"unknown check....")
     entry = judge_case(lab.save(tmp_path / "activate"))
     assert entry["verdict"] == "inconclusive"
-    assert "what was written once was not checked on beta" in entry["why"]
+    assert "the guest did not check on beta" in entry["why"]
 
 
 def test_a_check_that_found_another_content_is_damage(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_rewrite_out_of_order_is_damage(tmp_path: Path) -> None:
 
 def freed_sector(lab: oracle_cases.Lab, slot: int) -> tuple[int, int]:
     """(sector, the write that was there) of a sector that nobody wrote since it was freed."""
-    left = Left(lab.depth, dict.fromkeys(range(SLOTS), lab.rounds), ended=True)
+    left = DeepContent(lab.depth, dict.fromkeys(range(SLOTS), lab.rounds), ended=True)
     seq = max(q for q in range(lab.rounds) if lab.depth.operation(slot, q)[0] in (ZERO, DISCARD))
     _, sector, _ = lab.depth.operation(slot, seq)
     assert sector in left.freed
@@ -213,4 +213,4 @@ def test_an_acknowledgement_out_of_turn_is_a_doubt(tmp_path: Path) -> None:
     lab.logs["beta"] = lab.logs["beta"].replace(b"deep 0:4 ", b"deep 0:6 ", 1)
     entry = judge_case(lab.save(tmp_path / "activate"))
     assert entry["verdict"] == "inconclusive"
-    assert "slot 0 has 6 acknowledged where 4 is due" in entry["why"]
+    assert "slot 0 acknowledges request 6 instead of 4" in entry["why"]

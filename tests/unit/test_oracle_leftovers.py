@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support import oracle_cases
-from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.evidence.holdings import KINDS
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.oracle.judge import gather, leftovers
+from vhdtool.oracle.judge import judge_leftovers, prepare
 from vhdtool.oracle.planted.leftover_faults import PLANTED
 from vhdtool.oracle.run import exit_code, judge_run
 
@@ -26,7 +26,7 @@ def change(folder: Path, piece: str, how: Change) -> None:
 
 def findings(folder: Path) -> list[tuple[str, str]]:
     """(code, message) of each finding, from the oracle alone."""
-    outcome = leftovers(gather(load_record(folder), None))
+    outcome = judge_leftovers(prepare(load_record(folder), None))
     return [(one.code, one.message) for one in outcome.findings]
 
 
@@ -72,7 +72,8 @@ def test_leftovers_are_never_green_and_exit_with_1(back: Path) -> None:
     assert entry["verdict"] == "inconclusive"
     assert entry["oracles"]["leftovers"]["result"] == "fail"
     assert entry["why"] == (
-        f"Nothing is lost, but not all was given up: alpha still has a lock after leg 1: {lock}"
+        "No data is lost, but a host still holds something: "
+        f"alpha still has a lock after leg 1: {lock}"
     )
     assert exit_code(verdict) == 1
 
@@ -175,4 +176,4 @@ def test_a_record_must_have_its_leftover_snapshots(tmp_path: Path) -> None:
 def test_a_look_after_a_leg_that_never_was_is_a_doubt(back: Path) -> None:
     look = json.loads((back / "held" / "alpha-leg-1.json").read_text())
     (back / "held" / "alpha-leg-9.json").write_text(json.dumps({**look, "point": "leg-9"}))
-    assert ("held-leg", "held/alpha-leg-9.json: no event tells of that leg") in findings(back)
+    assert ("held-leg", "held/alpha-leg-9.json: the events have no such leg") in findings(back)

@@ -12,7 +12,7 @@ from vhdtool.oracle.evidence.events import parse_events
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Outcome
-from vhdtool.oracle.judge import Evidence, gather, metadata
+from vhdtool.oracle.judge import Evidence, judge_metadata, prepare
 from vhdtool.oracle.readers.image_view import FileView
 
 
@@ -21,7 +21,7 @@ def evidence(tmp_path: Path) -> Any:
     record = load_record(oracle_cases.activate().save(tmp_path / "case"))
     assert record.image
     with FileView(record.image) as view:
-        yield gather(record, view)
+        yield prepare(record, view)
 
 
 def changed(evidence: Evidence, place: int, **meta: object) -> Outcome:
@@ -29,7 +29,7 @@ def changed(evidence: Evidence, place: int, **meta: object) -> Outcome:
     snapshots = list(evidence.record.snapshots)
     one = snapshots[place]
     snapshots[place] = Snapshot(one.leg, one.point, one.seq, {**one.meta, **meta})
-    return metadata(evidence.with_snapshots(tuple(snapshots)))
+    return judge_metadata(evidence.with_snapshots(tuple(snapshots)))
 
 
 def meta_of(evidence: Evidence, place: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def meta_of(evidence: Evidence, place: int) -> dict[str, Any]:
 
 
 def test_a_clean_run_passes(evidence: Evidence) -> None:
-    assert metadata(evidence).result == "pass"
+    assert judge_metadata(evidence).result == "pass"
     assert [one.name for one in evidence.record.snapshots] == [
         "1-source-quiesced", "1-source-closed", "1-destination-opened", "1-destination-wrote",
         "1-all-closed",
@@ -49,12 +49,12 @@ def test_a_vanished_and_a_moved_entry_name_block_and_points(evidence: Evidence, 
     block = next(iter(meta_of(evidence, 0)["bat"]))
     meta = meta_of(evidence, place)
     del meta["bat"][block], meta["bitmaps"][block]
-    [finding] = changed(evidence, place, **meta).worst("corrupt")
+    [finding] = changed(evidence, place, **meta).of_severity("corrupt")
     assert (finding.code, finding.block) == ("bat-vanished", int(block))
     assert evidence.record.snapshots[place].name in finding.message
     meta = meta_of(evidence, place)
     meta["bat"][block] += 8
-    found = changed(evidence, place, **meta).worst("corrupt")
+    found = changed(evidence, place, **meta).of_severity("corrupt")
     assert ("bat-moved", int(block)) in {(finding.code, finding.block) for finding in found}
 
 
@@ -62,7 +62,7 @@ def test_a_lost_bit_names_the_guests_sectors(evidence: Evidence) -> None:
     block = next(iter(meta_of(evidence, 0)["bat"]))
     meta = meta_of(evidence, 3)
     meta["bitmaps"][block] = "00" * (len(meta["bitmaps"][block]) // 2)
-    found = changed(evidence, 3, **meta).worst("corrupt")
+    found = changed(evidence, 3, **meta).of_severity("corrupt")
     assert {finding.code for finding in found} == {"bitmap-bit-lost"}
     assert all(finding.sectors for finding in found)
 
@@ -70,10 +70,10 @@ def test_a_lost_bit_names_the_guests_sectors(evidence: Evidence) -> None:
 def test_the_closed_image_must_equal_the_last_snapshot(evidence: Evidence) -> None:
     meta = meta_of(evidence, -1)
     meta["file_size"] += 512
-    assert changed(evidence, -1, **meta).worst("corrupt")[0].code == "image-file_size"
+    assert changed(evidence, -1, **meta).of_severity("corrupt")[0].code == "image-file_size"
     meta = meta_of(evidence, -1)
     meta["footer"]["uuid"] = "0" * 36
-    assert "image-footer" in {f.code for f in changed(evidence, -1, **meta).worst("corrupt")}
+    assert "image-footer" in {f.code for f in changed(evidence, -1, **meta).of_severity("corrupt")}
 
 
 def test_snapshots_out_of_their_order_argue_nothing(tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_snapshots_out_of_their_order_argue_nothing(tmp_path: Path) -> None:
     record = load_record(lab.save(tmp_path / "case"))
     assert record.image
     with FileView(record.image) as view:
-        outcome = metadata(gather(record, view))
+        outcome = judge_metadata(prepare(record, view))
     assert outcome.result == "skip"
-    assert not outcome.worst("corrupt")
+    assert not outcome.of_severity("corrupt")
 
 
 def test_events_that_end_before_a_snapshot_was_taken_are_torn(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_an_allocation_is_where_its_event_says(
     event = next(event for event in lab.events if event["event"] == "allocated")
     event["sector"] += 8
     lines = "".join(json.dumps(one) + "\n" for one in lab.events)
-    outcome = metadata(evidence.with_events(parse_events(lines.encode(), None)))
+    outcome = judge_metadata(evidence.with_events(parse_events(lines.encode(), None)))
     assert {finding.code for finding in outcome.findings} == {"block-place"}
     assert len(outcome.findings) == len(evidence.record.snapshots) + 1
     assert outcome.result == "skip"

@@ -30,15 +30,16 @@ EDITS = {
         "checks.structure", '"leaked-tail", ', '"leaked-tail", "batmap-overstates", ',
     ),
     "the last leg is not looked at": (
-        "checks.activation", "for attempt in attempts:\n        if attempt.moved",
-        "for attempt in attempts[:-1]:\n        if attempt.moved",
+        "checks.activation", "for leg in legs:\n        if leg.moved",
+        "for leg in legs[:-1]:\n        if leg.moved",
     ),
     "one bit may go": ("checks.growth", "if not lost:", "if lost & (lost - 1) == 0:"),
     "seven writes are enough": (
         "coverage", "coverage.acked_after < MINIMUM", "coverage.acked_after < MINIMUM - 1",
     ),
     "a refcount of zero is one": (
-        "readers.qcow2", "counted = refcounts.of(place)\n        what", "counted = 1\n        what",
+        "readers.qcow2", "counted = refcounts.of(offset)\n        what",
+        "counted = 1\n        what",
     ),
 }  # fmt: skip
 """Edits that were made by hand once: module of the oracles, text before, text after."""

@@ -138,7 +138,7 @@ def test_a_defect_of_the_judge_is_a_doubt_and_no_traceback(
         raise ZeroDivisionError("oops")
 
     path = oracle_cases.activate().save(tmp_path / "case")
-    for name in ("load_record", "cover", "blackout", "try_oracles"):
+    for name in ("load_record", "cover", "longest_blackout", "try_oracles"):
         with monkeypatch.context() as patch:
             patch.setattr(verdict, name, broken)
             entry = judge_case(path)

@@ -14,7 +14,7 @@ from vhdtool.oracle.checks.content import ContentOutcome
 from vhdtool.oracle.checks.leftovers import LeftoversOutcome
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.finding import Finding, Outcome
-from vhdtool.oracle.judge import Evidence, Judged, gather, judge
+from vhdtool.oracle.judge import Evidence, Outcomes, prepare, run_oracles
 from vhdtool.oracle.planted import plant as planted
 from vhdtool.oracle.planted.plant import try_oracles
 from vhdtool.oracle.readers.image_view import FileView
@@ -24,12 +24,12 @@ MAKERS = (*oracle_cases.SAFE.values(), oracle_cases.refused, oracle_cases.overla
 
 
 @contextmanager
-def judged(path: Path) -> Iterator[tuple[Evidence, Judged]]:
+def judged(path: Path) -> Iterator[tuple[Evidence, Outcomes]]:
     record = load_record(path)
     assert record.image
     with FileView(record.image) as view:
-        evidence = gather(record, view)
-        yield evidence, judge(evidence)
+        evidence = prepare(record, view)
+        yield evidence, run_oracles(evidence)
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: str(make.__name__))
@@ -55,14 +55,14 @@ def test_every_fault_is_planted_and_caught(
 def test_a_blind_oracle_makes_the_case_inconclusive(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = {
+    empty = {
         "content": ContentOutcome(),
         "activation": ActivationOutcome(),
         "leftovers": LeftoversOutcome(),
     }
-    blind = outcomes.get(name, Outcome())
-    for module in (judging, planted):
-        monkeypatch.setattr(module, name, lambda _evidence: blind)
+    blind = empty.get(name, Outcome())
+    monkeypatch.setattr(judging, f"judge_{name}", lambda _evidence: blind)
+    monkeypatch.setitem(judging.ORACLES, name, lambda _evidence: blind)
     entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))
     assert entry["verdict"] == "inconclusive"
     assert entry["planted"]["caught"] < entry["planted"]["faults"] or name == "activation"
@@ -74,7 +74,7 @@ def test_an_old_finding_or_another_position_is_no_catch(
 ) -> None:
     noise = Outcome((Finding("lost", "always the same", block=1, sectors=(0, 1)),))
     with judged(oracle_cases.activate().save(tmp_path / "case")) as (evidence, outcomes):
-        monkeypatch.setattr(planted, "content", lambda _evidence: noise)
+        monkeypatch.setitem(judging.ORACLES, "content", lambda _evidence: noise)
         result = try_oracles(evidence, outcomes)
     assert {"content: dropped-ack-early", "content: never-written"} <= set(result.missed)
 
@@ -92,7 +92,7 @@ def test_an_old_finding_at_the_position_is_no_catch(
     everything = Finding("lost", "all of it", block=0, sectors=(0, 1 << 40))
     noise = ContentOutcome((everything,))
     with judged(oracle_cases.activate().save(tmp_path / "case")) as (evidence, outcomes):
-        monkeypatch.setattr(planted, "content", lambda _evidence: noise)
+        monkeypatch.setitem(judging.ORACLES, "content", lambda _evidence: noise)
         assert "content: dropped-ack-late" not in try_oracles(evidence, outcomes).missed
         result = try_oracles(evidence, replace(outcomes, content=noise))
     assert {"content: dropped-ack-early", "content: dropped-ack-late"} <= set(result.missed)
@@ -105,4 +105,4 @@ def test_an_oracle_without_one_of_its_faults_is_not_awake(
     monkeypatch.setattr(planted, "_PLANTERS", planted._PLANTERS[:-1])
     entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))
     assert entry["verdict"] == "inconclusive"
-    assert "no place to plant" in entry["why"]
+    assert "could not be planted" in entry["why"]

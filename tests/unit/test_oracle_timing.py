@@ -4,18 +4,18 @@ import json
 
 from tests.support import oracle_cases
 from tests.support.oracle_cases import Lab
-from vhdtool.oracle.checks.activation import judge_activation
-from vhdtool.oracle.checks.timing import PHASES, blackout, nothing
-from vhdtool.oracle.evidence.attempts import attempts_of, gaps_in
+from vhdtool.oracle.checks.activation import check_activation
+from vhdtool.oracle.checks.timing import PHASES, longest_blackout, no_blackout
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.oracle.evidence.events import parse_events
+from vhdtool.oracle.evidence.legs import incomplete_legs, legs_of
 
 
 def times(lab: Lab, acks: list[Ack]) -> dict[str, float]:
     lines = "".join(json.dumps(event) + "\n" for event in lab.events)
     events = parse_events(lines.encode(), None)
-    attempts = attempts_of(events)
-    return blackout(attempts, acks, judge_activation(events, attempts, False).readings)
+    legs = legs_of(events)
+    return longest_blackout(legs, acks, check_activation(events, legs, False).readings)
 
 
 def stamp(lab: Lab, name: str, mono: float, leg: int = 1, **extra: float) -> None:
@@ -76,11 +76,11 @@ def test_a_cancelled_attempt_has_the_gap_around_its_suspension() -> None:
 
 def test_what_is_not_known_is_zero() -> None:
     assert times(stamped(), [])["total"] == 0.0
-    assert blackout([], [], []) == nothing()
-    assert set(nothing()) == {"total", *PHASES}
+    assert longest_blackout([], [], []) == no_blackout()
+    assert set(no_blackout()) == {"total", *PHASES}
 
 
-def test_gaps_of_the_story_are_told() -> None:
+def test_problems_of_the_story_are_told() -> None:
     lab = oracle_cases.back()
     lab.events = [
         event for event in lab.events if event["leg"] == 1 and event["event"] != "resumed"
@@ -88,8 +88,11 @@ def test_gaps_of_the_story_are_told() -> None:
     for seq, event in enumerate(lab.events, 1):
         event["seq"] = seq
     lines = "".join(json.dumps(event) + "\n" for event in lab.events)
-    gaps = gaps_in(attempts_of(parse_events(lines.encode(), None)), 2)
-    assert gaps == ["no event tells of leg 2", "leg 1 migrated without `suspended` and `resumed`"]
+    problems = incomplete_legs(legs_of(parse_events(lines.encode(), None)), 2)
+    assert problems == [
+        "the events have no leg 2",
+        "leg 1 migrated without `suspended` and `resumed`",
+    ]
 
 
 def test_a_late_acknowledgement_of_the_source_ends_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support import oracle_cases
 from vhdtool.oracle.coverage import MINIMUM, cover
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.oracle.judge import gather
+from vhdtool.oracle.judge import prepare
 from vhdtool.oracle.verdict import judge_case
 
 ORACLES = ("content", "metadata", "structure", "activation")
@@ -169,7 +169,7 @@ def said(entry: dict[str, Any]) -> str:
 
 def doubts(folder: Path) -> str:
     """What the run did not exercise."""
-    return "\n".join(cover(gather(load_record(folder), None)).doubts)
+    return "\n".join(cover(prepare(load_record(folder), None)).doubts)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_an_exclusive_login_without_a_rival_proves_nothing(
     edit_json(folder / "case.json", lambda case: case.update(exclusive=True))
     entry = judge_case(folder)
     assert entry["verdict"] == verdict, entry["why"]
-    assert (verdict == "consistent") != ("nobody tried" in doubts(folder))
+    assert (verdict == "consistent") != ("was not tested" in doubts(folder))
 
 
 def test_a_first_snapshot_that_shows_no_image_proves_nothing(tmp_path: Path) -> None:
@@ -302,4 +302,4 @@ def test_a_first_snapshot_that_shows_no_image_proves_nothing(tmp_path: Path) -> 
     )
     entry = judge_case(folder)
     assert entry["verdict"] == "inconclusive"
-    assert "1-source-quiesced shows no image" in entry["why"]
+    assert "1-source-quiesced.json has no header" in entry["why"]

@@ -1,16 +1,16 @@
-"""Did the run exercise what it is to judge? Too little on either side of a switch proves nothing.
+"""Whether a case did enough to be judged. Too little on either side of a switch proves nothing.
 
-Also decides whether a run was refused: that is a claim about events, and it needs all of them.
+Decides too whether the case was refused. That is a claim about events, and needs all of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vhdtool.oracle.checks.flight import few, in_flight, shallow
-from vhdtool.oracle.evidence.attempts import Attempt, gaps_in
+from vhdtool.oracle.checks.in_flight import few_in_flight, requests_in_flight, untested_depth
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.oracle.evidence.events import Event, Events
-from vhdtool.oracle.evidence.grammar import line
+from vhdtool.oracle.evidence.grammar import cite
+from vhdtool.oracle.evidence.legs import Leg, incomplete_legs
 from vhdtool.oracle.judge import Evidence
 
 MINIMUM = 8
@@ -19,9 +19,9 @@ MINIMUM = 8
 
 @dataclass
 class Coverage:
-    """Counts for verdict.json, and why the run may prove nothing.
+    """Counts for verdict.json, and reasons why the case proves nothing.
 
-    `refused`: the refusal in words, when the case ended in one; `went_on_at` the source's name.
+    `refused`: the refusal in words, if the case ended with one; `continued_at`: the source's name.
     """
 
     acked_after: int = 0
@@ -29,74 +29,73 @@ class Coverage:
     allocated_after: int = 0
     in_flight: list[int] = field(default_factory=list)
     refused: str | None = None
-    went_on_at: str = ""
+    continued_at: str = ""
     doubts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What the case does not say, though it proves the rest."""
+    """What the case does not test. It changes no verdict."""
 
 
 def cover(evidence: Evidence) -> Coverage:
-    """Never raises; with events missing, the doubts of the activation oracle say so already."""
-    events, attempts = evidence.record.events, evidence.attempts
+    """Never raises. If events are missing, the activation oracle has that doubt already."""
+    events, legs = evidence.record.events, evidence.legs
     coverage = Coverage()
-    first = next((one.suspended for one in attempts if one.suspended), None)
+    first = next((leg.suspended for leg in legs if leg.suspended), None)
     # A case that was refused before SUSPENDED has no switch: it counts up to the refusal.
     first = first or next(iter(events.named("refused")), None)
-    last = attempts[-1] if attempts else None
+    last = legs[-1] if legs else None
     again = last.runs_again if last else None
     if first is not None:
         coverage.allocated_before = _new_blocks(events, 0, first.seq)
-    if again is not None:
+    if last is not None and again is not None:
         coverage.allocated_after = _new_blocks(events, again.seq)
         coverage.acked_after = _acked_after(evidence.console.acks, last, again)
     case = evidence.record.case
     if case is not None and case.deep_blocks:
-        coverage.in_flight = in_flight(evidence.console, attempts)
+        coverage.in_flight = requests_in_flight(evidence.console, legs)
     if not events.complete or case is None:
         return coverage
     if case.deep_blocks:
-        coverage.doubts += shallow(evidence.console, attempts)
-        coverage.notes += few(evidence.console, attempts)
-    coverage.doubts += gaps_in(attempts, case.legs)
+        coverage.doubts += untested_depth(evidence.console, legs)
+        coverage.notes += few_in_flight(evidence.console, legs)
+    coverage.doubts += incomplete_legs(legs, case.legs)
     if case.exclusive:
-        coverage.doubts += _untried(events, attempts)
+        coverage.doubts += _untried(events, legs)
     if last is None or again is None:
         return coverage
     if not last.moved:
         _refused(events, last, again, coverage)
-    _enough(events, attempts, coverage)
+    _enough(events, legs, coverage)
     return coverage
 
 
-def _acked_after(acks: Sequence[Ack], last: Attempt | None, again: Event) -> int:
-    """Acknowledged after the last switch, on the console of the host on which the guest runs.
+def _acked_after(acks: Sequence[Ack], last: Leg, again: Event) -> int:
+    """Writes acknowledged after the last switch, on the console of the guest's host.
 
     Both times are the controller's.
     """
-    here = None if last is None else last.destination if last.moved else last.source
-    return sum(ack.mono > again.mono and ack.host == here for ack in acks)
+    return sum(ack.mono > again.mono and ack.host == last.guest_host for ack in acks)
 
 
-def _untried(events: Events, attempts: list[Attempt]) -> list[str]:
-    """Legs in which nobody tried to read a LUN that the source alone was to reach."""
+def _untried(events: Events, legs: list[Leg]) -> list[str]:
+    """Legs in which the destination never tried to read a LUN that only the source may reach."""
     tried = {
         (event.leg, event.host)
         for event in events.named("kept-out")
-        for one in attempts
-        if one.leg == event.leg and one.suspended
-        if one.started.seq < event.seq < one.suspended.seq
+        for leg in legs
+        if leg.number == event.leg and leg.suspended
+        if leg.started.seq < event.seq < leg.suspended.seq
     }
     return [
-        f"leg {one.leg}: nobody tried whether the storage keeps {one.destination} out"
-        for one in attempts
-        if (one.leg, one.destination) not in tried
+        f"leg {leg.number}: it was not tested that the storage keeps {leg.destination} out"
+        for leg in legs
+        if (leg.number, leg.destination) not in tried
     ]
 
 
 def _new_blocks(
     events: Events, after: int, before: int | None = None, host: str | None = None
 ) -> int:
-    """Distinct blocks allocated between two seqs, by one host or any."""
+    """Distinct blocks allocated between two seqs, by `host` or by any host."""
     return len(
         {
             event.integer("block")
@@ -108,38 +107,38 @@ def _new_blocks(
     )
 
 
-def _enough(events: Events, attempts: list[Attempt], coverage: Coverage) -> None:
-    """New blocks on both sides of every switch, and acknowledged writes after the last."""
+def _enough(events: Events, legs: list[Leg], coverage: Coverage) -> None:
+    """Requires new blocks on both sides of every switch, and acknowledged writes after the last."""
     if coverage.acked_after < MINIMUM:
         coverage.doubts.append(
             f"only {coverage.acked_after} writes were acknowledged after the last switch, "
             f"fewer than {MINIMUM}"
         )
     since = 0
-    for place, attempt in enumerate(attempts):
-        again = attempt.runs_again
-        if again is None or attempt.suspended is None:
+    for index, leg in enumerate(legs):
+        again = leg.runs_again
+        if again is None or leg.suspended is None:
             continue
-        if not attempt.moved and attempt is not attempts[-1]:
-            # A failed attempt is no switch; what was allocated before it still counts.
+        if not leg.moved and leg is not legs[-1]:
+            # A cancelled leg is not a switch; allocations before it still count.
             continue
-        following = next((one.suspended for one in attempts[place + 1 :] if one.suspended), None)
+        following = next((one.suspended for one in legs[index + 1 :] if one.suspended), None)
         until = following.seq if following else None
         for side, count in (
-            ("before", _new_blocks(events, since, attempt.suspended.seq)),
+            ("before", _new_blocks(events, since, leg.suspended.seq)),
             ("after", _new_blocks(events, again.seq, until)),
         ):
             if count < MINIMUM:
                 coverage.doubts.append(
-                    f"only {count} new blocks {side} the switch of leg {attempt.leg}, "
+                    f"only {count} new blocks {side} the switch of leg {leg.number}, "
                     f"fewer than {MINIMUM}"
                 )
         since = again.seq
 
 
-def _refused(events: Events, last: Attempt, again: Event, coverage: Coverage) -> None:
-    """A refusal that kept the guest whole: refused, cancelled, went on at the source alone."""
-    refusals = [event for event in events.named("refused") if _counts(event, last, again)]
+def _refused(events: Events, last: Leg, again: Event, coverage: Coverage) -> None:
+    """Requires a refusal, a cancel, and that the guest continued at the source alone."""
+    refusals = [event for event in events.named("refused") if _in_time(event, last, again)]
     if not refusals:
         reason = str(again.extra.get("reason", "no reason given"))[:200]
         coverage.doubts.append(f"the migration was cancelled without a refusal: {reason}")
@@ -147,20 +146,21 @@ def _refused(events: Events, last: Attempt, again: Event, coverage: Coverage) ->
     first = refusals[0]
     reason = " ".join(str(first.extra.get("reason", "no reason given")).split())[:200]
     coverage.refused = f"{first.host} refused `{first.extra.get('op', '?')}` ({reason})"
-    coverage.went_on_at = last.source or "the source"
+    coverage.continued_at = last.source or "the source"
     if not _new_blocks(events, again.seq, host=last.source):
-        coverage.doubts.append("the source allocated no new block after the cancel")
+        coverage.doubts.append("the source allocated no new blocks after the cancel")
     wrote = [
         event
         for event in events.named("first-request", "first-write", "allocated")
-        if event.host == last.destination and event.leg == last.leg
+        if event.host == last.destination and event.leg == last.number
     ]
     if wrote:
-        coverage.doubts.append(f"{last.destination} refused, but it served: {line(wrote[0])}")
+        text = f"{last.destination} refused, but it served a request: {cite(wrote[0])}"
+        coverage.doubts.append(text)
 
 
-def _counts(refusal: Event, last: Attempt, again: Event) -> bool:
-    """The destination refused, after the leg began and before it was cancelled or resumed."""
+def _in_time(refusal: Event, last: Leg, again: Event) -> bool:
+    """Whether the destination refused, in the leg and before it was cancelled or resumed."""
     end = min(again.seq, last.resumed.seq if last.resumed else again.seq)
     in_time = last.started.seq < refusal.seq < end
     return in_time and refusal.host == last.destination and refusal.side == "destination"

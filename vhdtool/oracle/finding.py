@@ -1,4 +1,4 @@
-"""What an oracle says: findings, and the result that follows from them."""
+"""Findings of an oracle, and the result that follows from them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ SHOWN = 50
 class Finding:
     """One observation.
 
-    `corrupt` is proof of damage; `left` is proof that a host still holds what the next migration
-    may need, with no damage to the disk; `doubt` means that a piece of the record is missing or
-    contradicts itself, so that the oracle cannot vouch for the rest; `info` judges nothing.
-    `block` is a block of the disk, `sectors` (first, count) in the guest's sectors, `offset` in
-    bytes of the file, `epochs` (first, end) half open, `who` "host:pid" of the processes meant.
+    Severities: `corrupt` is proof of damage. `left` is proof that a host still holds something of
+    the case, without damage to the disk. `doubt` means that a part of the record is missing or
+    contradictory, so that the oracle cannot pass. `info` has no effect on the result.
+    Positions: `block` of the disk, `sectors` (first, count) in guest sectors, `offset` in bytes of
+    the file, `epochs` (first, end) half open, `who` "host:pid" of the processes.
     """
 
     code: str
@@ -32,7 +32,7 @@ class Finding:
     who: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; epochs and who only where they say something."""
+        """The entry of verdict.json; `offset`, `epochs` and `who` only if they are set."""
         entry: dict[str, object] = {
             "code": self.code,
             "severity": self.severity,
@@ -50,13 +50,13 @@ class Finding:
 
 
 def doubt(code: str, message: str) -> Finding:
-    """A reason why an oracle cannot vouch for what it did not see."""
+    """A finding of severity `doubt`."""
     return Finding(code, message, "doubt")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """All findings of one oracle, in the order of discovery, uncapped."""
+    """All findings of one oracle, in the order of discovery."""
 
     findings: tuple[Finding, ...] = field(default=())
 
@@ -66,13 +66,13 @@ class Outcome:
 
     @property
     def result(self) -> Result:
-        """Proof outweighs doubt; doubt never passes."""
+        """`fail` with any proof, else `skip` with any doubt, else `pass`."""
         severities = {finding.severity for finding in self.findings}
         if severities & {"corrupt", "left"}:
             return "fail"
         return "skip" if "doubt" in severities else "pass"
 
-    def worst(self, severity: Severity) -> list[Finding]:
+    def of_severity(self, severity: Severity) -> list[Finding]:
         return [finding for finding in self.findings if finding.severity == severity]
 
     def as_dict(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Judges a run: every case directory in it, and what the run as a whole is worth."""
+"""Judges a run: every case directory in it, and whether all verdicts are as expected."""
 
 import os
 import re
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vhdtool.errors import UsageError
-from vhdtool.oracle.evidence.files import names_in, read_piece
+from vhdtool.oracle.evidence.case import image_format
+from vhdtool.oracle.evidence.files import names_in, read_file
 from vhdtool.oracle.evidence.json_fields import TornRecord, parse_object
 from vhdtool.oracle.evidence.record import load_record
-from vhdtool.oracle.readers.image_view import kind_of
-from vhdtool.oracle.verdict import Entry, judge_case, unproved
+from vhdtool.oracle.verdict import Entry, inconclusive_entry, judge_case
 
 SKIPPED = 125
-"""Exit code of whatever proves nothing; `git bisect run` then skips the revision."""
-_PIECES = (
+"""Exit code of a run that proves nothing; `git bisect run` then skips the revision."""
+_FILES = (
     "case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd", "reproduce.txt",
 )  # fmt: skip
 
@@ -22,20 +22,20 @@ _IN_JUNIT = re.compile(r'<property name="([A-Za-z0-9._-]+)\.seed"')
 
 
 def is_case(path: Path) -> bool:
-    """Whether a directory looks like a case, even one that lost pieces."""
-    return path.is_dir() and any(os.path.lexists(path / piece) for piece in _PIECES)
+    """Whether a directory is that of a case; some of its files may be missing."""
+    return path.is_dir() and any(os.path.lexists(path / name) for name in _FILES)
 
 
 def judge_run(
     run_dir: Path, known: Mapping[str, Entry] | None = None, error: str | None = None
 ) -> dict[str, object]:
-    """verdict.json of a run directory (or of a single case), derived from the record alone.
+    """verdict.json of a run directory, or of a single case, derived from the record alone.
 
-    `known`: entries by case directory that the caller has judged already, and just now. `error`:
-    why the run did not come to its end, "" where it did; None takes an earlier verdict.json's word.
-    A case that an earlier verdict.json lists and that is gone counts as inconclusive, and so does
-    one that was asked for, unless the run's error says why it is not there.
-    Raises UsageError when there is no such directory, or no case in it.
+    `known`: case directory -> entry that the caller has just judged. `error`: why the run did not
+    end as planned, "" if it did; None takes the error of an earlier verdict.json. A case is
+    inconclusive if an earlier verdict.json lists it and its directory is gone, or if it was
+    requested and has no directory, unless the run has an error.
+    Raises UsageError if there is no such directory, or no case in it.
     """
     path = run_dir.resolve()
     if not path.is_dir():
@@ -54,21 +54,21 @@ def judge_run(
         lost = sorted(wanted - {case.name for case in cases})
         run_name = path.name
     if not cases and not lost and not error:
-        raise UsageError(f"{run_dir}: neither a case nor a run with cases (no case.json in it)")
+        raise UsageError(f"{run_dir}: neither a case nor a run with cases (it has no case.json)")
     known = known or {}
     entries = [known.get(case.name) or judge_case(case) for case in cases] + [
-        unproved(path / name, f"{name} is missing") for name in lost
+        inconclusive_entry(path / name, f"{name} is missing") for name in lost
     ]
     torn = _torn(path)
     if torn is not None:
-        entries.append(unproved(path / "verdict.json", torn))
+        entries.append(inconclusive_entry(path / "verdict.json", torn))
     return run_verdict(run_name, cases, entries, error or "", asked)
 
 
 def run_verdict(
     name: str, cases: Sequence[Path], entries: list[Entry], error: str, asked: Sequence[str]
 ) -> dict[str, object]:
-    """verdict.json. `asked`: the names of all cases that the run was to have."""
+    """verdict.json. `asked`: the names of all cases that were requested."""
     return {
         "schema": 1,
         "run": name,
@@ -81,12 +81,12 @@ def run_verdict(
 
 
 def as_expected(entries: list[Entry]) -> bool:
-    """At least one case, and each with the verdict that it should have."""
+    """Whether there is a case, and each case has the expected verdict."""
     return bool(entries) and all(entry["verdict"] == entry["expected"] for entry in entries)
 
 
 def exit_code(verdict: dict[str, object]) -> int:
-    """0 as expected, 1 when a case is proved to be unlike it, 125 when nothing is proved."""
+    """0: as expected. 1: a case has proof of something else, or of a leftover. 125: no proof."""
     if verdict.get("as_expected") is True:
         return 0
     entries = verdict.get("strategies")
@@ -94,19 +94,19 @@ def exit_code(verdict: dict[str, object]) -> int:
         got, expected = entry["verdict"], entry["expected"]
         if expected is not None and got not in ("inconclusive", "error", expected):
             return 1
-        if got == "inconclusive" and left_behind(entry):
+        if got == "inconclusive" and has_leftovers(entry):
             return 1
     return SKIPPED
 
 
-def left_behind(entry: Entry) -> bool:
-    """Whether it is proved that a host still held something afterwards."""
+def has_leftovers(entry: Entry) -> bool:
+    """Whether there is proof that a host still held something of the case."""
     result = entry.get("oracles", {}).get("leftovers", {}).get("result")
     return bool(result == "fail")
 
 
 def _machines(cases: Sequence[Path]) -> dict[str, object]:
-    """What all cases of a run share, from the first case that tells."""
+    """The fields that all cases of a run share, from the first case.json that can be read."""
     for path in cases:
         case = load_record(path).case
         if case:
@@ -114,15 +114,15 @@ def _machines(cases: Sequence[Path]) -> dict[str, object]:
                 "hypervisor": case.hypervisor,
                 "accelerator": case.accelerator,
                 "storage": case.storage,
-                "image": kind_of(case.image),
+                "image": image_format(case.image),
             }
     return {"hypervisor": None, "accelerator": None, "storage": None, "image": None}
 
 
 def _earlier(path: Path) -> Mapping[str, object]:
-    """The run's verdict.json; empty where it cannot be read."""
+    """An earlier verdict.json of the run; empty if it cannot be read."""
     try:
-        return parse_object(read_piece(path / "verdict.json"))
+        return parse_object(read_file(path / "verdict.json"))
     except TornRecord:
         return {}
 
@@ -132,24 +132,24 @@ def _texts(value: object) -> list[str]:
 
 
 def _listed(path: Path) -> set[str]:
-    """Cases that the run's verdict.json or junit.xml names; none where it cannot be read."""
+    """Cases that the run's verdict.json or junit.xml lists; none if they cannot be read."""
     strategies = _earlier(path).get("strategies")
     entries = strategies if isinstance(strategies, list) else []
     names = {entry.get("case") for entry in entries if isinstance(entry, dict)}
     found = {name for name in names if isinstance(name, str)}
     try:
-        text = read_piece(path / "junit.xml").decode("utf-8", "replace")
+        text = read_file(path / "junit.xml").decode("utf-8", "replace")
     except TornRecord:
         return found
     return found | set(_IN_JUNIT.findall(text))
 
 
 def _torn(path: Path) -> str | None:
-    """A verdict.json that is there and tells nothing: then which cases the run had is unknown."""
+    """Why an existing verdict.json does not list the cases of the run; None if it does."""
     if not os.path.lexists(path / "verdict.json"):
         return None
     try:
-        listed = parse_object(read_piece(path / "verdict.json")).get("strategies")
+        listed = parse_object(read_file(path / "verdict.json")).get("strategies")
     except TornRecord as error:
-        return f"verdict.json: {error}; which cases the run had is not known"
+        return f"verdict.json: {error}; the cases of the run are unknown"
     return None if isinstance(listed, list) else "verdict.json: lists no cases"

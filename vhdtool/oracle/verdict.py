@@ -1,17 +1,17 @@
-"""One case, one verdict: error > corrupt > inconclusive > refused, consistent.
+"""From the outcomes of the oracles to the verdict of a case, and the sentence that explains it.
 
-`judge_case` derives it from the case directory alone. docs/verdicts.md says what each means.
+The first that applies: error, corrupt, inconclusive, refused, consistent. `judge_case` does all of
+it for a case directory. docs/verdicts.md says what each verdict means.
 """
 
 from pathlib import Path
 from typing import Any
 
-from vhdtool.oracle.checks.timing import blackout, nothing
+from vhdtool.oracle.checks.timing import longest_blackout, no_blackout
 from vhdtool.oracle.coverage import MINIMUM, Coverage, cover
 from vhdtool.oracle.evidence.json_fields import TornRecord
-from vhdtool.oracle.evidence.record import Record, load_record, unread
-from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, Judged, gather, judge
+from vhdtool.oracle.evidence.record import Record, empty_record, load_record
+from vhdtool.oracle.judge import Evidence, Outcomes, prepare, run_oracles
 from vhdtool.oracle.planted.plant import Planted, try_oracles
 from vhdtool.oracle.readers.image_view import FileView
 
@@ -20,22 +20,22 @@ Entry = dict[str, Any]
 
 
 def judge_case(case_dir: Path) -> Entry:
-    """The entry of verdict.json's `strategies` for a case directory. Raises nothing for it.
+    """The entry of a case in `strategies` of verdict.json. Never raises.
 
-    `margin_ms` is null where no destination served a request, `expected` where case.json is gone.
+    `margin_ms` is null if no destination served a request, `expected` if there is no case.json.
     """
     try:
         return _judge(case_dir)
-    except Exception as error:  # noqa: BLE001 - a judge that stumbles has proved nothing
-        reason = f"the judge failed on this record: {type(error).__name__}: {error}"
-        return unproved(case_dir, reason[:300])
+    except Exception as error:  # noqa: BLE001 - a judgement that fails has proved nothing
+        reason = f"the judgement failed on this record: {type(error).__name__}: {error}"
+        return inconclusive_entry(case_dir, reason[:300])
 
 
-def unproved(case_dir: Path, reason: str) -> Entry:
-    """The entry of a case of which nothing can be read."""
-    record = unread(case_dir)
-    evidence = gather(record, None)
-    entry = _entry(evidence, judge(evidence), Coverage(), Planted())
+def inconclusive_entry(case_dir: Path, reason: str) -> Entry:
+    """The entry of a case that cannot be read at all."""
+    record = empty_record(case_dir)
+    evidence = prepare(record, None)
+    entry = _entry(evidence, run_oracles(evidence), Coverage(), Planted())
     return {**entry, "why": f"It proves nothing: {reason}"}
 
 
@@ -48,39 +48,40 @@ def _judge(case_dir: Path) -> Entry:
         except (OSError, TornRecord):
             view = None
     try:
-        evidence = gather(record, view)
-        judged = judge(evidence)
-        coverage, planted = cover(evidence), try_oracles(evidence, judged)
-        phases = blackout(evidence.attempts, evidence.console.acks, judged.activation.readings)
-        return {**_entry(evidence, judged, coverage, planted), "blackout_ms": phases}
+        evidence = prepare(record, view)
+        outcomes = run_oracles(evidence)
+        coverage, planted = cover(evidence), try_oracles(evidence, outcomes)
+        readings = outcomes.activation.readings
+        blackout = longest_blackout(evidence.legs, evidence.console.acks, readings)
+        return {**_entry(evidence, outcomes, coverage, planted), "blackout_ms": blackout}
     finally:
         if view is not None:
             view.close()
 
 
-def _entry(evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted) -> Entry:
+def _entry(evidence: Evidence, outcomes: Outcomes, coverage: Coverage, planted: Planted) -> Entry:
     record = evidence.record
-    verdict, why = decide(record, evidence, judged, coverage, planted)
+    verdict, why = decide(evidence, outcomes, coverage, planted)
     return {
         **_identity(record),
         "verdict": verdict,
         "why": why,
-        "oracles": {name: outcome.as_dict() for name, outcome in judged.each().items()},
+        "oracles": {name: outcome.as_dict() for name, outcome in outcomes.by_name().items()},
         "planted": {"faults": planted.faults, "caught": planted.caught},
         "writes": {
             "acked": len(evidence.console.acks),
             "acked_after_resume": coverage.acked_after,
-            "lost": len(judged.content.lost_writes),
-            "never_written": judged.content.never_written,
+            "lost": len(outcomes.content.lost_writes),
+            "never_written": outcomes.content.never_written,
         },
         "blocks_allocated": {
             "before_suspend": coverage.allocated_before,
             "after_resume": coverage.allocated_after,
         },
         "in_flight": coverage.in_flight,
-        "active_overlap_epochs": judged.activation.overlap_epochs,
-        "margin_ms": judged.activation.margin_ms,
-        "blackout_ms": nothing(),
+        "active_overlap_epochs": outcomes.activation.overlap_epochs,
+        "margin_ms": outcomes.activation.margin_ms,
+        "blackout_ms": no_blackout(),
     }
 
 
@@ -99,72 +100,71 @@ def _identity(record: Record) -> Entry:
 
 
 def decide(
-    record: Record, evidence: Evidence, judged: Judged, coverage: Coverage, planted: Planted
+    evidence: Evidence, outcomes: Outcomes, coverage: Coverage, planted: Planted
 ) -> tuple[str, str]:
-    """(verdict, one sentence)."""
-    failed = record.case.error if record.case else None
-    looked = record.case is not None and record.case.looked
-    if failed and not looked:
-        return "error", f"The lab failed: {failed}"
+    """(verdict, the sentence `why`)."""
+    case = evidence.record.case
+    error = case.error if case else None
+    if error and not (case and case.live_check_failed):
+        return "error", f"The lab failed: {error}"
     if evidence.console.oops:
         return "error", f"The guest's kernel failed: {evidence.console.oops}"
-    proof = [finding for outcome in judged.each().values() for finding in outcome.worst("corrupt")]
-    if proof:
-        also = f"; a look at the hosts failed too: {failed}" if failed else ""
-        return "corrupt", _damage(judged, proof) + also
-    if failed:
-        return "error", f"A look at the hosts failed, and no oracle proves why: {failed}"
-    reasons = [
-        finding.message
-        for outcome in judged.each().values()
-        for finding in outcome.worst("doubt")
-    ]  # fmt: skip
-    left = [finding.message for finding in judged.leftovers.worst("left")]
-    reasons += coverage.doubts
-    reasons += [f"a planted fault was missed ({name})" for name in planted.missed]
-    if reasons:
-        distinct = list(dict.fromkeys(reasons))
-        more = f" (and {len(distinct) - 1} more reasons)" if len(distinct) > 1 else ""
-        after = f"; {coverage.refused}" if coverage.refused else ""
-        left_too = f"; {left[0]}" if left else ""
-        return "inconclusive", f"It proves nothing: {distinct[0]}{more}{after}{left_too}"
+    if outcomes.of_severity("corrupt"):
+        also = f"; a live check of the hosts failed too: {error}" if error else ""
+        return "corrupt", _damage(outcomes) + also
+    if error:
+        return "error", f"A live check of the hosts failed, and no oracle shows damage: {error}"
+    doubts = [finding.message for finding in outcomes.of_severity("doubt")]
+    doubts += coverage.doubts
+    doubts += [f"an oracle missed a planted fault ({name})" for name in planted.missed]
+    left = [finding.message for finding in outcomes.of_severity("left")]
+    if doubts:
+        refused = f"; {coverage.refused}" if coverage.refused else ""
+        also = f"; {left[0]}" if left else ""
+        return "inconclusive", f"It proves nothing: {_first(doubts, 'reason')}{refused}{also}"
     if left:
-        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
-        return "inconclusive", f"Nothing is lost, but not all was given up: {left[0]}{more}"
-    acks = len(evidence.console.acks)
-    notes = "".join(f"; {note}" for note in coverage.notes)
+        first = _first(left, "leftover")
+        return "inconclusive", f"No data is lost, but a host still holds something: {first}"
+    acked, notes = len(evidence.console.acks), "".join(f"; {note}" for note in coverage.notes)
     if coverage.refused:
         return "refused", (
-            f"{coverage.refused}; the migration was cancelled and the guest went on at "
-            f"{coverage.went_on_at} with {coverage.acked_after} more writes, nothing lost of "
-            f"{acks}{notes}"
+            f"{coverage.refused}; the migration was cancelled and the guest continued at "
+            f"{coverage.continued_at} with {coverage.acked_after} more writes; all {acked} "
+            f"acknowledged writes are on the disk{notes}"
         )
     return "consistent", (
-        f"All {acks} acknowledged writes are there and nothing else is; metadata only grew, and "
-        f"no two hosts were active at once{notes}"
+        f"All {acked} acknowledged writes are on the disk and nothing else is, metadata only grew, "
+        f"and no two hosts were active at once{notes}"
     )
 
 
+def _first(texts: list[str], noun: str) -> str:
+    """The first text, and how many different ones follow it."""
+    more = len(set(texts)) - 1
+    return texts[0] + (f" (and {counted(more, f'more {noun}')})" if more else "")
+
+
 def counted(count: int, what: str) -> str:
+    """A number with its noun, in the plural unless it is 1."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _damage(judged: Judged, proof: list[Finding]) -> str:
-    """What the damage is; lost data says more than lost metadata, and that more than a check."""
-    lost, strange = len(judged.content.lost_writes), judged.content.never_written
-    blocks = {finding.block for finding in judged.metadata.worst("corrupt")} - {None}
+def _damage(outcomes: Outcomes) -> str:
+    """The damage in words: lost data first, then metadata, then overlapping activations."""
+    lost, strange = len(outcomes.content.lost_writes), outcomes.content.never_written
+    blocks = {finding.block for finding in outcomes.metadata.of_severity("corrupt")} - {None}
     parts = [
         text
         for count, text in (
             (lost, f"{counted(lost, 'acknowledged write')} lost"),
             (strange, f"{counted(strange, 'sector')} of data that was never written"),
-            (len(blocks), f"metadata of {counted(len(blocks), 'block')} went back"),
-            (judged.activation.overlap_epochs, "two hosts were active at once"),
+            (len(blocks), f"metadata of {counted(len(blocks), 'block')} lost or changed"),
+            (outcomes.activation.overlap_epochs, "two hosts were active at once"),
         )
         if count
     ]
-    head = ", ".join(parts)
-    return f"{head}; first: {proof[0].message}" if head else proof[0].message
+    first = outcomes.of_severity("corrupt")[0].message
+    return f"{', '.join(parts)}; first: {first}" if parts else first
 
 
 __all__ = ["MINIMUM", "VERDICTS", "decide", "judge_case"]

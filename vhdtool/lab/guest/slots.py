@@ -25,8 +25,8 @@ from depth import (  # type: ignore[import-not-found, unused-ignore]
     SLOTS,
     WRITE,
     ZERO,
+    DeepContent,
     Depth,
-    Left,
 )
 from schedule import SECTOR, Schedule  # type: ignore[import-not-found, unused-ignore]
 
@@ -274,6 +274,6 @@ class Deep:
         for slot in range(FIRST_WITH_CALLS, SLOTS):
             (self.seqs[slot],) = struct.unpack_from("<I", self.counts, 4 * slot)
 
-    def left(self) -> Left:
+    def left(self) -> DeepContent:
         """What is on the disk now."""
-        return Left(self.depth, dict(enumerate(self.seqs)), ended=not self.failed)
+        return DeepContent(self.depth, dict(enumerate(self.seqs)), ended=not self.failed)

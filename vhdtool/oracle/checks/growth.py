@@ -1,8 +1,8 @@
-"""One snapshot of an image against a later one: metadata only grows. Written for records.
+"""Compares a snapshot with a later one of the same image: metadata only grows.
 
-A record may be older or newer than this judge, so a field that one of the two snapshots does not
-have is not compared. A BAT entry never vanishes or moves, a bitmap bit never goes from 1 to 0,
-the disk stays the same disk.
+A BAT entry never vanishes or moves, a bitmap bit never changes from 1 to 0, and the disk stays the
+same disk. A record may be older or newer than this code: a field that only one of the two snapshots
+has is not compared.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,8 +16,8 @@ FOOTER_STAYS = ("uuid", "current_size", "type")
 HEADER_STAYS = ("block_bytes", "bat_offset", "max_entries", "parent_uuid")
 
 
-def growth(old_name: str, old: Meta, new_name: str, new: Meta) -> Iterator[Finding]:
-    """What the later one has lost."""
+def lost_metadata(old_name: str, old: Meta, new_name: str, new: Meta) -> Iterator[Finding]:
+    """Metadata of the older snapshot that the newer one does not have."""
     where = f" (from {old_name} to {new_name})"
     yield from _identity(old, new, where)
     if old["header"] is not None and new["header"] is not None:
@@ -30,7 +30,7 @@ def _identity(old: Meta, new: Meta, where: str) -> Iterator[Finding]:
         if was is None or part not in new:
             continue
         if now is None:
-            yield Finding(f"{part}-vanished", f"no valid {part} is left{where}")
+            yield Finding(f"{part}-vanished", f"the image has no valid {part} any more{where}")
             continue
         for key in stays:
             if key in was and key in now and was[key] != now[key]:
@@ -74,7 +74,7 @@ def _bits(block: int, sectors: int, old: Meta, new: Meta, where: str) -> Iterato
     while at >= 0:
         end = bits.find("0", at)
         end = len(bits) if end < 0 else end
-        text = f"block {block}: {end - at} sectors from {at} were present and no longer are"
+        text = f"block {block}: {end - at} sectors from {at} on were present and no longer are"
         yield Finding(
             "bitmap-bit-lost", text + where, block=block,
             sectors=(block * sectors + at, end - at),

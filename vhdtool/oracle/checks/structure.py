@@ -1,8 +1,8 @@
-"""The structure oracle: the strict check of the image layer on the closed image; of a qcow2 image
-also its refcounts, and what `qemu-img check` said of them.
+"""The structure oracle: the strict check of the closed image.
 
-It proves nothing about data (the real vhd-util's check passed every image that a bad hand-over
-had damaged); but an image that contradicts itself is corrupt whatever else was found.
+Of a qcow2 image it counts the refcounts itself, and takes the recorded report of `qemu-img check`.
+A sound structure proves nothing about the data: the real `vhd-util check` passed every image that a
+bad hand-over had damaged. But an image that contradicts itself is corrupt.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,22 @@ from vhdtool.oracle.readers.image_view import View
 HARMLESS = frozenset(
     {"leaked-tail", "leaked-block", "orphan-block", "geometry", "size-disagrees", "size-odd"}
 )
-"""Unclean by the way an image was made or grew; no footer, bitmap or block is touched."""
+"""Findings of the strict check that come from how an image was made or grew: no damage."""
 
 
-def judge_structure(view: View | None, kind: str, told: Mapping[str, Any] | None) -> Outcome:
-    """Runs the strict check. What is unclean counts as damage, unless it is only leaked space.
+def check_structure(view: View | None, kind: str, qemu_check: Mapping[str, Any] | None) -> Outcome:
+    """Runs the strict check. Every finding is damage, except leaked space.
 
-    `told`: what `qemu-img check` said of a qcow2 image when it was recorded.
-
-    Every host closed the image before it was recorded. A footer that is missing, killed or
-    unlike its copy is then no leftover of a crash but the work of another writer.
+    `kind`: vhd, qcow2 or raw; `qemu_check`: the recorded report of `qemu-img check` on a qcow2
+    image. All hosts had closed the image before it was recorded. So a footer that is missing,
+    killed or unlike its copy is not the trace of a crash, but of another writer.
     """
     if view is None:
         return Outcome()
     if kind == "qcow2":
-        return _qcow2(view, told)
+        return _qcow2(view, qemu_check)
     if kind != "vhd":
-        return Outcome((doubt("not-a-vhd", f"{view.name}: the strict check reads VHDs only"),))
+        return Outcome((doubt("not-a-vhd", f"{view.name}: the strict check needs a VHD"),))
     try:
         report = check(view, mode="strict")
     except (VhdtoolError, OSError) as error:
@@ -49,22 +48,22 @@ def judge_structure(view: View | None, kind: str, told: Mapping[str, Any] | None
     return Outcome.of(findings)
 
 
-def _qcow2(view: View, told: Mapping[str, Any] | None) -> Outcome:
-    """Our own look at tables and refcounts, and what QEMU said. Leaked clusters hurt nobody."""
+def _qcow2(view: View, qemu_check: Mapping[str, Any] | None) -> Outcome:
+    """Checks tables and refcounts, and adds the findings of QEMU. Leaked clusters are no damage."""
     findings: list[Finding] = []
     allocated = None
     try:
         findings, allocated = qcow2.examine(view)
     except (VhdtoolError, OSError) as error:
         findings.append(doubt("unchecked", str(error)))
-    if told is None:
-        findings.append(doubt("missing", "check.json: what qemu-img check said is missing"))
+    if qemu_check is None:
+        findings.append(doubt("missing", "check.json: missing or torn"))
         return Outcome.of(findings)
-    if allocated is not None and told.get("allocated-clusters", 0) != allocated:
-        text = f"check.json counts {told.get('allocated-clusters', 0)} clusters in use, the image "
-        findings.append(doubt("other-check", text + f"has {allocated}"))
+    if allocated is not None and qemu_check.get("allocated-clusters", 0) != allocated:
+        text = f"check.json has {qemu_check.get('allocated-clusters', 0)} allocated clusters, "
+        findings.append(doubt("other-check", text + f"the image has {allocated}"))
     for key, severity in (("corruptions", "corrupt"), ("check-errors", "doubt"), ("leaks", "info")):
-        if count := told.get(key, 0):
-            text = f"qemu-img check counts {count} {key}"
+        if count := qemu_check.get(key, 0):
+            text = f"qemu-img check found {count} {key}"
             findings.append(Finding(f"qemu-img-{key}", text, severity))  # type: ignore[arg-type]
     return Outcome.of(findings)

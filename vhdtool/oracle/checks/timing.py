@@ -1,91 +1,91 @@
-"""How long the guest was silent, in all and by phase, in milliseconds.
+"""The blackout: how long the guest got no reply from its disk, in total and by phase.
 
-Total comes from the consoles' time stamps, the phases from events; they may overlap and need not
-add up. Of several migrations the one with the longest silence is reported.
+The total comes from the times of the consoles, the phases from the events. Phases may overlap and
+need not add up. Of several legs the longest blackout is reported.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vhdtool.oracle.checks.activation import Reading
-from vhdtool.oracle.evidence.attempts import Attempt
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.oracle.evidence.events import Event
+from vhdtool.oracle.evidence.legs import Leg
 
 PHASES = ("quiesce", "deactivate", "transfer", "activate", "resume")
 
 
-def nothing() -> dict[str, float]:
-    """The entry of a case in which no time is known."""
+def no_blackout() -> dict[str, float]:
+    """The entry `blackout_ms` of a case whose times are unknown."""
     return dict.fromkeys(("total", *PHASES), 0.0)
 
 
 @dataclass(frozen=True)
-class Silence:
-    """The blackout of one attempt to migrate; times are seconds of the controller's clock.
+class Blackout:
+    """The blackout of one leg; times are seconds of the controller's clock.
 
-    From the guest's last acknowledgement before to the first after; None where none is known.
+    From the last acknowledgement before the switch to the first after it; None if unknown.
     """
 
-    attempt: Attempt
+    leg: Leg
     last: float | None
     first: float | None
     phases: dict[str, tuple[float, float]]
 
     @property
     def total(self) -> float:
-        """Seconds; 0 where an end is not known."""
+        """Seconds; 0 if an end is unknown."""
         return 0.0 if self.last is None or self.first is None else self.first - self.last
 
 
-def blackout(
-    attempts: Sequence[Attempt], acks: Sequence[Ack], readings: Sequence[Reading]
+def longest_blackout(
+    legs: Sequence[Leg], acks: Sequence[Ack], readings: Sequence[Reading]
 ) -> dict[str, float]:
-    """The entry `blackout_ms`; zeros where a time is not known."""
-    found = silences(attempts, acks, readings)
-    moved = [one for one in found if one.attempt.moved]
+    """The entry `blackout_ms`, in milliseconds; zero for an unknown time."""
+    found = blackouts(legs, acks, readings)
+    moved = [one for one in found if one.leg.moved]
     longest = max(moved or found, key=lambda one: one.total, default=None)
     if longest is None:
-        return nothing()
+        return no_blackout()
     spans = {name: end - start for name, (start, end) in longest.phases.items()}
     spans["total"] = longest.total
-    return {name: round(max(spans.get(name, 0.0), 0.0) * 1000, 3) for name in nothing()}
+    return {name: round(max(spans.get(name, 0.0), 0.0) * 1000, 3) for name in no_blackout()}
 
 
-def silences(
-    attempts: Sequence[Attempt], acks: Sequence[Ack], readings: Sequence[Reading]
-) -> list[Silence]:
-    """One for each attempt in which the guest stood still and ran again."""
+def blackouts(
+    legs: Sequence[Leg], acks: Sequence[Ack], readings: Sequence[Reading]
+) -> list[Blackout]:
+    """One for each leg in which the guest was stopped and ran again."""
     return [
-        _of(attempt, acks, readings, attempt.suspended, attempt.runs_again)
-        for attempt in attempts
-        if attempt.suspended is not None and attempt.runs_again is not None
+        _blackout(leg, acks, readings, leg.suspended, leg.runs_again)
+        for leg in legs
+        if leg.suspended is not None and leg.runs_again is not None
     ]
 
 
-def _of(
-    attempt: Attempt,
+def _blackout(
+    leg: Leg,
     acks: Sequence[Ack],
     readings: Sequence[Reading],
     suspended: Event,
     resumed: Event,
-) -> Silence:
-    last, first = _acks_around(attempt, acks, readings, suspended, resumed)
-    release = _release(attempt, readings, suspended, resumed)
+) -> Blackout:
+    last, first = _acks_around(leg, acks, readings, suspended, resumed)
+    release = _release(leg, readings, suspended, resumed)
     released = release.mono if release else suspended.mono
     times = {
         "quiesce": (suspended.number("stop_mono") or suspended.mono, suspended.mono),
         "deactivate": _operation(release, suspended.mono),
         "transfer": (released, resumed.number("completed_mono")),
-        "activate": _operation(_read(attempt, readings, suspended, resumed), released),
+        "activate": _operation(_read(leg, readings, suspended, resumed), released),
         "resume": (resumed.mono, first),
     }
     known = {name: (start, end) for name, (start, end) in times.items() if end is not None}
-    return Silence(attempt, last, first, {n: (a, b) for n, (a, b) in known.items() if a <= b})
+    return Blackout(leg, last, first, {n: (a, b) for n, (a, b) in known.items() if a <= b})
 
 
 def _operation(event: Event | None, before: float) -> tuple[float, float | None]:
-    """Begin and end of what a shim did; shims say both, so that the way there is not counted."""
+    """Begin and end of a shim's operation, by its own events, so that transport is not counted."""
     if event is None:
         return before, None
     began = event.number("began_mono")
@@ -93,62 +93,58 @@ def _operation(event: Event | None, before: float) -> tuple[float, float | None]
 
 
 def _acks_around(
-    attempt: Attempt,
+    leg: Leg,
     acks: Sequence[Ack],
     readings: Sequence[Reading],
     suspended: Event,
     resumed: Event,
 ) -> tuple[float | None, float | None]:
-    """Arrival of the last acknowledgement before the switch and of the first after it.
+    """Times of the last acknowledgement before the switch and of the first after it.
 
-    A guest that moved may say on the other host's console what it had finished before: only an
-    acknowledgement after the first write that the destination's shim was asked for is a new one.
+    A guest that moved may acknowledge earlier writes on the destination's console. An
+    acknowledgement counts as new only after the first write request to the destination's shim.
     """
-    place = suspended.mono
-    if attempt.moved:
-        asked = _first_write(attempt, readings)
-        place = resumed.mono if asked is None else asked
-    there = attempt.destination if attempt.moved else attempt.source
-    heard = [ack.mono for ack in acks if ack.host == attempt.source and ack.mono <= resumed.mono]
-    last = max((at for at in heard if attempt.moved or at <= suspended.mono), default=None)
-    after = (ack.mono for ack in acks if ack.host == there and ack.mono > place)
+    since = suspended.mono
+    if leg.moved:
+        written = _first_write(leg, readings)
+        since = resumed.mono if written is None else written
+    earlier = [ack.mono for ack in acks if ack.host == leg.source and ack.mono <= resumed.mono]
+    last = max((at for at in earlier if leg.moved or at <= suspended.mono), default=None)
+    after = (ack.mono for ack in acks if ack.host == leg.guest_host and ack.mono > since)
     return last, min(after, default=None)
 
 
-def _first_write(attempt: Attempt, readings: Sequence[Reading]) -> float | None:
-    """When the destination was first asked to write in this attempt; a probe only reads."""
-    asked = [
+def _first_write(leg: Leg, readings: Sequence[Reading]) -> float | None:
+    """Time of the first write request to the destination in this leg; a probe only reads."""
+    times = [
         one.first_write.mono
         for one in readings
         if one.first_write is not None
-        and one.event.host == attempt.destination
-        and one.first_write.mono >= attempt.started.mono
+        and one.event.host == leg.destination
+        and one.first_write.mono >= leg.started.mono
     ]
-    return min(asked, default=None)
+    return min(times, default=None)
 
 
 def _release(
-    attempt: Attempt, readings: Sequence[Reading], suspended: Event, resumed: Event
+    leg: Leg, readings: Sequence[Reading], suspended: Event, resumed: Event
 ) -> Event | None:
-    """The source's release inside the blackout; a late close is none."""
+    """The source's release between SUSPENDED and RESUME; a later close does not count."""
     releases = [
         one.release
         for one in readings
         if one.release is not None
-        and one.release.host == attempt.source
+        and one.release.host == leg.source
         and suspended.mono <= one.release.mono <= resumed.mono
     ]
     return max(releases, key=lambda event: event.mono, default=None)
 
 
-def _read(
-    attempt: Attempt, readings: Sequence[Reading], suspended: Event, resumed: Event
-) -> Event | None:
-    """The destination's last metadata read inside the blackout."""
+def _read(leg: Leg, readings: Sequence[Reading], suspended: Event, resumed: Event) -> Event | None:
+    """The destination's last metadata read between SUSPENDED and RESUME."""
     reads = [
         one.event
         for one in readings
-        if one.event.host == attempt.destination
-        and suspended.mono <= one.event.mono <= resumed.mono
+        if one.event.host == leg.destination and suspended.mono <= one.event.mono <= resumed.mono
     ]
     return max(reads, key=lambda event: event.mono, default=None)

@@ -1,15 +1,9 @@
-"""Contradictions inside a record: one kind of evidence against another, a module each.
+"""Contradictions inside a record: one kind of evidence against another. All of them are doubts.
 
-blocks    Allocations that the shims told of, against each snapshot and the closed
-          image
-claims    What case.json says of a case, against the events and the command in
-          reproduce.txt
-consoles  The consoles against hosts, events and times: what the guest said, it
-          said where it ran
-epochs    Epochs accounted for: each number between the first and the last belongs
-          to one event
-life      The events parsed by the grammar: the legs of the controller, and the
-          life of each shim
-points    Snapshots against events: each point is taken right after the event that
-          it is named for
+allocations      The allocations of the shims, against each snapshot and the closed image
+case_json        case.json, against the events and the command in reproduce.txt
+consoles         The consoles, against the hosts, events and times
+epochs           Epochs, against one another: each number belongs to one event
+event_order      The events, against their grammar: states of the legs and of each shim
+snapshot_points  The snapshots, against the events that make their points due
 """

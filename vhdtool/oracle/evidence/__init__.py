@@ -1,27 +1,17 @@
-"""A case's record as typed values: read from bounded regular files, strictly, and parsed.
+"""The record of a case as typed values: read from regular files of bounded size, and parsed.
 
-attempts     The attempts to migrate, as the events tell of them
-case         case.json: what was run, and what a metadata point is
-console      What the guest said: the consoles of both hosts joined, then read
-             line by line
-depth        The deep half of the write load: many requests that are always in
-             flight, each in a slot
-events       The events of a case: one typed value a line, and what is wrong
-             with the file
-files        Reads the files of a record: only regular files, only up to a
-             size, never through a link
-grammar      The grammar of events: which may follow which, in the life of a
-             leg and in that of a shim
-held         held/<host>-<point>.json: what a host held of the case at a point
-             in time
-json_fields  Strict reading of JSON values: what has the wrong type or range is
-             torn, never guessed
-load         The write load of a case, as far as the guest's console tells of
-             it
-record       Loads the record of a case into typed values, strictly, and says
-             what is missing or torn
-schedule     The write load as a pure function: (seed, n) -> (sector, length,
-             content)
-snapshots    metadata/<leg>-<point>.json: the image's metadata as the lab saw
-             it at a point in time
+allocations  The blocks that the shims allocated, as the events report them
+case         case.json: what was run, and the points at which metadata is dumped
+console      The guest's console: joined from both hosts, parsed line by line
+depth        The deep half of the write load: one request in flight in each slot
+events       events.jsonl: each line as a typed event
+files        Reads the files of a record: regular files only, bounded in size
+grammar      Which event may follow which, in a leg and in a shim
+holdings     held/<host>-<point>.json: what a host held of the case at one point
+json_fields  Strict parsing of JSON values
+legs         The legs of a case, assembled from its events
+load         The write load, as far as the guest acknowledged it
+record       Loads the record of a case, and lists what is missing or torn
+schedule     The paced half of the write load: (seed, n) -> (sector, length, content)
+snapshots    metadata/<leg>-<point>.json: metadata dumps at named points
 """

@@ -1,4 +1,4 @@
-"""case.json: what was run, and what a metadata point is."""
+"""case.json: what was run, and the points at which metadata is dumped."""
 
 import re
 from collections.abc import Mapping
@@ -15,20 +15,27 @@ POINTS = (
     "destination-wrote",
     "all-closed",
 )
-"""When metadata is sampled, in the order that breaks ties of `seq`."""
+"""Points at which metadata is dumped, in the order that breaks ties of `seq`."""
 SCHEMA = 3
-"""Of the records that the lab writes now. Those of schema 1 have no held/, and the load of those
-before schema 3 has no deep half."""
+"""Schema of the records that the lab writes now. Records of schema 1 have no held/; before schema 3
+the write load has no deep half."""
 EXPECTED = ("consistent", "corrupt", "refused")
 LARGEST_DISK = 2040 << 30
 MOST_HOSTS = 16
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+IMAGE_FORMATS = ("vhd", "qcow2", "raw")
 _TEXTS = ("strategy", "direction", "storage", "hypervisor", "accelerator")
+
+
+def image_format(name: str) -> str:
+    """vhd, qcow2 or raw, by the suffix of an image's name."""
+    suffix = name.rpartition(".")[2]
+    return suffix if suffix in IMAGE_FORMATS else "raw"
 
 
 @dataclass(frozen=True)
 class Case:
-    """case.json. Sizes in bytes; `points` are the metadata points that each leg must have."""
+    """case.json. Sizes in bytes; `points` maps a leg to the metadata points that it must have."""
 
     strategy: str
     guard: bool
@@ -47,29 +54,28 @@ class Case:
     points: Mapping[int, tuple[str, ...]]
     error: str | None
     exclusive: bool = False
-    """Whether the storage itself was to keep the destination out while the source had it."""
+    """Whether the storage must keep the destination out while the source has the image."""
     schema: int = 1
     deep_blocks: int = 0
-    """Blocks at the end of the disk that the deep half of the load has to itself; before schema 3
-    there was no such half."""
+    """Blocks at the end of the disk that only the deep half of the load uses; 0 before schema 3."""
     frees: bool = True
-    """Whether zeroes and discards are among the requests of the deep half."""
-    looked: bool = False
-    """Whether the lab error is no more than a failed look at the hosts: the case ran to its end."""
+    """Whether the deep half writes zeroes and discards."""
+    live_check_failed: bool = False
+    """Whether `error` is a failed live check of the hosts; the case ran to its end all the same."""
 
     @property
     def first_hosts(self) -> tuple[str, str] | None:
-        """Source and destination of the first leg, or None where `direction` names no two."""
+        """Source and destination of the first leg; None unless `direction` names two hosts."""
         source, arrow, destination = self.direction.partition("->")
         pair = (source.strip(), destination.strip())
         return pair if arrow and set(pair) <= set(self.hosts) and pair[0] != pair[1] else None
 
 
 def parse_case(source: strict.Object) -> Case:
-    """Raises TornRecord for the first field that is absent or makes no sense."""
+    """Parses case.json. Raises TornRecord for the first field that is absent or invalid."""
     schema = source.get("schema")
     if type(schema) is not int or not 1 <= schema <= SCHEMA:
-        raise TornRecord(f"schema {schema!r} is not known, only 1 to {SCHEMA}")
+        raise TornRecord(f"schema is {schema!r}; known are 1 to {SCHEMA}")
     expected = strict.text(source, "expected")
     if expected not in EXPECTED:
         raise TornRecord(f"'expected' is {expected[:40]!r}, not one of {', '.join(EXPECTED)}")
@@ -77,12 +83,14 @@ def parse_case(source: strict.Object) -> Case:
     image_bytes = strict.integer(source, "image_bytes", 512, LARGEST_DISK)
     block_bytes = strict.integer(source, "block_bytes", 4096, 1 << 30)
     if image_bytes % 512 or block_bytes & (block_bytes - 1):
-        raise TornRecord("'image_bytes' is no multiple of 512 or 'block_bytes' no power of two")
+        raise TornRecord(
+            "'image_bytes' is not a multiple of 512, or 'block_bytes' is not a power of two"
+        )
     if image_bytes // block_bytes > 1 << 21:
-        raise TornRecord("'image_bytes' and 'block_bytes' make more than 2 million blocks")
+        raise TornRecord("'image_bytes' / 'block_bytes' is more than 2 million blocks")
     image = strict.text(source, "image")
     if Path(image).name != image or image in (".", ".."):
-        raise TornRecord(f"'image' is {image[:40]!r}, not the name of a file beside case.json")
+        raise TornRecord(f"'image' is {image[:40]!r}, not the name of a file in the case directory")
     deep_blocks, frees = _deep(source, image_bytes // block_bytes) if schema >= 3 else (0, True)
     return Case(
         **{key: strict.text(source, key) for key in _TEXTS},
@@ -100,13 +108,13 @@ def parse_case(source: strict.Object) -> Case:
         hosts=_hosts(source.get("hosts")),
         points=_points(source.get("points"), legs),
         error=_error(source),
-        looked=isinstance(source["error"], dict) and source["error"].get("look") is True,
+        live_check_failed=isinstance(source["error"], dict) and source["error"].get("look") is True,
         exclusive="exclusive" in source and strict.boolean(source, "exclusive"),
     )
 
 
 def _deep(source: strict.Object, blocks: int) -> tuple[int, bool]:
-    """(blocks of the deep half of the load, whether it frees), from schema 3 on."""
+    """(`deep_blocks`, `frees`), which records have from schema 3 on."""
     load = source.get("load")
     if not isinstance(load, dict):
         raise TornRecord("'load' is not an object")
@@ -118,7 +126,7 @@ def _hosts(value: object) -> tuple[str, ...]:
         raise TornRecord(f"'hosts' is not a list of 2 to {MOST_HOSTS} names")
     hosts = [host for host in value if isinstance(host, str) and HOST.fullmatch(host)]
     if len(hosts) != len(value) or len(set(hosts)) != len(hosts):
-        raise TornRecord("'hosts' has a name that is none, or one twice")
+        raise TornRecord("'hosts' has an invalid name, or the same name twice")
     return tuple(hosts)
 
 
@@ -131,7 +139,7 @@ def _points(value: object, legs: int) -> dict[int, tuple[str, ...]]:
     for leg, names in value.items():
         known = isinstance(names, list) and all(name in POINTS for name in names)
         if not known or not leg.isdecimal():
-            raise TornRecord(f"'points' of leg {leg[:10]!r} are not metadata points")
+            raise TornRecord(f"'points' of leg {leg[:10]!r} are not all metadata points")
         points[int(leg)] = tuple(names)
     if not set(range(1, legs + 1)) <= set(points):
         raise TornRecord("'points' does not cover every leg")
@@ -139,7 +147,7 @@ def _points(value: object, legs: int) -> dict[int, tuple[str, ...]]:
 
 
 def _error(source: strict.Object) -> str | None:
-    """One line of what went wrong in the lab, or None. A strange value still is an error."""
+    """The error of the lab in one line, or None. A value of another type is an error too."""
     if "error" not in source:
         raise TornRecord("'error' is absent")
     error = source["error"]

@@ -1,12 +1,12 @@
-"""What the guest said: the consoles of both hosts joined, then read line by line.
+"""The guest's console: the consoles of both hosts joined, then parsed line by line.
 
 The switch may cut a line in two, one half in each host's log, so the raw bytes are joined in the
-order of arrival before they are split. Only lines that end count.
+order of arrival before they are split into lines. An unterminated line does not count.
 
-The guest tries writes one after the other and says `acked n` or `error n errno` for each. A
-number out of turn therefore shows that bytes are missing; an acknowledgement is then believed
-only where its predecessor stands right before it, because two torn lines can join into a number
-that was never said.
+The guest issues its paced writes one after the other and prints `acked n` or `error n errno` for
+each. A number out of sequence means that bytes are missing. From then on an acknowledgement counts
+only if the line of the preceding write is right before it, because two torn lines can join into a
+number that was never printed.
 """
 
 import re
@@ -26,12 +26,12 @@ _LINE = re.compile(
 _GARBLED = re.compile(rb"acked|readback |deep |^stopped|^error \d|^start \d")
 _OOPS = re.compile(rb"Oops\b|BUG:|Kernel panic|general protection")
 _DISK = re.compile(rb"I/O error|blk_update_request|end_request:|lost async page write|medium error")
-"""What the guest's kernel says when its disk fails."""
+"""Messages of the guest's kernel about a disk that fails."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Write `n` was acknowledged; the line was complete at `mono`, on `host`'s console."""
+    """Write `n` was acknowledged; its line ended at `mono`, on `host`'s console."""
 
     n: int
     mono: float
@@ -39,8 +39,8 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """The guest read what was written once: sectors written, and how many extents differed."""
+class ExtentCheck:
+    """The guest read the extents that it writes once: how many it read, and how many differed."""
 
     mono: float
     host: str
@@ -50,7 +50,7 @@ class Check:
 
 @dataclass
 class Console:
-    """The guest's words. `issued`: writes tried, or None when it never said `stopped`."""
+    """The parsed console. `issued`: writes issued, or None if `stopped` is missing."""
 
     acks: list[Ack] = field(default_factory=list)
     errors: list[tuple[int, int]] = field(default_factory=list)
@@ -58,16 +58,16 @@ class Console:
     issued: int | None = None
     oops: str | None = None
     bad: list[tuple[int, int]] = field(default_factory=list)
-    """(write, sector) of the guest's own read-back that differed; the guest names the first."""
+    """(write, sector) that the guest's own read-back names as wrong: the first few."""
     checked: int | None = None
     bad_total: int | None = None
-    """Sectors that the guest read back, and how many differed; None before it was done."""
+    """Sectors that the guest read back, and how many differed; None without a read-back."""
     deep: dict[int, list[Ack]] = field(default_factory=dict)
-    """Acknowledgements of the deep half of the load: by slot, `n` counting up from 0 without gaps.
-    Where the console is torn they may be fewer than the guest said, never more."""
+    """Acknowledgements of the deep half by slot; `n` counts up from 0 without gaps. Of a torn
+    console they may be fewer than the guest printed, never more."""
     deep_began: float | None = None
-    """When the guest said that all slots have a request in flight."""
-    checks: list[Check] = field(default_factory=list)
+    """When all slots of the deep half had a request in flight."""
+    checks: list[ExtentCheck] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -76,9 +76,9 @@ class Console:
 
 
 def read_console(chunks: Sequence[Chunk], problems: Sequence[str]) -> Console:
-    """Parses the joined consoles; `problems` of the files come first in its own."""
+    """Parses the chunks of all consoles; `problems`: those of the files, listed first."""
     console = Console(problems=list(problems))
-    state = _Turn(console, whole=not problems)
+    state = _Parser(console, whole=not problems)
     for line, chunk in lines_of(chunks):
         if console.oops is None and _OOPS.search(line):
             console.oops = line.decode("ascii", "replace").strip()[:200]
@@ -92,20 +92,20 @@ def read_console(chunks: Sequence[Chunk], problems: Sequence[str]) -> Console:
         elif _GARBLED.search(line):
             state.torn(f"a line of the guest is garbled: {line[:60]!r}")
     if console.seed is None:
-        console.problems.append("the console has no `start`: the load's seed is not confirmed")
+        console.problems.append("the console has no line `start`: the load's seed is unknown")
     if console.issued is None:
-        console.problems.append("the guest never said `stopped`: its console is cut off")
+        console.problems.append("the console has no line `stopped`: it is cut off")
     elif state.next != console.issued:
         console.problems.append(
-            f"the guest issued {console.issued} writes, its console tells of {state.next}"
+            f"the guest issued {console.issued} writes, its console has answers to {state.next}"
         )
     if console.checked is None:
-        console.problems.append("the guest's own read-back is missing")
+        console.problems.append("the console has no line `readback done`")
     return console
 
 
 def lines_of(chunks: Sequence[Chunk]) -> list[tuple[bytes, Chunk]]:
-    """(line without its end, chunk in which it ended)."""
+    """(line without its terminator, chunk in which the line ended)."""
     lines: list[tuple[bytes, Chunk]] = []
     pending = b""
     for chunk in chunks:
@@ -114,15 +114,15 @@ def lines_of(chunks: Sequence[Chunk]) -> list[tuple[bytes, Chunk]]:
     return lines
 
 
-class _Turn:
-    """Keeps the order of the guest's writes, and what can be believed once it is broken."""
+class _Parser:
+    """Follows the sequence of the guest's lines, and decides what counts once it is broken."""
 
     def __init__(self, console: Console, whole: bool) -> None:
         self.console = console
         self.whole = whole
         self.next = 0
         self.follows = True
-        """The line before was the write before."""
+        """Whether the preceding line answered the preceding write."""
 
     def torn(self, reason: str) -> None:
         if self.whole:
@@ -138,62 +138,62 @@ class _Turn:
             return
         numbers = [int(word) for word in match[0].split() if word.isdigit()]
         if console.checked is not None and kind != "ready":
-            self.torn(f"the guest says {match[0][:40]!r} after its read-back was done")
+            self.torn(f"the guest printed {match[0][:40]!r} after `readback done`")
         if kind == "start":
             if console.started:
-                self.torn("the guest started its load twice")
+                self.torn("the guest printed `start` twice")
             console.seed = numbers[0]
         elif kind == "stopped":
             if console.issued is not None:
-                self.torn("the guest said `stopped` twice")
+                self.torn("the guest printed `stopped` twice")
             console.issued = numbers[0]
         elif kind == "bad":
             console.bad.append((numbers[0], numbers[1]))
         elif kind == "done":
             if console.issued is None:
-                self.torn("the guest read back before it had stopped")
+                self.torn("the guest printed `readback done` before `stopped`")
             checked, bad = numbers
             # Of two read-backs the worse one counts.
             console.checked = max(checked, console.checked or 0)
             console.bad_total = max(bad, console.bad_total or 0)
         elif kind == "error" and console.issued is not None:
-            # After `stopped` nothing is written: the read-back itself failed.
+            # After `stopped` the guest only reads: its read-back failed.
             console.errors.append((numbers[0], numbers[1]))
         elif kind in ("acked", "error"):
             if console.issued is not None:
-                self.torn(f"write {numbers[0]} is acknowledged after the guest said `stopped`")
+                self.torn(f"write {numbers[0]} is answered after `stopped`")
             self._write(kind, numbers, chunk)
 
     def _deep(self, kind: str, line: bytes, chunk: Chunk) -> None:
-        """A line of the deep half. Its slots are told by several processes, in any order."""
+        """Parses a line of the deep half. Several processes print for its slots, in any order."""
         console = self.console
         numbers = [int(word) for word in re.findall(rb"\d+", line)]
         if console.issued is not None:
-            self.torn(f"the guest says {line[:40]!r} after it had stopped")
+            self.torn(f"the guest printed {line[:40]!r} after `stopped`")
         if kind == "deepstart":
             if console.deep_began is not None:
-                self.torn("the guest started the deep half of its load twice")
+                self.torn("the guest printed `deep start` twice")
             console.deep_began = chunk.mono
         elif kind == "deepchecked":
-            console.checks.append(Check(chunk.mono, chunk.host, *numbers))
+            console.checks.append(ExtentCheck(chunk.mono, chunk.host, *numbers))
         elif kind == "deeperror":
             console.errors.append((numbers[1], numbers[2]))
         else:
             for slot, seq in zip(numbers[::2], numbers[1::2], strict=True):
                 acks = console.deep.setdefault(slot, [])
                 if seq != len(acks):
-                    self.torn(f"slot {slot} has {seq} acknowledged where {len(acks)} is due")
+                    self.torn(f"slot {slot} acknowledges request {seq} instead of {len(acks)}")
                 elif self.whole:
                     acks.append(Ack(seq, chunk.mono, chunk.host))
 
     def _write(self, kind: str, numbers: list[int], chunk: Chunk) -> None:
         console, n = self.console, numbers[0]
         if n != self.next:
-            self.torn(f"write {n} is answered where write {self.next} is due")
-        believed = self.whole or self.follows
+            self.torn(f"write {n} is answered instead of write {self.next}")
+        counts = self.whole or self.follows
         self.follows = True
         self.next = n + 1
         if kind == "error":
             console.errors.append((n, numbers[1]))
-        elif believed:
+        elif counts:
             console.acks.append(Ack(n, chunk.mono, chunk.host))

@@ -1,7 +1,7 @@
-"""The events of a case: one typed value a line, and what is wrong with the file.
+"""events.jsonl: each line as a typed event, and the problems of the file.
 
-A line that cannot be used leaves the others standing: they still prove what they say, but no
-oracle may then argue from an event that is absent (`Events.complete`).
+A line that cannot be parsed does not invalidate the others: they still prove what they say. But no
+oracle may then conclude anything from an event that is absent (`Events.complete`).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from vhdtool.oracle.evidence import json_fields as strict
 from vhdtool.oracle.evidence.json_fields import TornRecord
 
 READS = frozenset({"opened", "activated", "unpaused"})
-"""A host read footer, header and BAT: `epoch`, `read_mono`."""
+"""A shim read footer, header and BAT, at `epoch` and `read_mono`."""
 RELEASES = frozenset({"paused", "closed", "deactivated"})
-"""A host closed the image: `epoch` of the release, `ended` epoch of the read that it ends."""
+"""A shim closed the image, at `epoch`; `ended` is the epoch of the read that this ends."""
 FIRSTS = frozenset({"first-request", "first-write"})
-"""The first request (write) served on the metadata read `epoch`."""
+"""The first request, or the first write, that was served on the metadata read at `epoch`."""
 CONTROLLER = frozenset(
     {
         "migrate-started", "suspended", "resumed", "migrated", "cancelled", "fault-injected",
@@ -31,7 +31,7 @@ CONTROLLER_HOST = "controller"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """`mono` is in seconds of the controller's clock; `epoch` counts on the shared storage."""
+    """One event. `mono` is in seconds; `epoch` is a number of the counter beside the image."""
 
     seq: int
     name: str
@@ -45,15 +45,16 @@ class Event:
 
     @property
     def who(self) -> str:
+        """The process: "host:pid"."""
         return f"{self.host}:{self.pid}"
 
     def number(self, key: str) -> float | None:
-        """A number among the event's own fields, or None."""
+        """A number among the fields of this kind of event, or None."""
         value = self.extra.get(key)
         return float(value) if isinstance(value, int | float) else None
 
     def integer(self, key: str) -> int | None:
-        """An integer among the event's own fields, or None."""
+        """An integer among the fields of this kind of event, or None."""
         value = self.extra.get(key)
         return value if isinstance(value, int) else None
 
@@ -78,20 +79,20 @@ class Events:
 
 
 def parse_events(data: bytes, hosts: tuple[str, ...] | None) -> Events:
-    """All events of events.jsonl; `hosts` None: any name goes."""
+    """Parses events.jsonl. `hosts`: the hosts of the case; None accepts any name."""
     found: list[Event] = []
     problems: list[str] = []
     *lines, rest = data.split(b"\n")
     if rest:
-        problems.append("events.jsonl is torn: its last line does not end")
-    for place, line in enumerate(lines, 1):
+        problems.append("events.jsonl is torn: its last line is not terminated")
+    for number, line in enumerate(lines, 1):
         try:
             found.append(_event(strict.parse_object(line), hosts))
         except TornRecord as error:
-            problems.append(f"events.jsonl, line {place}: {error}")
-    for place, event in enumerate(found, 1):
-        if not problems and event.seq != place:
-            problems.append(f"events.jsonl has seq {event.seq} where {place} belongs")
+            problems.append(f"events.jsonl, line {number}: {error}")
+    for number, event in enumerate(found, 1):
+        if not problems and event.seq != number:
+            problems.append(f"events.jsonl, line {number}: its seq is {event.seq}")
     if not lines:
         problems.append("events.jsonl is empty")
     return Events(tuple(sorted(found, key=lambda event: event.seq)), tuple(problems))
@@ -122,7 +123,7 @@ def _event(line: strict.Object, hosts: tuple[str, ...] | None) -> Event:
 
 
 def _own_fields(event: Event, line: strict.Object) -> None:
-    """The fields from which an oracle argues must be there."""
+    """Checks the fields of a kind of event that the oracles use."""
     strict.optional_number(line, "began_mono")
     if event.name in READS:
         strict.integer(line, "epoch", 1)
@@ -136,11 +137,11 @@ def _own_fields(event: Event, line: strict.Object) -> None:
         strict.optional_number(line, "last_metadata_mono")
         ended = strict.optional_integer(line, "ended")
         if "ended" not in line or (ended is not None and event.epoch is None):
-            raise TornRecord(f"{event.name!r} does not say which read it ended, or at what epoch")
+            raise TornRecord(f"{event.name!r} needs `ended` and, unless that is null, `epoch`")
     elif event.name in CONTROLLER:
         strict.optional_number(line, "stop_mono")
         strict.optional_number(line, "completed_mono")
     if event.name in READS | FIRSTS | RELEASES | {"allocated"}:
         strict.integer(line, "pid", 1)
         if event.side == CONTROLLER_HOST:
-            raise TornRecord(f"{event.name!r} is no event of the controller")
+            raise TornRecord(f"{event.name!r} cannot be an event of the controller")

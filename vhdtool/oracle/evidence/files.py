@@ -1,7 +1,7 @@
-"""Reads the files of a record: only regular files, only up to a size, never through a link.
+"""Reads the files of a record: only regular files, up to a size, never through a symbolic link.
 
-A record is data from somewhere else. A FIFO would make the judge wait for ever, a device or a
-link to one would fill its memory, and a link out of the record is no part of it.
+A record is untrusted input. A FIFO would block the judge for ever, a device or a link to one would
+fill its memory, and a link out of the record is not part of it.
 """
 
 import errno
@@ -11,17 +11,17 @@ from pathlib import Path
 
 from vhdtool.oracle.evidence.json_fields import TornRecord
 
-LARGEST_PIECE = 64 << 20
-"""Bytes; no piece of a record but the image comes near."""
+LARGEST_FILE = 64 << 20
+"""Bytes; the limit for every file of a record but the image."""
 LARGEST_IMAGE = 4 << 40
 """Bytes; twice the largest VHD. An image is read in small parts, whatever its size."""
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 
 
 def open_regular(path: Path, most: int) -> int:
-    """A descriptor of a regular file of at most `most` bytes.
+    """Opens a regular file of at most `most` bytes, without blocking. Returns the descriptor.
 
-    Raises TornRecord, without the file's name, for anything else. Never waits.
+    Raises TornRecord, without the file's name, for anything else.
     """
     try:
         fd = os.open(path, _FLAGS)
@@ -43,14 +43,14 @@ def _why(error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return "missing"
     if error.errno == errno.ELOOP:
-        return "a symbolic link; a record holds its own files"
+        return "a symbolic link; the files of a record are regular files"
     if error.errno == errno.ENXIO:
         return "not a regular file"
     return f"cannot be read ({error.strerror})"
 
 
-def read_piece(path: Path, most: int = LARGEST_PIECE) -> bytes:
-    """A file's bytes. Raises TornRecord, without the file's name, when it cannot be read."""
+def read_file(path: Path, most: int = LARGEST_FILE) -> bytes:
+    """Reads a file. Raises TornRecord, without the file's name, if it cannot be read."""
     fd = open_regular(path, most)
     try:
         with os.fdopen(fd, "rb") as file:
@@ -63,7 +63,7 @@ def read_piece(path: Path, most: int = LARGEST_PIECE) -> bytes:
 
 
 def names_in(folder: Path, most: int = 4096) -> list[str]:
-    """The names in a directory, sorted; none where it is no directory of the record."""
+    """The names in a directory, sorted; empty if it is not a directory, or a symbolic link."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     names = []

@@ -1,9 +1,9 @@
-"""The grammar of events: which may follow which, in the life of a leg and in that of a shim.
+"""The grammar of events: which event may follow which, in a leg and in a shim.
 
-Both are tables {state: {event: next state}}; docs/verdicts.md prints them. A leg is told by the
-controller, one event after the other. A shim is one process of one host; the events of one shim
-are in the order in which they happened, those of two shims only where an operation of one was
-asked for after the other had answered.
+Both are state tables, {state: {event: next state}}; docs/verdicts.md prints them. The events of a
+leg come from the controller, one after the other. A shim is one process on one host. The events of
+one shim are in the order in which they happened. Events of two shims are ordered only where the
+controller requested an operation of one after the other had answered.
 """
 
 from vhdtool.oracle.evidence.events import Event
@@ -29,7 +29,7 @@ SIDES = {
     "migrated": "controller",
     "cancelled": "controller",
 }
-"""Which side a controller's event is about. Records may name the controller for all of them."""
+"""The side that a controller's event is about. A record may name the controller for all of them."""
 
 NEW, GONE = "not attached", "detached"
 SHIM: Table = {
@@ -51,18 +51,18 @@ SHIM: Table = {
     "closed": {"detached": GONE},
     GONE: {"attached": "attached"},
 }  # fmt: skip
-"""`opened` in state open is a reopen for a request, and says `implicit`."""
+"""`opened` in state open is a reopen for a guest's request, and has `implicit`."""
 
-ANYTIME = frozenset({"allocated", "first-request", "first-write", "fenced"})
-"""A shim tells these when the guest asks for something, and not when the controller does."""
+GUEST_CAUSED = frozenset({"allocated", "first-request", "first-write", "fenced"})
+"""Events that a shim sends because of a request of the guest, not of the controller."""
 
 
-def is_step(event: Event) -> bool:
-    """Whether an event answers an operation of the controller, or is one of its own."""
+def is_operation(event: Event) -> bool:
+    """Whether an event answers an operation of the controller, or is the controller's own."""
     implicit = event.extra.get("implicit") is True or event.extra.get("op") == "request"
-    return event.name not in ANYTIME and not implicit
+    return event.name not in GUEST_CAUSED and not implicit
 
 
-def line(event: Event) -> str:
-    """Where an event stands, in words. `seq` is the number of its line."""
+def cite(event: Event) -> str:
+    """Names an event in a message. `seq` is the number of its line."""
     return f"events.jsonl, line {event.seq} (`{event.name}`)"

@@ -1,4 +1,4 @@
-"""Strict reading of JSON values: what has the wrong type or range is torn, never guessed."""
+"""Strict parsing of JSON values: a wrong type or range raises, nothing is converted or guessed."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from vhdtool.errors import VhdtoolError
 
 
 class TornRecord(VhdtoolError):
-    """A piece of a run's record is missing, torn or cannot be parsed."""
+    """A file of a record is missing, torn or cannot be parsed."""
 
 
 Object = Mapping[str, object]
@@ -17,21 +17,21 @@ MOST = 10**15
 
 
 def _no_constant(text: str) -> Never:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object with a key given twice says two things, and readers differ in which they take."""
+    """Refuses an object with a repeated key: parsers differ in which value they take."""
     value = dict(pairs)
     if len(value) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:40]!r} is given twice")
+        raise ValueError(f"the key {twice[:40]!r} is repeated")
     return value
 
 
 def parse_object(data: bytes) -> Object:
-    """One JSON object in UTF-8. Raises TornRecord with the reason, without the file's name."""
+    """Parses one JSON object in UTF-8. Raises TornRecord without the file's name."""
     try:
         value = json.loads(
             data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice
@@ -44,7 +44,7 @@ def parse_object(data: bytes) -> Object:
 
 
 def integer(source: Object, key: str, low: int = 0, high: int = 1 << 63) -> int:
-    """An integer in low..high; raises TornRecord for anything else."""
+    """An integer in low..high. Raises TornRecord for anything else, as all functions below."""
     value = source.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise TornRecord(f"{key!r} is {_shown(value)}, not an integer from {low} to {high}")
@@ -52,7 +52,7 @@ def integer(source: Object, key: str, low: int = 0, high: int = 1 << 63) -> int:
 
 
 def optional_integer(source: Object, key: str) -> int | None:
-    """An integer from 0, or None where the key is null or absent."""
+    """An integer from 0, or None if the key is null or absent."""
     return None if source.get(key) is None else integer(source, key)
 
 
@@ -61,14 +61,14 @@ def number(source: Object, key: str) -> float:
     value = source.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TornRecord(f"{key!r} is {_shown(value)}, not a number")
-    # Compared before anything is converted: an integer may be too large for a float.
+    # Compared before it is converted: an integer may be too large for a float.
     if not abs(value) <= MOST or not math.isfinite(value):
         raise TornRecord(f"{key!r} is {_shown(value)}, out of range")
     return float(value)
 
 
 def optional_number(source: Object, key: str) -> float | None:
-    """A finite number, or None where the key is null or absent."""
+    """A finite number, or None if the key is null or absent."""
     return None if source.get(key) is None else number(source, key)
 
 
@@ -76,7 +76,7 @@ def text(source: Object, key: str) -> str:
     """A string that is not empty."""
     value = source.get(key)
     if not isinstance(value, str) or not value:
-        raise TornRecord(f"{key!r} is {_shown(value)}, not a text")
+        raise TornRecord(f"{key!r} is {_shown(value)}, not a non-empty string")
     return value
 
 

@@ -1,23 +1,23 @@
-"""The write load of a case, as far as the guest's console tells of it."""
+"""The write load of a case, as far as the guest acknowledged it."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 from vhdtool.oracle.evidence.case import Case
 from vhdtool.oracle.evidence.console import Console
-from vhdtool.oracle.evidence.depth import DEEP, SLOTS, Depth, Left
+from vhdtool.oracle.evidence.depth import DEEP, SLOTS, DeepContent, Depth
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 
 _schedule = lru_cache(maxsize=4)(Schedule)
-"""The order of the blocks is shuffled anew each time, and planted faults ask for it often."""
+"""Cached: a schedule shuffles all blocks, and each planted fault needs it."""
 
 
 @dataclass
 class Load:
-    """The write load of a case as far as the guest told of it.
+    """The acknowledged writes of a case, and what the disk may hold because of them.
 
-    `last`: sector -> last acknowledged write that covers it; where two were in flight at once and
-    the order is not known, one of them. `deep`: what the deep half left; None where there is none.
+    `last`: sector -> last acknowledged write that covers it; of two that were in flight at the same
+    time, either. `deep`: what the deep half may have left; None without a deep half.
     """
 
     schedule: Schedule
@@ -25,7 +25,7 @@ class Load:
     issued: int | None
     last: dict[int, int]
     extents: dict[int, tuple[int, int]]
-    deep: Left | None = None
+    deep: DeepContent | None = None
 
     @classmethod
     def of(cls, case: Case, console: Console) -> "Load":
@@ -34,31 +34,31 @@ class Load:
         last: dict[int, int] = {}
         for n, (first, count) in sorted(extents.items()):
             last.update(dict.fromkeys(range(first, first + count), n))
-        deep = _left(case, console)
+        deep = _deep_content(case, console)
         if deep is not None:
             last.update(deep.last)
         return cls(schedule, frozenset(extents), console.issued, last, extents, deep)
 
     def may_be_unacknowledged(self, n: int, sector: int) -> bool:
-        """Whether write `n` covers the sector, was (or may have been) issued, and has no ack."""
+        """Whether write `n` covers the sector and may have been issued, but has no ack."""
         if n >= DEEP:
-            return self.deep is not None and self.deep.may_be(n, sector)
+            return self.deep is not None and self.deep.may_hold(n, sector)
         if n in self.acked or (self.issued is not None and n >= self.issued):
             return False
         first, count = self.schedule.extent(n)
         return first <= sector < first + count
 
     def may_be_instead(self, n: int, sector: int) -> bool:
-        """Whether write `n` may be there though `last` names another, or none.
+        """Whether the sector may hold write `n` although `last` has another write, or none.
 
-        It was in flight together with that one, or it was discarded, which is advice.
+        The two were in flight at the same time, or write `n` was discarded, which is only a hint.
         """
         if self.deep is None:
             return False
         return n in self.deep.also.get(sector, ()) or self.deep.freed.get(sector, -1) == n
 
-    def named(self, n: int | None) -> str:
-        """A write in words."""
+    def describe(self, n: int | None) -> str:
+        """Names a write in a message."""
         if n is None or n < DEEP:
             return f"write {n}"
         slot, seq = Depth.slot_of(n)
@@ -69,23 +69,23 @@ class Load:
 
 
 def schedule_of(case: Case) -> Schedule:
-    """The paced half of a case's load."""
+    """The paced half of the load."""
     sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
     return _schedule(case.seed, sectors, block, case.deep_blocks)
 
 
 def depth_of(case: Case) -> Depth | None:
-    """The deep half; None where there is none."""
+    """The deep half of the load; None if the case has none."""
     sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
     first = -(-sectors // block) - case.deep_blocks
     count = sectors // block - first
     return Depth(first, count, block, case.frees) if count > 0 else None
 
 
-def _left(case: Case, console: Console) -> Left | None:
+def _deep_content(case: Case, console: Console) -> DeepContent | None:
     depth = depth_of(case)
     if depth is None:
         return None
     acked = {slot: len(console.deep.get(slot, ())) for slot in range(SLOTS)}
     whole = console.issued is not None and not console.problems and not console.errors
-    return Left(depth, acked, ended=whole)
+    return DeepContent(depth, acked, ended=whole)

@@ -1,9 +1,9 @@
 """The write load as a pure function: (seed, n) -> (sector, length, content).
 
-The same module runs in the guest, which writes, and in the verifier, which recomputes what must
-be on the disk. It imports nothing, so that it starts in an initramfs with a minimal Python.
+The same module runs in the guest, which writes, and in the oracles, which recompute what the disk
+must hold. It imports nothing, so that it starts in an initramfs with a minimal Python.
 
-The shape of the load decides what it can see (measured, docs/verdicts.md):
+The shape of the load decides which faults show (measured, docs/verdicts.md):
 - even writes allocate: each goes to a block that was free so far, and to the *last* 4 KiB of it,
   because a re-open that kills the footer damages only the last 512 bytes of the file;
 - odd writes rewrite or extend blocks that are allocated already, so that stale bitmaps and
@@ -30,7 +30,7 @@ def mix(seed: int, n: int) -> int:
 class Schedule:
     """The load for one seed on a disk of `disk_sectors`, in blocks of `block_sectors`.
 
-    The last `reserved` blocks belong to somebody else: depth.py.
+    The last `reserved` blocks belong to the deep half (depth.py).
 
     >>> load = Schedule(seed=1, disk_sectors=8192, block_sectors=4096)
     >>> sector, length = load.extent(0)
@@ -70,7 +70,7 @@ class Schedule:
         return first, min(first + self.block_sectors, self.disk_sectors)
 
     def sector_content(self, n: int, sector: int) -> bytes:
-        """The 512 bytes that write `n` leaves at `sector`: they name seed, write and place."""
+        """The 512 bytes of write `n` at `sector`. They hold seed, write and sector."""
         record = b"load" + b"".join(v.to_bytes(8, "big") for v in (self.seed & _MASK, n, sector))
         check = mix(self.seed ^ n, sector) & 0xFFFFFFFF
         return (record + check.to_bytes(4, "big")) * (SECTOR // _RECORD)
@@ -82,7 +82,7 @@ class Schedule:
 
 
 def identify(sector_bytes: bytes) -> tuple[int, int, int] | None:
-    """(seed, n, sector) that a sector claims to come from, or None where it is no load data."""
+    """(seed, n, sector) that a sector's content names; None if it is not content of a load."""
     record = sector_bytes[:_RECORD]
     if len(sector_bytes) != SECTOR or record[:4] != b"load":
         return None

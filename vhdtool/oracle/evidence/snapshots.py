@@ -1,4 +1,4 @@
-"""metadata/<leg>-<point>.json: the image's metadata as the lab saw it at a point in time."""
+"""metadata/<leg>-<point>.json: snapshots, the metadata dumps of the image at named points."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from vhdtool.oracle.evidence import json_fields as strict
 from vhdtool.oracle.evidence.case import POINTS, Case
 from vhdtool.oracle.evidence.events import Events
-from vhdtool.oracle.evidence.files import LARGEST_PIECE, names_in, read_piece
+from vhdtool.oracle.evidence.files import LARGEST_FILE, names_in, read_file
 from vhdtool.oracle.evidence.json_fields import TornRecord
 
 _SNAPSHOT = re.compile(r"([1-9]\d{0,2})-([a-z-]+)\.json")
@@ -21,7 +21,7 @@ MOST_NAMES = 1024
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One metadata/<leg>-<point>.json; `meta` as image.meta.snapshot made it."""
+    """One metadata/<leg>-<point>.json. `meta`: the dump of vhdtool.image.metadata.dump."""
 
     leg: int
     point: str
@@ -36,12 +36,13 @@ class Snapshot:
 def load_snapshots(
     folder: Path, case: Case | None, events: Events
 ) -> tuple[tuple[Snapshot, ...], tuple[str, ...]]:
+    """(snapshots by seq, problems). A required point without a snapshot is a problem."""
     snapshots, problems = [], []
-    room = LARGEST_TOGETHER
+    remaining = LARGEST_TOGETHER
     for name in names_in(folder, MOST_NAMES):
         try:
-            snapshot, size = _snapshot(folder / name, room)
-            room -= size
+            snapshot, size = _snapshot(folder / name, remaining)
+            remaining -= size
             snapshots.append(snapshot)
         except TornRecord as error:
             problems.append(f"metadata/{name}: {error}")
@@ -50,15 +51,15 @@ def load_snapshots(
     required = _required(case) if case else {}
     for leg, points in sorted(required.items()):
         for point in points:
-            piece = f"metadata/{leg}-{point}.json"
-            if f"{leg}-{point}" not in have and piece not in torn:
-                problems.append(f"{piece}: missing")
+            name = f"metadata/{leg}-{point}.json"
+            if f"{leg}-{point}" not in have and name not in torn:
+                problems.append(f"{name}: missing")
     snapshots.sort(key=lambda snapshot: (snapshot.seq, snapshot.leg, POINTS.index(snapshot.point)))
     return tuple(snapshots), (*problems, *_disorder(snapshots, events))
 
 
 def _required(case: Case) -> dict[int, tuple[str, ...]]:
-    """Points by leg. The image is closed on all hosts once, at the end of the last leg."""
+    """Leg -> points. All hosts have closed the image once: at the end of the last leg."""
     required = {
         leg: tuple(point for point in points if point != "all-closed")
         for leg, points in case.points.items()
@@ -69,7 +70,7 @@ def _required(case: Case) -> dict[int, tuple[str, ...]]:
 
 
 def _disorder(snapshots: Sequence[Snapshot], events: Events) -> list[str]:
-    """Snapshots whose place in time the rest of the record contradicts; `snapshots` by seq."""
+    """Snapshots whose order or `seq` cannot be right; `snapshots` rise in seq."""
     problems = []
     for before, after in itertools.pairwise(snapshots):
         if after.leg < before.leg or (after.leg == before.leg and before.point == "all-closed"):
@@ -86,17 +87,17 @@ def _disorder(snapshots: Sequence[Snapshot], events: Events) -> list[str]:
     return problems
 
 
-def _snapshot(path: Path, room: int) -> tuple[Snapshot, int]:
-    """With the size of its file in bytes."""
+def _snapshot(path: Path, most: int) -> tuple[Snapshot, int]:
+    """(snapshot, bytes of its file)."""
     match = _SNAPSHOT.fullmatch(path.name)
     if not match or match[2] not in POINTS:
-        raise TornRecord("not the name of a metadata point")
-    data = read_piece(path, min(room, LARGEST_PIECE))
+        raise TornRecord("not a name of the form <leg>-<point>.json")
+    data = read_file(path, min(most, LARGEST_FILE))
     meta = strict.parse_object(data)
     if meta.get("schema") != 1:
-        raise TornRecord(f"schema {meta.get('schema')!r} is not known, only 1")
+        raise TornRecord(f"schema is {meta.get('schema')!r}; known is 1")
     if strict.text(meta, "point") != match[2]:
-        raise TornRecord(f"names another point, {meta['point']!r}")
+        raise TornRecord(f"its point is {meta['point']!r}, unlike in its name")
     strict.integer(meta, "file_size")
     for key in ("footer", "header"):
         if key not in meta or not isinstance(meta[key], dict | None):
@@ -110,9 +111,9 @@ def _snapshot(path: Path, room: int) -> tuple[Snapshot, int]:
     for block in bitmaps:
         _hex_or_null(bitmaps, block)
     if not all(block.isdecimal() and block.isascii() for block in (*bat, *bitmaps)):
-        raise TornRecord("a block's number is no number")
+        raise TornRecord("a key of 'bat' or 'bitmaps' is not a block number")
     if not set(bitmaps) <= set(bat):
-        raise TornRecord("a bitmap belongs to no block of the BAT")
+        raise TornRecord("'bitmaps' has a block that 'bat' does not have")
     return Snapshot(int(match[1]), match[2], strict.integer(meta, "seq"), meta), len(data)
 
 

@@ -1,23 +1,15 @@
-"""Planted faults: each oracle is tried on its own record, changed in one place.
+"""Planted faults: each oracle is tried on copies of the case's own record, each with a fault.
 
-console_faults   Faults to plant in copies of the consoles: what the guest
-                 said, where, and when
-coverage_faults  Faults to plant where it is counted what a run did: too
-                 little, or a refusal that is none
-event_faults     Faults to plant in copies of the events and of case.json:
-                 one for each rule of the record
-faults           Faults to plant in a copy of the image, each with the
-                 place that its finding must name
-image_faults     Faults to plant in a copy of the closed image, where
-                 nobody's data is: its tables and its ends
-leftover_faults  Faults to plant in what the hosts hold: each kind of
-                 leftover, a blind look, a lost look
-metadata_faults  Faults to plant in copies of the snapshots and of the
-                 closed image's metadata
-plant            Do the oracles see anything at all? Each is tried on its
-                 own record with faults planted
-record_faults    Faults to plant in a copy of the metadata snapshots and of
-                 the events
-required         The faults that an oracle must have been tried on before
-                 its pass counts, by kind of record
+activation_faults  A second host that activates while another is active
+console_faults     The consoles: other lines, other hosts, other times
+content_faults     The data in a copy of the image
+coverage_faults    What a case did: too little, or a refusal that does not count
+event_edits        Edits of a list of events
+event_faults       The events and case.json: one fault for each rule of the record
+fault              A planted fault, and the findings that name it
+image_faults       Tables, header and footers of a copy of the closed image
+leftover_faults    The holdings of the hosts
+metadata_faults    The snapshots, the closed image's metadata, and the allocations
+plant              Plants every fault, and counts those that are caught
+required           The faults that must have been planted, by kind of record
 """

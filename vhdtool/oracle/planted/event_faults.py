@@ -1,47 +1,58 @@
-"""Faults to plant in copies of the events and of case.json: one for each rule of the record.
+"""Faults in copies of the events and of case.json: one for each rule of the record.
 
-Each changes as few events as it can, and waits for the finding that names them. Rules whose
-events a record does not have (a refusal, a reopen) find no place in it.
+Each fault changes as few events as possible, and its finding must cite them. The fault of a rule
+whose events a record does not have (a refusal, a reopen) is not planted in that record.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from vhdtool.oracle.evidence.case import Case
 from vhdtool.oracle.evidence.events import CONTROLLER_HOST, FIRSTS, READS, RELEASES, Event, Events
-from vhdtool.oracle.evidence.grammar import is_step, line
-from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, Judged
-from vhdtool.oracle.planted.faults import Fault
+from vhdtool.oracle.evidence.grammar import cite, is_operation
+from vhdtool.oracle.judge import Evidence, Outcomes
+from vhdtool.oracle.planted.event_edits import (
+    Items,
+    after,
+    altered,
+    first,
+    last,
+    renumbered,
+    swapped,
+    with_free_epochs,
+    without,
+)
+from vhdtool.oracle.planted.fault import Fault, finds
 
-_FIELDS = frozenset(field.name for field in fields(Event))
 LONG_AGO, FAR = -1e9, 1e9
-Items = list[Event]
 
 
-def rule_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
-    """Events that cannot be so: by the grammar, by their epochs, by case.json."""
+def event_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
+    """Events that contradict the grammar, one another, or case.json."""
     events, case = evidence.record.events, evidence.record.case
-    if not events.complete or case is None or judged.activation.worst("doubt"):
+    if not events.complete or case is None or outcomes.activation.of_severity("doubt"):
         return
     for name, code, text, items in _broken(list(events.items), case, evidence):
-        changed = numbered(items)
-        # The text of the finding names an event by its line in the changed file.
+        changed = renumbered(items)
+        # A finding cites an event by its line in the changed file.
         at = [n for n, event in enumerate(items) if event is text]
-        said = line(changed.items[at[0]]) if at else str(text)
-        yield Fault("activation", name, evidence.with_events(changed), says(code, said))
+        cited = cite(changed.items[at[0]]) if at else str(text)
+        yield Fault("activation", name, evidence.with_events(changed), finds(code, cited))
     lost = Events(events.items, ("planted: an event is missing",))
-    yield Fault("activation", "events-torn", evidence.with_events(lost), says("events"))
-    yield from _claims(evidence, case)
+    yield Fault("activation", "events-torn", evidence.with_events(lost), finds("events"))
+    for event in first(list(events.items), "allocated"):
+        faulty = evidence.with_events(renumbered(without(list(events.items), event)))
+        yield Fault("metadata", "allocation-untold", faulty, finds("block-untold"))
+    yield from _case_json(evidence, case)
 
 
 Broken = Iterator[tuple[str, str, Event | str, Items]]
-"""(name, code of the finding, the event or the words that it names, events)."""
+"""(name, code of the finding, the event that it cites or a text in it, events)."""
 
 
 def _broken(items: Items, case: Case, evidence: Evidence) -> Broken:
     yield from _legs(items)
-    yield from _places(items)
+    yield from _sides(items)
     yield from _shims(items)
     yield from _reads(items, case)
     yield from _releases(items)
@@ -51,51 +62,53 @@ def _broken(items: Items, case: Case, evidence: Evidence) -> Broken:
 
 def _legs(items: Items) -> Broken:
     """The controller's events in another order."""
+    for event in first(items, "migrate-started"):
+        yield "leg-broken", "leg-order", "", without(items, event)
     for event in last(items, "suspended"):
         yield "leg-twice", "leg-order", (again := replace(event)), after(items, event, again)
     for event in last(items, "migrate-started"):
-        turned = with_(event, direction="elsewhere->nowhere")
+        turned = altered(event, direction="elsewhere->nowhere")
         yield "leg-direction", "leg-order", turned, swapped(items, event, turned)
     for event in last(items, "cancelled"):
-        excuses = [e for e in items if e.name in ("refused", "fault-injected")]
-        left = [e for e in items if e not in excuses and e.name != "resumed"]
+        reasons = [e for e in items if e.name in ("refused", "fault-injected")]
+        left = [e for e in items if e not in reasons and e.name != "resumed"]
         yield "cancel-unexcused", "leg-order", event, left
-        refusals = [e for e in excuses if e.name == "refused"]
-        if len(refusals) == len(excuses):
+        refusals = [e for e in reasons if e.name == "refused"]
+        if len(refusals) == len(reasons):
             wrong = [
-                with_(e, host=_other(items, e), side="source") if e in refusals else e
+                altered(e, host=_other(items, e), side="source") if e in refusals else e
                 for e in items
             ]
             yield "cancel-excused-by-source", "leg-order", event, wrong
     controller = [e for e in items if e.pid is None]
     for event in controller[-1:]:
-        early = with_(event, mono=LONG_AGO)
+        early = altered(event, mono=LONG_AGO)
         yield "controller-clock", "time-falls", early, swapped(items, event, early)
 
 
-def _places(items: Items) -> Broken:
-    """Legs, hosts and sides that are not where the guest is."""
+def _sides(items: Items) -> Broken:
+    """Legs, hosts and sides that contradict where the guest is."""
     end = items[-1]
     for name, values in (
         ("leg-number", {"leg": end.leg + 2}),
         ("side-swapped", {"side": "destination" if end.side == "source" else "source"}),
     ):
-        wrong = with_(end, **values)
+        wrong = altered(end, **values)
         yield name, "leg-place", wrong, swapped(items, end, wrong)
     for event in first(items, "allocated"):
-        wrong = with_(event, leg=event.leg + 1)
+        wrong = altered(event, leg=event.leg + 1)
         yield "leg-number-early", "leg-place", wrong, swapped(items, event, wrong)
     for event in last(items, "suspended"):
         there = _other(items, event)
-        wrong = with_(event, host=there, side="destination")
+        wrong = altered(event, host=there, side="destination")
         yield "suspended-elsewhere", "leg-place", wrong, swapped(items, event, wrong)
     for event in last(items, "attached"):
-        wrong = with_(event, host=CONTROLLER_HOST, side="controller")
+        wrong = altered(event, host=CONTROLLER_HOST, side="controller")
         yield "controller-attaches", "leg-place", wrong, swapped(items, event, wrong)
 
 
 def _shims(items: Items) -> Broken:
-    """The life of a process in another order, and its clock."""
+    """The events of a shim in another order, and its times."""
     end = items[-1]
     for event in last(items, "detached"):
         yield (
@@ -105,36 +118,36 @@ def _shims(items: Items) -> Broken:
             without(items, event),
         )
     for event in last(items, "allocated"):
-        strange = with_(event, pid=None)
+        strange = altered(event, pid=None)
         yield "no-process", "shim-order", strange, swapped(items, event, strange)
         yield "allocated-detached", "shim-order", event, [*without(items, event), event]
-        foreign = with_(event, epoch=(event.epoch or 0) + 1000)
+        foreign = altered(event, epoch=(event.epoch or 0) + 1000)
         yield "allocated-elsewhere", "shim-order", foreign, swapped(items, event, foreign)
     for event in last(items, *READS):
         for name, more in (
             ("opened-again", {"implicit": False}), ("activated-again", {}), ("unpaused-open", {}),
         ):  # fmt: skip
             kind = "opened" if "opened" in name else name.partition("-")[0]
-            twice = with_(event, name=kind, **more)
+            twice = altered(event, name=kind, **more)
             yield name, "shim-order", twice, after(items, event, twice)
     if end.pid is not None:
-        early = with_(end, mono=LONG_AGO)
+        early = altered(end, mono=LONG_AGO)
         yield "shim-clock", "shim-order", early, swapped(items, end, early)
     for key, names in (
         ("read_mono", READS), ("began_mono", ("activated", "unpaused")),
         ("last_metadata_mono", RELEASES),
     ):  # fmt: skip
         for event in last(items, *names):
-            wrong = with_(event, **{key: FAR})
+            wrong = altered(event, **{key: FAR})
             yield f"{key}-later", "shim-order", wrong, swapped(items, event, wrong)
 
 
 def _reads(items: Items, case: Case) -> Broken:
-    """What is told of a read: in which order, and how often."""
+    """The events of a metadata read in another order, or twice."""
     for event in last(items, "first-request"):
         twice = replace(event)
         yield "first-request-twice", "shim-order", twice, after(items, event, twice)
-        strange = with_(event, epoch=0)
+        strange = altered(event, epoch=0)
         yield "unknown-read", "unknown-read", event.who, swapped(items, event, strange)
         release = next((e for e in items if e.who == event.who and e.name in RELEASES
                         and e.integer("ended") == event.epoch), None)  # fmt: skip
@@ -144,8 +157,8 @@ def _reads(items: Items, case: Case) -> Broken:
     for event in last(items, "first-write"):
         twice = replace(event)
         yield "first-write-twice", "shim-order", twice, after(items, event, twice)
-        told = [e for e in items if e.name == "first-request" and e.who == event.who]
-        for request in told[-1:]:
+        requests = [e for e in items if e.name == "first-request" and e.who == event.who]
+        for request in requests[-1:]:
             yield "no-first-request", "shim-order", event, without(items, request)
         blocks = [e for e in items if e.name == "allocated" and e.epoch == event.epoch]
         for block in blocks[:1]:
@@ -154,144 +167,104 @@ def _reads(items: Items, case: Case) -> Broken:
         silent = replace(event, extra={k: v for k, v in event.extra.items() if k != "lease"})
         yield "lease-untold", "shim-order", silent, swapped(items, event, silent)
         if case.guard and any(e.who == event.who and e.name in FIRSTS for e in items):
-            opened = with_(silent, name="opened")
+            opened = altered(silent, name="opened")
             yield "no-lease", "no-lease", f"epoch {event.epoch}", swapped(items, event, opened)
-        leased = with_(event, name="opened", lease=True)
+        leased = altered(event, name="opened", lease=True)
         yield "open-with-lease", "shim-order", leased, swapped(items, event, leased)
 
 
 def _releases(items: Items) -> Broken:
+    """Releases of another metadata read, or at another epoch."""
+    for event in [e for e in items if e.name in RELEASES and e.epoch][-1:]:
+        yield "release-gone", "shim-order", "", without(items, event)
     releases = [e for e in items if e.name in RELEASES and e.epoch and e.integer("ended")]
     for event in releases[-1:]:
         for name, ended in (("ended-nothing", None), ("ended-other", 10**6)):
-            wrong = with_(event, ended=ended)
+            wrong = altered(event, ended=ended)
             yield name, "shim-order", wrong, swapped(items, event, wrong)
-        low = with_(event, epoch=event.integer("ended"))
-        yield "released-at-its-read", "epoch-falls", f"released epoch {low.epoch} at epoch", (
-            swapped(items, event, low)
-        )  # fmt: skip
+        low = altered(event, epoch=event.integer("ended"))
+        text = f"read at epoch {low.epoch}, and released at {low.epoch}"
+        yield "released-at-its-read", "epoch-falls", text, swapped(items, event, low)
         yield "epoch-twice", "epoch-twice", f"epoch {low.epoch} ", swapped(items, event, low)
-        yield "epoch-falls", "epoch-falls", f"{event.who} saw epoch", swapped(items, event, low)
+        yield "epoch-falls", "epoch-falls", f"{event.who} took epoch", swapped(items, event, low)
 
 
 def _epochs(items: Items) -> Broken:
+    """Epochs without an event, and in another order."""
     counted = [e for e in items if e.name in READS | RELEASES and e.epoch is not None]
+    reads = [e for e in counted if e.name in READS]
+    if reads and len(reads) < len(counted):
+        free = [with_free_epochs(event, reads[0].epoch or 0) for event in items]
+        yield "epoch-untold", "epoch-untold", "no event has epochs", free
     for event in counted[-1:]:
-        up = with_(event, epoch=(event.epoch or 0) + 1)
-        text = f"no event tells of epoch {event.epoch},"
+        up = altered(event, epoch=(event.epoch or 0) + 1)
+        text = f"no event has epoch {event.epoch},"
         yield "one-epoch-untold", "epoch-untold", text, swapped(items, event, up)
     legs = [event for event in counted if event.leg == items[-1].leg and event.name in READS]
     if legs and any(event.leg < items[-1].leg and event.name in READS for event in counted):
-        low = with_(legs[0], epoch=1)
+        low = altered(legs[0], epoch=1)
         text = f"to leg {items[-1].leg}"
         yield "leg-epochs", "epoch-falls", text, swapped(items, legs[0], low)
-    steps = [event for event in counted if is_step(event)]
+    steps = [event for event in counted if is_operation(event)]
     for one, other in zip(steps[-2:-1], steps[-1:], strict=True):
-        a, b = with_(one, epoch=other.epoch), with_(other, epoch=one.epoch)
+        a, b = altered(one, epoch=other.epoch), altered(other, epoch=one.epoch)
         changed = swapped(swapped(items, one, a), other, b)
         yield "epoch-order", "epoch-order", b, changed
 
 
 def _activity(items: Items, evidence: Evidence, case: Case) -> Broken:
+    """Events that every migration has are missing, and events that contradict case.json."""
     starts = [e for e in items if e.name == "migrate-started"]
     rest = [e for e in items if e not in starts]
     yield "nothing-started", "nothing-started", "", rest
     yield "no-source", "no-source", "", [*starts[:1], *[e for e in items if e not in starts[:1]]]
-    final = evidence.attempts[-1] if evidence.attempts else None
+    final = evidence.legs[-1] if evidence.legs else None
     if final is not None and final.moved:
         there = [
             e for e in items
-            if not (e.name in FIRSTS and e.host == final.destination and e.leg == final.leg)
+            if not (e.name in FIRSTS and e.host == final.destination and e.leg == final.number)
         ]  # fmt: skip
-        yield "no-destination", "no-destination", f"leg {final.leg} ", there
+        yield "no-destination", "no-destination", f"leg {final.number} ", there
     for event in last(items, "allocated"):
-        fenced = with_(event, name="fenced")
+        fenced = altered(event, name="fenced")
         yield "fenced", "fenced", event.who, after(items, event, fenced)
     for event in last(items, "attached"):
-        sized = with_(event, size=case.image_bytes + 512)
+        sized = altered(event, size=case.image_bytes + 512)
         yield "size-other", "case-size", sized, swapped(items, event, sized)
     for event in last(items, "suspended"):
         if not case.exclusive:
-            kept = with_(event, name="kept-out")
-            yield "kept-out-untold", "case-exclusive", kept, after(items, event, kept)
+            tried = altered(event, name="kept-out")
+            yield "kept-out-untold", "case-exclusive", tried, after(items, event, tried)
     takers = [e for e in items if e.extra.get("lease") is True]
     if case.guard and takers:
-        silent = [with_(e, lease=False) if e is takers[-1] else e for e in items]
+        silent = [altered(e, lease=False) if e is takers[-1] else e for e in items]
         yield "lease-not-taken", "case-guard", "took no lease", silent
         none = [replace(e, extra={k: v for k, v in e.extra.items() if k != "lease"}) for e in items]
         yield "no-lease-at-all", "case-guard", "no event took the lease", none
     elif not case.guard:
         for event in last(items, "activated", "unpaused"):
-            leased = with_(event, lease=True)
+            leased = altered(event, lease=True)
             yield "lease-taken", "case-guard", leased, swapped(items, event, leased)
 
 
-def _claims(evidence: Evidence, case: Case) -> Iterator[Fault]:
-    """case.json and reproduce.txt that the rest contradicts."""
+def _case_json(evidence: Evidence, case: Case) -> Iterator[Fault]:
+    """Another case.json, and another command in reproduce.txt."""
     guard = "off" if case.guard else "on"
-    words = f"make lab STRATEGY=another-one SEED={case.seed + 1} GUARD={guard}"
-    record = replace(evidence.record, reproduce=words)
+    command = f"make lab STRATEGY=another-one SEED={case.seed + 1} GUARD={guard}"
+    record = replace(evidence.record, reproduce=command)
     for key in ("STRATEGY", "SEED", "GUARD"):
         faulty = replace(evidence, record=record)
-        yield Fault("activation", f"command-{key}", faulty, says("case-command", f" {key}="))
+        yield Fault("activation", f"command-{key}", faulty, finds("case-command", f" {key}="))
     for name, code, changed in (
         ("guard-flipped", "case-guard", replace(case, guard=not case.guard)),
         ("direction-unknown", "direction", replace(case, direction="nowhere")),
     ):
         faulty = replace(evidence, record=replace(evidence.record, case=changed))
-        yield Fault("activation", name, faulty, says(code))
+        yield Fault("activation", name, faulty, finds(code))
     if case.exclusive:
         shared = replace(evidence.record, case=replace(case, exclusive=False))
         faulty = replace(evidence, record=shared)
-        yield Fault("activation", "kept-out-untold", faulty, says("case-exclusive"))
-
-
-def says(code: str, *texts: str) -> Callable[[Finding], bool]:
-    """A finding of that code with those words in it."""
-    return lambda finding: finding.code == code and all(t in finding.message for t in texts)
-
-
-def numbered(items: Sequence[Event]) -> Events:
-    """Complete events with the numbers of their lines."""
-    return Events(
-        tuple(event if event.seq == n else _at(event, n) for n, event in enumerate(items, 1)), ()
-    )
-
-
-def _at(event: Event, seq: int) -> Event:
-    """The same at another line; `replace` takes three times as long."""
-    return Event(
-        seq, event.name, event.leg, event.host, event.side, event.pid, event.epoch, event.mono,
-        event.extra,
-    )  # fmt: skip
-
-
-def with_(event: Event, **values: object) -> Event:
-    """A copy with other values; what is no field of every event goes to its own ones."""
-    own = {key: value for key, value in values.items() if key in _FIELDS}
-    rest = {key: value for key, value in values.items() if key not in _FIELDS}
-    return replace(event, extra={**event.extra, **rest}, **own)  # type: ignore[arg-type]
-
-
-def first(items: Items, *names: str) -> Items:
-    return [event for event in items if event.name in names][:1]
-
-
-def last(items: Items, *names: str) -> Items:
-    return [event for event in items if event.name in names][-1:]
-
-
-def without(items: Items, gone: Event) -> Items:
-    return [event for event in items if event is not gone]
-
-
-def after(items: Items, place: Event, more: Event) -> Items:
-    at = next(n for n, event in enumerate(items) if event is place) + 1
-    return [*items[:at], more, *items[at:]]
-
-
-def swapped(items: Items, old: Event, new: Event) -> Items:
-    return [new if event is old else event for event in items]
+        yield Fault("activation", "kept-out-untold", faulty, finds("case-exclusive"))
 
 
 def _other(items: Items, event: Event) -> str:

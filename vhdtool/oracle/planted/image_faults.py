@@ -1,6 +1,6 @@
-"""Faults to plant in a copy of the closed image, where nobody's data is: its tables and its ends.
+"""Faults in the tables, header and footers of a copy of the closed image.
 
-Its snapshots, its own structure and what `qemu-img check` said contradict them.
+The snapshots, the rest of the image or the report of `qemu-img check` contradict them.
 """
 
 from collections.abc import Iterator
@@ -8,38 +8,38 @@ from dataclasses import replace
 
 from vhdtool.oracle.evidence.schedule import SECTOR
 from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, Judged
-from vhdtool.oracle.planted.faults import Fault, bat_of, damaged_blocks, names_block
+from vhdtool.oracle.judge import Evidence, Outcomes
+from vhdtool.oracle.planted.fault import Fault, at_block, bat_of, damaged_blocks, finds
 from vhdtool.oracle.readers.image_view import OverlayView, View
-from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes
+from vhdtool.oracle.readers.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.readers.vhd import UNUSED, DynamicReader, open_reader
 
 
-def qcow2_faults(evidence: Evidence, view: View, judged: Judged) -> Iterator[Fault]:
-    """A closed qcow2 image that its snapshots, its own tables and qemu-img contradict."""
+def qcow2_faults(evidence: Evidence, view: View, outcomes: Outcomes) -> Iterator[Fault]:
+    """Faults of a qcow2 image, seen by its snapshots, its own tables and `qemu-img check`."""
     reader = Qcow2Reader(view)
-    sound = sorted(reader.blocks.keys() - damaged_blocks(judged))
+    sound = sorted(reader.blocks.keys() - damaged_blocks(outcomes))
     last = evidence.record.snapshots[-1:]
 
-    def entry(cluster: int, place: int) -> View:
+    def entry(cluster: int, offset: int) -> View:
         at = reader.entry(cluster)
         assert at is not None
-        return OverlayView(view, [(at, entry_bytes(place))])
+        return OverlayView(view, [(at, entry_bytes(offset))])
 
     then = {b for s in last for b in bat_of(s.meta)}
     if last and last[0].point == "all-closed":
         for cluster in [c for c in sound if str(c) in then][:1]:
             changed = evidence.with_view(entry(cluster, 0))
-            yield Fault("metadata", "image-entry-gone", changed, names_block("image-bat", cluster))
+            yield Fault("metadata", "image-entry-gone", changed, at_block("image-bat", cluster))
     yield from _qcow2_structure(evidence, view, reader, sound)
 
 
 def _qcow2_structure(
     evidence: Evidence, view: View, reader: Qcow2Reader, sound: list[int]
 ) -> Iterator[Fault]:
-    """Tables, refcounts and flags that contradict one another, and what qemu-img said."""
-    told = evidence.record.checked
-    if len(sound) < 6 or told is None or told.get("corruptions"):
+    """Tables, refcounts and flags that contradict one another, and another check.json."""
+    report = evidence.record.qemu_check
+    if len(sound) < 6 or report is None or report.get("corruptions"):
         return
     one, other, far, odd, alone, shared = (sound[n * (len(sound) - 1) // 5] for n in range(6))
     blocks, cluster = reader.blocks, reader.header.cluster
@@ -61,41 +61,41 @@ def _qcow2_structure(
         (79, b"\1"),
     ]
     counts = {"corruptions": 1, "check-errors": 1, "allocated-clusters": 0}
-    record = replace(evidence.record, checked={**told, **counts})
+    record = replace(evidence.record, qemu_check={**report, **counts})
     changed = replace(evidence, view=OverlayView(view, patches), record=record)
-    for name, names in (
+    for name, matches in (
         ("overlap", lambda f: f.code == "cluster-place" and f.block in (one, other)),
-        ("entry-past-end", names_block("cluster-place", far)),
-        ("entry-odd", names_block("cluster-place", odd)),
-        ("copied-flag", names_block("copied-flag", shared)),
-        ("refcount-zero", names_block("refcount-low", alone)),
-        ("refcounts-dirty", lambda f: f.code == "refcounts-dirty"),
-        ("qemu-img-says-so", lambda f: f.code == "qemu-img-corruptions"),
-        ("qemu-img-failed", lambda f: f.code == "qemu-img-check-errors"),
-        ("another-image-checked", lambda f: f.code == "other-check"),
+        ("entry-past-end", at_block("cluster-place", far)),
+        ("entry-odd", at_block("cluster-place", odd)),
+        ("copied-flag", at_block("copied-flag", shared)),
+        ("refcount-zero", at_block("refcount-low", alone)),
+        ("refcounts-dirty", finds("refcounts-dirty")),
+        ("qemu-img-says-so", finds("qemu-img-corruptions")),
+        ("qemu-img-failed", finds("qemu-img-check-errors")),
+        ("another-image-checked", finds("other-check")),
     ):
-        yield Fault("structure", name, changed, names)
+        yield Fault("structure", name, changed, matches)
     index = max(reader.tables.l1)
     table = OverlayView(
         view, [(reader.header.l1_offset + 8 * index, entry_bytes(size + 8 * cluster))]
     )
-    changed = replace(evidence, view=table, record=replace(record, checked=None))
-    yield Fault("structure", "table-place", changed, lambda f: f.code == "table-place")
-    yield Fault("structure", "unchecked", changed, lambda f: f.code == "missing")
+    changed = replace(evidence, view=table, record=replace(record, qemu_check=None))
+    yield Fault("structure", "table-place", changed, finds("table-place"))
+    yield Fault("structure", "unchecked", changed, finds("missing"))
 
 
-def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
-    """A closed image that its snapshots and its own structure contradict."""
+def image_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
+    """Faults of the closed image, seen by its snapshots and its own structure."""
     view = evidence.view
-    if view is None or evidence.kind == "raw":
+    if view is None or evidence.image_format == "raw":
         return
-    if evidence.kind == "qcow2":
-        yield from qcow2_faults(evidence, view, judged)
+    if evidence.image_format == "qcow2":
+        yield from qcow2_faults(evidence, view, outcomes)
         return
     reader = open_reader(view)
     if not isinstance(reader, DynamicReader):
         return
-    sound = sorted(reader.blocks.keys() - damaged_blocks(judged))
+    sound = sorted(reader.blocks.keys() - damaged_blocks(outcomes))
     then = {b for s in evidence.record.snapshots[-1:] for b in bat_of(s.meta)}
     last = evidence.record.snapshots[-1:]
 
@@ -105,11 +105,11 @@ def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     if last and last[0].point == "all-closed":
         for block in [b for b in sound if str(b) in then][:1]:
             changed = evidence.with_view(entry(block, UNUSED))
-            yield Fault("metadata", "image-entry-gone", changed, names_block("image-bat", block))
-        if not _has(judged.metadata.findings, "image-footer"):
+            yield Fault("metadata", "image-entry-gone", changed, at_block("image-bat", block))
+        if not _has(outcomes.metadata.findings, "image-footer"):
             changed = evidence.with_view(foreign_footer(view))
-            yield Fault("metadata", "swapped-footer", changed, lambda f: f.code == "image-footer")
-    footers = not _has(judged.structure.findings, "footer")
+            yield Fault("metadata", "swapped-footer", changed, finds("image-footer"))
+    footers = not _has(outcomes.structure.findings, "footer")
     if len(sound) >= 5:
         yield from _layout(evidence, view, reader, sound, footers)
     if footers:
@@ -121,16 +121,16 @@ def image_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         changed = replace(evidence, view=foreign)
         yield Fault("structure", "foreign-footer", changed, lambda f: f.code.startswith("footer"))
         if full is not None:
-            yield Fault("structure", "batmap-overstates", changed, names_block(None, full))
+            yield Fault("structure", "batmap-overstates", changed, at_block(None, full))
 
 
 def _layout(
     evidence: Evidence, view: View, reader: DynamicReader, sound: list[int], footers: bool
 ) -> Iterator[Fault]:
-    """Entries of the BAT that point at one another, behind the end and at the metadata.
+    """BAT entries that overlap, or point after the end or at the metadata.
 
-    In the same copy the footer at the end is gone, and the sum of the batmap is wrong: checking an
-    image costs most of what a judgement does.
+    The same copy has no footer at its end, and a wrong checksum of the batmap, because the strict
+    check takes most of the time of a judgement.
     """
     one, far, front, other = sound[0], sound[len(sound) // 2], sound[1], sound[-1]
     entries = (
@@ -144,16 +144,16 @@ def _layout(
         patches.append((batmap[0] + 24, (batmap[2] ^ 1).to_bytes(4, "big")))
     changed = replace(evidence, view=OverlayView(view, patches))
     yield Fault("structure", "overlap", changed, lambda f: f.block in (one, other))
-    yield Fault("structure", "entry-past-end", changed, names_block(None, far))
-    yield Fault("structure", "entry-on-metadata", changed, names_block(None, front))
+    yield Fault("structure", "entry-past-end", changed, at_block(None, far))
+    yield Fault("structure", "entry-on-metadata", changed, at_block(None, front))
     if footers:
         yield Fault("structure", "footer-gone", changed, lambda f: f.code.startswith("footer"))
     if batmap is not None:
-        yield Fault("structure", "batmap-checksum", changed, lambda f: f.code == "batmap-checksum")
+        yield Fault("structure", "batmap-checksum", changed, finds("batmap-checksum"))
 
 
 def _batmap(view: View, reader: DynamicReader) -> tuple[int, int, int] | None:
-    """(byte of the batmap's header, byte of its bits, their sum), where it has them."""
+    """(offset of the batmap's header, offset of its bits, their checksum); None without one."""
     tables = view.pread(0, min(reader.blocks.values()) * SECTOR)
     at = tables.find(b"tdbatmap")
     total = int.from_bytes(tables[at + 24 : at + 28], "big") if at >= 0 else 0
@@ -161,7 +161,7 @@ def _batmap(view: View, reader: DynamicReader) -> tuple[int, int, int] | None:
 
 
 def _overstated(view: View, reader: DynamicReader, sound: list[int]) -> tuple[View, int | None]:
-    """The image with a batmap that says of a block that all of it is there, and its number."""
+    """(image whose batmap marks a partial block as full, number of the block)."""
     batmap = _batmap(view, reader)
     if batmap is None:
         return view, None
@@ -176,7 +176,7 @@ def _overstated(view: View, reader: DynamicReader, sound: list[int]) -> tuple[Vi
 
 
 def foreign_footer(view: View) -> View:
-    """The image with another disk's footer at its end: valid, but with another uuid."""
+    """The image with the footer of another disk: valid, but with another UUID."""
     footer = bytearray(view.pread(0, SECTOR))
     footer[68:84] = bytes(byte ^ 0x5A for byte in footer[68:84])
     footer[64:68] = bytes(4)

@@ -1,13 +1,11 @@
-"""Faults to plant in what the hosts hold: each kind of leftover, a blind look, a lost look."""
+"""Faults in the holdings of the hosts: each kind of leftover, nothing listed, a file missing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from vhdtool.oracle.checks.leftovers import guest_at
-from vhdtool.oracle.evidence.held import KINDS, Held
-from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, Judged
-from vhdtool.oracle.planted.faults import Fault
+from vhdtool.oracle.evidence.holdings import KINDS, Holdings
+from vhdtool.oracle.judge import Evidence, Outcomes
+from vhdtool.oracle.planted.fault import Fault, finds
 
 PLANTED = {
     "locks": "pid 999999: write lock (OFDLCK) on bytes 300 to 301 of planted",
@@ -22,60 +20,55 @@ PLANTED = {
     "iscsi": "session999 of planted",
     "files": "planted",
 }
-"""A line of each kind, as a host would write it."""
+"""A line of each kind, as a host lists it."""
 
 
-def held_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
-    """In the looks at the hosts that the guest has left; nothing where nobody looked."""
-    held = evidence.record.held
-    if not judged.leftovers.looked:
+def leftover_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
+    """Faults at the hosts that the guest has left, and at those on which it runs."""
+    holdings = evidence.record.holdings
+    if not outcomes.leftovers.recorded:
         return
-    for look in _last_looks(evidence):
+    for held in _without_guest(evidence):
         for kind in KINDS:
-            if kind == "keys" and look.point != "after":
+            if kind == "keys" and held.point != "after":
                 continue
-            thing = PLANTED[kind].format(host=look.host)
-            things = {**look.things, kind: (*look.things[kind], thing)}
+            line = PLANTED[kind].format(host=held.host)
+            lines = {**held.lines, kind: (*held.lines[kind], line)}
             yield Fault(
-                "leftovers", f"{kind}-{look.point}", evidence.with_held(_with(held, look, things)),
-                _names(f"left-{kind}", look.host, thing),
+                "leftovers", f"{kind}-{held.point}",
+                evidence.with_holdings(_with_lines(holdings, held, lines)),
+                finds(f"left-{kind}", line, who=held.host),
             )  # fmt: skip
-    for look in _with_guest(evidence):
+    for held in _with_guest(evidence):
         nothing: dict[str, tuple[str, ...]] = dict.fromkeys(KINDS, ())
-        blind = evidence.with_held(_with(held, look, nothing))
-        yield Fault("leftovers", f"blind-{look.point}", blind, _names("held-blind", None, "shim"))
-    for look in held[:1]:
-        gone = evidence.with_held(tuple(one for one in held if one is not look))
-        yield Fault("leftovers", "look-gone", gone, _names("held-missing", None, look.piece))
+        blind = evidence.with_holdings(_with_lines(holdings, held, nothing))
+        yield Fault("leftovers", f"blind-{held.point}", blind, finds("held-blind", "shim"))
+    for held in holdings[:1]:
+        rest = evidence.with_holdings(tuple(one for one in holdings if one is not held))
+        yield Fault("leftovers", "look-gone", rest, finds("held-missing", held.file_name))
 
 
-def _with(held: tuple[Held, ...], look: Held, things: Mapping[str, tuple[str, ...]]) -> tuple[
-    Held, ...
-]:  # fmt: skip
-    return tuple(replace(one, things=things) if one is look else one for one in held)
+def _with_lines(
+    holdings: tuple[Holdings, ...], held: Holdings, lines: Mapping[str, tuple[str, ...]]
+) -> tuple[Holdings, ...]:
+    return tuple(replace(one, lines=lines) if one is held else one for one in holdings)
 
 
-def _last_looks(evidence: Evidence) -> list[Held]:
-    """At each host the one after the case, and those after a leg that took the guest away."""
+def _without_guest(evidence: Evidence) -> list[Holdings]:
+    """The holdings after the case, and those of a host that the guest has left after a leg."""
     left = {
-        (host, f"leg-{attempt.leg}")
-        for attempt in evidence.attempts
-        for host in (attempt.source, attempt.destination)
-        if host != guest_at(attempt)
+        (host, f"leg-{leg.number}")
+        for leg in evidence.legs
+        for host in (leg.source, leg.destination)
+        if host != leg.guest_host
     }
     return [
-        look
-        for look in evidence.record.held
-        if look.point == "after" or (look.host, look.point) in left
+        held
+        for held in evidence.record.holdings
+        if held.point == "after" or (held.host, held.point) in left
     ]
 
 
-def _with_guest(evidence: Evidence) -> list[Held]:
-    with_guest = {(guest_at(attempt), f"leg-{attempt.leg}") for attempt in evidence.attempts}
-    return [look for look in evidence.record.held if (look.host, look.point) in with_guest]
-
-
-def _names(code: str, host: str | None, words: str) -> Callable[[Finding], bool]:
-    return lambda finding: (
-        finding.code == code and words in finding.message and (host is None or host in finding.who)
-    )
+def _with_guest(evidence: Evidence) -> list[Holdings]:
+    running = {(leg.guest_host, f"leg-{leg.number}") for leg in evidence.legs}
+    return [held for held in evidence.record.holdings if (held.host, held.point) in running]

@@ -1,11 +1,11 @@
-"""The faults that an oracle must have been tried on before its pass counts, by kind of record.
+"""The faults that must have been planted before the pass of an oracle counts, by kind of record.
 
-A record has several kinds: of its image, of how its last leg ended, and whether the guard was on.
-A fault that asks for more than any record of a kind has (many blocks, a LUN, a batmap) is not
-listed; it is planted where there is a place for it.
+The kinds are the format of the image, how the last leg ended, and whether the guard was on. A fault
+that needs more than every record of a kind has (many blocks, a LUN, a batmap) is not listed; it is
+planted if the record allows it.
 """
 
-from vhdtool.oracle.evidence.held import KINDS
+from vhdtool.oracle.evidence.holdings import KINDS
 from vhdtool.oracle.judge import Evidence
 
 Names = dict[str, str]
@@ -78,11 +78,11 @@ _MORE: dict[str, Names] = {
 }
 
 
-def must_plant(evidence: Evidence) -> dict[str, tuple[str, ...]]:
-    """Oracle -> the names of its faults, for a record like this."""
-    case, attempts = evidence.record.case, evidence.attempts
-    kinds = [_ALL, _MORE.get(evidence.kind, {})]
-    kinds.append(_MORE["moved" if attempts and attempts[-1].moved else "cancelled"])
+def required_faults(evidence: Evidence) -> dict[str, tuple[str, ...]]:
+    """Oracle -> names of the faults that a record of this kind must allow."""
+    case, legs = evidence.record.case, evidence.legs
+    kinds = [_ALL, _MORE.get(evidence.image_format, {})]
+    kinds.append(_MORE["moved" if legs and legs[-1].moved else "cancelled"])
     if case is not None and case.guard:
         kinds.append(_MORE["guarded"])
     return {

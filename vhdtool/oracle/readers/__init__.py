@@ -1,10 +1,6 @@
-"""Readers of disk images that the oracles alone use; no code is shared with what wrote them.
+"""Readers of disk images for the oracles alone. They share no code with the image library.
 
-image_view  Read-only views of an image: a file, and a file with planted bytes
-            over it
-qcow2       The tables of a qcow2 image, read and counted here: mapping, COPIED
-            flags, refcounts
-qcow2_disk  The disk inside a qcow2 image, for the oracles. tests/interop
-            compares it with qemu-img
-vhd         A plain reader of VHD and raw images, written from the format alone
+image_view  Read-only views: a file, and a view with some bytes replaced
+qcow2       The tables of a qcow2 image, its refcounts, and its disk
+vhd         The disk in a VHD or a raw image
 """

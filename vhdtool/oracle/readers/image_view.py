@@ -1,7 +1,7 @@
-"""Read-only views of an image: a file, and a file with planted bytes over it.
+"""Read-only views of an image: a file, and a view with some bytes replaced in memory.
 
-Both answer the calls of `vhdtool.storage` that read, so that the strict check and the metadata
-snapshot run on them too; whatever would write is refused.
+Both are storages of `vhdtool.storage`, so that the strict check and the metadata dump run on them
+too. Writing raises.
 """
 
 import bisect
@@ -13,19 +13,12 @@ from pathlib import Path
 from vhdtool.oracle.evidence.files import LARGEST_IMAGE, open_regular
 from vhdtool.storage.base import ReadOnlyStorage
 
-
-def kind_of(name: str) -> str:
-    """vhd, qcow2 or raw: what a record's image is stands in its name."""
-    suffix = name.rpartition(".")[2]
-    return suffix if suffix in ("vhd", "qcow2") else "raw"
-
-
 Extent = tuple[int, int]
 """(start, end) in bytes of the file, half open."""
 
 
 class View(ReadOnlyStorage):
-    """What the oracles need of an image: a storage that also knows where its data lies."""
+    """A storage that also knows which of its ranges hold data."""
 
     def extents(self) -> Sequence[Extent]:
         """Rising, disjoint ranges outside which the file reads as zeros."""
@@ -33,9 +26,9 @@ class View(ReadOnlyStorage):
 
 
 class FileView(View):
-    """A file opened for reading; sparse areas are skipped where the file system tells them.
+    """A file opened for reading. A context manager.
 
-    Raises TornRecord when it is no regular file that can be opened. A context manager.
+    Raises TornRecord if it is not a regular file, or cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,6 +53,7 @@ class FileView(View):
 
 
 def _data_of(fd: int, size: int) -> list[Extent]:
+    """The ranges of a file that are not holes."""
     found: list[Extent] = []
     position = 0
     while position < size:
@@ -69,7 +63,7 @@ def _data_of(fd: int, size: int) -> list[Extent]:
         except OSError as error:
             if error.errno == errno.ENXIO:
                 break
-            # A file system without the calls: all of it may be data.
+            # The file system has no SEEK_DATA: all of the file may be data.
             return [(0, size)]
         found.append((start, min(position, size)))
     return found
@@ -88,6 +82,8 @@ class OverlayView(View):
         data = self._base.pread(offset, length)
         end = offset + len(data)
         for start, patch in self._patches:
+            if start >= end:
+                break
             low, high = max(offset, start), min(end, start + len(patch))
             if low < high:
                 middle = patch[low - start : high - start]
@@ -105,7 +101,7 @@ class OverlayView(View):
 
 
 def merge(extents: Sequence[Extent]) -> list[Extent]:
-    """Rising and disjoint."""
+    """The same ranges, rising and disjoint."""
     merged: list[Extent] = []
     for start, end in sorted(extents):
         if merged and start <= merged[-1][1]:

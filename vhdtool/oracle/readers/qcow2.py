@@ -1,8 +1,9 @@
-"""The tables of a qcow2 image, read and counted here: mapping, COPIED flags, refcounts.
+"""A reader of qcow2 images, written from the format alone: its tables and its disk.
 
-`qemu-img check` was asked when the image was recorded, and what it said is in check.json. That is
-a statement about the evidence; this is the evidence. Source of the layout: docs/interop/qcow2.rst
-of QEMU. All integers on disk are big-endian. Memory is bounded by MOST_CLUSTERS.
+`qemu-img check` ran when the image was recorded, and check.json has its report. The oracle does not
+rely on that report: it reads mapping, COPIED flags and refcounts itself. Source of the layout:
+docs/interop/qcow2.rst of QEMU. All integers on disk are big-endian. Memory is bounded by
+MOST_CLUSTERS. tests/interop compares the disk with qemu-img.
 """
 
 import struct
@@ -14,20 +15,21 @@ from typing import Any
 from vhdtool.errors import CorruptImage
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.readers.image_view import View
+from vhdtool.oracle.readers.vhd import data_chunks
 
 SECTOR = 512
 MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQIIQQIIQ")
 _FEATURES = struct.Struct(">QQQII")
-PLACE = 0x00FFFFFFFFFFFE00
+OFFSET_BITS = 0x00FFFFFFFFFFFE00
 COPIED, COMPRESSED, ZERO = 1 << 63, 1 << 62, 1
 DIRTY, CORRUPT = 1, 2
 PART = 512
-"""Bytes of a table that are passed over at once where they are zeros."""
+"""Bytes of a table that are skipped at once if they are zeros."""
 MOST_CLUSTERS = 1 << 22
-"""Mapped clusters; the images of the lab have thousands."""
+"""The largest number of mapped clusters; images of the lab have thousands."""
 SHOWN = 200
-"""Findings about refcounts; more say nothing new."""
+"""Findings that are listed at most."""
 
 
 @dataclass(frozen=True)
@@ -55,28 +57,28 @@ class Header:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cluster that an L2 table maps to `place`; `zero`: it reads as zeros all the same."""
+    """An L2 entry: a cluster at byte `offset`. `zero`: the cluster reads as zeros all the same."""
 
-    place: int
+    offset: int
     copied: bool
     zero: bool
 
 
 class Tables:
-    """All tables of one image. Raises CorruptImage for what cannot be read or is not served."""
+    """All tables of one image. Raises CorruptImage if they are damaged or not supported."""
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.header = _header(view)
         self.l1 = dict(self._l1())
-        """Index -> entry of the L1 table as written, where it names an L2 table."""
+        """Index -> entry of the L1 table, if it names an L2 table."""
         self.entries = dict(self._entries())
-        """Guest cluster -> its entry."""
+        """Guest cluster -> its L2 entry."""
 
     @property
     def blocks(self) -> dict[int, int]:
-        """Guest cluster -> where its data lies in the file, in bytes."""
-        return {cluster: e.place for cluster, e in self.entries.items() if not e.zero}
+        """Guest cluster -> offset of its data in the file."""
+        return {cluster: e.offset for cluster, e in self.entries.items() if not e.zero}
 
     def _l1(self) -> Iterator[tuple[int, int]]:
         header = self.header
@@ -84,27 +86,29 @@ class Tables:
         if len(raw) < header.l1_entries * 8:
             raise CorruptImage(f"{self.view.name}: the L1 table is cut off")
         for index, (entry,) in enumerate(struct.iter_unpack(">Q", raw)):
-            if entry & PLACE:
+            if entry & OFFSET_BITS:
                 yield index, entry
 
     def _entries(self) -> Iterator[tuple[int, Entry]]:
         header, found = self.header, 0
         for index, l1_entry in self.l1.items():
-            raw = self.view.pread(l1_entry & PLACE, header.cluster).ljust(header.cluster, b"\0")
+            raw = self.view.pread(l1_entry & OFFSET_BITS, header.cluster).ljust(
+                header.cluster, b"\0"
+            )
             for at, entry in _used(raw):
                 if entry & COMPRESSED:
-                    raise CorruptImage(f"{self.view.name}: has compressed clusters, as no run has")
-                if not entry & PLACE:
+                    raise CorruptImage(f"{self.view.name}: has compressed clusters")
+                if not entry & OFFSET_BITS:
                     continue
                 found += 1
                 if found > MOST_CLUSTERS:
                     raise CorruptImage(f"{self.view.name}: maps more than {MOST_CLUSTERS} clusters")
-                place = Entry(entry & PLACE, bool(entry & COPIED), bool(entry & ZERO))
-                yield index * header.table_entries + at, place
+                one = Entry(entry & OFFSET_BITS, bool(entry & COPIED), bool(entry & ZERO))
+                yield index * header.table_entries + at, one
 
 
 def _used(table: bytes) -> Iterator[tuple[int, int]]:
-    """(index, entry) of a table, where there is one; most of a table is empty."""
+    """(index, entry) of the entries of a table that are not zero; most of a table is empty."""
     for start in range(0, len(table), PART):
         part = table[start : start + PART]
         if part.strip(b"\0"):
@@ -116,7 +120,7 @@ def _used(table: bytes) -> Iterator[tuple[int, int]]:
 def _header(view: View) -> Header:
     raw = view.pread(0, 112)
     if len(raw) < _HEADER.size or raw[:4] != MAGIC:
-        raise CorruptImage(f"{view.name}: no qcow2 image (no header)")
+        raise CorruptImage(f"{view.name}: not a qcow2 image, it has no header")
     (_, version, backing, _, bits, size, crypt, l1_entries, l1_offset, refcounts,
      refcount_clusters, snapshots, _) = _HEADER.unpack_from(raw)  # fmt: skip
     features, order = 0, 4
@@ -127,7 +131,7 @@ def _header(view: View) -> Header:
     if features & CORRUPT:
         raise CorruptImage(f"{view.name}: QEMU marked it as corrupt")
     if backing or crypt or snapshots or features & ~(DIRTY | CORRUPT):
-        text = "names another file, is encrypted or has features that no run uses"
+        text = "has a backing file, encryption, internal snapshots or unknown features"
         raise CorruptImage(f"{view.name}: {text}")
     header = Header(
         size // SECTOR * SECTOR, 1 << bits, l1_offset, l1_entries, refcounts, refcount_clusters,
@@ -140,10 +144,10 @@ def _header(view: View) -> Header:
 
 
 def meta_of(view: View) -> dict[str, Any]:
-    """The mapping in the schema of the snapshots; a block is a cluster. Raises CorruptImage."""
+    """The mapping as a metadata dump; its blocks are clusters. Raises CorruptImage."""
     tables = Tables(view)
     header = tables.header
-    bat = {str(cluster): place // SECTOR for cluster, place in tables.blocks.items()}
+    bat = {str(cluster): offset // SECTOR for cluster, offset in tables.blocks.items()}
     return {
         "schema": 1,
         "file_size": view.size(),
@@ -161,11 +165,11 @@ def meta_of(view: View) -> dict[str, Any]:
 
 
 def examine(view: View) -> tuple[list[Finding], int]:
-    """What contradicts itself in an image that everybody closed; and its data clusters.
+    """(findings about a closed image, number of its data clusters). Raises CorruptImage.
 
     Each cluster of the file has as many users as its refcount says, a table or cluster with one
-    user is marked COPIED, no two users share a place. More counted than used is a leak, and hurts
-    nobody.
+    user is marked COPIED, and no two users share a cluster. A refcount that is too high is a leak
+    and no damage.
     """
     tables = Tables(view)
     uses = _Uses(tables)
@@ -178,7 +182,7 @@ def examine(view: View) -> tuple[list[Finding], int]:
 
 
 class _Uses:
-    """Who uses each cluster of the file, by its offset."""
+    """The users of each cluster of the file, by its offset."""
 
     def __init__(self, tables: Tables) -> None:
         header, view = tables.header, tables.view
@@ -193,57 +197,58 @@ class _Uses:
         for at in range(0, header.l1_entries * 8, self.cluster):
             self._add(header.l1_offset + at, "the L1 table", "table-place")
         raw = view.pread(header.refcounts, min(header.refcount_clusters, 64) * self.cluster)
-        for index, (place,) in enumerate(struct.iter_unpack(">Q", raw[: len(raw) // 8 * 8])):
-            if place & PLACE:
-                self.refcount_blocks[index] = place & PLACE
-                self._add(place & PLACE, f"refcount block {index}", "table-place")
+        for index, (entry,) in enumerate(struct.iter_unpack(">Q", raw[: len(raw) // 8 * 8])):
+            if entry & OFFSET_BITS:
+                self.refcount_blocks[index] = entry & OFFSET_BITS
+                self._add(entry & OFFSET_BITS, f"refcount block {index}", "table-place")
         for index, entry in tables.l1.items():
             first = index * header.table_entries
-            self._add(entry & PLACE, f"L2 table {index}", "table-place", first)
+            self._add(entry & OFFSET_BITS, f"L2 table {index}", "table-place", first)
         for cluster, one in tables.entries.items():
-            self._add(one.place, f"cluster {cluster}", "cluster-place", cluster)
+            self._add(one.offset, f"cluster {cluster}", "cluster-place", cluster)
 
-    def _add(self, place: int, what: str, code: str, block: int | None = None) -> None:
+    def _add(self, offset: int, what: str, code: str, block: int | None = None) -> None:
         why = None
-        if place >= self.size:
-            why = f"behind the end of the file ({self.size} bytes)"
-        elif place % self.cluster:
-            why = "which is no cluster's beginning"
-        elif place in self.user:
-            why = f"where {self.user[place]} is"
+        if offset >= self.size:
+            why = f"after the end of the file ({self.size} bytes)"
+        elif offset % self.cluster:
+            why = "which is not a cluster boundary"
+        elif offset in self.user:
+            why = f"where {self.user[offset]} is"
         if why and len(self.findings) < SHOWN:
-            text = f"{what} lies at byte {place}, {why}"
-            self.findings.append(Finding(code, text, block=block, offset=place))
-        self.count[place] += 1
-        self.user.setdefault(place, what)
+            text = f"{what} is at byte {offset}, {why}"
+            self.findings.append(Finding(code, text, block=block, offset=offset))
+        self.count[offset] += 1
+        self.user.setdefault(offset, what)
 
 
 def _counts(tables: Tables, uses: _Uses) -> Iterator[Finding]:
     header = tables.header
     if header.dirty:
-        yield Finding("refcounts-dirty", "the image says that its refcounts are not written")
+        yield Finding("refcounts-dirty", "the header is marked dirty: refcounts are not written")
     refcounts = _Refcounts(tables, uses)
-    for place, used in sorted(uses.count.items()):
-        counted = refcounts.of(place)
-        what = uses.user[place]
+    for offset, used in sorted(uses.count.items()):
+        counted = refcounts.of(offset)
+        what = uses.user[offset]
         if counted < used:
-            text = f"{what} at byte {place} has refcount {counted}, and {used} in use"
-            yield Finding("refcount-low", text, offset=place, block=_block_of(what))
+            text = f"{what} at byte {offset} has refcount {counted}, but is used {used} times"
+            yield Finding("refcount-low", text, offset=offset, block=_block_of(what))
     for index, entry in tables.l1.items():
-        yield from _flag(f"L2 table {index}", entry & PLACE, bool(entry & COPIED), refcounts)
+        yield from _flag(f"L2 table {index}", entry & OFFSET_BITS, bool(entry & COPIED), refcounts)
     for cluster, one in tables.entries.items():
-        yield from _flag(f"cluster {cluster}", one.place, one.copied, refcounts)
-    for place, counted in refcounts.all():
-        if counted and place not in uses.count:
-            yield Finding("refcount-leak", f"byte {place} is counted and not in use", "info")
+        yield from _flag(f"cluster {cluster}", one.offset, one.copied, refcounts)
+    for offset, counted in refcounts.all():
+        if counted and offset not in uses.count:
+            text = f"the cluster at byte {offset} has refcount {counted}, but is not used"
+            yield Finding("refcount-leak", text, "info")
 
 
-def _flag(what: str, place: int, copied: bool, refcounts: "_Refcounts") -> Iterator[Finding]:
-    counted = refcounts.of(place)
+def _flag(what: str, offset: int, copied: bool, refcounts: "_Refcounts") -> Iterator[Finding]:
+    counted = refcounts.of(offset)
     if counted and copied != (counted == 1):
-        said = "is marked COPIED" if copied else "is not marked COPIED"
-        text = f"{what} at byte {place} {said}, its refcount is {counted}"
-        yield Finding("copied-flag", text, offset=place, block=_block_of(what))
+        text = f"{what} at byte {offset} is {'' if copied else 'not '}marked COPIED, "
+        text += f"but its refcount is {counted}"
+        yield Finding("copied-flag", text, offset=offset, block=_block_of(what))
 
 
 def _block_of(what: str) -> int | None:
@@ -252,18 +257,19 @@ def _block_of(what: str) -> int | None:
 
 
 class _Refcounts:
-    """The refcounts as written; 0 where no block has them."""
+    """The refcounts as written; 0 for a cluster without a refcount block."""
 
     def __init__(self, tables: Tables, uses: _Uses) -> None:
         self.cluster, self.bits = tables.header.cluster, tables.header.refcount_bits
         self.in_block = self.cluster * 8 // self.bits
         self._blocks = {
-            index: tables.view.pread(place, self.cluster).ljust(self.cluster, b"\0")
-            for index, place in uses.refcount_blocks.items()
+            index: tables.view.pread(offset, self.cluster).ljust(self.cluster, b"\0")
+            for index, offset in uses.refcount_blocks.items()
         }
 
-    def of(self, place: int) -> int:
-        index, at = divmod(place // self.cluster, self.in_block)
+    def of(self, offset: int) -> int:
+        """The refcount of the cluster at that offset."""
+        index, at = divmod(offset // self.cluster, self.in_block)
         block = self._blocks.get(index)
         return 0 if block is None else self._at(block, at)
 
@@ -271,13 +277,53 @@ class _Refcounts:
         if self.bits >= 8:
             width = self.bits // 8
             return int.from_bytes(block[at * width : (at + 1) * width])
-        # Smaller ones fill a byte from its low end.
+        # Smaller refcounts fill a byte from its low end.
         byte = block[at * self.bits // 8]
         return byte >> (at * self.bits % 8) & (1 << self.bits) - 1
 
     def all(self) -> Iterator[tuple[int, int]]:
-        """(offset in the file, refcount) of each cluster that is counted."""
+        """(offset, refcount) of each cluster whose refcount is not 0."""
         for index, block in sorted(self._blocks.items()):
             for at in range(self.in_block):
                 if counted := self._at(block, at):
                     yield (index * self.in_block + at) * self.cluster, counted
+
+
+class Qcow2Reader:
+    """The disk inside a qcow2 image. Raises CorruptImage.
+
+    `blocks`: guest cluster -> offset of its data in the file.
+    """
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self.tables = Tables(view)
+        self.header = self.tables.header
+        self.disk_sectors = self.header.size // SECTOR
+        self.block_sectors = self.header.cluster // SECTOR
+        self.blocks = self.tables.blocks
+
+    def chunks(self) -> Iterator[tuple[int, bytes]]:
+        """(first sector, bytes) of all data in rising order; everything else reads as zeros."""
+        for cluster, offset in sorted(self.blocks.items()):
+            first = cluster * self.block_sectors
+            count = min(self.block_sectors, self.disk_sectors - first)
+            for sector, data in data_chunks(self.view, offset, [(0, count)]):
+                yield first + sector, data
+
+    def locate(self, sector: int) -> int | None:
+        """Offset of a sector in the file; None if it reads as zeros."""
+        cluster, inside = divmod(sector, self.block_sectors)
+        offset = self.blocks.get(cluster)
+        return None if offset is None else offset + inside * SECTOR
+
+    def entry(self, cluster: int) -> int | None:
+        """Offset of the L2 entry of a cluster in the file; None if it has no L2 table."""
+        index, at = divmod(cluster, self.header.table_entries)
+        table = self.tables.l1.get(index)
+        return None if table is None else (table & OFFSET_BITS) + 8 * at
+
+
+def entry_bytes(offset: int) -> bytes:
+    """The L2 entry of a cluster with one user; 0 for none."""
+    return struct.pack(">Q", offset | COPIED if offset else 0)

@@ -1,11 +1,11 @@
-"""A plain reader of VHD and raw images, written from the format alone.
+"""A reader of VHD and raw images, written from the format alone.
 
-It shares no code with the image layer or the shim: a mistake there must not excuse itself here.
+It shares no code with the image library or the shim, so that a defect there is not repeated here.
 tests/interop compares it with libvhdi and qemu-img. Source of the layout: Microsoft's "Virtual
 Hard Disk Image Format Specification" 1.0. All integers on disk are big-endian.
 
-A sector of a dynamic disk is present when its block has a BAT entry and its bit in the block's
-bitmap is set; every other sector reads as zeros.
+A sector of a dynamic disk is present if its block has a BAT entry and its bit in the block's bitmap
+is set; every other sector reads as zeros.
 """
 
 import re
@@ -18,7 +18,7 @@ from vhdtool.oracle.readers.image_view import Extent, View, clip
 SECTOR = 512
 UNUSED = 0xFFFFFFFF
 CHUNK = 1 << 20
-"""Bytes read at once; bounds the memory, whatever the image claims."""
+"""Bytes read at once: bounds the memory for any image."""
 MAX_ENTRIES = 1 << 23
 _ZEROS = bytes(CHUNK)
 _ONES, _NULLS = re.compile("1+"), re.compile("0+")
@@ -26,23 +26,23 @@ FIXED, DYNAMIC = 2, 3
 
 
 class RawReader:
-    """A disk that is its file."""
+    """A raw image: the file is the disk."""
 
     def __init__(self, view: View) -> None:
         self.view = view
         self.disk_sectors = view.size() // SECTOR
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """(first sector, bytes) of all data in rising order; what is left out reads as zeros."""
-        yield from pieces(self.view, 0, [(0, self.disk_sectors)])
+        """(first sector, bytes) of all data in rising order; everything else reads as zeros."""
+        yield from data_chunks(self.view, 0, [(0, self.disk_sectors)])
 
     def locate(self, sector: int) -> int | None:
-        """Where a present sector lies in the file, in bytes; None where it reads as zeros."""
+        """Offset of a sector in the file; None if it is not present and reads as zeros."""
         return sector * SECTOR if sector < self.disk_sectors else None
 
 
 class FixedReader(RawReader):
-    """A fixed VHD: the disk, then a footer."""
+    """A fixed VHD: the disk, then the footer."""
 
     def __init__(self, view: View, sectors: int) -> None:
         super().__init__(view)
@@ -50,7 +50,7 @@ class FixedReader(RawReader):
 
 
 class DynamicReader:
-    """A dynamic VHD. Raises CorruptImage when header or BAT cannot be used.
+    """A dynamic VHD. Raises CorruptImage if header or BAT cannot be used.
 
     `blocks`: block number -> first sector of its bitmap in the file.
     """
@@ -78,18 +78,18 @@ class DynamicReader:
         self._bitmaps: dict[int, bytes] = {}
 
     def bitmap(self, block: int) -> bytes:
-        """The bitmap of an allocated block; bits past the end of the file count as clear."""
+        """The bitmap of an allocated block; bits after the end of the file count as clear."""
         if block not in self._bitmaps:
             data = self.view.pread(self.blocks[block] * SECTOR, self.bitmap_bytes)
             self._bitmaps[block] = data.ljust(self.bitmap_bytes, b"\0")
         return self._bitmaps[block]
 
     def chunks(self) -> Iterator[tuple[int, bytes]]:
-        """(first sector, bytes) of present data in rising order; the rest reads as zeros."""
+        """(first sector, bytes) of present data in rising order; everything else reads as zeros."""
         return self._stored(_ONES)
 
     def hidden(self) -> Iterator[tuple[int, bytes]]:
-        """The same of data under clear bits, which only a reader without bitmaps would show."""
+        """(first sector, bytes) of data under clear bits, which the disk does not show."""
         return self._stored(_NULLS)
 
     def _stored(self, wanted: re.Pattern[str]) -> Iterator[tuple[int, bytes]]:
@@ -99,11 +99,11 @@ class DynamicReader:
             bits = f"{int.from_bytes(self.bitmap(block)):0{self.bitmap_bytes * 8}b}"
             runs = [run.span() for run in wanted.finditer(bits, 0, count)]
             start = self.blocks[block] * SECTOR + self.bitmap_bytes
-            for sector, data in pieces(self.view, start, runs):
+            for sector, data in data_chunks(self.view, start, runs):
                 yield first + sector, data
 
     def locate(self, sector: int) -> int | None:
-        """Where a present sector lies in the file, in bytes; None where it reads as zeros."""
+        """Offset of a sector in the file; None if it is not present and reads as zeros."""
         block, inside = divmod(sector, self.block_sectors)
         if block not in self.blocks or not self.bitmap(block)[inside // 8] & 0x80 >> inside % 8:
             return None
@@ -113,8 +113,8 @@ class DynamicReader:
 Reader = RawReader | DynamicReader
 
 
-def pieces(view: View, start: int, runs: list[Extent]) -> Iterator[tuple[int, bytes]]:
-    """Data of sector runs that begin at byte `start`, in whole sectors; holes are left out."""
+def data_chunks(view: View, start: int, runs: list[Extent]) -> Iterator[tuple[int, bytes]]:
+    """(sector, bytes) of data in sector runs, counted from byte `start`; holes are left out."""
     extents = view.extents()
     for low, high in runs:
         done = low
@@ -132,8 +132,8 @@ def pieces(view: View, start: int, runs: list[Extent]) -> Iterator[tuple[int, by
 def open_reader(view: View) -> Reader:
     """The disk inside a VHD file.
 
-    Raises NotAVhd without a footer at either end, CorruptImage when what it points at is no
-    header or BAT, and for kinds that the lab does not migrate (differencing).
+    Raises NotAVhd without a footer at either end, and CorruptImage if header or BAT cannot be used
+    or the disk type is not fixed or dynamic.
     """
     footer = _footer(view)
     data_offset, size, kind = struct.unpack_from(">16xQ24xQ4xI", footer)
@@ -145,7 +145,7 @@ def open_reader(view: View) -> Reader:
 
 
 def _footer(view: View) -> bytes:
-    """The footer at the end, else its copy at the start: any reader of a VHD falls back so."""
+    """The footer at the end, or its copy at the start if that is not valid."""
     for offset in (max(view.size() - SECTOR, 0), 0):
         footer = view.pread(offset, SECTOR)
         if len(footer) == SECTOR and footer[:8] == b"conectix":

@@ -7,7 +7,8 @@ figures of the verdict.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vhdtool.oracle.checks.timing import Silence, silences
+from vhdtool.oracle.checks.timing import Blackout as Measured
+from vhdtool.oracle.checks.timing import blackouts
 from vhdtool.oracle.evidence.console import Ack
 from vhdtool.report.drawing.timeline import Leg, Timeline
 
@@ -42,22 +43,20 @@ class Blackout:
 
 def find_blackouts(timeline: Timeline, acks: Sequence[Ack]) -> list[Blackout]:
     """The blackouts of the legs in which the guest was suspended."""
-    measured = {
-        id(one.attempt): one for one in silences(timeline.attempts, acks, timeline.readings)
-    }
+    measured = {id(one.leg): one for one in blackouts(timeline.recorded, acks, timeline.readings)}
     found = []
-    for attempt, leg in zip(timeline.attempts, timeline.legs, strict=True):
+    for recorded, leg in zip(timeline.recorded, timeline.legs, strict=True):
         if leg.suspended is not None:
-            found.append(_blackout(leg, leg.suspended, measured.get(id(attempt))))
+            found.append(_blackout(leg, leg.suspended, measured.get(id(recorded))))
     return found
 
 
-def _blackout(leg: Leg, suspended: float, silence: Silence | None) -> Blackout:
-    last = None if silence is None else silence.last
-    first = None if silence is None else silence.first
+def _blackout(leg: Leg, suspended: float, measured: Measured | None) -> Blackout:
+    last = None if measured is None else measured.last
+    first = None if measured is None else measured.first
     halted = suspended if leg.stopped is None else leg.stopped
     start = halted if last is None else last
     end = next(at for at in (first, leg.ran_again, suspended) if at is not None)
-    phases = {} if silence is None else silence.phases
+    phases = {} if measured is None else measured.phases
     drawn = tuple(Phase(name, *span) for name, span in phases.items())
     return Blackout(leg, last, first, start, max(end, start), drawn)

@@ -8,9 +8,10 @@ hosts without a clock. Times (seconds of the controller's clock) only position t
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vhdtool.oracle.checks.activation import Reading, judge_activation
-from vhdtool.oracle.evidence.attempts import Attempt, attempts_of
+from vhdtool.oracle.checks.activation import Reading, check_activation
 from vhdtool.oracle.evidence.events import READS, RELEASES, Event, Events
+from vhdtool.oracle.evidence.legs import Leg as RecordedLeg
+from vhdtool.oracle.evidence.legs import legs_of
 
 FAILURES = frozenset({"refused", "fenced", "fault-injected"})
 MARKED = READS | RELEASES | FAILURES
@@ -56,7 +57,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Leg:
-    """A migration attempt; a time is None where its event was not recorded."""
+    """A leg as it is drawn; a time is None where its event was not recorded."""
 
     number: int
     source: str
@@ -88,7 +89,7 @@ class Timeline:
     end: float
     hosts: list[str]
     legs: list[Leg]
-    attempts: Sequence[Attempt] = ()
+    recorded: Sequence[RecordedLeg] = ()
     readings: Sequence[Reading] = ()
     attached: list[Span] = field(default_factory=list)
     active: list[Span] = field(default_factory=list)
@@ -102,10 +103,10 @@ def build_timeline(events: Events) -> Timeline | None:
         return None
     times = [event.mono for event in events.items]
     end = max(times)
-    attempts = attempts_of(events)
-    readings = judge_activation(events, attempts, guard=False).readings
-    timeline = Timeline(min(times), end, _hosts(events.items, attempts), _legs(events, attempts))
-    timeline.attempts, timeline.readings = attempts, readings
+    recorded = legs_of(events)
+    readings = check_activation(events, recorded, guard=False).readings
+    timeline = Timeline(min(times), end, _hosts(events.items, recorded), _legs(events, recorded))
+    timeline.recorded, timeline.readings = recorded, readings
     timeline.attached = _attached(events.items, end)
     timeline.active = sorted(
         (_active(one, end) for one in readings if one.active), key=lambda span: span.start
@@ -142,29 +143,29 @@ def describe(event: Event) -> str:
     return ", ".join(parts)
 
 
-def _hosts(events: Sequence[Event], attempts: Sequence[Attempt]) -> list[str]:
-    named = [name for attempt in attempts for name in (attempt.source, attempt.destination)]
+def _hosts(events: Sequence[Event], recorded: Sequence[RecordedLeg]) -> list[str]:
+    named = [name for leg in recorded for name in (leg.source, leg.destination)]
     for side in ("source", "destination"):
         named += [event.host for event in events if event.side == side]
     return list(dict.fromkeys(name for name in named if name))
 
 
-def _legs(events: Events, attempts: Sequence[Attempt]) -> list[Leg]:
+def _legs(events: Events, recorded: Sequence[RecordedLeg]) -> list[Leg]:
     legs = []
-    for attempt in attempts:
-        suspended, resumed, cancelled = attempt.suspended, attempt.resumed, attempt.cancelled
-        faults = [e for e in events.named("fault-injected") if e.leg == attempt.leg]
+    for leg in recorded:
+        suspended, resumed, cancelled = leg.suspended, leg.resumed, leg.cancelled
+        faults = [e for e in events.named("fault-injected") if e.leg == leg.number]
         legs.append(
             Leg(
-                attempt.leg,
-                attempt.source,
-                attempt.destination,
-                attempt.started.mono,
+                leg.number,
+                leg.source,
+                leg.destination,
+                leg.started.mono,
                 suspended=suspended.mono if suspended else None,
                 stopped=suspended.number("stop_mono") if suspended else None,
                 resumed=resumed.mono if resumed else None,
                 completed=resumed.number("completed_mono") if resumed else None,
-                cancelled=cancelled.mono if cancelled and not attempt.moved else None,
+                cancelled=cancelled.mono if cancelled and not leg.moved else None,
                 reason=str(cancelled.extra.get("reason", "")) if cancelled else "",
                 fault=str(faults[0].extra.get("fault", "injected")) if faults else "",
             )

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import oracle_cases
 from vhdtool.oracle.evidence import files as pieces
-from vhdtool.oracle.evidence.files import read_piece
+from vhdtool.oracle.evidence.files import read_file
 from vhdtool.oracle.evidence.json_fields import TornRecord, parse_object
 from vhdtool.oracle.verdict import judge_case
 
@@ -50,9 +50,9 @@ def test_a_piece_of_any_size_is_refused_before_it_is_read(
 ) -> None:
     large = tmp_path / "large"
     large.touch()
-    os.truncate(large, pieces.LARGEST_PIECE + 1)
+    os.truncate(large, pieces.LARGEST_FILE + 1)
     with pytest.raises(TornRecord, match="more than 64 MiB"):
-        read_piece(large)
+        read_file(large)
     folder = oracle_cases.activate().save(tmp_path / "case")
     os.truncate(folder / "image.vhd", pieces.LARGEST_IMAGE + 512)
     entry = judge_case(folder)
@@ -62,6 +62,6 @@ def test_a_piece_of_any_size_is_refused_before_it_is_read(
 
 def test_a_key_that_is_given_twice_is_torn_at_any_depth() -> None:
     for text in (b'{"a": 1, "a": 1}', b'{"a": {"b": 1, "b": 2}}', b'{"a": [{"b": 1, "b": 2}]}'):
-        with pytest.raises(TornRecord, match="is given twice"):
+        with pytest.raises(TornRecord, match="is repeated"):
             parse_object(text)
     assert parse_object(b'{"a": {"b": 1}, "b": 2}') == {"a": {"b": 1}, "b": 2}

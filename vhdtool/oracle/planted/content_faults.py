@@ -1,56 +1,45 @@
-"""Faults to plant in a copy of the image, each with the place that its finding must name.
+"""Faults in the data of a copy of the image, each with the sector that its finding must name.
 
-Places are chosen where the record is undamaged, so that a fault is news in a corrupt record too.
-Nothing is copied: image faults are a few bytes laid over the file's view.
+Sectors are chosen where the record is undamaged, so that the finding is new in a corrupt record
+too. Nothing is copied: a fault is a few bytes that an OverlayView replaces.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from vhdtool.oracle.checks.content import disk_in
+from vhdtool.oracle.checks.content import open_disk
 from vhdtool.oracle.evidence.case import Case
 from vhdtool.oracle.evidence.depth import DEEP
 from vhdtool.oracle.evidence.load import Load
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
-from vhdtool.oracle.finding import Finding
-from vhdtool.oracle.judge import Evidence, Judged
+from vhdtool.oracle.judge import Evidence, Outcomes
+from vhdtool.oracle.planted.fault import Fault, Matches, at_sector
 from vhdtool.oracle.readers.image_view import OverlayView, View
-from vhdtool.oracle.readers.qcow2_disk import Qcow2Reader, entry_bytes
+from vhdtool.oracle.readers.qcow2 import Qcow2Reader, entry_bytes
 from vhdtool.oracle.readers.vhd import DynamicReader
 
 _ZERO = bytes(SECTOR)
 
 
-@dataclass(frozen=True)
-class Fault:
-    """`evidence` has the fault in it; `names` tells a finding that points at its place."""
+def content_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
+    """Data that is lost, old, of another sector or run, or that was never written.
 
-    oracle: str
-    name: str
-    evidence: Evidence
-    names: Callable[[Finding], bool]
-
-
-def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
-    """Data that is lost, old, of another place or run, or that nobody wrote.
-
-    All of it is planted in one copy of the image, each fault in a place of its own: reading the
-    whole image is what costs.
+    All faults are in one copy of the image, each in a sector of its own, because reading the whole
+    image takes most of the time.
     """
     case, view = evidence.record.case, evidence.view
-    if case is None or view is None or evidence.kind == "raw":
+    if case is None or view is None or evidence.image_format == "raw":
         return
-    reader = disk_in(view, evidence.kind)
+    reader = open_disk(view, evidence.image_format)
     if not isinstance(reader, DynamicReader | Qcow2Reader):
         return
     load = Load.of(case, evidence.console)
     patches: dict[int, bytes] = {}
-    named: list[tuple[str, Callable[[Finding], bool]]] = []
+    named: list[tuple[str, Matches]] = []
 
     def healthy(sector: int) -> int | None:
-        """The byte in the file of an undamaged, acknowledged sector."""
-        at = None if sector in judged.content.damaged else reader.locate(sector)
+        """Offset in the file of an acknowledged, undamaged sector; None for any other sector."""
+        at = None if sector in outcomes.content.damaged else reader.locate(sector)
         if (
             at is None
             or at in patches
@@ -63,7 +52,7 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
         for sector in order:
             if (at := healthy(sector)) is not None:
                 patches[at] = data(sector)
-                named.append((name, _covers("lost", sector)))
+                named.append((name, at_sector("lost", sector)))
                 break
 
     content = load.schedule.sector_content
@@ -80,10 +69,9 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     plant("of-another-place", oldest, lambda at: content(load.last[at], at + 1))
     plant("of-no-write", oldest, lambda at: content(1 << 35, at))
     plant("strange-data", oldest, lambda at: content(load.last[at], at)[:-1] + b"?")
-    placed = _nobody_s(load, reader, view, judged, healthy)
-    for name, code, sector, changes in placed:
+    for name, code, sector, changes in _unwritten_faults(load, reader, view, outcomes, healthy):
         patches.update(changes)
-        named.append((name, _covers(code, sector)))
+        named.append((name, at_sector(code, sector)))
     changed = replace(
         evidence,
         view=OverlayView(view, list(patches.items())),
@@ -92,13 +80,13 @@ def content_faults(evidence: Evidence, judged: Judged) -> Iterator[Fault]:
     )
     named.append(("heard-bad", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)))
     named.append(("heard-missing", lambda f: f.message == "planted: missing"))
-    for name, names in named:
-        yield Fault("content", name, changed, names)
+    for name, matches in named:
+        yield Fault("content", name, changed, matches)
     yield from _other_disk(evidence, case, isinstance(reader, DynamicReader))
 
 
 def _other_disk(evidence: Evidence, case: Case, blocks: bool) -> Iterator[Fault]:
-    """An image of another size than the case's, which is not compared; the guest is still heard."""
+    """An image of another size than in case.json: not compared, but the console still counts."""
     console = replace(
         evidence.console,
         problems=[*evidence.console.problems, "planted: torn"],
@@ -115,14 +103,14 @@ def _other_disk(evidence: Evidence, case: Case, blocks: bool) -> Iterator[Fault]
         yield Fault("content", "blocks-other", changed, lambda f: f.code == "size")
 
 
-def _nobody_s(
+def _unwritten_faults(
     load: Load,
     reader: DynamicReader | Qcow2Reader,
     view: View,
-    judged: Judged,
+    outcomes: Outcomes,
     healthy: Callable[[int], int | None],
 ) -> Iterator[tuple[str, str, int, dict[int, bytes]]]:
-    """(name, code, sector, patches) of data where nobody wrote: shown, and hidden."""
+    """(name, code, sector, patches) of data in sectors that were never written."""
     if isinstance(reader, Qcow2Reader):
         for sector, (at, data) in _shown_twice(load, reader, healthy):
             yield "never-written", "never-written", sector, {at: data}
@@ -132,7 +120,7 @@ def _nobody_s(
         undone = {zeroed: load.schedule.sector_content(DEEP, sector)}
         yield "zeroes-undone", "never-written", sector, undone
         break
-    free = list(_unwritten(load, reader, view, judged))
+    free = list(_unwritten(load, reader, view, outcomes))
     clear = [sector for sector in free[1:] if reader.locate(sector) is None]
     for name, sector in (*(("never-written", s) for s in free[:1]),
                          *(("hidden-data", s) for s in clear[:1])):  # fmt: skip
@@ -146,16 +134,8 @@ def _nobody_s(
         yield name, name, sector, changes
 
 
-def _covers(code: str, sector: int) -> Callable[[Finding], bool]:
-    def names(finding: Finding) -> bool:
-        first, count = finding.sectors or (0, 0)
-        return finding.code == code and first <= sector < first + count
-
-    return names
-
-
 def _rewritten(load: Load) -> Iterator[tuple[int, int]]:
-    """(sector, older acknowledged write) where a sector was written more than once."""
+    """(sector, older acknowledged write) of sectors that were written more than once."""
     seen: dict[int, int] = {}
     for n, (first, count) in sorted(load.extents.items()):
         for sector in range(first, first + count):
@@ -165,7 +145,7 @@ def _rewritten(load: Load) -> Iterator[tuple[int, int]]:
 
 
 def _zeroed(load: Load, reader: DynamicReader, view: View) -> Iterator[tuple[int, int]]:
-    """(sector, byte in the file) where zeroes were written, and nothing after them."""
+    """(sector, offset in the file) of sectors whose last write was zeroes."""
     freed = load.deep.freed if load.deep is not None else {}
     for sector, before in freed.items():
         at = reader.locate(sector)
@@ -173,12 +153,12 @@ def _zeroed(load: Load, reader: DynamicReader, view: View) -> Iterator[tuple[int
             yield sector, at
 
 
-def _unwritten(load: Load, reader: DynamicReader, view: View, judged: Judged) -> Iterator[int]:
-    """Sectors of allocated blocks that read as zeros, and where nothing was ever acknowledged."""
+def _unwritten(load: Load, reader: DynamicReader, view: View, outcomes: Outcomes) -> Iterator[int]:
+    """Sectors of allocated blocks that read as zeros and have no acknowledged write."""
     for block in reader.blocks:
         first = block * reader.block_sectors
         for sector in range(first, min(first + reader.block_sectors, reader.disk_sectors)):
-            known = sector in load.last or sector in judged.content.damaged
+            known = sector in load.last or sector in outcomes.content.damaged
             at = reader.locate(sector)
             if not known and (at is None or not view.pread(at, SECTOR).strip(b"\0")):
                 yield sector
@@ -188,33 +168,15 @@ def _unwritten(load: Load, reader: DynamicReader, view: View, judged: Judged) ->
 def _shown_twice(
     load: Load, reader: Qcow2Reader, healthy: Callable[[int], int | None]
 ) -> Iterator[tuple[int, tuple[int, bytes]]]:
-    """(sector, patch): a cluster in which nothing is gets the place of one that has data."""
+    """(sector, patch): an L2 entry of an empty cluster points at a cluster that has data."""
     source = next((at for sector in load.last if (at := healthy(sector)) is not None), None)
     if source is None:
         return
-    place = source // reader.header.cluster * reader.header.cluster
+    offset = source // reader.header.cluster * reader.header.cluster
     for cluster in range(reader.header.clusters):
         entry = reader.entry(cluster)
         first = cluster * reader.block_sectors
         sectors = range(first, first + reader.block_sectors)
         if entry is None or cluster in reader.blocks or load.last.keys() & set(sectors):
             continue
-        yield first + (source - place) // SECTOR, (entry, entry_bytes(place))
-
-
-def names_block(code: str | None, block: int) -> Callable[[Finding], bool]:
-    return lambda finding: finding.block == block and code in (None, finding.code)
-
-
-def bat_of(meta: Any) -> dict[str, int]:
-    bat: dict[str, int] = meta["bat"]
-    return bat
-
-
-def damaged_blocks(judged: Judged) -> set[int]:
-    return {
-        finding.block
-        for outcome in judged.each().values()
-        for finding in outcome.worst("corrupt")
-        if finding.block is not None
-    }
+        yield first + (source - offset) // SECTOR, (entry, entry_bytes(offset))
