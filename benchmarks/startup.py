@@ -44,7 +44,7 @@ def fill(image: Path, mixed: bool) -> None:
         assert data.layout is not None
         end = storage.size() - SECTOR
         footer = storage.pread(end, SECTOR)
-        step, first = data.layout.total_sectors, data.layout.place(end // SECTOR)
+        step, first = data.layout.total_sectors, data.layout.next_entry(end // SECTOR)
         places = [first + step * number for number in range(data.header.max_entries)]
         last = places[-1]
         if mixed:

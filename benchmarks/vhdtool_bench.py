@@ -105,7 +105,7 @@ def full_image(path: Path, size: int) -> None:
     header = Header(size // layout.block_bytes)
     footer = new_footer(size, DYNAMIC)
     head = batmap_header_for(header)
-    first = layout.place((head.offset // 512) + head.sectors)
+    first = layout.next_entry((head.offset // 512) + head.sectors)
     entries = range(first, first + header.max_entries * layout.stride, layout.stride)
     bits = (b"\xff" * (header.max_entries // 8)).ljust(head.sectors * 512, b"\0")
     head = replace(head, checksum=batmap_checksum(bits, size))

@@ -195,7 +195,7 @@ def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library counts in whole seconds, so this takes three."""
-    monkeypatch.setattr(scsi, "PATIENCE", 1)
+    monkeypatch.setattr(scsi, "TIMEOUT", 1)
     lease = lease_of(target, "a", tmp_path / "record", owner("a"))
     lease.acquire()
     target.process.send_signal(signal.SIGSTOP)

@@ -102,7 +102,7 @@ def test_a_raw_disk_is_never_guessed_and_a_format_can_be_forced(
         with served(raw, "--socket", str(tmp_path / "s"), *options) as (uri, _):
             qemu_io(uri, "write -P 5 0 1M")
     assert "not a VHD" in refused(str(image), "--socket", str(tmp_path / "s"), "--format", "vhd")
-    assert "no qcow2" in refused(str(raw), "--socket", str(tmp_path / "s"), "--format", "qcow2")
+    assert "not a qcow2" in refused(str(raw), "--socket", str(tmp_path / "s"), "--format", "qcow2")
 
 
 @pytest.mark.parametrize(

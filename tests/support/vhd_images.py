@@ -58,7 +58,7 @@ class Picture:
 
     def add(self, block: int, *runs: tuple[int, int], fill: int = 0x41, gap: int = 0) -> int:
         """Places a block behind the last one; `runs` are its present sectors (default all)."""
-        sector = self.layout.place(self.end + gap)
+        sector = self.layout.next_entry(self.end + gap)
         self.blocks[block] = sector
         bitmap = bytearray(self.layout.bitmap_bytes)
         for first, count in runs or ((0, self.layout.sectors),):

@@ -215,7 +215,7 @@ def test_header_checksum() -> None:
 
 def test_overlap_of_a_single_sector_names_both_blocks() -> None:
     picture = small()
-    picture.blocks[127] -= picture.layout.place(picture.end) - picture.end + 1
+    picture.blocks[127] -= picture.layout.next_entry(picture.end) - picture.end + 1
     previous = picture.layout.end_sector(picture.blocks[0])
     picture.blocks[127] = previous - 1
     disk = picture.draw()
@@ -483,7 +483,7 @@ def test_cost_is_linear_in_reads(read: bool) -> None:
         picture = Picture(size, 512 << 10)
         for block in range(picture.header.max_entries):
             picture.data[block] = b""
-            picture.blocks[block] = picture.layout.place(picture.end)
+            picture.blocks[block] = picture.layout.next_entry(picture.end)
             picture.bits[block] = bytearray(b"\xff" * 128)
             picture.end = picture.layout.end_sector(picture.blocks[block])
         recorded = RecordingStorage(picture.draw())

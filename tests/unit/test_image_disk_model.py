@@ -56,7 +56,7 @@ class Below(Parent):
     def read(self, offset: int, length: int) -> bytes:
         return bytes((at // SECTOR) % 251 + 1 for at in range(offset, offset + length))
 
-    def held(self, start: int, end: int) -> Iterator[DataRange]:
+    def data_ranges(self, start: int, end: int) -> Iterator[DataRange]:
         yield end - start, True
 
 

@@ -33,7 +33,7 @@ def steps(storage: RecordingStorage) -> list[Step]:
 def places(image: MemoryStorage) -> tuple[int, int, int]:
     """(sector where data ends in an empty image, entry of its first block, sector behind it)."""
     end = image.size() // SECTOR - 1
-    entry = LAYOUT.place(end)
+    entry = LAYOUT.next_entry(end)
     return end, entry, LAYOUT.end_sector(entry)
 
 
@@ -71,7 +71,7 @@ def test_guarded_a_new_block_is_durable_before_its_bat_entry() -> None:
         ("write", entry, 1),
     ]
     disk.write(0, bytes([1]) * SECTOR)
-    entry = LAYOUT.place(behind)
+    entry = LAYOUT.next_entry(behind)
     assert steps(storage) == [
         ("write", bat_sector(0), 1),
         ("write", data_of(entry), 1),
@@ -97,7 +97,7 @@ def test_guarded_a_whole_block_needs_no_write_but_its_bat_entry() -> None:
     disk.allocate(1)
     disk.allocate(1)
     assert steps(storage) == [("write", bat_sector(1), 1)]
-    assert disk.bat[1] == LAYOUT.place(behind)
+    assert disk.bat[1] == LAYOUT.next_entry(behind)
     assert disk.read(BLOCK, BLOCK) == bytes(BLOCK)
 
 
@@ -119,7 +119,7 @@ def test_guarded_blocks_asked_for_in_order_share_a_bat_write() -> None:
     assert len(writes) == 7  # 20, 21-22, 23-26, 27-30, ...
     assert sum(entry != UNUSED for entry in disk.bat) == 1 + 23
     entries = [disk.bat[block] for block in range(20, 43)]
-    assert entries == [LAYOUT.place(end) + n * LAYOUT.stride for n in range(1, 24)]
+    assert entries == [LAYOUT.next_entry(end) + n * LAYOUT.stride for n in range(1, 24)]
     for block in (123, 124, 126):
         disk.allocate(block)
     assert [entry == UNUSED for entry in disk.bat[122:130]] == [True, *[False] * 5, True, True]
@@ -318,7 +318,7 @@ def test_faithful_a_new_block_on_nfs_or_a_device(where: str) -> None:
     storage = RecordingStorage(empty_image()) if where == "nfs" else on_device(1000)
     disk = tapdisk2_disk(storage, preallocate=where != "nfs")
     end = read_block_tables(storage).end
-    entry = LAYOUT.place(end)
+    entry = LAYOUT.next_entry(end)
     disk.write(2 * SECTOR, bytes([1]) * SECTOR)
     assert steps(storage) == [
         ("zero", end, entry + 1 - end),

@@ -70,7 +70,7 @@ def test_a_fixed_disk_cut_off_is_data_to_be_read_and_refused(tmp_path: Path) -> 
     path = tmp_path / "disk"
     path.touch()
     os.truncate(path, MIB)
-    held = merge_data(Contents(FileStorage(path)).held(0, 2 * MIB), MOST)
+    held = merge_data(Contents(FileStorage(path)).data_ranges(0, 2 * MIB), MOST)
     assert held == [(MIB, False), (MIB, True)]
 
 

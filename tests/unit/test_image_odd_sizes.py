@@ -71,7 +71,7 @@ def test_a_child_has_the_tail_and_gives_it_back(raw: Path, monkeypatch: pytest.M
     assert content(Path("c.vhd")) == expected
     with open_chain("c.vhd") as reader:
         assert reader.layers[1].size == len(expected)
-        assert list(reader.held(0, len(expected) + SECTOR)) == [
+        assert list(reader.data_ranges(0, len(expected) + SECTOR)) == [
             (len(expected), True),
             (SECTOR, False),
         ]

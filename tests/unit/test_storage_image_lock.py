@@ -82,12 +82,12 @@ def test_a_reopen_after_a_loss_takes_nothing_back(image: Path) -> None:
     assert not old.lock_is_lost()
     with ImageFile(image, S):
         assert old.lock_is_lost()
-        image_lock._HANDOVER_PATIENCE, before = 0.05, image_lock._HANDOVER_PATIENCE
+        image_lock._MOVE_TIMEOUT, before = 0.05, image_lock._MOVE_TIMEOUT
         try:
             with pytest.raises(LeaseLost, match="the lock on the image is lost"):
                 old.reopened()
         finally:
-            image_lock._HANDOVER_PATIENCE = before
+            image_lock._MOVE_TIMEOUT = before
     old.close()
 
 
@@ -117,11 +117,11 @@ def test_a_file_system_without_locks_promises_nothing(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(image_lock, "_set", unable)
-    with pytest.raises(NoLocks, match="keeps no locks"):
+    with pytest.raises(NoLocks, match="has no locks"):
         locked_file(image, V)
     # A command goes by the epoch record alone then, and says so.
     with claimed(image):
-        assert "keeps no locks" in caplog.text
+        assert "has no locks" in caplog.text
 
 
 def test_locks_that_exclude_nobody_are_found_out(

@@ -19,9 +19,9 @@ from vhdtool.vhd.units import MAX_SIZE
 
 def test_blktap_places_data_on_4_kib() -> None:
     layout = BlockLayout(2 << 20)
-    first = layout.place(6)
+    first = layout.next_entry(6)
     assert first == 7
-    assert layout.place(layout.end_sector(first)) - first == layout.stride == 4104
+    assert layout.next_entry(layout.end_sector(first)) - first == layout.stride == 4104
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_the_oldest_hidden_flag_is_outside_the_checksum() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((0, b"conectiX"), "no VHD footer"),
+        ((0, b"conectiX"), "not a VHD footer"),
         ((100, b"x"), "checksum"),
     ],
 )
@@ -163,7 +163,7 @@ def test_header_refuses_impossible_blocks(block: int) -> None:
 def test_locator_room_counts_sectors_below_512_and_bytes_above(
     space: int, room: int | None
 ) -> None:
-    assert Locator(b"W2ku", space).room == room
+    assert Locator(b"W2ku", space).capacity == room
 
 
 def batmap_header_bytes() -> bytes:

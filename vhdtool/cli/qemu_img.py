@@ -40,7 +40,7 @@ class ChainExport(Backend):
 
     def extents(self, offset: int, length: int, most: int) -> list[DataRange]:
         self.show(offset)
-        return merge_data(self.reader.held(offset, offset + length), most)
+        return merge_data(self.reader.data_ranges(offset, offset + length), most)
 
     def flush(self) -> None:
         """Do nothing: the export is read-only."""

@@ -1,15 +1,15 @@
-"""Byte-range locks on the image itself: who may write it, whatever name leads to it.
+"""Byte-range locks on an image: who may write it, whatever path leads to it.
 
-The lock is an open-file-description lock, taken on the very descriptor that does the I/O. It
-excludes every other name of the file on this host and every other NFSv4 client, and when an NFS
-server gives it to somebody else the kernel answers EIO to each further read and write of that
-descriptor, those in flight included.
+The lock is an open-file-description lock on the descriptor that does the I/O. It excludes openers
+by other paths on this host and other NFSv4 clients. When an NFS server gives the lock to another
+client, the kernel answers EIO to every later read and write of that descriptor, and to those in
+flight.
 
-Two sets of bytes are locked. QEMU's (one byte a permission from 100 on that the opener uses, one
-from 200 on that it does not share; block/file-posix.c) are shared locks that each opener tests,
-so that we and QEMU's tools exclude one another. Two bytes of our own are locked exclusively, since
-that is atomic. There are two of them so that a reopened descriptor can take one before the old
-one gives up the other.
+Two sets of bytes are locked. QEMU's (from 100 on a byte for each permission that the opener uses,
+from 200 on a byte for each one that it does not share; block/file-posix.c) are shared locks that
+each opener tests, so that this package and QEMU's tools exclude one another. Two bytes of our own
+are locked exclusively, since that is atomic. They are two so that a reopened descriptor can take
+one before the old descriptor releases the other.
 """
 
 import enum
@@ -25,28 +25,28 @@ from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.storage.base import StorageError
 
 OWN = (300, 301)
-"""Locked exclusively by who may write, shared by who needs that nobody writes."""
+"""Locked exclusively by a writer, shared by an opener that needs that nobody writes."""
 BENEATH = 302
-"""Locked exclusively by every change but those of a server: see LockMode."""
+"""Locked exclusively for every change except those of a server: see LockMode."""
 _READ, _WRITE, _RESIZE = 100, 101, 103
 _NO_WRITE, _NO_RESIZE = 201, 203
 _FLOCK = struct.Struct("hhqqi4x")
 _TAKEN = (errno.EAGAIN, errno.EACCES)
-_HANDOVER_PATIENCE = 2.0
-"""Seconds in which somebody who only tries the lock must have let go of it again."""
+_MOVE_TIMEOUT = 2.0
+"""Seconds within which an opener that only tests the lock must have released it."""
 
 
 class LockMode(enum.Enum):
-    """What a descriptor may do, and what it keeps others from doing."""
+    """What a descriptor may do, and what it excludes."""
 
     EXCLUSIVE = "exclusive"
-    """Writes; nobody else writes or needs the image unchanged."""
+    """Writes; nobody else writes, or needs the image unchanged."""
     SERVED = "served"
-    """The same, but RELINK is let in: a server never writes what that changes."""
+    """The same, but admits RELINK: a server never writes what that changes."""
     SHARED = "shared"
     """Reads; nobody may write. Parents of a served child, and disks served read-only."""
     BENEATH = "beneath"
-    """Writes what readers of a child never see changed; nobody has it exclusively."""
+    """Writes what leaves all readers of a child unaffected; nobody has it exclusively."""
     RELINK = "relink"
     """Writes a parent's name in place into an image that may be served."""
 
@@ -59,14 +59,14 @@ class ImageInUse(ActivationRefused):
 
 
 class NoLocks(ActivationRefused):
-    """The file system does not keep byte-range locks, so nothing can be excluded."""
+    """The file system has no byte-range locks, so nobody can be excluded."""
 
 
 def lock_image(fd: int, name: str, mode: LockMode, qemu: bool = True) -> None:
     """Locks an image through the descriptor that will do the I/O; closing it unlocks.
 
-    `qemu`: QEMU's bytes as well; False where a QEMU of our own opens the same file and locks them.
-    Raises ImageInUse, NoLocks, or StorageError. Then the descriptor may hold part of the lock.
+    `qemu`: QEMU's bytes too; False where a QEMU of this process opens the file and locks them.
+    Raises ImageInUse, NoLocks, or StorageError; then the descriptor may hold part of the lock.
     """
     if mode is LockMode.RELINK:
         _take(fd, name, fcntl.F_WRLCK, BENEATH)
@@ -89,18 +89,18 @@ def _lock_for_qemu(fd: int, name: str, mode: LockMode) -> None:
             raise in_use(fd, name)
 
 
-def hand_over(old: int, new: int, name: str, qemu: bool = True) -> None:
+def move_lock(old: int, new: int, name: str, qemu: bool = True) -> None:
     """Moves a server's lock to another descriptor of the same file; `old` must close then.
 
-    At every moment one of the two excludes everybody else. Raises LeaseLost where `old` has lost
-    its lock meanwhile: then neither may write.
+    At every moment one of the two excludes all others. Raises LeaseLost where `old` has lost its
+    lock: then neither may write.
     """
     try:
         _set(old, fcntl.F_UNLCK, OWN[1])
-        # Who asks for the lock in this moment gets the free byte, and gives it back.
-        _insist(new, OWN[1])
+        # An opener that asks just now gets the free byte, and releases it again.
+        _take_within_timeout(new, OWN[1])
         _set(old, fcntl.F_UNLCK, OWN[0])
-        _insist(new, OWN[0])
+        _take_within_timeout(new, OWN[0])
         if qemu:
             for byte in (_READ, _WRITE, _RESIZE, _NO_WRITE, _NO_RESIZE):
                 _set(new, fcntl.F_RDLCK, byte)
@@ -110,8 +110,8 @@ def hand_over(old: int, new: int, name: str, qemu: bool = True) -> None:
         ) from None
 
 
-def _insist(fd: int, byte: int) -> None:
-    end = monotonic() + _HANDOVER_PATIENCE
+def _take_within_timeout(fd: int, byte: int) -> None:
+    end = monotonic() + _MOVE_TIMEOUT
     while True:
         try:
             return _set(fd, fcntl.F_WRLCK, byte)
@@ -129,8 +129,8 @@ def _take(fd: int, name: str, kind: int, byte: int) -> None:
             raise in_use(fd, name) from None
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise NoLocks(
-                f"{name}: its file system keeps no locks ({error.strerror}), so other users of the "
-                "image cannot be kept out; use one that does, or another lease (--lease)"
+                f"{name}: its file system has no locks ({error.strerror}), so other users of the "
+                "image cannot be excluded; use one that has, or another lease (--lease)"
             ) from None
         raise StorageError(name, "lock it", error.errno or errno.EIO) from None
 
@@ -149,7 +149,7 @@ def is_locked(fd: int, byte: int, against: int = fcntl.F_WRLCK) -> bool:
 def locked_by_writer(fd: int) -> bool:
     """Whether another process, ours or QEMU's, has the file open for writing.
 
-    Takes no lock itself. False where it cannot be told.
+    Takes no lock. False where that cannot be known.
     """
     try:
         own = any(is_locked(fd, byte, fcntl.F_RDLCK) for byte in (*OWN, BENEATH))
@@ -159,7 +159,7 @@ def locked_by_writer(fd: int) -> bool:
 
 
 def lock_is_lost(fd: int) -> bool:
-    """Whether somebody else has what our exclusive lock excluded; False where it cannot be told."""
+    """Whether another process has what our exclusive lock excluded; False where unknown."""
     try:
         return any(is_locked(fd, byte) for byte in OWN)
     except OSError:
@@ -169,7 +169,7 @@ def lock_is_lost(fd: int) -> bool:
 def locks_exclude(path: str, fd: int) -> bool:
     """Whether a second descriptor of the same file sees the exclusive lock of `fd`.
 
-    Raises OSError. A mount that keeps locks to this host shows them here all the same.
+    Raises OSError. On a mount with locks local to this host they are seen here all the same.
     """
     second = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -183,20 +183,20 @@ def locks_exclude(path: str, fd: int) -> bool:
 def require_name(fd: int, path: str) -> None:
     """Raises ImageInUse unless `path` still leads to the open file.
 
-    To be asked once it is locked: who had it locked before may have put another in its place.
+    Call it with the lock held: the previous holder may have put another file at the path.
     """
     try:
-        there = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
-        there = None
+        status = None
     except OSError as error:
-        raise StorageError(path, "look whether it is still there", error.errno or 0) from None
-    if there is None or not os.path.samestat(there, os.fstat(fd)):
-        raise ImageInUse(f"{path}: somebody has just replaced or removed it; try again")
+        raise StorageError(path, "check its path", error.errno or 0) from None
+    if status is None or not os.path.samestat(status, os.fstat(fd)):
+        raise ImageInUse(f"{path}: was just replaced or removed; try again")
 
 
 def in_use(fd: int, name: str) -> ImageInUse:
-    """The refusal, with the processes of this host that have the image locked."""
+    """Makes the error, with the processes of this host that have the image locked."""
     users = local_users(fd)
     who = ", ".join(f"{command} (pid {pid})" for pid, command in users)
     if who:
@@ -213,7 +213,7 @@ _LOCK_LINE = re.compile(r"^lock:\s.*\s(\d+)\s+\S+$", re.MULTILINE)
 def local_users(fd: int) -> list[tuple[int, str]]:
     """(pid, command) of the processes here whose descriptors have locks on the file of `fd`.
 
-    From proc(5)'s fdinfo, since the kernel names no process for such locks. Ours come last.
+    Reads proc(5)'s fdinfo, since the kernel names no process for such locks. Ours come last.
     """
     file = os.fstat(fd)
     try:
@@ -234,7 +234,7 @@ def _locks(pid: int, file: os.stat_result, fd: int) -> bool:
             continue
         with suppress(OSError), open(f"/proc/{pid}/fdinfo/{number}") as info:
             locks = any(int(line[1]) >= _READ for line in _LOCK_LINE.finditer(info.read()))
-            # The device in the line is not that of stat(2) on btrfs, for one.
+            # The line is not compared: on btrfs its device is not that of stat(2).
             if locks and os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), file):
                 return True
     return False

@@ -1,4 +1,4 @@
-"""A LUN as a storage: a block device that needs no kernel module, and keeps its length."""
+"""A LUN: a block device that needs no kernel module."""
 
 import errno
 import struct
@@ -9,7 +9,7 @@ from vhdtool.storage.scsi import Lun, ScsiError, Session
 
 BLOCK = 512
 _MOST = 256 << 10
-"""Bytes a command."""
+"""Bytes of one command."""
 _MOST_ZEROS = 16 << 20
 _LONG = struct.Struct(">BBQIBB")
 """A 16-byte command: code, flags, block, count, group, control."""
@@ -17,19 +17,20 @@ _READ, _WRITE, _SYNC, _SAME, _CAPACITY = 0x88, 0x8A, 0x91, 0x93, 0x9E
 
 
 class IscsiStorage(Storage):
-    """The bytes of a LUN. Writes cover whole sectors of 512 bytes; the target has to have such.
+    """The bytes of a LUN with sectors of 512 bytes. Writes cover whole sectors.
 
     Raises StorageError, with EBUSY where another initiator has the LUN reserved, and
-    UnsupportedImage for other sectors.
+    UnsupportedImage for sectors of another size.
     """
 
     is_block_device = True
+    direct = True
 
     def __init__(self, lun: Lun) -> None:
         self.name = str(lun)
         self._session: Session | None = Session.of(lun)
-        self._same = True
-        """Whether the target knows WRITE SAME."""
+        self._write_same = True
+        """Whether the target supports WRITE SAME."""
         try:
             raw = self._command("find its size", _CAPACITY, 0, 32, receive=32, flags=0x10)
             last, block = struct.unpack_from(">QI", raw)
@@ -80,7 +81,7 @@ class IscsiStorage(Storage):
     def zero(self, offset: int, length: int) -> None:
         if offset + length > self._size or offset % BLOCK or length % BLOCK:
             raise StorageError(self.name, f"zero {length} bytes at {offset}", errno.EINVAL)
-        while length > 0 and self._same:
+        while length > 0 and self._write_same:
             part = min(length, _MOST_ZEROS)
             doing = f"zero {part} bytes at {offset}"
             try:
@@ -88,7 +89,7 @@ class IscsiStorage(Storage):
             except ScsiError as error:
                 if error.conflict or (self._session is not None and self._session.lost):
                     raise
-                self._same = False
+                self._write_same = False
                 break
             offset += part
             length -= part
@@ -102,7 +103,7 @@ class IscsiStorage(Storage):
         """A LUN keeps its length."""
 
     def flush(self) -> None:
-        # Blocks 0 to the end; there is nothing to send, but it is refused like a write.
+        # From block 0 to the end. It has no data, but a reservation refuses it like a write.
         self._command("flush it", _SYNC, 0, 0)
 
     def size(self) -> int:

@@ -10,20 +10,20 @@ from vhdtool.storage.file import FileStorage
 from vhdtool.storage.image_lock import (
     ImageInUse,
     LockMode,
-    hand_over,
     lock_image,
     lock_is_lost,
+    move_lock,
     require_name,
 )
 from vhdtool.storage.paths import loop_file
 
 
 class ImageFile(FileStorage):
-    """Locked in a mode of image_lock.py until it is closed; open for writing unless SHARED.
+    """A file or device with a lock until it is closed; open for writing unless SHARED.
 
-    A block device that is written is opened with O_EXCL too: the kernel then refuses a second
-    such opening, and mounts. The file behind a loop device is locked as well. `qemu_bytes` is False
-    where a QEMU of ours opens the file as well.
+    A block device that is written is opened with O_EXCL: then the kernel refuses a second such
+    open, and a mount. The file behind a loop device is locked too. `qemu_bytes` is False where a
+    QEMU of this process opens the file as well.
 
     Raises ImageInUse, NoLocks, StorageError.
     """
@@ -39,7 +39,7 @@ class ImageFile(FileStorage):
         follow: bool = True,
         qemu_bytes: bool = True,
     ) -> None:
-        """`mode` None: the lock of another ImageFile will be handed over."""
+        """`mode` None: the lock of another ImageFile will be moved here."""
         writes = mode is not LockMode.SHARED
         exclusive = 0 if mode in (None, LockMode.SHARED, LockMode.RELINK) else os.O_EXCL
         try:
@@ -75,7 +75,7 @@ class ImageFile(FileStorage):
                 "written to the file that had this name"
             ) from None
         except OSError as error:
-            raise self._failure(error, "look whether it is still there") from None
+            raise self._failure(error, "check its path") from None
         if (there.st_dev, there.st_ino) != self._identity:
             raise LeaseLost(
                 f"{self.path}: another file has taken this name while the old one is open here; "
@@ -83,21 +83,21 @@ class ImageFile(FileStorage):
             )
 
     def lock_is_lost(self) -> bool:
-        """Whether somebody else has the exclusive lock; False where that cannot be told."""
+        """Whether another process has the exclusive lock; False where that cannot be known."""
         return lock_is_lost(self._fd)
 
     def reopened(self) -> Self:
-        """The file at the path, open anew in the same way, with the server's lock taken over.
+        """Opens the file at the path anew, in the same way, and moves the server's lock there.
 
-        This storage must be closed then. Raises StorageError, or LeaseLost when the lock is lost
-        or the path leads elsewhere.
+        This storage must close then. Raises StorageError, or LeaseLost when the lock is lost or
+        the path leads to another file.
         """
         self.check_identity()
         new = type(self)(self.path, None, direct=self.direct, follow=self._follow)
         try:
             if new._identity != self._identity:
                 raise LeaseLost(f"{self.path}: another file has taken this name")
-            hand_over(self._fd, new.fileno(), self.name)
+            move_lock(self._fd, new.fileno(), self.name)
         except BaseException:
             new.close()
             raise

@@ -1,4 +1,4 @@
-"""A storage in memory, sparse, so that a test may hold a disk of terabytes."""
+"""Sparse memory, so that a test may use a disk of terabytes."""
 
 import errno
 
@@ -86,21 +86,21 @@ class MemoryStorage(Storage):
         self._size = size
 
     def flush(self) -> None:
-        """Memory is as stable as it gets."""
+        """Does nothing: memory has no cache."""
 
     def size(self) -> int:
         return self._size
 
     def close(self) -> None:
-        """Keeps the bytes, so that a test can look at them."""
+        """Keeps the bytes, so that a test can read them."""
 
     def copy(self) -> "MemoryStorage":
-        """An independent storage with the same bytes."""
+        """Returns an independent storage with the same bytes."""
         twin = MemoryStorage(name=self.name, writable=True)
         twin._pages = {number: bytearray(page) for number, page in self._pages.items()}
         twin._size = self._size
         return twin
 
     def getvalue(self) -> bytes:
-        """All bytes."""
+        """Returns all bytes."""
         return self.pread(0, self._size)

@@ -1,4 +1,4 @@
-"""An image wherever it lies: in a file, on a block device, or on a LUN."""
+"""Opens a storage by its path or iSCSI URL."""
 
 import os
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def is_lun(path: str | os.PathLike[str]) -> bool:
-    """Whether an image is named as a LUN; a Path has made one slash of two."""
+    """Whether a path is an iSCSI URL; a Path has joined its two slashes to one."""
     return os.fspath(path).startswith("iscsi:/")
 
 
@@ -20,12 +20,12 @@ def open_anywhere(
     direct: bool = False,
     follow: bool = True,
 ) -> "FileStorage | IscsiStorage":
-    """The storage at a path or `iscsi://HOST[:PORT]/TARGET/LUN`; a LUN is always direct.
+    """Opens the storage at a path or `iscsi://HOST[:PORT]/TARGET/LUN`; a LUN is always direct.
 
-    Raises StorageError, and UsageError for a URL that makes no sense.
+    Raises StorageError, and UsageError for an invalid URL.
     """
     if is_lun(path):
-        # Few need it: not loaded for files.
+        # Imported late: files do not need it.
         from vhdtool.storage.iscsi import IscsiStorage
         from vhdtool.storage.scsi import Lun
 

@@ -1,8 +1,8 @@
-"""A LUN over iSCSI, without the kernel: SCSI commands by way of the system's libiscsi.
+"""SCSI commands to a LUN over iSCSI, through the system's libiscsi and without the kernel.
 
-One session a process and LUN, whoever asks for it: the target grants a persistent reservation to
-a session (an I_T nexus), so the lease and the data must go the same way. A session that broke
-stays broken. Another one would have another identity, and the target has forgotten ours.
+A process has one session with a LUN: the target grants a persistent reservation to a session (an
+I_T nexus), so lease and data must use the same one. A lost session stays lost, as a new one would
+have another identity.
 Source of the commands: SPC-3 and SBC-3; of the calls: libiscsi's iscsi.h and scsi-lowlevel.h.
 """
 
@@ -20,7 +20,7 @@ from time import monotonic
 from vhdtool.errors import UsageError
 from vhdtool.storage.base import StorageError
 
-PATIENCE = 10
+TIMEOUT = 10
 """Seconds for a command, after which the session counts as lost."""
 _LIBRARIES = ("libiscsi.so.7", "libiscsi.so.8", "libiscsi.so.9", "libiscsi.so.10", "libiscsi.so")
 _GOOD, _CHECK_CONDITION, _CONFLICT = 0, 2, 0x18
@@ -28,7 +28,7 @@ _UNIT_ATTENTION = 6
 _RESERVATIONS_CHANGED = (0x2A03, 0x2A04, 0x2A05)
 _SENSE = struct.Struct("=ii")
 _SENSE_AT = 52
-"""Of key and code within struct scsi_task; the status is at its start."""
+"""Offset of key and code within struct scsi_task; the status is at its start."""
 _NONE, _READ, _WRITE = 0, 1, 2
 _NORMAL_SESSION = 2
 _URL = re.compile(
@@ -39,7 +39,7 @@ _URL = re.compile(
 
 @dataclass(frozen=True)
 class Lun:
-    """Where a LUN is. `portal` is HOST or HOST:PORT."""
+    """The address of a LUN. `portal` is HOST or HOST:PORT."""
 
     portal: str
     target: str
@@ -48,7 +48,7 @@ class Lun:
 
     @classmethod
     def parse(cls, text: str) -> "Lun":
-        """`iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`; one slash does, as a path has it.
+        """Parses `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`, or the same with one slash.
 
         Raises UsageError.
         """
@@ -56,13 +56,13 @@ class Lun:
         if found is not None and not re.fullmatch("[!-~]+", found["portal"] + found["target"]):
             found = None
         if found is None or not 0 < int(found["port"] or 3260) < 1 << 16:
-            told = re.sub("%[^@]*@", "%...@", text) or "iSCSI"
+            shown = re.sub("%[^@]*@", "%...@", text) or "iSCSI"
             raise UsageError(
-                f"{told}: write iscsi://HOST[:PORT]/TARGET/LUN, for example "
+                f"{shown}: write iscsi://HOST[:PORT]/TARGET/LUN, for example "
                 "iscsi://10.0.0.1/iqn.2026-01.org.example:disks/1"
             )
         login = (found["user"], found["secret"]) if found["user"] else None
-        # The port that is meant without one: two spellings would be two sessions.
+        # The default port is left out, since two spellings would be two sessions.
         portal = found["portal"].removesuffix(":3260")
         return cls(portal, found["target"], int(found["lun"]), login)
 
@@ -71,7 +71,7 @@ class Lun:
 
 
 class ScsiError(StorageError):
-    """A command that was not done. `conflict`: another initiator has the LUN reserved."""
+    """A command failed. `conflict`: another initiator has the LUN reserved."""
 
     def __init__(self, name: str, doing: str, why: str, conflict: bool = False) -> None:
         super().__init__(name, doing, errno.EBUSY if conflict else errno.EIO)
@@ -102,7 +102,7 @@ class Session:
     def __init__(self, lun: Lun) -> None:
         self.lun = lun
         self.lost = ""
-        """Why the session is of no more use."""
+        """Why the session cannot be used any more, or empty."""
         self._users = 0
         self._lock = threading.Lock()
         self._library = _library()
@@ -115,7 +115,7 @@ class Session:
         lib.iscsi_set_targetname(context, self.lun.target.encode())
         lib.iscsi_set_session_type(context, _NORMAL_SESSION)
         lib.iscsi_set_noautoreconnect(context, 1)
-        lib.iscsi_set_timeout(context, PATIENCE)
+        lib.iscsi_set_timeout(context, TIMEOUT)
         if self.lun.login is not None:
             lib.iscsi_set_initiator_username_pwd(context, *map(os.fsencode, self.lun.login))
         if lib.iscsi_full_connect_sync(context, self.lun.portal.encode(), self.lun.number):
@@ -135,10 +135,10 @@ class Session:
         send: bytes | bytearray | memoryview | None = None,
         writes: bool = False,
     ) -> bytes:
-        """Runs one command; returns what came, `receive` bytes. Raises ScsiError.
+        """Runs one command; returns the data that it receives. Raises ScsiError.
 
-        What the target has to say first (a unit attention) is taken note of, and the command sent
-        again; except where it `writes`, and reservations have changed meanwhile.
+        After a unit attention the command is sent again, except where it `writes` and reservations
+        have changed meanwhile.
         """
         for _ in range(4):
             status, sense, code, data, text = self._run(doing, cdb, receive, send)
@@ -155,19 +155,19 @@ class Session:
     def _run(
         self, doing: str, cdb: bytes, receive: int, send: bytes | bytearray | memoryview | None
     ) -> tuple[int, int, int, bytes, str]:
-        """(status, sense key, sense code, data received, what the library says)."""
+        """Returns (status, sense key, sense code, data received, the library's message)."""
         lib = self._library
         length = receive if send is None else len(send)
-        way = _WRITE if send is not None else _READ if receive else _NONE
+        direction = _WRITE if send is not None else _READ if receive else _NONE
         inward = ctypes.create_string_buffer(receive) if receive else None
-        outward = kept = None
+        outward = sent = None
         if send is not None:
-            kept = ctypes.create_string_buffer(bytes(send), len(send))
-            outward = _Data(len(send), ctypes.addressof(kept))
+            sent = ctypes.create_string_buffer(bytes(send), len(send))
+            outward = _Data(len(send), ctypes.addressof(sent))
         with self._lock:
             if self.lost:
                 raise ScsiError(str(self.lun), doing, self.lost)
-            task = ctypes.c_void_p(lib.scsi_create_task(len(cdb), cdb, way, length))
+            task = ctypes.c_void_p(lib.scsi_create_task(len(cdb), cdb, direction, length))
             if inward is not None:
                 lib.scsi_task_add_data_in_buffer(task, receive, inward)
             started = monotonic()
@@ -175,9 +175,9 @@ class Session:
             done = lib.iscsi_scsi_command_sync(self._context, self.lun.number, task, given)
             status = ctypes.c_int.from_address(done).value if done else -1
             if status not in (_GOOD, _CHECK_CONDITION, _CONFLICT) and not 0 < status < 0x100:
-                # The library may still write to what it was given, so all of it stays.
-                self._leaked = (inward, outward, kept)
-                silent = monotonic() - started >= PATIENCE
+                # The library may still use the buffers, so they must not be freed.
+                self._leaked = (inward, outward, sent)
+                silent = monotonic() - started >= TIMEOUT
                 why = "does not answer" if silent else "has ended it"
                 self._break(f"the session is lost: the target {why}")
                 raise ScsiError(str(self.lun), doing, self.lost)
@@ -187,12 +187,12 @@ class Session:
         return status, key, code, inward.raw if inward is not None else b"", text
 
     def _break(self, why: str) -> None:
-        # Not destroyed: that would call back into a command that has returned.
+        # The context is not destroyed: that would call back into a command that has returned.
         self.lost = why
         self._library.iscsi_disconnect(self._context)
 
     def close(self) -> None:
-        """One user less; the last one logs out."""
+        """Releases one use; the last one logs out."""
         with Session._opening:
             self._users -= 1
             if self._users:
@@ -207,12 +207,12 @@ class Session:
 
 
 def _unreachable(portal: str) -> str:
-    """Why nobody can connect there; "" where one can. The library does not say."""
+    """Why a connection fails; "" where it succeeds. The library gives no reason."""
     host, _, port = portal.rpartition(":") if re.search(r":\d+$", portal) else (portal, "", "3260")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT).close()
     except (OSError, OverflowError) as error:
-        return getattr(error, "strerror", None) or str(error)
+        return (isinstance(error, OSError) and error.strerror) or str(error)
     return ""
 
 
@@ -230,7 +230,7 @@ def _library() -> ctypes.CDLL:
 
 
 def initiator_name(path: Path = Path("/etc/iscsi/initiatorname.iscsi")) -> str:
-    """This host's name as an initiator: open-iscsi's where that has one."""
+    """This host's name as an initiator: that of open-iscsi where it is configured."""
     try:
         for line in path.read_text().splitlines():
             if line.startswith("InitiatorName="):

@@ -117,7 +117,7 @@ class Contents:
         fd = storage.fileno()
         self._map = None if fd is None else DataMap(fd)
 
-    def held(self, offset: int, length: int) -> Iterator[DataRange]:
+    def data_ranges(self, offset: int, length: int) -> Iterator[DataRange]:
         """Yields the ranges of `length` bytes from `offset`, in order.
 
         A range behind the end of the file counts as data: reading it fails, as it should.

@@ -15,7 +15,7 @@ class BlockLayout:
     >>> two_mib = BlockLayout(2 << 20)
     >>> two_mib.sectors, two_mib.bitmap_sectors, two_mib.total_sectors, two_mib.stride
     (4096, 1, 4097, 4104)
-    >>> two_mib.place(8)
+    >>> two_mib.next_entry(8)
     15
     """
 
@@ -46,7 +46,7 @@ class BlockLayout:
         """Sectors from one block to the next when blocks are placed without waste by blktap."""
         return pad(self.bitmap_sectors, ALIGN) + pad(self.sectors, ALIGN)
 
-    def place(self, end: int, align: int = ALIGN) -> int:
+    def next_entry(self, end: int, align: int = ALIGN) -> int:
         """The BAT entry of a new block where sectors below `end` are taken.
 
         The bitmap goes so far behind `end` that the data starts on a multiple of `align`.

@@ -122,7 +122,7 @@ class Footer:
 
     @property
     def has_cookie(self) -> bool:
-        """The cookie says that this is a footer, be it whole or not."""
+        """Whether the cookie is that of a footer, intact or not."""
         return self.cookie in (COOKIE, POISON)
 
     @property
@@ -135,20 +135,20 @@ class Footer:
         """Cookie and checksum are right, so that the fields can be believed."""
         return self.has_cookie and self.checksum_valid
 
-    def validate(self, name: str, place: str) -> None:
-        """Raises CorruptImage, naming file and place, unless the footer can be used."""
+    def validate(self, name: str, which: str) -> None:
+        """Raises CorruptImage, naming file and footer, unless the footer can be used."""
         if not self.has_cookie:
-            raise damaged(name, f"{place} is no VHD footer (cookie {self.cookie!r})")
+            raise damaged(name, f"{which} is not a VHD footer (cookie {self.cookie!r})")
         if not self.checksum_valid:
-            raise damaged(name, f"the checksum of {place} is wrong")
+            raise damaged(name, f"the checksum of {which} is wrong")
         if self.poisoned:
             raise CorruptImage(
                 f"{name}: a resize was interrupted; finish or revert it with the tool that began it"
             )
         if self.disk_type not in TYPES:
-            raise damaged(name, f"{place} has the unknown disk type {self.disk_type}")
+            raise damaged(name, f"{which} has the unknown disk type {self.disk_type}")
         if self.version >> 16 != VERSION >> 16:
-            raise damaged(name, f"{place} has the unknown version 0x{self.version:08x}")
+            raise damaged(name, f"{which} has the unknown version 0x{self.version:08x}")
 
     @property
     def is_tapdisk(self) -> bool:

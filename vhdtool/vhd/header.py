@@ -27,7 +27,7 @@ _LOCATOR = struct.Struct(">4sIIIQ")
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Where a path to the parent is kept: `length` bytes at byte `offset` of the file."""
+    """Where a path to the parent is stored: `length` bytes at byte `offset` of the file."""
 
     code: bytes = bytes(4)
     space: int = 0
@@ -40,8 +40,8 @@ class Locator:
         return self.code != bytes(4)
 
     @property
-    def room(self) -> int | None:
-        """Bytes set aside in the file, or None where the field makes no sense.
+    def capacity(self) -> int | None:
+        """Bytes reserved in the file, or None where the field is invalid.
 
         The spec counts sectors, Microsoft's own writers and blktap count bytes.
         """
@@ -160,7 +160,7 @@ class Header:
             raise damaged(name, f"unknown header version 0x{self.version:08x}")
         if not self.block_size_valid:
             raise damaged(
-                name, f"block size {self.block_bytes} is no power of two of at least a sector"
+                name, f"block size {self.block_bytes} is not a power of two of at least a sector"
             )
 
     @property

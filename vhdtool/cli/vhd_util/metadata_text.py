@@ -135,7 +135,7 @@ def _locators(storage: Storage, header: Header, show: Number) -> None:
         _row("       data_length", show(one.length))
         _row("       data_offset", show(one.offset))
         path = None
-        if one.length <= (one.room or 0):
+        if one.length <= (one.capacity or 0):
             path = decode_locator(one.code, storage.pread(one.offset, one.length))
         if path is None:
             print("failed to read parent name")

@@ -168,7 +168,7 @@ class Reader(Closing):
         """As `extents`; neighbours that are adjacent in the same file are merged."""
         return join(self.extents(start, end), _joined)
 
-    def held(self, start: int, end: int) -> Iterator[DataRange]:
+    def data_ranges(self, start: int, end: int) -> Iterator[DataRange]:
         """(length, may hold data) of the parts of guest bytes [start, end), in whole sectors.
 
         A part without data reads as zeros: no layer has it, it is a hole in a layer's file, or it
@@ -181,7 +181,7 @@ class Reader(Closing):
             if extent.offset is None:
                 yield length, False
             else:
-                yield from self.layers[extent.depth].contents.held(extent.offset, length)
+                yield from self.layers[extent.depth].contents.data_ranges(extent.offset, length)
         if end > max(start, stop):
             yield end - max(start, stop), False
 

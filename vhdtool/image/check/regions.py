@@ -74,7 +74,7 @@ def locator_regions(header: Header, file_size: int) -> list[Region]:
     for name, locator in used_locators(header):
         if locator_fault(locator, file_size) is None:
             first = locator.offset // SECTOR
-            size = max(locator.room or 0, pad(locator.length))
+            size = max(locator.capacity or 0, pad(locator.length))
             regions.append(Region(name, first, first + size // SECTOR))
     return regions
 
@@ -88,7 +88,7 @@ def used_locators(header: Header) -> Iterator[tuple[str, Locator]]:
 
 def locator_fault(locator: Locator, file_size: int) -> str | None:
     """The fault of a locator's offset, length or space as the predicate of a sentence, or None."""
-    space = locator.room
+    space = locator.capacity
     if space is None:
         return f"has the space {locator.space}: neither sectors nor whole sectors in bytes"
     if space > LARGEST_LOCATOR or locator.length > LARGEST_LOCATOR:

@@ -166,7 +166,7 @@ class _Copier:
             return None
         entry = None
         if has_data:
-            entry = self.layout.place(self.end)
+            entry = self.layout.next_entry(self.end)
             if not self.layout.fits(entry + self.layout.total_sectors):
                 raise UsageError(f"{self.storage.name}: a VHD has at most 2 TiB of blocks")
             self.bat[block] = entry

@@ -57,7 +57,7 @@ class Allocator:
 
     def next_entry(self, end: int) -> int:
         """The BAT entry of a block behind sector `end`. Raises StorageError without space."""
-        entry = self.layout.place(end)
+        entry = self.layout.next_entry(end)
         stop = self.layout.end_sector(entry)
         if not self.layout.fits(stop):
             raise StorageError(self.storage.name, "place a block behind 2 TiB", errno.EFBIG)

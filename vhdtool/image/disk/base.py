@@ -37,7 +37,7 @@ class Parent(Protocol):
         """Guest bytes; fewer behind the parent's end."""
         raise NotImplementedError
 
-    def held(self, start: int, end: int) -> Iterator[DataRange]:
+    def data_ranges(self, start: int, end: int) -> Iterator[DataRange]:
         """The guest bytes [start, end), also behind the parent's end, in whole sectors."""
         raise NotImplementedError
 
@@ -52,7 +52,7 @@ class ZeroParent(Parent):
     def read(self, offset: int, length: int) -> bytes:
         return bytes(length)
 
-    def held(self, start: int, end: int) -> Iterator[DataRange]:
+    def data_ranges(self, start: int, end: int) -> Iterator[DataRange]:
         if start < end:
             yield end - start, False
 

@@ -94,15 +94,15 @@ class BlockReader:
         for block, within, count in self.split(offset, length):
             for size, file_offset in self._file_ranges(block, within, count):
                 if file_offset is not None:
-                    yield from self._held_below(absent, position)
-                    yield from contents.held(file_offset, size)
+                    yield from self._below_ranges(absent, position)
+                    yield from contents.data_ranges(file_offset, size)
                     absent = position + size
                 position += size
-        yield from self._held_below(absent, position)
+        yield from self._below_ranges(absent, position)
 
-    def _held_below(self, start: int, end: int) -> Iterator[DataRange]:
+    def _below_ranges(self, start: int, end: int) -> Iterator[DataRange]:
         if self._parent is not None:
-            yield from self._parent.held(start, end)
+            yield from self._parent.data_ranges(start, end)
         elif start < end:
             yield end - start, False
 

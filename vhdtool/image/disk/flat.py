@@ -54,7 +54,7 @@ class FlatDisk(OpenDisk):
         """(bytes, may hold data) of the first `most` ranges, as the file system knows them now."""
         self._inside(offset, length)
         contents = Contents(self.storage, self.size if self._raw else None)
-        return merge_data(contents.held(offset, length), most)
+        return merge_data(contents.data_ranges(offset, length), most)
 
     def finish(self) -> bool:
         """All that was written is durable; there is no footer to write."""

@@ -1,8 +1,8 @@
-"""qemu-nbd as a child: it opens a qcow2 image, and serves it to us alone.
+"""qemu-nbd as a child process: it opens a qcow2 image, and serves it to this process alone.
 
-Its socket is in a directory that only we can enter, and that goes once we know the socket. It
-never outlives us: what it has not written when we are killed it must not write later, for another
-host may have the image then.
+Its socket lies in a private directory, which is removed once the socket is open. It never outlives
+this process: after a kill it must not write what it has in memory, as another host may have the
+image then.
 """
 
 import contextlib
@@ -22,39 +22,42 @@ from vhdtool.errors import UnsupportedImage, VhdtoolError
 from vhdtool.nbd.client import NbdStorage
 from vhdtool.storage import FileStorage, StorageError
 
-START_PATIENCE = 20.0
-STOP_PATIENCE = 60.0
-END_PATIENCE = 5.0
-_PAUSE = 0.002
-# A child's death signal follows the thread that started it: this one lives as long as we do.
+START_TIMEOUT = 20.0
+STOP_TIMEOUT = 60.0
+EXIT_TIMEOUT = 5.0
+_POLL_INTERVAL = 0.002
+# A child gets its death signal when the thread that started it ends: this one never does.
 _starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-nbd")
 
 
 class QemuNbd:
-    """One image, open from here on until `stop` or `kill`. `storage` is the disk inside it."""
+    """One image, open until `stop` or `kill`. `storage` is the disk inside it."""
 
     def __init__(self, file: FileStorage, *, locked: bool) -> None:
-        """`file` may be closed afterwards: qemu-nbd opens what it is, whatever its name leads to.
+        """`file` may be closed afterwards: qemu-nbd opens it by its descriptor, not by its path.
 
-        `locked`: QEMU's own lock on the file as well, against a QEMU that knows of no lease.
+        `locked`: takes QEMU's own lock on the file as well, against a QEMU without a lease.
 
-        Raises VhdtoolError with what qemu-nbd says when it cannot open the image.
+        Raises VhdtoolError with the message of qemu-nbd when it cannot open the image.
         """
         self.path = path = file.path
         self._file = file.fileno()
         self._mode = [f"--cache={'none' if file.direct else 'writeback'}"]
         self._mode += [] if file.writable else ["--read-only"]
-        self._place = -1
+        self._socket_fd = -1
+        self._child: subprocess.Popen[bytes] | None = None
+        self._storage: NbdStorage | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="vhdtool-"))
         self._errors = open(self.folder / "errors", "w+b")  # noqa: SIM115 - closed by kill
-        place = self.folder / "nbd"
+        socket_path = self.folder / "nbd"
         try:
-            self._child = _starter.submit(self._start, place, locked).result()
-            self._wait(place)
-            # From here on it is reached by the descriptor: a kill leaves no directory behind.
-            self._place = os.open(place, os.O_PATH | os.O_CLOEXEC)
+            self._child = child = _starter.submit(self._start, socket_path, locked).result()
+            self._wait(child, socket_path)
+            # Reached by its descriptor from now on, so that a kill leaves no directory behind.
+            self._socket_fd = os.open(socket_path, os.O_PATH | os.O_CLOEXEC)
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.storage = self._connected(Path(f"/proc/self/fd/{self._place}"))
+            path_of_fd = Path(f"/proc/self/fd/{self._socket_fd}")
+            self._storage = self.storage = self._connected(child, path_of_fd)
         except FileNotFoundError as error:
             self._clear()
             raise UnsupportedImage(
@@ -65,15 +68,15 @@ class QemuNbd:
             self.kill()
             raise
 
-    def _start(self, place: Path, locked: bool) -> subprocess.Popen[bytes]:
-        file = {"driver": "file", "filename": self._handed_on()}
+    def _start(self, socket_path: Path, locked: bool) -> subprocess.Popen[bytes]:
+        file = {"driver": "file", "filename": self._file_path()}
         file["locking"] = "auto" if locked else "off"
         options = json.dumps({"driver": "qcow2", "file": file})
-        words = ["setpriv", "--pdeathsig", "KILL", "--", "qemu-nbd", f"--socket={place}"]
-        words += ["--persistent", "--shared=0", *self._mode]
-        words += ["--discard=unmap", f"json:{options}"]
+        command = ["setpriv", "--pdeathsig", "KILL", "--", "qemu-nbd", f"--socket={socket_path}"]
+        command += ["--persistent", "--shared=0", *self._mode]
+        command += ["--discard=unmap", f"json:{options}"]
         return subprocess.Popen(
-            words,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
@@ -81,65 +84,68 @@ class QemuNbd:
             start_new_session=True,
         )
 
-    def _wait(self, place: Path) -> None:
-        deadline = time.monotonic() + START_PATIENCE
+    def _wait(self, child: subprocess.Popen[bytes], socket_path: Path) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
             with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-                probe.connect(str(place))
+                probe.connect(str(socket_path))
                 return
-            if self._child.poll() is not None:
-                raise self._refused()
-            time.sleep(_PAUSE)
+            if child.poll() is not None:
+                raise self._refused(child)
+            time.sleep(_POLL_INTERVAL)
         raise StorageError(self.path, "start qemu-nbd", errno.ETIMEDOUT)
 
-    def _connected(self, place: Path) -> NbdStorage:
-        """It listens before it opens the image, and ends when it cannot."""
+    def _connected(self, child: subprocess.Popen[bytes], socket_path: Path) -> NbdStorage:
+        """Connects; qemu-nbd listens before it opens the image, and exits when it cannot."""
         try:
-            return NbdStorage(place, self.path)
+            return NbdStorage(socket_path, self.path)
         except StorageError:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(END_PATIENCE)
-                raise self._refused() from None
+                child.wait(EXIT_TIMEOUT)
+                raise self._refused(child) from None
             raise
 
-    def _refused(self) -> VhdtoolError:
-        return VhdtoolError(f"{self.path}: qemu-nbd cannot open it: {self._said()}")
+    def _refused(self, child: subprocess.Popen[bytes]) -> VhdtoolError:
+        return VhdtoolError(f"{self.path}: qemu-nbd cannot open it: {self._message(child)}")
 
-    def _said(self) -> str:
+    def _message(self, child: subprocess.Popen[bytes]) -> str:
+        """The end of what qemu-nbd wrote to stderr, or its exit code."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        said = " ".join(lines[-2:]) or f"it ended with {self._child.returncode}"
-        said = re.sub(r"Failed to blk_new_open '.*?': ", "", said.removeprefix("qemu-nbd: "))
-        return said.replace(self._handed_on(), self.path)
+        text = " ".join(lines[-2:]) or f"it ended with {child.returncode}"
+        text = re.sub(r"Failed to blk_new_open '.*?': ", "", text.removeprefix("qemu-nbd: "))
+        return text.replace(self._file_path(), self.path)
 
-    def _handed_on(self) -> str:
-        """The file as the child has it."""
+    def _file_path(self) -> str:
+        """The path by which the child opens the file that it inherits."""
         return f"/proc/self/fd/{self._file}"
 
     def stop(self) -> None:
-        """Ends it cleanly: it writes what it has in memory. Raises StorageError if it did not."""
+        """Ends it cleanly, so that it writes what it has in memory. Raises StorageError."""
+        child = self._child
+        assert child is not None
         self.storage.close()
-        self._child.terminate()
+        child.terminate()
         try:
-            code = self._child.wait(STOP_PATIENCE)
+            code = child.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             raise StorageError(self.path, "have qemu-nbd close it", errno.ETIMEDOUT) from None
         if code:
-            raise VhdtoolError(f"{self.path}: qemu-nbd did not close it: {self._said()}")
+            raise VhdtoolError(f"{self.path}: qemu-nbd did not close it: {self._message(child)}")
 
     def kill(self) -> None:
         """Ends it at once, whatever it still had to write. Does nothing when it has ended."""
-        child = getattr(self, "_child", None)
+        child = self._child
         if child is not None and child.poll() is None:
             child.kill()
             child.wait()
-        if storage := getattr(self, "storage", None):
-            storage.close()
+        if self._storage is not None:
+            self._storage.close()
         self._clear()
 
     def _clear(self) -> None:
         self._errors.close()
-        place, self._place = self._place, -1
-        if place >= 0:
-            os.close(place)
+        fd, self._socket_fd = self._socket_fd, -1
+        if fd >= 0:
+            os.close(fd)
         shutil.rmtree(self.folder, ignore_errors=True)

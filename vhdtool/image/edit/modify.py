@@ -170,9 +170,9 @@ def _locators(
             wanted.append((code, encode_locator(code, path)))
         except UnicodeEncodeError:
             raise UsageError(f"{parent!r}: a path that is not UTF-8 cannot be written") from None
-    old = [one for one in header.locators if one.used and one.room]
+    old = [one for one in header.locators if one.used and one.capacity]
     if len(old) >= len(wanted) and all(
-        len(raw) <= (one.room or 0) for (_, raw), one in zip(wanted, old, strict=False)
+        len(raw) <= (one.capacity or 0) for (_, raw), one in zip(wanted, old, strict=False)
     ):
         table, changes = _in_place(wanted, old)
     elif in_place:
@@ -190,7 +190,7 @@ def _in_place(
 ) -> tuple[tuple[Locator, ...], list[Change]]:
     table, changes = [], []
     for (code, raw), one in zip(wanted, old, strict=False):
-        space = one.room or 0
+        space = one.capacity or 0
         table.append(replace(one, code=code, length=len(raw)))
         changes.append(Change("write a locator", one.offset, raw.ljust(space, b"\0")))
     return tuple(table), changes

@@ -59,7 +59,7 @@ class BlockMover:
             # Behind the footer, so that undoing the journal only has to cut the file.
             first = max(first, pad(self.meta.ends.file_size) // SECTOR)
         for block in blocks:
-            self._move(block, self.layout.place(max(self.end, first)))
+            self._move(block, self.layout.next_entry(max(self.end, first)))
 
     def free(self, blocks: list[int], journal: str) -> Metadata:
         """Free blocks, fill the holes with the last blocks of the file, and cut the file.

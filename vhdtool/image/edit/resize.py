@@ -226,10 +226,10 @@ def _larger_tables(
     table = []
     ranges = locator_ranges(footer, old)
     for one in old.locators:
-        if one.room and (one.offset, one.room) in ranges:
-            path = storage.pread(one.offset, min(one.length, one.room))
+        if one.capacity and (one.offset, one.capacity) in ranges:
+            path = storage.pread(one.offset, min(one.length, one.capacity))
             table.append(replace(one, offset=larger.bat_offset + len(data)))
-            data += path.ljust(pad(one.room), b"\0")
+            data += path.ljust(pad(one.capacity), b"\0")
         else:
             table.append(one)
     header = replace(larger, locators=tuple(table))

@@ -18,7 +18,7 @@ def locator_ranges(footer: Footer, header: Header) -> list[tuple[int, int]]:
     """
     if footer.disk_type != DIFFERENCING:
         return []
-    return [(one.offset, one.room) for one in header.locators if one.used and one.room]
+    return [(one.offset, one.capacity) for one in header.locators if one.used and one.capacity]
 
 
 def end_of_headers(

@@ -133,7 +133,7 @@ def _orphans_in(storage: Storage, placement: Placement, first: int, end: int) ->
                 first = entry + total
                 break
         else:
-            first = layout.place(first) + total
+            first = layout.next_entry(first) + total
 
 
 def _candidates(layout: BlockLayout, first: int, end: int) -> list[int]:
@@ -143,7 +143,7 @@ def _candidates(layout: BlockLayout, first: int, end: int) -> list[int]:
     begin with something that is no block: then a row of blocks ends with the gap.
     """
     total, stride, size = layout.total_sectors, layout.stride, end - first
-    sectors = [layout.place(first), first]
+    sectors = [layout.next_entry(first), first]
     if size % total == 0:
         sectors.reverse()
     sectors.append(end - size // total * total)
