@@ -16,16 +16,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.lease_daemons import Sanlock, joined, new_resource, succeeded
-from tests.support.lease_suite import LeaseSuite, Pair, history
+from tests.support.lease_suite import AnyLease, LeaseSuite, Pair, history
 from tests.support.shim_process import ROOT, ShimProcess
 from tests.support.shims import BLOCK, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.leases import sanlock
-from vhdtool.leases.external import kept_lease
+from vhdtool.leases.epoch_record import EpochRecord
+from vhdtool.leases.external import ExternalLease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
-from vhdtool.leases.sanlock import Resource, SanlockKeeper
+from vhdtool.leases.sanlock import Resource, SanlockBackend
 from vhdtool.storage import FileStorage
 
 Daemons = dict[str, Sanlock]
@@ -52,8 +53,10 @@ def resource(daemons: Daemons, shared: Path, request: pytest.FixtureRequest) -> 
     return new_resource(daemons["a"], shared / name)
 
 
-def lease_of(daemon: Sanlock, resource: str, path: Path, who: Owner) -> EpochLease:
-    return kept_lease(path, who, SanlockKeeper(Resource.parse(resource), daemon.run_dir))
+def lease_of(daemon: Sanlock, resource: str, path: Path, who: Owner) -> ExternalLease:
+    return ExternalLease(
+        EpochRecord(path), who, SanlockBackend(Resource.parse(resource), daemon.run_dir)
+    )
 
 
 class TestSanlock(LeaseSuite):
@@ -63,7 +66,7 @@ class TestSanlock(LeaseSuite):
     def _remember(self, daemons: Daemons, resource: str) -> None:
         self.daemons, self.resource = daemons, resource
 
-    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
+    def make(self, path: Path, who: Owner, side: str) -> AnyLease:
         return lease_of(self.daemons[side], self.resource, path, who)
 
     def take_away(self, pair: Pair) -> None:
@@ -76,7 +79,7 @@ class TestSanlock(LeaseSuite):
     def environment(self) -> dict[str, str]:
         return {**self.daemons["a"].env, "PYTHONPATH": str(ROOT)}
 
-    def proven_dead(self, lease: EpochLease) -> None:
+    def proven_dead(self, lease: AnyLease) -> None:
         """The daemon sees the end of its client, and then frees the lease on the storage."""
         deadline = time.monotonic() + 10
         while True:
@@ -110,7 +113,7 @@ class TestSanlock(LeaseSuite):
             pair[1].acquire()
         stale.check()
         stale.release()
-        stale.besides = {"keeper": "sanlock"}
+        stale = EpochLease(pair[0].record, owner("z"), {"keeper": "sanlock"})
         stale.acquire()
         assert pair[1].acquire() == 4
         with pytest.raises(LeaseLost):
@@ -130,15 +133,15 @@ def test_a_lease_not_made_or_not_joined_is_refused(
             lease.acquire()
         assert lease.holder() is None
         lease.close()
-    nowhere = SanlockKeeper(Resource.parse("lab:x:/x"), tmp_path)
+    nowhere = SanlockBackend(Resource.parse("lab:x:/x"), tmp_path)
     with pytest.raises(ActivationRefused, match="is sanlock's daemon running"):
-        nowhere.take(False, None)
+        nowhere.acquire(False, None)
 
 
 def test_a_daemon_that_does_not_answer_fences_in_time(
     daemons: Daemons, resource: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sanlock, "PATIENCE", 0.3)
+    monkeypatch.setattr(sanlock, "TIMEOUT", 0.3)
     lease = lease_of(daemons["a"], resource, tmp_path / "record", owner("a"))
     lease.acquire()
     daemons["a"].process.send_signal(signal.SIGSTOP)

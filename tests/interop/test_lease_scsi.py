@@ -14,17 +14,17 @@ from typing import Any, cast
 import pytest
 
 from tests.support.lease_daemons import MIB, Target
-from tests.support.lease_suite import LeaseSuite, Pair, gone_owner
+from tests.support.lease_suite import AnyLease, LeaseSuite, Pair, gone_owner
 from tests.support.shim_process import ROOT, run
 from tests.support.shims import BLOCK, Shim, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.lab.hosts.agent_images import ImageOperations
-from vhdtool.leases.external import kept_lease
-from vhdtool.leases.lease import EpochLease
+from vhdtool.leases.epoch_record import EpochRecord
+from vhdtool.leases.external import ExternalLease
 from vhdtool.leases.owner import Owner
-from vhdtool.leases.scsi_reservation import ReservationKeeper
+from vhdtool.leases.scsi_reservation import ReservationBackend
 from vhdtool.storage import StorageError, scsi
 from vhdtool.storage.iscsi import IscsiStorage
 from vhdtool.storage.scsi import Lun, Session
@@ -43,8 +43,8 @@ def lun_of(target: Target, side: str) -> Lun:
     return Lun.parse(target.url(HOSTS[side]))
 
 
-def lease_of(target: Target, side: str, path: Path, who: Owner) -> EpochLease:
-    return kept_lease(path, who, ReservationKeeper(lun_of(target, side), who))
+def lease_of(target: Target, side: str, path: Path, who: Owner) -> ExternalLease:
+    return ExternalLease(EpochRecord(path), who, ReservationBackend(lun_of(target, side), who))
 
 
 def clear(target: Target) -> None:
@@ -63,7 +63,7 @@ class TestReservation(LeaseSuite):
     def _remember(self, target: Target) -> None:
         self.target = target
 
-    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
+    def make(self, path: Path, who: Owner, side: str) -> AnyLease:
         return lease_of(self.target, side, path, who)
 
     def spelled(self) -> str:
@@ -220,8 +220,8 @@ def test_a_target_that_does_not_answer_is_a_lost_lease_in_time(
 
 def test_a_target_that_is_not_there_is_a_clear_refusal(tmp_path: Path) -> None:
     nowhere = "iscsi://127.0.0.1:1/iqn.2026-01.test:none/1"
-    keeper = ReservationKeeper(Lun.parse(nowhere), owner("a"))
-    lease = kept_lease(tmp_path / "record", owner("a"), keeper)
+    backend = ReservationBackend(Lun.parse(nowhere), owner("a"))
+    lease = ExternalLease(EpochRecord(tmp_path / "record"), owner("a"), backend)
     # No word of --force, which is for holders that are dead.
     refusal = f"{nowhere}: cannot log in: Connection refused$"
     with pytest.raises(ActivationRefused, match=refusal):

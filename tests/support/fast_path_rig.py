@@ -12,7 +12,7 @@ from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread, owner, plain_bytes, verdict
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.epoch_record import EpochRecord
-from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.leases.lease import EpochLease, UnguardedLease
 from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.server import NbdServer
@@ -39,7 +39,7 @@ class Rig:
         def emit(event: str, **fields: Any) -> None:
             self.events.append({"event": event, **fields})
 
-        kind = EpochLease if self.guard else TrustingLease
+        kind = EpochLease if self.guard else UnguardedLease
         disk = TapDisk(
             Settings(
                 guard=self.guard,

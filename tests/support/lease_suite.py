@@ -1,4 +1,4 @@
-"""What every lease must do, whatever keeps it. A backend's test subclasses `LeaseSuite`."""
+"""What every lease must do, of whatever backend. A backend's test subclasses `LeaseSuite`."""
 
 import json
 import subprocess
@@ -10,12 +10,14 @@ import pytest
 
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, owner
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.leases import owner as owners
 from vhdtool.leases.epoch_record import EpochRecord
+from vhdtool.leases.external import ExternalLease
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
+from vhdtool.machine import boot_id, process_start
 
-Pair = tuple[EpochLease, EpochLease]
+AnyLease = EpochLease | ExternalLease
+Pair = tuple[AnyLease, AnyLease]
 
 
 def history(path: Path) -> list[tuple[int, str, str]]:
@@ -28,16 +30,16 @@ def history(path: Path) -> list[tuple[int, str, str]]:
 def gone_owner() -> Owner:
     """A process of this host that has ended."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = owners.process_start(child.pid)
+    start = process_start(child.pid)
     assert start is not None
     child.communicate(b"\n")
-    return Owner("a", child.pid, start, owners.boot_id())
+    return Owner("a", child.pid, start, boot_id())
 
 
 class LeaseSuite:
     """The tests; `make` and `take_away` are the backend's."""
 
-    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
+    def make(self, path: Path, who: Owner, side: str) -> AnyLease:
         """The lease of one host, "a" or "b", on the disk whose record is at `path`."""
         return EpochLease(EpochRecord(path), who)
 
@@ -105,8 +107,8 @@ class LeaseSuite:
 
     def test_epochs_rise_over_all_that_happens_on_both_hosts(self, pair: Pair, path: Path) -> None:
         a, b = pair
-        done = [b.note("open"), a.acquire(), b.note("open"), a.release(), b.acquire()]
-        assert [*done, a.note("open")] == [1, 2, 3, 4, 5, 6]
+        done = [b.append("open"), a.acquire(), b.append("open"), a.release(), b.acquire()]
+        assert [*done, a.append("open")] == [1, 2, 3, 4, 5, 6]
         assert history(path) == [
             (1, "open", "b"),
             (2, "activate", "a"),
@@ -119,7 +121,7 @@ class LeaseSuite:
     def test_an_open_of_another_host_leaves_the_holder_its_lease(self, pair: Pair) -> None:
         a, b = pair
         a.acquire()
-        b.note("open")
+        b.append("open")
         a.check()
 
     def test_it_goes_to_and_fro(self, pair: Pair) -> None:
@@ -147,7 +149,7 @@ class LeaseSuite:
         here.release()
         here.close()
 
-    def proven_dead(self, lease: EpochLease) -> None:
+    def proven_dead(self, lease: AnyLease) -> None:
         """Takes the lease of a process that has been killed."""
         lease.acquire()
 
@@ -168,7 +170,9 @@ class LeaseSuite:
             b.acquire()
         a.release()
         b.check()
-        assert a.holder() == b.owner
+        held = a.holder()
+        assert held is not None
+        assert held.owner == b.owner
 
     def test_a_shim_that_lost_its_lease_is_fenced_and_writes_nothing(
         self, pair: Pair, path: Path

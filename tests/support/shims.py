@@ -9,7 +9,7 @@ from tests.support.locked_memory import LockServer
 from tests.support.vhd_images import Picture
 from vhdtool.image.check.image import CheckReport, check
 from vhdtool.leases.epoch_record import EpochRecord
-from vhdtool.leases.lease import EpochLease, Lease, TrustingLease
+from vhdtool.leases.lease import EpochLease, Lease, UnguardedLease
 from vhdtool.leases.owner import Owner
 from vhdtool.oracle.readers.vhd import open_reader
 from vhdtool.storage import MemoryStorage, Storage
@@ -95,7 +95,7 @@ class Shim(DirectDisk):
         self.events: list[dict[str, Any]] = []
         self.image_path = folder / "disk.vhd"
         self.disk_size = size
-        kind = EpochLease if guard else TrustingLease
+        kind = EpochLease if guard else UnguardedLease
         super().__init__(
             Settings(
                 guard=guard,

@@ -13,6 +13,7 @@ from vhdtool.leases import owner as owners
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
+from vhdtool.machine import UNKNOWN_BOOT
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_a_holder_of_an_earlier_boot_of_this_machine_is_gone(before: Owner) -> N
         {"since": 0},
         # A copy of this machine: it took the lease while this kernel ran.
         {"since": time.time()},
-        {"boot": owners.NO_PROOF},
+        {"boot": UNKNOWN_BOOT},
     ],
 )
 def test_what_may_be_another_machine_is_not_proven_gone(

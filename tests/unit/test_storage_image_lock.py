@@ -9,7 +9,7 @@ import pytest
 
 from vhdtool.errors import LeaseLost
 from vhdtool.leases import claim
-from vhdtool.leases.claim import claimed, locked_file, who_has
+from vhdtool.leases.claim import claimed, locked_file, writer_of
 from vhdtool.storage import FileStorage, image_lock
 from vhdtool.storage.image_lock import ImageInUse, LockMode, NoLocks, lock_image
 from vhdtool.storage.locked_file import ImageFile
@@ -159,11 +159,11 @@ def test_a_mount_is_found_by_its_device(image: Path, tmp_path: Path) -> None:
 
 
 def test_a_look_at_the_holder_takes_no_lock(image: Path) -> None:
-    assert who_has(image) == ""
+    assert writer_of(image) == ""
     with ImageFile(image, V):
-        assert f"(pid {os.getpid()})" in who_has(image)
+        assert f"(pid {os.getpid()})" in writer_of(image)
     with ImageFile(image, S):
-        assert who_has(image) == ""
+        assert writer_of(image) == ""
 
 
 def test_a_reader_may_lock_what_it_cannot_write(image: Path) -> None:

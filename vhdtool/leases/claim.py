@@ -1,4 +1,4 @@
-"""An image for this process alone: the lock on it, and its lease where it has an epoch record."""
+"""Claims: the lock on an image together with its lease, where it has an epoch record."""
 
 import logging
 import os
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.leases.lease import open_lease
+from vhdtool.leases.lease import Holder, open_lease
 from vhdtool.leases.location import existing_record
-from vhdtool.leases.owner import Owner, boot_id
+from vhdtool.leases.owner import Owner
+from vhdtool.machine import boot_id
 from vhdtool.storage import FileStorage
 from vhdtool.storage.image_lock import (
     ImageInUse,
@@ -34,7 +35,7 @@ def locked_file(
     follow: bool = True,
     qemu_bytes: bool = True,
 ) -> ImageFile:
-    """An image that is locked through the descriptor that does the I/O.
+    """Opens an image that is locked through the descriptor that does the I/O.
 
     Raises ImageInUse, StorageError, and for writing NoLocks where a lock would exclude nobody.
     """
@@ -55,12 +56,12 @@ def _require_exclusion(storage: FileStorage) -> None:
     try:
         excludes = locks_exclude(storage.path, storage.fileno())
     except OSError:
-        # What made the second opening fail says nothing about locks.
+        # The second open failed for another reason than a lock.
         excludes = True
     if not excludes:
         raise NoLocks(
             f"{name}: its file system lets two descriptors have one exclusive lock, so other "
-            "users of the image cannot be kept out; use one that keeps locks, or --lease"
+            "users of the image cannot be excluded; use one that keeps locks, or --lease"
         )
     mount = mount_of(storage.path)
     if mount is not None and (option := mount.local_locks_option):
@@ -76,20 +77,20 @@ def claimed(
     mode: LockMode = LockMode.EXCLUSIVE,
     force_epoch: int | None = None,
 ) -> Iterator[FileStorage]:
-    """The image at `path`, open for writing, while nobody else may use it.
+    """Opens an image for writing and excludes all other users meanwhile.
 
-    An image that was served has an epoch record: then the lease is taken at a new epoch, and
-    released at the end. `force_epoch` takes the lease of a holder that is dead. LockMode.RELINK
-    takes none, since the server has it.
+    The lease is taken too where the image was served before, and so has an epoch record.
+    `force_epoch` takes the lease of a holder that is dead. LockMode.RELINK takes no lease, since
+    the server has it.
 
-    Raises ImageInUse or ActivationRefused, naming who has it, or StorageError.
+    Raises ImageInUse or ActivationRefused, naming the user, or StorageError.
     """
     try:
         storage: FileStorage = locked_file(path, mode)
     except ImageInUse as error:
         raise named_holder(error, _recorded(path), force_epoch) from None
     except NoLocks as error:
-        # Every command would refuse to work there; what excludes then is the epoch record alone.
+        # Else no command would work there; the epoch record alone excludes others.
         log.warning("%s", error)
         storage = FileStorage(path, writable=True)
     with storage:
@@ -97,7 +98,7 @@ def claimed(
         if record is None:
             yield storage
             return
-        with closing(open_lease(record, Owner.here(), guard=True)) as lease:
+        with closing(open_lease(record, Owner.here())) as lease:
             lease.acquire(force_epoch)
             try:
                 yield storage
@@ -106,9 +107,9 @@ def claimed(
 
 
 def share(storage: FileStorage) -> None:
-    """Keeps everybody from writing an image that is open, until it is closed.
+    """Locks an open image against writers until it is closed; without locks, does nothing.
 
-    Raises ImageInUse, naming who writes it. A file system without locks lets everybody write.
+    Raises ImageInUse, naming the writer.
     """
     try:
         lock_image(storage.fileno(), storage.name, LockMode.SHARED)
@@ -119,22 +120,22 @@ def share(storage: FileStorage) -> None:
         raise named_holder(error, _recorded(storage.path), None) from None
 
 
-def _recorded(path: str | os.PathLike[str]) -> tuple[Owner, int] | None:
-    """Whom the image's record names, for a message; a damaged record names nobody."""
+def _recorded(path: str | os.PathLike[str]) -> Holder | None:
+    """Returns the holder in the image's record, for a message; none from a damaged record."""
     record = existing_record(path)
     if record is None:
         return None
     try:
-        with closing(open_lease(record, Owner.here(), guard=True)) as lease:
-            return lease.held()
+        with closing(open_lease(record, Owner.here())) as lease:
+            return lease.holder()
     except VhdtoolError:
         return None
 
 
-def who_has(path: str | os.PathLike[str]) -> str:
-    """Who has an image open for writing, in words; "" where nobody does or none can tell.
+def writer_of(path: str | os.PathLike[str]) -> str:
+    """Describes the process that has an image open for writing; "" for none, or unknown.
 
-    Takes no lock, so it disturbs nobody. Raises StorageError.
+    Takes no lock. Raises StorageError.
     """
     with FileStorage(path) as storage:
         if not locked_by_writer(storage.fileno()):
@@ -143,26 +144,24 @@ def who_has(path: str | os.PathLike[str]) -> str:
 
 
 def user_of(path: str | os.PathLike[str]) -> str:
-    """Who uses an image, by its lock or else by its record, in words; "" for nobody."""
-    if who := who_has(path):
-        return who
-    held = _recorded(path)
-    if held is None or held[0].is_gone():
+    """Describes the user of an image by its lock, else by its record; "" for none."""
+    if writer := writer_of(path):
+        return writer
+    holder = _recorded(path)
+    if holder is None or holder.owner.is_gone():
         return ""
-    return f"{os.fspath(path)}: the lease is held by {held[0]} at epoch {held[1]}"
+    return f"{os.fspath(path)}: the lease is held by {holder}"
 
 
-def named_holder(
-    error: ImageInUse, held: tuple[Owner, int] | None, force_epoch: int | None
-) -> ImageInUse:
-    """The refusal, with the holder that the epoch record names, and what --force can do."""
+def named_holder(error: ImageInUse, holder: Holder | None, force_epoch: int | None) -> ImageInUse:
+    """Returns the refusal with the holder in the epoch record, and with what --force can do."""
     text = str(error)
-    if held is not None:
-        text += f"; the lease is held by {held[0]} at epoch {held[1]}"
+    if holder is not None:
+        text += f"; the lease is held by {holder}"
     if force_epoch is not None:
         cure = (
             "end that process"
-            if held is None or held[0].boot == boot_id()
+            if holder is None or holder.owner.boot == boot_id()
             else "its host still renews the lock: end the process there, or fence the host; "
             "the storage server lets go of a dead host's lock after its lease time"
         )

@@ -1,8 +1,8 @@
 """The epoch record: a file of 512-byte sectors beside the image, on the shared storage.
 
-Sector 0 says what holds now: the newest epoch and the holder, if any. Sector n is what happened
-at epoch n (open, activate, release), written once. So epochs order every metadata read and every
-release of all hosts without comparing their clocks.
+Sector 0 has the newest epoch and the holder, if any. Sector n, written once, has the event of epoch
+n: an open, an activation or a release. So epochs order the metadata reads and releases of all hosts
+without comparing clocks.
 """
 
 import contextlib
@@ -23,40 +23,41 @@ from vhdtool.storage.sparse import preallocate
 
 SECTOR = 512
 MUTEX = 1 << 40
-"""The byte that is locked for the instant in which the record changes."""
+"""The byte that is locked while the record changes."""
 ALIVE = (1 << 40) + 1
-"""The byte that the holder keeps locked."""
+"""The byte that the holder has locked."""
 MUTEX_PATIENCE = 5.0
-"""Seconds; the mutex is held for microseconds, so a longer wait means a stopped process."""
+"""Seconds. The mutex is held for microseconds, so a longer wait means a stopped process."""
 _FLOCK = "hhqqi4x"
-_ROOM = 16 << 10
-"""Bytes that are reserved at once: 32 epochs."""
+_RESERVE = 16 << 10
+"""Bytes that are allocated at once: 32 epochs."""
 _BLANK = b"\0 \n"
-Holder = dict[str, object]
+Fields = dict[str, object]
+"""A JSON object of the record."""
 
 
 class EpochRecord:
-    """The file. All methods may be called from any thread of one process.
+    """The file. All methods are thread-safe.
 
     They raise StorageError when the storage fails, LeaseLost when the record is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # One aligned sector for O_DIRECT; guarded by the lock below.
+        # One aligned sector for O_DIRECT, guarded by the lock.
         self._buffer = mmap.mmap(-1, 4096)
         self._view = memoryview(self._buffer)[:SECTOR]
         self._lock = threading.Lock()
         self._fd = -1
-        """Opened when it is needed: who is refused shall leave no empty record."""
+        """Opened when needed, so that a refused activation leaves no empty record."""
         self._file: os.stat_result | None = None
         self._reserved = 0
-        """Bytes that the file system has set aside for this file."""
+        """Bytes that the file system has allocated for this file."""
         if not path.parent.is_dir():
             raise StorageError(str(path), "open the epoch record", errno.ENOENT)
 
-    def _use(self, create: bool) -> bool:
-        """Opens the file unless it is open; False where there is none and none is to be made."""
+    def _open_once(self, create: bool) -> bool:
+        """Opens the file unless it is open; False where there is none and `create` is not set."""
         with self._lock:
             if self._fd < 0:
                 if not create and not os.path.lexists(self.path):
@@ -68,7 +69,7 @@ class EpochRecord:
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         for direct in (os.O_DIRECT, 0):
-            # NFS may answer a buffered read from its cache; O_DIRECT asks the server.
+            # NFS may serve a buffered read from its cache; O_DIRECT asks the server.
             try:
                 fd = os.open(self.path, flags | direct, 0o600)
             except OSError as error:
@@ -82,39 +83,39 @@ class EpochRecord:
         return StorageError(str(self.path), f"{doing} the epoch record", error.errno or errno.EIO)
 
     def is_current(self) -> bool:
-        """False when the file at our path is not the one that we have open any more."""
+        """Returns whether the file at our path is still the one that we have open."""
         try:
             there = os.stat(self.path, follow_symlinks=False)
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._failure("look at", error) from None
+            raise self._failure("stat", error) from None
         ours = self._file
         return ours is not None and (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)
 
     def raw(self) -> bytes:
-        """Sector 0 as it is in the file; shorter in a new one, empty where there is no file."""
-        if not self._use(create=False):
+        """Returns sector 0 as it is in the file; shorter in a new file, empty without a file."""
+        if not self._open_once(create=False):
             return b""
         with self._lock:
             try:
-                got = self._moved(os.preadv, 0)
+                got = self._transfer(os.preadv, 0)
             except OSError as error:
                 raise self._failure("read", error) from None
             return bytes(self._view[:got])
 
-    def read(self) -> tuple[int, Holder | None]:
-        """(newest epoch, holder as written or None); (0, None) for a new file."""
+    def read(self) -> tuple[int, Fields | None]:
+        """Returns (newest epoch, holder as written or None); (0, None) for a new file."""
         raw = self.raw()
-        if self._fd >= 0 and not raw.strip(_BLANK) and os.fstat(self._fd).st_size > _ROOM:
+        if self._fd >= 0 and not raw.strip(_BLANK) and os.fstat(self._fd).st_size > _RESERVE:
             raise LeaseLost(
                 f"{self.path}: is no epoch record: it begins with nothing, and is too large for a "
                 "new one; name another file with --record"
             )
         return self.parse(raw)
 
-    def parse(self, raw: bytes) -> tuple[int, Holder | None]:
-        """What sector 0 says."""
+    def parse(self, raw: bytes) -> tuple[int, Fields | None]:
+        """Parses sector 0: (newest epoch, holder or None)."""
         text = raw.rstrip(_BLANK)
         if not text:
             return 0, None
@@ -130,8 +131,8 @@ class EpochRecord:
             ) from None
         return epoch, holder
 
-    def write(self, epoch: int, holder: Holder | None, entry: Holder) -> None:
-        """The record's sector of `epoch` first, so that sector 0 never names one that is absent."""
+    def write(self, epoch: int, holder: Fields | None, entry: Fields) -> None:
+        """Writes the sector of `epoch`, then sector 0, which so never names an absent one."""
         self._write_sector(epoch, {"epoch": epoch, **entry, "time": time.time()})
         self._write_sector(0, {"epoch": epoch, "holder": holder})
         try:
@@ -139,21 +140,28 @@ class EpochRecord:
         except OSError as error:
             raise self._failure("flush", error) from None
 
-    def _write_sector(self, number: int, value: Holder) -> None:
+    def append(self, entry: Fields) -> int:
+        """Writes an event at a new epoch, with the holder unchanged; returns the epoch."""
+        with self.mutex():
+            newest, held = self.read()
+            self.write(newest + 1, held, entry)
+            return newest + 1
+
+    def _write_sector(self, number: int, value: Fields) -> None:
         data = json.dumps(value).encode()
         if len(data) >= SECTOR:
             raise VhdtoolError(f"{self.path}: host name too long for the epoch record")
         with self._lock:
             self._view[:] = data.ljust(SECTOR - 1) + b"\n"
             try:
-                written = self._moved(os.pwritev, number * SECTOR)
+                written = self._transfer(os.pwritev, number * SECTOR)
             except OSError as error:
                 raise self._failure("write", error) from None
         if written != SECTOR:
             raise StorageError(str(self.path), "write the epoch record", errno.ENOSPC)
 
-    def _moved(self, move: Callable[[int, list[memoryview], int], int], offset: int) -> int:
-        """Leaves O_DIRECT where it takes no single sector, which an empty file does not tell."""
+    def _transfer(self, move: Callable[[int, list[memoryview], int], int], offset: int) -> int:
+        """Turns O_DIRECT off where it takes no single sector, which an empty file does not show."""
         try:
             return move(self._fd, [self._view], offset)
         except OSError as error:
@@ -167,9 +175,9 @@ class EpochRecord:
     def mutex(self) -> Iterator[None]:
         """Excludes every other process while the record is read and changed.
 
-        Raises ActivationRefused when another one does not let go of it.
+        Raises ActivationRefused when another process does not release it.
         """
-        self._use(create=True)
+        self._open_once(create=True)
         deadline = time.monotonic() + MUTEX_PATIENCE
         while not self._lock_current(MUTEX):
             if time.monotonic() > deadline:
@@ -184,16 +192,16 @@ class EpochRecord:
             self.unlock(MUTEX)
 
     def remove_empty(self) -> None:
-        """Removes a record that says nothing. Call it with the mutex held, and no lock of others.
+        """Removes an empty record. Call it with the mutex held, and no lock of another process.
 
-        Whoever waits for the mutex finds that the file is gone, and makes a new one.
+        A process that waits for the mutex finds the file gone, and makes a new one.
         """
         with contextlib.suppress(OSError, StorageError):
             if os.fstat(self._fd).st_size == 0 and self.is_current():
                 self.path.unlink()
 
     def _lock_current(self, byte: int) -> bool:
-        """Locks a byte of the file that stands at the path now, which may have been replaced."""
+        """Locks a byte of the file that is at the path now, which may have been replaced."""
         if not self.try_lock(byte):
             return False
         if self.is_current():
@@ -207,47 +215,45 @@ class EpochRecord:
         return False
 
     def reserve(self, epoch: int) -> None:
-        """Makes sure that the sectors up to that epoch can be written on a full file system.
+        """Allocates the sectors up to an epoch, so that a full file system cannot stop a release.
 
-        A release must not fail for want of space. Raises StorageError, with ENOSPC when there is
-        none now.
+        Raises StorageError, with ENOSPC when there is no space now.
         """
         end = (epoch + 1) * SECTOR
         if end <= self._reserved:
             return
-        end = -(-end // _ROOM) * _ROOM
+        end = -(-end // _RESERVE) * _RESERVE
         try:
             if not preallocate(self._fd, end):
-                # Blank sectors, which say nothing: no file system writes those back to nothing.
+                # Blanks instead of zeros: no file system turns them into a hole again.
                 size = os.fstat(self._fd).st_size
                 for number in range(-(-size // SECTOR), end // SECTOR):
                     self._write_blank(number)
         except OSError as error:
-            raise self._failure("make room in", error) from None
+            raise self._failure("reserve space in", error) from None
         self._reserved = end
 
     def _write_blank(self, number: int) -> None:
         with self._lock:
             self._view[:] = b" " * (SECTOR - 1) + b"\n"
-            if self._moved(os.pwritev, number * SECTOR) != SECTOR:
+            if self._transfer(os.pwritev, number * SECTOR) != SECTOR:
                 raise OSError(errno.ENOSPC, "short write")
 
     def lost(self, byte: int) -> bool:
-        """Whether somebody else has the byte locked that we had; False where none can tell."""
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, byte, 1, 0)
+        """Returns whether another owner has locked our byte; False where that cannot be known."""
+        query = struct.pack(_FLOCK, fcntl.F_WRLCK, 0, byte, 1, 0)
         try:
-            answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
+            found = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, query)
         except OSError:
             return False
-        return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
+        return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
 
-    def renew(self, epoch: int, holder: Holder) -> None:
-        """Puts a copy of the record in its place, with both bytes locked by us.
+    def renew(self, epoch: int, holder: Fields) -> None:
+        """Replaces the file by a copy in which both bytes are locked by us.
 
-        The locks of a process that may be stopped for ever stay with the old file, and when that
-        process looks again it finds that its lease is gone. The old file names the new holder as
-        well: on NFS a look at the path may be answered from a cache, one at the open file is not.
-        Call it with the mutex held.
+        The locks of a process that may be stopped for ever stay with the old file, and its next
+        check finds the lease lost. The old file names the new holder too: on NFS the path may be
+        served from a cache, but an open file is not. Call it with the mutex held.
         """
         self._write_sector(0, {"epoch": epoch, "holder": holder})
         with contextlib.suppress(OSError):
@@ -276,7 +282,8 @@ class EpochRecord:
         return old
 
     def try_lock(self, byte: int) -> bool:
-        self._use(create=True)
+        """Locks a byte; False when another process has it."""
+        self._open_once(create=True)
         try:
             self._ofd(fcntl.F_WRLCK, byte)
         except OSError as error:
@@ -286,7 +293,7 @@ class EpochRecord:
         return True
 
     def unlock(self, byte: int) -> None:
-        """Frees the byte; that it was not locked does no harm."""
+        """Unlocks a byte, locked or not."""
         with contextlib.suppress(OSError):
             self._ofd(fcntl.F_UNLCK, byte)
 

@@ -1,56 +1,63 @@
-"""The lease of a disk: who may use it, by the epoch record beside the image.
+"""The lease of a disk, by the epoch record beside the image.
 
-A holder keeps a lock (ALIVE) as long as it has the lease. That it can be taken proves nothing on
-its own (a server drops the locks of a client that it has lost), so it counts as proof only for a
-holder on this very host and boot, whose process must be gone as well.
+A holder locks the byte ALIVE as long as it has the lease. That the byte is free proves nothing by
+itself, because a server drops the locks of a client that it has lost. It counts as proof only for a
+holder of this host and boot whose process is gone as well.
 """
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from vhdtool.errors import ActivationRefused, LeaseLost
-from vhdtool.leases.epoch_record import ALIVE, EpochRecord, Holder
+from vhdtool.leases.epoch_record import ALIVE, EpochRecord, Fields
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
 from vhdtool.storage.paths import on_nfs
 
 
+class Holder(NamedTuple):
+    """Who holds a lease, and since which epoch."""
+
+    owner: Owner
+    epoch: int
+
+    def __str__(self) -> str:
+        return f"{self.owner} at epoch {self.epoch}"
+
+
 class Lease(Protocol):
-    """What the shim asks of a lease, whatever keeps it."""
+    """What the shim needs of a lease of any kind."""
 
     def acquire(self, force_epoch: int | None = None) -> int:
-        """Takes the lease at a new epoch. Raises ActivationRefused while another holds it."""
+        """Takes the lease at a new epoch. Raises ActivationRefused while another owner holds it."""
 
     def check(self) -> None:
         """Raises LeaseLost unless the lease is still ours at our epoch."""
 
     def release(self) -> int:
-        """Gives the lease up (or ends an open); returns the epoch of that."""
+        """Releases the lease, or ends an open; returns the epoch of that."""
 
-    def note(self, what: str) -> int:
-        """Appends to the record without asking for anything; returns the epoch."""
+    def append(self, what: str) -> int:
+        """Appends an event to the record, without the lease; returns its epoch."""
 
-    def holder(self) -> "Owner | None":
-        """Who holds the lease now."""
-
-    def held(self) -> "tuple[Owner, int] | None":
-        """Who holds the lease now, and its epoch."""
+    def holder(self) -> Holder | None:
+        """Returns who holds the lease now."""
 
     def close(self) -> None:
-        """Frees what the object itself holds; it does not release the lease."""
+        """Frees what the object holds; does not release the lease."""
 
 
 class EpochLease:
-    """The lease that excludes: guard on."""
+    """The lease that excludes other owners, with the guard on."""
 
-    def __init__(self, record: EpochRecord, owner: Owner) -> None:
+    def __init__(self, record: EpochRecord, owner: Owner, extra: Fields | None = None) -> None:
+        """`extra`: what the record says of the holder besides the owner."""
         self.record = record
         self.owner = owner
-        self.besides: Holder = {}
-        """What the record says of the holder, besides who it is."""
         self.epoch: int | None = None
-        self._mine: Holder | None = None
+        self._extra = extra or {}
+        self._mine: Fields | None = None
         """The holder as we wrote it: in a record that was made anew an epoch may come again."""
         self._good = b"-"
         """Sector 0 as it was when the lease was last found to be ours."""
@@ -63,30 +70,27 @@ class EpochLease:
             if held is not None and held != self._mine:
                 self._may_take_over(held, force_epoch)
             epoch = newest + 1
-            holder: Holder = {**asdict(self.owner.now()), **self.besides, "epoch": epoch}
+            mine: Fields = {**asdict(self.owner.now()), **self._extra, "epoch": epoch}
             if not record.try_lock(ALIVE):
                 if held is None or force_epoch is None:
                     raise ActivationRefused(
                         f"{record.path}: no living holder is named, but a process still has its "
                         "lock; find it with `lslocks`"
                     )
-                # The operator's word weighs more than the lock of a process that may be stopped.
-                record.renew(epoch, holder)
+                # The operator overrules the lock of a process that may be stopped.
+                record.renew(epoch, mine)
             try:
                 record.reserve(epoch + 1)
-                record.write(epoch, holder, self._entry("activate"))
+                record.write(epoch, mine, entry("activate", self.owner))
             except BaseException:
                 record.remove_empty()
                 record.unlock(ALIVE)
                 raise
-            self.epoch, self._mine, self._good = epoch, holder, b"-"
+            self.epoch, self._mine, self._good = epoch, mine, b"-"
             return epoch
 
-    def _entry(self, what: str) -> Holder:
-        return {"what": what, **asdict(self.owner)}
-
-    def _may_take_over(self, held: Holder, force_epoch: int | None) -> None:
-        """Returns when the holder is proven gone or the operator names its epoch; else raises."""
+    def _may_take_over(self, held: Fields, force_epoch: int | None) -> None:
+        """Raises unless the holder is proven gone, or the operator names its epoch."""
         epoch = held.get("epoch")
         owner = owner_of(held)
         if owner.is_gone():
@@ -138,81 +142,83 @@ class EpochLease:
         record = self.record
         with record.mutex():
             newest, held = record.read()
-            # A lease that was taken from us is not ours to clear.
+            # A lease that was taken from us is another owner's, and stays.
             left = None if held == self._mine else held
-            record.write(newest + 1, left, self._entry("release"))
+            record.write(newest + 1, left, entry("release", self.owner))
             self.epoch, self._mine, self._good = None, None, b"-"
             record.unlock(ALIVE)
             return newest + 1
 
-    def note(self, what: str) -> int:
-        with self.record.mutex():
-            newest, held = self.record.read()
-            self.record.write(newest + 1, held, self._entry(what))
-            return newest + 1
+    def append(self, what: str) -> int:
+        return self.record.append(entry(what, self.owner))
 
-    def holder(self) -> Owner | None:
-        held = self.held()
-        return None if held is None else held[0]
-
-    def held(self) -> tuple[Owner, int] | None:
+    def holder(self) -> Holder | None:
         newest, held = self.record.read()
         if held is None:
             return None
         epoch = held.get("epoch")
-        return owner_of(held), epoch if isinstance(epoch, int) else newest
+        return Holder(owner_of(held), epoch if isinstance(epoch, int) else newest)
 
     def close(self) -> None:
         self.record.close()
 
 
-class TrustingLease(EpochLease):
-    """Guard off: writes the same record, and excludes no one, as tapdisk2 did."""
+class UnguardedLease:
+    """Guard off: writes the same record and excludes nobody, as tapdisk2 did."""
+
+    def __init__(self, record: EpochRecord, owner: Owner) -> None:
+        self._record, self._owner = record, owner
 
     def acquire(self, force_epoch: int | None = None) -> int:
         del force_epoch
-        self.epoch = self.note("activate")
-        return self.epoch
+        return self.append("activate")
 
     def check(self) -> None:
-        return None
+        """Never raises."""
 
     def release(self) -> int:
-        self.epoch = None
-        return self.note("release")
+        return self.append("release")
 
-    def held(self) -> tuple[Owner, int] | None:
+    def append(self, what: str) -> int:
+        return self._record.append(entry(what, self._owner))
+
+    def holder(self) -> Holder | None:
         return None
+
+    def close(self) -> None:
+        self._record.close()
 
 
 class ReaderLease:
-    """That of a reader which cannot write: it asks for nothing, and leaves no record."""
+    """The lease of a read-only disk: excludes nobody and leaves no record."""
 
     def acquire(self, force_epoch: int | None = None) -> int:
         return 0
 
     def check(self) -> None:
-        """There is nothing to lose."""
+        """Never raises."""
 
     def release(self) -> int:
         return 0
 
-    def note(self, what: str) -> int:
+    def append(self, what: str) -> int:
         return 0
 
-    def holder(self) -> Owner | None:
-        return None
-
-    def held(self) -> tuple[Owner, int] | None:
+    def holder(self) -> Holder | None:
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Holds nothing."""
 
 
-def owner_of(held: Holder) -> Owner:
-    """The owner that a record names; fields that make no sense name nobody who lives here."""
-    known: dict[str, object] = {"host": "?", "pid": -1, "start": -1, "boot": "?"}
+def entry(what: str, owner: Owner) -> Fields:
+    """Returns what the record says of an event."""
+    return {"what": what, **asdict(owner)}
+
+
+def owner_of(held: Fields) -> Owner:
+    """Returns the owner that a record names; a senseless field names no process of this host."""
+    known: Fields = {"host": "?", "pid": -1, "start": -1, "boot": "?"}
     for field in fields(Owner):
         value = held.get(field.name)
         if field.name in ("pid", "start"):
@@ -226,7 +232,6 @@ def owner_of(held: Holder) -> Owner:
     return Owner(**known)  # type: ignore[arg-type]
 
 
-def open_lease(path: Path, owner: Owner, guard: bool) -> EpochLease:
-    """The default backend: the epoch record beside the image."""
-    record = EpochRecord(path)
-    return EpochLease(record, owner) if guard else TrustingLease(record, owner)
+def open_lease(path: Path, owner: Owner) -> EpochLease:
+    """Returns the lease whose epoch record is at `path`."""
+    return EpochLease(EpochRecord(path), owner)

@@ -1,7 +1,7 @@
-"""Where an image's epoch record is: beside the real file, whatever name leads to it.
+"""The location of an image's epoch record: beside the real file, by whatever path it is opened.
 
-A record elsewhere (`--record`) is remembered beside the image where a file can be made there, so
-that two users of one image never go by two records.
+For a record elsewhere (`--record`) a pointer file beside the image names it, where a file can be
+made there, so that two users of one image never use two records.
 """
 
 import json
@@ -18,19 +18,22 @@ _LARGEST_POINTER = 8192
 
 
 def record_beside(image: str | os.PathLike[str]) -> Path:
-    """The default: the real file's path, with a suffix. Raises UsageError for a directory."""
+    """Returns the default location: the real file's path and a suffix.
+
+    Raises UsageError for a directory.
+    """
     if os.path.isdir(image):
         raise UsageError(f"{os.fspath(image)}: is a directory; name an image")
     return Path(persistent_path(image) + SUFFIX)
 
 
 def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
-    """The record to use; `named` by the caller, or the one beside the image.
+    """Returns the record to use: `named`, or the one beside the image.
 
-    Raises UsageError when the image has its record elsewhere.
+    Raises UsageError when the image has another record.
     """
     beside = record_beside(image)
-    known = _pointed(beside)
+    known = _read_pointer(beside)
     wanted = beside if named is None else Path(os.path.realpath(named))
     if known is not None and wanted != known:
         raise UsageError(
@@ -45,20 +48,20 @@ def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
 
 
 def remember_record(image: str | os.PathLike[str], record: Path) -> None:
-    """Leaves word beside an image that its record is elsewhere; for who is let in, not before.
+    """Writes a pointer beside an image whose record is elsewhere. Call it with the image locked.
 
     Raises UsageError when the image has another record by now.
     """
     beside = record_beside(image)
     if record != beside:
-        _point(beside, record)
+        _write_pointer(beside, record)
     record_of(image, record)
 
 
 def existing_record(image: str | os.PathLike[str]) -> Path | None:
-    """The record of an image that has been served; None for one that has no record."""
+    """Returns the record of an image that has been served, else None."""
     beside = record_beside(image)
-    known = _pointed(beside)
+    known = _read_pointer(beside)
     if known is None:
         return beside if os.path.lexists(beside) else None
     _require_another_file(known, image)
@@ -66,7 +69,7 @@ def existing_record(image: str | os.PathLike[str]) -> Path | None:
 
 
 def _require_another_file(record: Path, image: str | os.PathLike[str]) -> None:
-    """A raw disk that begins with zeros would pass for a new record."""
+    """A raw disk that begins with zeros looks like a new record."""
     with suppress(OSError):
         if os.path.samefile(record, image):
             raise UsageError(f"{record}: is the image itself, and cannot be its epoch record")
@@ -79,23 +82,26 @@ def _has_content(record: Path) -> bool:
         return False
 
 
-def _pointed(beside: Path) -> Path | None:
-    """The record that the file beside an image names. Raises UsageError when it names no path."""
+def _read_pointer(beside: Path) -> Path | None:
+    """Returns the record that a pointer names; None for a file that is not a pointer.
+
+    Raises UsageError for a pointer without an absolute path.
+    """
     try:
-        said = json.loads(_first_line(beside))["record"]
+        named = json.loads(_first_line(beside))["record"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not isinstance(said, str) or not os.path.isabs(said) or "\0" in said:
+    if not isinstance(named, str) or not os.path.isabs(named) or "\0" in named:
         raise UsageError(
             f"{beside}: should name the epoch record by an absolute path; if nobody uses the "
             "image, remove this file"
         )
-    return Path(said)
+    return Path(named)
 
 
 def _first_line(path: Path) -> bytes:
-    """That of a small file; nothing of a large one, which is a record. Raises OSError."""
-    # A pipe of that name must not hold anybody up.
+    """Returns the first line of a small file; b"" for a large one, a record. Raises OSError."""
+    # O_NONBLOCK: a pipe of that name must not block.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         status = os.fstat(fd)
@@ -106,8 +112,8 @@ def _first_line(path: Path) -> bytes:
         os.close(fd)
 
 
-def _point(beside: Path, record: Path) -> None:
-    # A directory that nobody can write to remembers nothing; the lock on the image excludes still.
+def _write_pointer(beside: Path, record: Path) -> None:
+    # In a directory that cannot be written there is no pointer; the image lock still excludes.
     part = beside.with_name(f"{beside.name}.{os.getpid()}")
     with suppress(OSError):
         try:

@@ -1,9 +1,9 @@
-"""A lease that sanlock keeps: its daemon holds it for this process, on the shared storage.
+"""sanlock as a lease backend: its daemon holds the lease for this process, on shared storage.
 
-The daemon frees it when this process ends, and gives it to another host only when that host's
-daemon has proven, by missed renewals, that this host is dead. It also asks us to end (TERM) when
-it cannot renew: then the image is closed in time. Spoken over the daemon's socket rather than
-through its library, which has no timeout: a daemon that is stopped would hang every request.
+The daemon frees the lease when this process ends, and gives it to another host only when that
+host's daemon has proven, by missed renewals, that this host is dead. When it cannot renew it sends
+us TERM, and the image is closed in time. This module uses the daemon's socket and not its library,
+which has no timeout: a stopped daemon would hang every request.
 Source: sanlock(8); sanlock.h, sanlock_sock.h and client.c of sanlock 3.8.
 """
 
@@ -30,21 +30,21 @@ _OPTIONS = struct.Struct("=48sII")
 _REGISTER, _ACQUIRE, _RELEASE, _INQUIRE = 1, 7, 8, 9
 _SELF = 0xFFFFFFFF
 _HELD = (-errno.EEXIST, -243, -244, -245, -247)
-"""Another process of this host, or another host that lives or is not proven dead."""
+"""Another process of this host has it, or another host that is not proven dead."""
 _NOT_JOINED = (-errno.ENOSPC, -241)
 _NOT_MADE = (-errno.ENOENT, -223)
-PATIENCE = 10.0
-"""Seconds for an answer that needs no disk; far less than a host needs to count as dead."""
-ACQUIRE_PATIENCE = 200.0
+TIMEOUT = 10.0
+"""Seconds for an answer without disk I/O; far less than a host needs to count as dead."""
+ACQUIRE_TIMEOUT = 200.0
 """Seconds for a lease: the daemon may wait for proof that its last holder is dead (140)."""
 NAME = 48
-"""Bytes."""
+"""Bytes of a lockspace's or a resource's name."""
 _OFFSET = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One lease: `offset` in bytes within `path`, which lies on the shared storage."""
+    """One lease of sanlock, at `offset` in bytes of `path` on the shared storage."""
 
     lockspace: str
     name: str
@@ -53,7 +53,7 @@ class Resource:
 
     @classmethod
     def parse(cls, text: str) -> "Resource":
-        """`LOCKSPACE:NAME:FILE[:OFFSET]`, as sanlock(8) writes a RESOURCE. Raises UsageError."""
+        """Parses a RESOURCE of sanlock(8): `LOCKSPACE:NAME:FILE[:OFFSET]`. Raises UsageError."""
         parts = text.split(":")
         names = [part for part in parts[:2] if 0 < len(os.fsencode(part)) <= NAME]
         offset = parts[3] if len(parts) == 4 else "0"
@@ -71,31 +71,31 @@ class Resource:
         return f"{self.lockspace}:{self.name}:{self.path}:{self.offset}"
 
     def packed(self) -> bytes:
-        """struct sanlk_resource, without its disk."""
+        """Returns struct sanlk_resource, without its disk."""
         names = os.fsencode(self.lockspace), os.fsencode(self.name)
         return _RESOURCE.pack(*names, 0, 0, 0, 0, 0, 1)
 
     def disk(self) -> bytes:
-        """struct sanlk_disk."""
+        """Returns struct sanlk_disk."""
         return _DISK.pack(os.fsencode(self.path), self.offset, 0, 0)
 
 
-class SanlockKeeper:
-    """Holds one resource through the daemon whose socket is in `run_dir`."""
+class SanlockBackend:
+    """One resource, held through the daemon whose socket is in `run_dir`."""
 
     kind, forcible = "sanlock", False
 
     def __init__(self, resource: Resource, run_dir: Path | None = None) -> None:
         self.resource = resource
         folder = run_dir or Path(os.environ.get("SANLOCK_RUN_DIR", "/run/sanlock"))
-        self._place = folder / "sanlock.sock"
+        self._path = folder / "sanlock.sock"
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._state = ""
-        """How the daemon lists the lease that it gave us; ends with its lver."""
+        """Our lease as the daemon lists it, with its version at the end."""
 
-    def take(self, force: bool, gone: Owner | None) -> None:
-        del gone  # sanlock wants its own proof
+    def acquire(self, force: bool, gone: Owner | None) -> None:
+        del gone  # sanlock needs a proof of its own
         if force:
             raise ActivationRefused(
                 "sanlock takes no --force: by itself it frees the lease of a process that has "
@@ -105,13 +105,13 @@ class SanlockKeeper:
             self._connect()
             body = self.resource.packed() + self.resource.disk() + _OPTIONS.pack(b"vhdtool", 0, 0)
             try:
-                result, _ = self._ask(_ACQUIRE, body, 1, ACQUIRE_PATIENCE)
+                result, _ = self._request(_ACQUIRE, body, 1, ACQUIRE_TIMEOUT)
                 if result == 0:
                     self._state = self._listed()
                     return
             except OSError as error:
                 self._drop()
-                raise ActivationRefused(f"{self._place}: {_why(error)}") from None
+                raise ActivationRefused(f"{self._path}: {_why(error)}") from None
             self._drop()
         if result in _HELD:
             lease = f"sanlock's lease {self.resource}"
@@ -137,46 +137,46 @@ class SanlockKeeper:
                 now = self._listed()
             except OSError as error:
                 self._drop()
-                raise LeaseLost(f"{self._place}: {_why(error)}, so the lease is lost") from None
+                raise LeaseLost(f"{self._path}: {_why(error)}, so the lease is lost") from None
             if not now or now != self._state:
                 self._drop()
                 raise LeaseLost(f"sanlock has given our lease {self.resource} away or up")
 
     def _listed(self) -> str:
-        """`LOCKSPACE:NAME:FILE:OFFSET:LVER` of our lease as the daemon has it; "" for none."""
-        result, text = self._ask(_INQUIRE, b"", 0, PATIENCE)
+        """Returns our lease as the daemon lists it, `RESOURCE:LVER`; "" for none."""
+        result, text = self._request(_INQUIRE, b"", 0, TIMEOUT)
         if result < 0:
             raise OSError(-result, f"sanlock answered {result}")
-        words = os.fsdecode(text.rstrip(b"\0")).split(" ")
-        return next((word for word in words if word.startswith(f"{self.resource}:")), "")
+        leases = os.fsdecode(text.rstrip(b"\0")).split(" ")
+        return next((one for one in leases if one.startswith(f"{self.resource}:")), "")
 
-    def give(self) -> None:
+    def release(self) -> None:
         with self._lock:
             if self._socket is None:
                 return
             try:
-                self._ask(_RELEASE, self.resource.packed(), 1, PATIENCE)
+                self._request(_RELEASE, self.resource.packed(), 1, TIMEOUT)
             except OSError:
-                pass  # the end of the connection frees it too
+                pass  # the end of the connection releases it too
             self._drop()
 
     def close(self) -> None:
         with self._lock:
             self._drop()
 
-    # the daemon's socket; its end is the end of every lease taken through it
+    # The daemon's socket: its end releases every lease taken through it.
 
     def _connect(self) -> None:
         self._drop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            connection.settimeout(PATIENCE)
-            connection.connect(str(self._place))
+            connection.settimeout(TIMEOUT)
+            connection.connect(str(self._path))
             connection.sendall(_message(_REGISTER, b"", 0, 0))
         except OSError as error:
             connection.close()
             raise ActivationRefused(
-                f"{self._place}: {error.strerror or error}; is sanlock's daemon running?"
+                f"{self._path}: {error.strerror or error}; is sanlock's daemon running?"
             ) from None
         self._socket = connection
 
@@ -185,10 +185,10 @@ class SanlockKeeper:
         if connection is not None:
             connection.close()
 
-    def _ask(self, command: int, body: bytes, count: int, patience: float) -> tuple[int, bytes]:
-        """(result, what follows). Raises OSError; then the connection is of no more use."""
+    def _request(self, command: int, body: bytes, count: int, timeout: float) -> tuple[int, bytes]:
+        """Returns (result, data behind the header). After an OSError the connection is unusable."""
         assert self._socket is not None
-        self._socket.settimeout(patience)
+        self._socket.settimeout(timeout)
         self._socket.sendall(_message(command, body, count, _SELF))
         _, _, _, _, length, _, result, _ = _HEADER.unpack(self._receive(_HEADER.size))
         rest = self._receive(min(length - _HEADER.size, 1 << 20)) if length > _HEADER.size else b""
@@ -205,9 +205,9 @@ class SanlockKeeper:
         return data
 
 
-def _message(command: int, body: bytes, count: int, whom: int) -> bytes:
+def _message(command: int, body: bytes, count: int, process: int) -> bytes:
     length = _HEADER.size + len(body)
-    return _HEADER.pack(_MAGIC, _VERSION, command, 0, length, 0, count, whom) + body
+    return _HEADER.pack(_MAGIC, _VERSION, command, 0, length, 0, count, process) + body
 
 
 def _why(error: OSError) -> str:

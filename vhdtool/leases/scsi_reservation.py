@@ -1,9 +1,9 @@
-"""A lease that the storage itself keeps: a SCSI-3 persistent reservation of a LUN.
+"""A SCSI-3 persistent reservation of a LUN as a lease backend.
 
-Type 3, exclusive access: until its holder has released it, the target refuses every read and
-write that comes over another session, also those of a host that knows nothing of leases. It
-outlives a session that breaks and a process that dies; then it takes a proof, or the operator's
-word, to preempt it. Source: SPC-3, 5.6.
+Type 3, exclusive access: until the holder releases it, the target refuses every read and write of
+another session, also from hosts that know no leases. It outlives a broken session and a dead
+process. Then it is preempted with a proof that the holder is gone, or with --force. Source: SPC-3,
+5.6.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ _TYPED = (_RESERVE, _RELEASE, _PREEMPT, _PREEMPT_AND_ABORT)
 EXCLUSIVE_ACCESS = 3
 
 
-class ReservationKeeper:
-    """The reservation of one LUN, under a key made for each time that it is taken.
+class ReservationBackend:
+    """The reservation of one LUN, with a new key each time that it is acquired.
 
-    The key begins with a mark of the process, so that the proof that one has ended preempts
-    nobody else: the epoch record may be old, or one that only this host sees.
+    The key begins with a mark of the process, so that a proof that one process is gone preempts no
+    other: the epoch record may be old, or one that only this host sees.
     """
 
     kind, forcible = "scsi", True
@@ -40,9 +40,9 @@ class ReservationKeeper:
         self._session: Session | None = None
         self._key = 0
         self._left: int | None = None
-        """The key of a reservation that we could not release: it is no other's."""
+        """The key of a reservation of ours whose release failed."""
 
-    def take(self, force: bool, gone: Owner | None) -> None:
+    def acquire(self, force: bool, gone: Owner | None) -> None:
         self.close()
         try:
             self._session = Session.of(self.lun)
@@ -74,12 +74,12 @@ class ReservationKeeper:
                 + (f" (key {other[0]:#x}, type {other[1]})" if other is not None else "")
             )
         try:
-            # What the other sent before must not be written after we have read.
+            # Aborted: a write that the other sent must not be made after we have read.
             self._out("preempt the reservation", _PREEMPT_AND_ABORT, self._key, other[0])
         except ScsiError as error:
             if error.conflict:
                 raise
-            # tgtd, for one, does not know it.
+            # tgtd, for one, does not support it.
             self._out("preempt the reservation", _PREEMPT, self._key, other[0])
 
     def check(self) -> None:
@@ -93,8 +93,8 @@ class ReservationKeeper:
             who = "nobody" if now is None else f"key {now[0]:#x}"
             raise LeaseLost(f"{self.lun}: we had it reserved, now {who} has")
 
-    def give(self) -> None:
-        """Releases, and ends the login where nobody else of this process uses it."""
+    def release(self) -> None:
+        """Releases the LUN, and logs out unless this process uses the session elsewhere."""
         if self._session is None:
             return
         try:
@@ -123,7 +123,7 @@ class ReservationKeeper:
 
 
 def _reservation(session: Session) -> tuple[int, int] | None:
-    """(key, type) of the reservation that there is."""
+    """Returns (key, type) of the reservation, or None."""
     cdb = struct.pack(">BBxxxxxHx", _IN, _READ_RESERVATION, 24)
     raw = session.command("read its reservation", cdb, receive=24)
     length, key, kind = struct.unpack(">4xIQ5xB2x", raw)
@@ -131,15 +131,15 @@ def _reservation(session: Session) -> tuple[int, int] | None:
 
 
 def registrations(url: str) -> list[str]:
-    """Keys that are registered at a LUN, and its reservation, a line each; reads only.
+    """Describes the keys that are registered at a LUN, and its reservation, a line each.
 
     Raises ScsiError when the target does not answer.
     """
     session = Session.of(Lun.parse(url))
     try:
-        room = 8 + 8 * _MOST_KEYS
-        cdb = struct.pack(">BBxxxxxHx", _IN, _READ_KEYS, room)
-        raw = session.command("read its keys", cdb, receive=room)
+        size = 8 + 8 * _MOST_KEYS
+        cdb = struct.pack(">BBxxxxxHx", _IN, _READ_KEYS, size)
+        raw = session.command("read its keys", cdb, receive=size)
         (length,) = struct.unpack_from(">4xI", raw)
         keys = struct.unpack_from(f">{min(length // 8, _MOST_KEYS)}Q", raw, 8)
         now = _reservation(session)
@@ -150,6 +150,6 @@ def registrations(url: str) -> list[str]:
 
 
 def mark_of(owner: Owner) -> int:
-    """32 bits, not zero, by which a reservation's key tells whose it is."""
+    """Returns 32 bits, not zero, by which a reservation's key identifies its process."""
     text = f"{owner.boot} {owner.pid} {owner.start} {owner.host}"
     return zlib.crc32(os.fsencode(text)) or 1

@@ -230,8 +230,8 @@ class TapDisk:
             return
         if session.holds_lease:
             session.check_lease()
-        elif (holder := session.lease.holder()) is not None and not holder.is_gone():
-            raise ActivationRefused(f"{self.path}: the lease is held by {holder}")
+        elif (holder := session.lease.holder()) is not None and not holder.owner.is_gone():
+            raise ActivationRefused(f"{self.path}: the lease is held by {holder.owner}")
 
     def probe(self) -> None:
         """Reads the first sector, as a hypervisor does when it attaches a disk."""

@@ -114,7 +114,7 @@ class ImageSession:
             try:
                 self._remember_record()
                 if not self._settings.guard:
-                    return storage, self.lease.note(op), True
+                    return storage, self.lease.append(op), True
                 holder = self.lease.holder()
                 # A holder that is proven gone, or forced away, may have left no footer.
                 return storage, self.lease.acquire(force_epoch), holder is not None
@@ -131,7 +131,7 @@ class ImageSession:
         storage = self._settings.open_storage(at.path, self._settings.access(False), at.kind)
         try:
             self._remember_record()
-            epoch = self.lease.note(op)
+            epoch = self.lease.append(op)
         except BaseException:
             storage.close()
             raise
@@ -149,7 +149,7 @@ class ImageSession:
         try:
             storage = self._settings.open_storage(at.path, self._settings.access(True), at.kind)
         except ImageInUse as error:
-            raise named_holder(error, self.lease.held(), force_epoch) from None
+            raise named_holder(error, self.lease.holder(), force_epoch) from None
         if self._settings.guard and persistent_path(at.path) != at.real:
             storage.close()
             raise StateError(

@@ -92,9 +92,9 @@ def convert(
 
 
 def _note_writer(source: str) -> None:
-    from vhdtool.leases.claim import who_has
+    from vhdtool.leases.claim import writer_of
 
-    if who := who_has(source):
+    if who := writer_of(source):
         click.echo(f"vhdtool: note: {who}; the copy may be inconsistent", err=True)
 
 

@@ -60,14 +60,14 @@ def repair(
     from vhdtool.image.edit.repair import plan
     from vhdtool.image.journal.transaction import change_journal_path, recover
     from vhdtool.image.journal.undo import apply, repair_journal_path, undo, write_journal
-    from vhdtool.leases.claim import claimed, who_has
+    from vhdtool.leases.claim import claimed, writer_of
     from vhdtool.storage import FileStorage
     from vhdtool.storage.image_lock import ImageInUse
 
     if dry_run and (yes or undo_from is not None):
         raise UsageError("--dry-run excludes --yes and --undo")
     writes = yes or undo_from is not None
-    if not writes and (who := who_has(image)):
+    if not writes and (who := writer_of(image)):
         raise ImageInUse(f"{who}; repair the image when it has finished")
     with claimed(image, force_epoch=force_epoch) if writes else FileStorage(image) as storage:
         pending = os.path.exists(change_journal_path(image))

@@ -16,7 +16,7 @@ from vhdtool.image.journal.undo import (
     undo,
     write_journal,
 )
-from vhdtool.leases.claim import claimed, who_has
+from vhdtool.leases.claim import claimed, writer_of
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.base import ReadOnlyStorage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
@@ -106,7 +106,7 @@ def is_interrupted(path: str | os.PathLike[str], locked: bool = False) -> bool:
     """Whether an earlier change was interrupted. Waits and raises as `require_no_journal` does."""
     journal, end = change_journal_path(path), monotonic() + _PATIENCE
     while os.path.exists(journal):
-        user = "" if locked else who_has(path)
+        user = "" if locked else writer_of(path)
         if not user:
             # The change may have ended between the two tests.
             return os.path.exists(journal)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vhdtool.errors import LabError
-from vhdtool.leases.owner import process_start
+from vhdtool.machine import process_start, stat_fields
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ def pids() -> list[int]:
 
 def parent(pid: int) -> int:
     """The parent's pid; 0 when there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(text.rsplit(")", 1)[1].split()[1])
+    with contextlib.suppress(OSError):
+        fields = stat_fields(pid)
+        return 0 if fields is None else int(fields[1])
+    return 0
 
 
 def descendants(root: int) -> list[Process]:

@@ -1,27 +1,27 @@
-"""A lease that a keeper keeps: the keeper decides, the record counts, and in the right order."""
+"""The lease of a backend: the backend decides, the record counts, and in the right order."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.lease_suite import LeaseSuite, Pair, gone_owner, history
+from tests.support.lease_suite import AnyLease, LeaseSuite, Pair, gone_owner, history
 from vhdtool.errors import ActivationRefused, LeaseLost
 from vhdtool.leases.epoch_record import EpochRecord
-from vhdtool.leases.external import HeldByAnother, KeptLease
+from vhdtool.leases.external import ExternalLease, HeldByAnother
 from vhdtool.leases.lease import EpochLease
 from vhdtool.leases.owner import Owner
 from vhdtool.storage import StorageError
 
 
 class World:
-    """The lock manager behind all keepers of a test."""
+    """The lock manager behind all backends of a test."""
 
-    holder: "FakeKeeper | None" = None
+    holder: "FakeBackend | None" = None
 
 
-class FakeKeeper:
-    """Keeps the one lease of a world, and tells the world what it was asked."""
+class FakeBackend:
+    """Holds the one lease of a world, and records what it was asked."""
 
     kind = "world"
 
@@ -29,8 +29,8 @@ class FakeKeeper:
         self.world, self.forcible = world, forcible
         self.asked: list[Any] = []
 
-    def take(self, force: bool, gone: Owner | None) -> None:
-        self.asked.append(("take", force, gone is not None))
+    def acquire(self, force: bool, gone: Owner | None) -> None:
+        self.asked.append(("acquire", force, gone is not None))
         if self.world.holder is not None and not (force or gone):
             raise HeldByAnother("the world has given it to another")
         self.world.holder = self
@@ -39,8 +39,8 @@ class FakeKeeper:
         if self.world.holder is not self:
             raise LeaseLost("the world has given it to another")
 
-    def give(self) -> None:
-        self.asked.append("give")
+    def release(self) -> None:
+        self.asked.append("release")
         if self.world.holder is self:
             self.world.holder = None
 
@@ -48,24 +48,24 @@ class FakeKeeper:
         self.asked.append("close")
 
 
-class TestKept(LeaseSuite):
+class TestExternal(LeaseSuite):
     """The suite of all leases."""
 
     @pytest.fixture(autouse=True)
     def _world(self) -> None:
         self.world = World()
 
-    def make(self, path: Path, who: Owner, side: str) -> EpochLease:
-        return KeptLease(EpochRecord(path), who, FakeKeeper(self.world))
+    def make(self, path: Path, who: Owner, side: str) -> AnyLease:
+        return ExternalLease(EpochRecord(path), who, FakeBackend(self.world))
 
     def test_a_process_that_is_killed_loses_the_lease(self, path: Path) -> None:
-        """Here: the keeper is told of the proof, and decides by itself."""
+        """The backend gets the proof, and decides by itself."""
         gone = self.make(path, gone_owner(), "a")
         gone.acquire()
         gone.close()
         here = self.make(path, Owner.here("b"), "b")
         assert here.acquire() == 2
-        assert keeper_of(here).asked == [("take", False, True)]
+        assert backend_of(here).asked == [("acquire", False, True)]
         here.close()
 
     def test_a_refusal_names_the_owner_and_the_way_out(self, pair: Pair) -> None:
@@ -77,7 +77,7 @@ class TestKept(LeaseSuite):
             "disk.vhd.lease: the world has given it to another; by the record it is a (pid 1) at "
             "epoch 1; if that is certainly dead, --force 1"
         )
-        keeper_of(b).forcible = False
+        backend_of(b).forcible = False
         with pytest.raises(ActivationRefused, match=r"at epoch 1$"):
             b.acquire()
 
@@ -90,7 +90,7 @@ class TestKept(LeaseSuite):
         a, _ = pair
         with pytest.raises(ActivationRefused, match="by the epoch record alone there"):
             a.acquire()
-        assert keeper_of(a).asked == []
+        assert backend_of(a).asked == []
         plain.check()
         assert a.acquire(force_epoch=1) == 2
         with pytest.raises(ActivationRefused, match="is held by a"):
@@ -109,7 +109,7 @@ class TestKept(LeaseSuite):
             patch.setattr(a.record, "write", full)
             with pytest.raises(StorageError):
                 a.acquire()
-        assert keeper_of(a).asked[-1] == "give"
+        assert backend_of(a).asked[-1] == "release"
         assert b.acquire() == 1
 
     def test_a_release_is_recorded_before_the_lease_is_given_up(
@@ -118,7 +118,7 @@ class TestKept(LeaseSuite):
         a, _ = pair
         a.acquire()
         told: list[tuple[int, str, str]] = []
-        monkeypatch.setattr(keeper_of(a), "give", lambda: told.extend(history(path)))
+        monkeypatch.setattr(backend_of(a), "release", lambda: told.extend(history(path)))
         a.release()
         assert told[-1] == (2, "release", "a")
 
@@ -130,10 +130,10 @@ class TestKept(LeaseSuite):
         path.unlink()
         with pytest.raises(LeaseLost, match="removed or replaced"):
             a.check()
-        keeper_of(a).check()
+        backend_of(a).check()
 
 
-def keeper_of(lease: EpochLease) -> FakeKeeper:
-    assert isinstance(lease, KeptLease)
-    assert isinstance(lease.keeper, FakeKeeper)
-    return lease.keeper
+def backend_of(lease: AnyLease) -> FakeBackend:
+    assert isinstance(lease, ExternalLease)
+    assert isinstance(lease.backend, FakeBackend)
+    return lease.backend

@@ -10,13 +10,13 @@ from tests.support.shims import owner
 from vhdtool.cli.commands.serve import serve
 from vhdtool.errors import UsageError
 from vhdtool.leases.factory import lease_opener
-from vhdtool.leases.lease import EpochLease, TrustingLease
+from vhdtool.leases.lease import EpochLease, UnguardedLease
 from vhdtool.leases.sanlock import Resource
 from vhdtool.storage.scsi import Lun, initiator_name
 
 
 def test_without_a_word_the_epoch_record_keeps_the_lease(tmp_path: Path) -> None:
-    for guard, kind in ((True, EpochLease), (False, TrustingLease)):
+    for guard, kind in ((True, EpochLease), (False, UnguardedLease)):
         lease = lease_opener(None, owner("a"), guard)(tmp_path / "record")
         assert type(lease) is kind
         lease.close()

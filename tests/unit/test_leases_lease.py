@@ -14,8 +14,9 @@ from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
 from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners
 from vhdtool.leases.epoch_record import ALIVE, MUTEX, EpochRecord
-from vhdtool.leases.lease import EpochLease, TrustingLease, owner_of
+from vhdtool.leases.lease import EpochLease, UnguardedLease, owner_of
 from vhdtool.leases.owner import Owner
+from vhdtool.machine import UNKNOWN_BOOT, boot_id, process_start
 from vhdtool.storage import StorageError
 
 
@@ -42,7 +43,7 @@ def test_a_process_that_is_gone_loses_the_lease(path: Path) -> None:
     gone.acquire()
     gone.close()
     here = EpochLease(EpochRecord(path), Owner.here("b"))
-    assert here.holder() == gone.owner
+    assert here.holder() == (gone.owner, 1)
     assert here.acquire() == 2
     here.check()
     here.close()
@@ -59,10 +60,10 @@ def test_a_process_that_lives_keeps_the_lease(path: Path) -> None:
 
 
 def test_a_new_process_with_the_owners_pid_is_not_the_owner() -> None:
-    start = owners.process_start(os.getpid())
+    start = process_start(os.getpid())
     assert start is not None
-    assert not Owner("a", os.getpid(), start, owners.boot_id()).is_gone()
-    assert Owner("a", os.getpid(), start - 1, owners.boot_id()).is_gone()
+    assert not Owner("a", os.getpid(), start, boot_id()).is_gone()
+    assert Owner("a", os.getpid(), start - 1, boot_id()).is_gone()
 
 
 def test_nothing_is_proven_about_another_boot_or_namespace() -> None:
@@ -76,16 +77,16 @@ def test_nothing_is_proven_where_proc_shows_another_namespace(
     gone = gone_owner()
     assert gone.is_gone()
     monkeypatch.setattr(os, "readlink", lambda path: "1")
-    assert owners.boot_id() == owners.NO_PROOF
+    assert boot_id() == UNKNOWN_BOOT
     assert not gone.is_gone()
-    assert not Owner("a", 999999, 1, owners.NO_PROOF).is_gone()
+    assert not Owner("a", 999999, 1, UNKNOWN_BOOT).is_gone()
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), OSError(24, "Too many open files")])
 def test_a_process_that_proc_does_not_show_is_not_gone(
     monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    alive, boot = Owner.here("a"), owners.boot_id()
+    alive, boot = Owner.here("a"), boot_id()
 
     def fails(self: Path) -> str:
         raise error
@@ -96,7 +97,7 @@ def test_a_process_that_proc_does_not_show_is_not_gone(
 
 
 def test_absurd_numbers_in_the_record_name_nobody_who_is_gone() -> None:
-    held = {"host": 7, "pid": 1 << 70, "start": "x", "boot": owners.boot_id(), "epoch": 3}
+    held = {"host": 7, "pid": 1 << 70, "start": "x", "boot": boot_id(), "epoch": 3}
     assert not owner_of(held).is_gone()
 
 
@@ -119,7 +120,7 @@ def test_force_names_the_epoch_that_it_overrides(pair: Pair) -> None:
 
 def test_a_forced_record_keeps_its_history_and_its_mode(pair: Pair, path: Path) -> None:
     a, b = pair
-    a.note("open")
+    a.append("open")
     a.acquire()
     b.acquire(force_epoch=2)
     whats = [json.loads(path.read_bytes()[n * 512 :][:512])["what"] for n in (1, 2, 3)]
@@ -262,9 +263,9 @@ def test_an_absurd_host_name_is_told(path: Path) -> None:
 
 
 def test_guard_off_excludes_nobody_but_appends(path: Path) -> None:
-    a = TrustingLease(EpochRecord(path), owner("a"))
-    b = TrustingLease(EpochRecord(path), owner("b"))
-    assert [a.acquire(), b.acquire(), a.note("open"), a.release(), b.release()] == [1, 2, 3, 4, 5]
+    a = UnguardedLease(EpochRecord(path), owner("a"))
+    b = UnguardedLease(EpochRecord(path), owner("b"))
+    assert [a.acquire(), b.acquire(), a.append("open"), a.release(), b.release()] == [1, 2, 3, 4, 5]
     a.check()
     assert a.holder() is None
     a.close()
@@ -273,10 +274,10 @@ def test_guard_off_excludes_nobody_but_appends(path: Path) -> None:
 
 def test_guard_off_does_not_take_a_real_holder_its_lease(path: Path) -> None:
     real = EpochLease(EpochRecord(path), owner("a"))
-    trusting = TrustingLease(EpochRecord(path), owner("b"))
+    unguarded = UnguardedLease(EpochRecord(path), owner("b"))
     real.acquire()
-    trusting.acquire()
-    trusting.release()
+    unguarded.acquire()
+    unguarded.release()
     real.check()
     real.close()
-    trusting.close()
+    unguarded.close()
