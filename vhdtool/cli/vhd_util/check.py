@@ -1,12 +1,19 @@
-"""`vhd-util check`: our check, with blktap's exit codes and last words.
+"""`vhd-util check`: our check, with the exit codes and messages of blktap's tool.
 
-It finds more than blktap's tool does. What that tool calls valid and is no danger (leaked space,
-a table larger than the disk) stays valid here.
+It finds more than blktap's tool does. Harmless faults that are valid for that tool (leaked space, a
+BAT larger than the disk) are valid here too.
 """
 
 import errno
 
-from vhdtool.cli.vhd_util.conventions import Options, Quiet, Wrong, errno_of, needed, say
+from vhdtool.cli.vhd_util.conventions import (
+    Options,
+    SilentExit,
+    WrongArguments,
+    errno_of,
+    explain,
+    require,
+)
 from vhdtool.cli.vhd_util.metadata_text import dump, print_headers
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.check import ChainReport, check_chain
@@ -19,7 +26,7 @@ from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.units import SECTOR, UNUSED
 
-_TOLERATED = {
+_HARMLESS = {
     "leaked-block",
     "leaked-tail",
     "orphan-block",
@@ -30,13 +37,13 @@ _TOLERATED = {
     "size-disagrees",
     "size-odd",
 }
-_OF_THE_LINK = {"parent-missing": errno.ENOENT}
+_ERRNO_OF_CODE = {"parent-missing": errno.ENOENT}
 
 
 def check(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     if "B" in options and set("sb") & set(options):
-        raise Wrong
+        raise WrongArguments
     name = options["n"]
     try:
         mode: Mode = "unclean" if "i" in options else "strict"
@@ -44,7 +51,7 @@ def check(options: Options) -> int:
         if "p" not in options:
             report.links += _direct_parent(name)
     except VhdtoolError as error:
-        say(error)
+        explain(error)
         return _unreadable(name, error)
     code = 0
     count = len(report.reports) if "p" in options else 1
@@ -56,7 +63,7 @@ def check(options: Options) -> int:
         if "s" not in options:
             print(f"{one.name} is valid")
         for orphan in one.orphans:
-            say(VhdtoolError(f"{one.name}: {orphan}"))
+            explain(VhdtoolError(f"{one.name}: {orphan}"))
     if code and count > 1 and code != _verdict(report.reports[0], _links(report, 0, options)):
         print(f"error checking parents: {-code}")
     if "s" in options and not code:
@@ -65,7 +72,7 @@ def check(options: Options) -> int:
 
 
 def _direct_parent(name: str) -> list[Finding]:
-    """What is wrong with the link to the parent, which itself is not checked."""
+    """Findings about the link to the parent, which itself is not checked."""
     try:
         with FileStorage(name) as storage:
             meta = read_metadata(storage)
@@ -76,7 +83,7 @@ def _direct_parent(name: str) -> list[Finding]:
     except ParentMissing as error:
         return [Finding("parent-missing", "corrupt", str(error))]
     except VhdtoolError:
-        # The image's own report says what is wrong with it.
+        # The report of the image has the finding.
         return []
     return []
 
@@ -88,11 +95,11 @@ def _unreadable(name: str, error: VhdtoolError) -> int:
         dump(name, f"{name} appears invalid; dumping metadata")
     else:
         print(f"cannot stat {name}: {number}")
-    raise Quiet(number)
+    raise SilentExit(number)
 
 
 def _links(report: ChainReport, index: int, options: Options) -> list[Finding]:
-    """What is wrong between an image and its parent; links are found in the chain's order."""
+    """Findings between an image and its parent; `links` are in the order of the chain."""
     if index != 0:
         return [] if index + 1 < len(report.reports) else _faults(report.links)
     direct = report.links if len(report.reports) == 1 else []
@@ -104,7 +111,7 @@ def _faults(findings: list[Finding]) -> list[Finding]:
     return [
         one
         for one in findings
-        if one.severity == "corrupt" or (one.severity == "unclean" and one.code not in _TOLERATED)
+        if one.severity == "corrupt" or (one.severity == "unclean" and one.code not in _HARMLESS)
     ]
 
 
@@ -119,12 +126,12 @@ def _verdict(report: CheckReport, links: list[Finding]) -> int:
         with FileStorage(report.name) as storage:
             print_headers(storage, read_metadata(storage), str)
     except VhdtoolError as error:
-        say(error)
-    return _OF_THE_LINK.get(faults[0].code, errno.EINVAL)
+        explain(error)
+    return _ERRNO_OF_CODE.get(faults[0].code, errno.EINVAL)
 
 
 def _statistics(names: list[str]) -> None:
-    """Sectors of each layer, the oldest first, and how many of them no older layer has."""
+    """Print the sectors of each layer, the base first, and those that no lower layer has."""
     below, previous = 0, 0
     for depth, name in enumerate(reversed(names)):
         with FileStorage(name) as storage:

@@ -1,4 +1,4 @@
-"""Arguments as blktap's tool reads them, and errors as it reports them: by number."""
+"""Arguments, numbers and errors as blktap's tool has them; errors are an errno."""
 
 import errno
 import getopt
@@ -14,66 +14,66 @@ if TYPE_CHECKING:
     from vhdtool.storage import FileStorage
 
 Options = dict[str, str]
-"""Letter of an option (without its dash) -> its value, "" for a flag."""
+"""Letter of an option (without its dash) -> its value, or "" for a flag."""
 _NUMBER = re.compile(r"\s*(\d+)")
 
 
-class Wrong(Exception):
-    """Arguments that the command does not take; it prints its usage and exits with EINVAL."""
+class WrongArguments(Exception):
+    """Wrong arguments: the command prints its usage and exits with EINVAL."""
 
 
-class Failed(VhdtoolError):
-    """What blktap's tool would say on standard output, and the number it exits with."""
+class CommandFailed(VhdtoolError):
+    """An error with the text of blktap's tool for standard output, and its exit code."""
 
-    def __init__(self, text: str, number: int) -> None:
+    def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
-        self.number = number
+        self.exit_code = exit_code
 
 
-class Quiet(VhdtoolError):
-    """A number to exit with; all that there is to say was said."""
+class SilentExit(VhdtoolError):
+    """An exit code; everything has been printed."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, exit_code: int) -> None:
         super().__init__("")
-        self.number = number
+        self.exit_code = exit_code
 
 
-def parse(command: str, words: list[str], letters: str) -> Options:
-    """Options of a command, wherever they stand. Raises Wrong, as for `-h`."""
+def parse(command: str, arguments: list[str], letters: str) -> Options:
+    """Parse options at any position. Raises WrongArguments, also for `-h`."""
     try:
-        pairs, rest = getopt.gnu_getopt(words, letters + "h")
+        pairs, rest = getopt.gnu_getopt(arguments, letters + "h")
     except getopt.GetoptError as error:
         if error.opt and f"{error.opt}:" in letters:
             text = f"option requires an argument -- '{error.opt}'"
         else:
             text = f"invalid option -- '{error.opt}'"
         print(f"{command}: {text}", file=sys.stderr)
-        raise Wrong from None
+        raise WrongArguments from None
     options = {name[1:]: value for name, value in pairs}
     if rest or "h" in options:
-        raise Wrong
+        raise WrongArguments
     return options
 
 
-def needed(options: Options, letters: str) -> None:
-    """Raises Wrong unless every option of `letters` was given."""
+def require(options: Options, letters: str) -> None:
+    """Raise WrongArguments unless each option of `letters` is given."""
     if any(letter not in options for letter in letters):
-        raise Wrong
+        raise WrongArguments
 
 
-def number(text: str) -> int:
-    """The digits at the start, as C reads a number; 0 when there is none."""
+def parse_number(text: str) -> int:
+    """Parse leading digits as C does; 0 when there are none."""
     match = _NUMBER.match(text)
     return min(int(match[1][:24]), (1 << 64) - 1) if match else 0
 
 
 def errno_of(error: Exception) -> int:
-    """The number that blktap's tool would have met."""
+    """The errno that blktap's tool would have for an error."""
     from vhdtool.image.chain.locate_parent import ParentMissing
     from vhdtool.storage import StorageError
 
-    if isinstance(error, (Failed, Quiet)):
-        return error.number
+    if isinstance(error, (CommandFailed, SilentExit)):
+        return error.exit_code
     if isinstance(error, (StorageError, OSError)):
         return error.errno or errno.EIO
     if isinstance(error, ActivationRefused):
@@ -85,29 +85,29 @@ def errno_of(error: Exception) -> int:
     return errno.ENOMEM if isinstance(error, MemoryError) else errno.EINVAL
 
 
-def say(error: Exception) -> None:
-    """Our explanation, where no script looks."""
+def explain(error: Exception) -> None:
+    """Print our explanation of an error on standard error."""
     print(f"vhd-util: {error}", file=sys.stderr)
 
 
 def whole_blocks(megabytes: str) -> int:
-    """Bytes of a size in MiB, rounded up to blocks as blktap does."""
-    return -(-(number(megabytes) << 20) // DEFAULT_BLOCK) * DEFAULT_BLOCK
+    """Convert a size in MiB to bytes, rounded up to blocks as blktap does."""
+    return -(-(parse_number(megabytes) << 20) // DEFAULT_BLOCK) * DEFAULT_BLOCK
 
 
 def open_image(name: str) -> "tuple[FileStorage, Metadata]":
-    """The image and its metadata. Raises Failed with the words of blktap's tool."""
+    """Open an image and read its metadata. Raises CommandFailed with the text of blktap's tool."""
     from vhdtool.image.metadata.read import read_metadata
     from vhdtool.storage import FileStorage
 
     try:
         storage = FileStorage(name)
     except (VhdtoolError, OSError) as error:
-        say(error)
-        raise Failed(f"error opening {name}: {-errno_of(error)}", errno_of(error)) from None
+        explain(error)
+        raise CommandFailed(f"error opening {name}: {-errno_of(error)}", errno_of(error)) from None
     try:
         return storage, read_metadata(storage)
     except VhdtoolError as error:
         storage.close()
-        say(error)
-        raise Failed(f"error opening {name}: {-errno_of(error)}", errno_of(error)) from None
+        explain(error)
+        raise CommandFailed(f"error opening {name}: {-errno_of(error)}", errno_of(error)) from None

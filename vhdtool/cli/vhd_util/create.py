@@ -3,22 +3,22 @@
 import errno
 
 from vhdtool.cli.vhd_util.conventions import (
-    Failed,
+    CommandFailed,
     Options,
-    needed,
-    number,
     open_image,
+    parse_number,
+    require,
     whole_blocks,
 )
 
 
 def create(options: Options) -> int:
-    needed(options, "ns")
+    require(options, "ns")
     from vhdtool.image.create.empty import create_dynamic, create_fixed
 
     size, room = whole_blocks(options["s"]), whole_blocks(options.get("S", ""))
     if room and room < size:
-        raise Failed("Error: <-S size> must be greater than <-s size>", errno.EINVAL)
+        raise CommandFailed("Error: <-S size> must be greater than <-s size>", errno.EINVAL)
     if "r" in options:
         create_fixed(options["n"], size, overwrite=True)
     else:
@@ -27,18 +27,18 @@ def create(options: Options) -> int:
 
 
 def snapshot(options: Options) -> int:
-    needed(options, "np")
+    require(options, "np")
     from vhdtool.image.create import differencing as child
     from vhdtool.image.edit.batmap_fields import read_batmap_fields, set_key
 
     name, raw = options["n"], "m" in options
-    limit = number(options.get("l", ""))
+    limit = parse_number(options.get("l", ""))
     parent = child.parent_facts(options["p"], raw, alone=not limit)
     if "e" not in options and not raw:
         parent = child.nearest_with_data(parent, alone=not limit)
     if limit and parent.depth + 1 > limit:
         text = f"snapshot depth exceeded: current depth: {parent.depth}, limit: {limit}"
-        raise Failed(text, errno.ENOSPC)
+        raise CommandFailed(text, errno.ENOSPC)
     _, path = child.snapshot(
         options["p"],
         name,

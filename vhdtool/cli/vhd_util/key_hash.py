@@ -1,6 +1,6 @@
-"""`vhd-util key`: the hash that says which key an image is encrypted with.
+"""`vhd-util key`: the hash that identifies the key of an encrypted image.
 
-The hash is SHA-256 over nonce and key, as the crypto library beside blktap computes it.
+It is the SHA-256 of nonce and key, as the crypto library of blktap computes it.
 """
 
 import errno
@@ -9,7 +9,7 @@ import os
 import re
 import sys
 
-from vhdtool.cli.vhd_util.conventions import Options, Wrong, errno_of, needed, open_image
+from vhdtool.cli.vhd_util.conventions import Options, WrongArguments, errno_of, open_image, require
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.image.edit.batmap_fields import KEY_BYTES, read_batmap_fields, set_key
 
@@ -19,17 +19,17 @@ _HEX = re.compile(r"[0-9a-fA-F]{64}")
 
 def key(options: Options) -> int:
     if "C" in options:
-        needed(options, "k")
+        require(options, "k")
         nonce = _hex(options.get("N", "00" * KEY_BYTES))
         print(_digest(options["k"], nonce).hex())
         return 0
-    needed(options, "n")
+    require(options, "n")
     if "s" in options:
         return _set(options)
     if "c" in options:
         return _check(options)
     if "p" not in options:
-        raise Wrong
+        raise WrongArguments
     storage, meta = open_image(options["n"])
     storage.close()
     marks = read_batmap_fields(meta).key
@@ -39,10 +39,10 @@ def key(options: Options) -> int:
 
 def _set(options: Options) -> int:
     if "c" in options or ("k" in options) == ("H" in options):
-        raise Wrong
+        raise WrongArguments
     nonce = _hex(options.get("N", "00" * KEY_BYTES))
     try:
-        digest = _hex(options["H"]) if "H" in options else _digest(_named(options), nonce)
+        digest = _hex(options["H"]) if "H" in options else _digest(_key_file(options), nonce)
         set_key(options["n"], digest, nonce)
     except VhdtoolError as error:
         print(f"setting key failed: {-errno_of(error)} ({error})", file=sys.stderr)
@@ -51,13 +51,13 @@ def _set(options: Options) -> int:
 
 
 def _check(options: Options) -> int:
-    needed(options, "k")
+    require(options, "k")
     if "N" in options or "H" in options:
-        raise Wrong
+        raise WrongArguments
     storage, meta = open_image(options["n"])
     storage.close()
     marks = read_batmap_fields(meta).key
-    if marks is None or _digest(_named(options), marks[0]) != marks[1]:
+    if marks is None or _digest(_key_file(options), marks[0]) != marks[1]:
         print(f"key check failed: {-errno.EINVAL}", file=sys.stderr)
         return errno.EINVAL
     return 0
@@ -65,12 +65,12 @@ def _check(options: Options) -> int:
 
 def _hex(text: str) -> bytes:
     if not _HEX.fullmatch(text):
-        raise UsageError(f"{text!r}: 64 hexadecimal digits are needed")
+        raise UsageError(f"{text!r}: not 64 hexadecimal digits")
     return bytes.fromhex(text)
 
 
-def _named(options: Options) -> str:
-    """The key file, whose name must say which image it is for."""
+def _key_file(options: Options) -> str:
+    """The key file, if its name is one for this image. Raises UsageError."""
     stem = os.path.basename(options["n"]).split(".vhd")[0]
     name = os.path.basename(options["k"])
     if any(name.startswith(f"{stem},aes-xts-plain,{bits}.key") for bits in _KEY_BITS):

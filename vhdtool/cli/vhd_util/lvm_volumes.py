@@ -1,6 +1,6 @@
-"""Volumes of an LVM group, read where they lie on their devices: they need not be active.
+"""Volumes of an LVM group, read from the underlying devices without activating them.
 
-Only what is in a volume's first segment can be seen so, and a scan needs no more.
+Only the first segment of a volume can be read so; a scan needs no more.
 """
 
 import fnmatch
@@ -17,7 +17,7 @@ _BYTES = ("--noheadings", "--units", "b", "--nosuffix", "--separator", "|")
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """`start` and `first` (bytes) say where its first segment is on `device`; `size` is all."""
+    """A volume of `size` bytes. Its first segment is `first` bytes long, at `start` on `device`."""
 
     name: str
     size: int
@@ -30,14 +30,14 @@ class Volume:
         return fnmatch.fnmatchcase(self.name, pattern)
 
     def open(self) -> Storage:
-        """The first segment for reading. Raises StorageError, UnsupportedImage."""
+        """Open the first segment for reading. Raises StorageError, UnsupportedImage."""
         if not self.linear:
             raise UnsupportedImage(f"{self.name}: only linear volumes can be scanned")
-        return _Part(self)
+        return _DeviceRange(self)
 
 
-class _Part(ReadOnlyStorage):
-    """A range of a device that looks like a file of its own."""
+class _DeviceRange(ReadOnlyStorage):
+    """A range of a device as a storage of its own."""
 
     def __init__(self, volume: Volume) -> None:
         self.name = volume.name
@@ -56,39 +56,45 @@ class _Part(ReadOnlyStorage):
 
 
 @functools.cache
-def in_group(group: str) -> tuple[Volume, ...]:
-    """All volumes of a group, by name. Raises VhdtoolError when LVM does not know it."""
+def volumes_of_group(group: str) -> tuple[Volume, ...]:
+    """All volumes of a group, by name. Raises VhdtoolError for an unknown group."""
     starts = {}
-    for device, start in _rows("pvs", "-o", "pv_name,pe_start", "-S", f"vg_name={group}"):
-        starts[device] = int(start)
+    for device, first_extent in _rows("pvs", "-o", "pv_name,pe_start", "-S", f"vg_name={group}"):
+        starts[device] = int(first_extent)
     volumes: dict[str, Volume] = {}
     fields = "lv_name,lv_size,segtype,seg_start,seg_size,devices,vg_extent_size"
     for name, size, kind, at, length, devices, extent in _rows("lvs", "-o", fields, group):
         if int(at) or name in volumes:
             continue
         device, _, first = devices.split(",")[0].partition("(")
-        place = starts.get(device, 0) + int(first.rstrip(")") or 0) * int(extent)
-        volumes[name] = Volume(name, int(size), device, place, int(length), kind == "linear")
+        start = starts.get(device, 0) + int(first.rstrip(")") or 0) * int(extent)
+        volumes[name] = Volume(name, int(size), device, start, int(length), kind == "linear")
     return tuple(sorted(volumes.values(), key=lambda one: one.name))
 
 
-def _rows(tool: str, *words: str) -> list[list[str]]:
+def _rows(tool: str, *arguments: str) -> list[list[str]]:
     try:
         done = subprocess.run(
-            [tool, *_BYTES, *words], capture_output=True, text=True, errors="replace", check=False
+            [tool, *_BYTES, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     except OSError as error:
         raise VhdtoolError(f"{tool}: {error.strerror}; volume groups need LVM's tools") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise VhdtoolError(f"{tool}: {lines[-1].strip()}")
-    return [[word.strip() for word in line.split("|")] for line in done.stdout.splitlines() if line]
+    return [
+        [field.strip() for field in line.split("|")] for line in done.stdout.splitlines() if line
+    ]
 
 
 def volume_name(path: str) -> str:
-    """The volume behind a path in /dev/mapper, or behind any other path its last part.
+    """The name of the volume at a path: for /dev/mapper decoded, else the last component.
 
-    Device-mapper joins group and volume by one dash, and doubles the dashes inside of both.
+    Device-mapper joins group and volume by a dash, and doubles the dashes within both.
     """
     name = path.rsplit("/", 1)[-1]
     parts = name.replace("--", "\0").split("-")

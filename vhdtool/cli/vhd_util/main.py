@@ -1,4 +1,4 @@
-"""Entry point of `vhd-util`: finds the command, and turns errors into numbers."""
+"""Entry point of `vhd-util`: the table of commands; errors become exit codes."""
 
 import importlib
 import os
@@ -6,7 +6,15 @@ import sys
 from collections.abc import Callable
 
 from vhdtool.cli.signals import clean_up_on_signals
-from vhdtool.cli.vhd_util.conventions import Failed, Options, Quiet, Wrong, errno_of, parse, say
+from vhdtool.cli.vhd_util.conventions import (
+    CommandFailed,
+    Options,
+    SilentExit,
+    WrongArguments,
+    errno_of,
+    explain,
+    parse,
+)
 from vhdtool.errors import VhdtoolError
 
 _HERE = "vhdtool.cli.vhd_util"
@@ -28,21 +36,21 @@ COMMANDS = {
 }
 """Name -> (module:function, options as getopt takes them)."""
 USAGE = {
-    "create": "-n NAME -s MB [-r (all of it at once)] [-S MB (room in the tables for this size)]",
+    "create": "-n NAME -s MB [-r (a fixed image)] [-S MB (size that the tables are made for)]",
     "snapshot": "-n NAME -p PARENT [-l LIMIT of the chain] [-m (raw parent)] [-S MB] "
     "[-e (link to PARENT even if it is empty)]",
     "query": "-n NAME [-v virtual MB] [-s bytes used] [-p parent] [-u (parent as written)] "
     "[-f hidden] [-m marker] [-d depth] [-a blocks] [-S MB of a fast resize]",
-    "read": "-n NAME [-p headers] [-t SECTOR to place] [-b BLOCK's entry] [-B table as bits] "
+    "read": "-n NAME [-p headers] [-t SECTOR's offset] [-b BLOCK's BAT entry] [-B BAT as bits] "
     "[-m BLOCK's bitmap] [-i SECTOR's bit] [-e SECTOR: extents] [-a batmap] [-j BLOCK's bit] "
     "[-d BLOCK's data] [-r SECTOR: data] [-R BYTE: data] [-c COUNT] [-x (hexadecimal)]",
     "set": "-n NAME -f hidden|marker -v VALUE",
     "repair": "-n NAME [-b (from the footer's copy)]",
     "resize": "-n NAME -s MB (-j JOURNAL | -f (fast, within the tables))",
     "fill": "-n NAME",
-    "coalesce": "-n NAME [-s (leave out zeros)] [-p (progress)]",
-    "modify": "-n NAME [-p PARENT [-m (raw)]] [-s BYTES of the file] [-z (throw all data away)]",
-    "scan": "[-m PATTERN] [-f fast] [-c go on after errors] [-l VOLUME_GROUP] [-p as trees] "
+    "coalesce": "-n NAME [-s (skip zeros)] [-p (progress)]",
+    "modify": "-n NAME [-p PARENT [-m (raw)]] [-s BYTES of the file] [-z (discard all data)]",
+    "scan": "[-m PATTERN] [-f fast] [-c continue after errors] [-l VOLUME_GROUP] [-p as trees] "
     "[-a parents too] [-v whole paths] [-M markers] FILES",
     "check": "-n NAME [-i (a missing footer is no fault)] [-I (any parent)] [-t (any time)] "
     "[-B (no bitmaps)] [-p parents] [-b bitmaps] [-s statistics]",
@@ -52,32 +60,32 @@ USAGE = {
 }
 
 
-def run(words: list[str]) -> int:
-    """Runs a command line; returns the exit code."""
-    words = [word for word in words if word != "--debug"]
-    if not words or words[0] not in COMMANDS:
-        if words:
-            print(f"invalid COMMAND {words[0]}", file=sys.stderr)
+def run(arguments: list[str]) -> int:
+    """Run a command line; return its exit code."""
+    arguments = [one for one in arguments if one != "--debug"]
+    if not arguments or arguments[0] not in COMMANDS:
+        if arguments:
+            print(f"invalid COMMAND {arguments[0]}", file=sys.stderr)
         print("usage: vhd-util COMMAND [OPTIONS]")
         print(f"COMMAND := {{ {' | '.join(COMMANDS)} }}")
         return 0
-    name, rest = words[0], words[1:]
+    name, rest = arguments[0], arguments[1:]
     target, letters = COMMANDS[name]
     try:
         if name == "scan":
             return _call(target)(rest)
         return _call(target)(parse(name, rest, letters))
-    except Wrong:
+    except WrongArguments:
         print(f"options: {USAGE[name]} [-h help]")
-        asked = "-h" in rest and name in ("query", "snapshot", "check", "scan", "key")
-        return 0 if asked else errno_of(ValueError())
-    except Failed as error:
+        help_given = "-h" in rest and name in ("query", "snapshot", "check", "scan", "key")
+        return 0 if help_given else errno_of(ValueError())
+    except CommandFailed as error:
         print(error)
-        return error.number
-    except Quiet as error:
-        return error.number
+        return error.exit_code
+    except SilentExit as error:
+        return error.exit_code
     except (VhdtoolError, OSError, MemoryError) as error:
-        say(error)
+        explain(error)
         return errno_of(error)
 
 
@@ -91,7 +99,7 @@ def _call(target: str) -> Callable[[Options | list[str]], int]:
 def main() -> None:
     """Entry point of the package."""
     clean_up_on_signals()
-    # A path is bytes: it goes out as it came in.
+    # Paths are bytes, and are printed unchanged.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:

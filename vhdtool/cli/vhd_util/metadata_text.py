@@ -1,4 +1,4 @@
-"""Footer, header, locators and batmap as `vhd-util read -p` shows them; scripts match on this."""
+"""Footer, header, locators and batmap as `vhd-util read -p` prints them; scripts parse it."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def hexadecimal(value: int) -> str:
 
 
 def print_headers(storage: Storage, meta: Metadata, show: Number) -> None:
-    """All metadata of an image that can be read."""
+    """Print footer, header, locators and batmap of an image."""
     _footer(meta.footer, show)
     if meta.header is None:
         return
@@ -47,7 +47,7 @@ def print_headers(storage: Storage, meta: Metadata, show: Number) -> None:
 
 
 def dump(name: str, title: str, show: Number = decimal) -> None:
-    """What can be seen of an image that cannot be opened."""
+    """Print the readable metadata of an image that cannot be opened."""
     print(title)
     try:
         with FileStorage(name) as storage:
@@ -57,7 +57,7 @@ def dump(name: str, title: str, show: Number = decimal) -> None:
                 _footer(footer, show)
                 _header(read_header(storage, footer.data_offset), show)
     except VhdtoolError:
-        # There is nothing more to show; why the image cannot be opened was said already.
+        # Nothing more is readable; the reason has been printed already.
         return
 
 
@@ -73,8 +73,8 @@ def _text(raw: bytes) -> str:
     return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
-def _checked(stored: int, right: int) -> str:
-    return f"0x{stored:x}|0x{right:x} ({'Good!' if stored == right else 'Bad!'})"
+def _checksum(stored: int, correct: int) -> str:
+    return f"0x{stored:x}|0x{correct:x} ({'Good!' if stored == correct else 'Bad!'})"
 
 
 def _size(size: int, show: Number) -> str:
@@ -84,8 +84,8 @@ def _size(size: int, show: Number) -> str:
 def _footer(footer: Footer, show: Number) -> None:
     _title("VHD Footer Summary")
     _row("Cookie", _text(footer.cookie))
-    words = ("<TEMP>" if footer.features & 1 else "") + ("<RESV>" if footer.features & 2 else "")
-    _row("Features", f"(0x{footer.features:08x}) {words}")
+    features = ("<TEMP>" if footer.features & 1 else "") + ("<RESV>" if footer.features & 2 else "")
+    _row("Features", f"(0x{footer.features:08x}) {features}")
     _row("File format version", f"Major: {footer.version >> 16}, Minor: {footer.version & 0xFFFF}")
     _row("Data offset", show(footer.data_offset))
     _row("Timestamp", time.ctime(unix_time(footer.timestamp)))
@@ -102,7 +102,7 @@ def _footer(footer: Footer, show: Number) -> None:
     )
     _row("", f"= {_size(chs.size, show)}")
     _row("Disk type", _TYPES.get(footer.disk_type, "Unknown type!\n"))
-    _row("Checksum", _checked(footer.checksum, Footer.unpack(footer.pack()).checksum))
+    _row("Checksum", _checksum(footer.checksum, Footer.unpack(footer.pack()).checksum))
     _row("UUID", footer.uuid)
     _row("Saved state", "Yes" if footer.saved else "No")
     _row("Hidden", footer.hidden)
@@ -120,7 +120,7 @@ def _header(header: Header, show: Number) -> None:
     _row("Parent name", header.parent_name_text)
     _row("Parent UUID", header.parent_uuid)
     _row("Parent timestamp", time.ctime(unix_time(header.parent_timestamp)))
-    _row("Checksum", _checked(header.checksum, Header.unpack(header.pack()).checksum))
+    _row("Checksum", _checksum(header.checksum, Header.unpack(header.pack()).checksum))
     print()
 
 
@@ -157,6 +157,6 @@ def _batmap(storage: Storage, meta: Metadata, header: Header, show: Number) -> N
     if batmap.key_set == 1:
         _row("Batmap keyhash nonce", batmap.key_nonce.hex())
         _row("Batmap keyhash hash ", batmap.key_hash.hex())
-    right = batmap_checksum(bits, meta.size, batmap.version)
-    _row("Checksum", _checked(batmap.checksum, right))
+    correct = batmap_checksum(bits, meta.size, batmap.version)
+    _row("Checksum", _checksum(batmap.checksum, correct))
     print()

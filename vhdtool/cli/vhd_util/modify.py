@@ -1,14 +1,14 @@
 """`vhd-util set` and `modify`."""
 
 from vhdtool.cli.vhd_util.conventions import (
-    Failed,
+    CommandFailed,
     Options,
-    Wrong,
+    WrongArguments,
     errno_of,
-    needed,
-    number,
+    explain,
     open_image,
-    say,
+    parse_number,
+    require,
 )
 from vhdtool.cli.vhd_util.repair import close_image
 from vhdtool.errors import VhdtoolError
@@ -16,17 +16,17 @@ from vhdtool.storage.image_lock import ImageInUse, LockMode
 
 
 def set_field(options: Options) -> int:
-    needed(options, "nfv")
+    require(options, "nfv")
     from vhdtool.image.edit.batmap_fields import set_marker
     from vhdtool.image.edit.modify import modify_footer
 
-    field, value = options["f"], number(options["v"])
+    field, value = options["f"], parse_number(options["v"])
     if field not in ("hidden", "marker"):
         print(f"invalid field {field}")
-        raise Wrong
+        raise WrongArguments
     if value > 255:
         print(f"invalid value {value}")
-        raise Wrong
+        raise WrongArguments
     open_image(options["n"])[0].close()
     if field == "marker":
         set_marker(options["n"], value, LockMode.BENEATH)
@@ -37,7 +37,7 @@ def set_field(options: Options) -> int:
 
 
 def modify(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     from vhdtool.image.edit import modify as work
     from vhdtool.vhd.footer import DIFFERENCING
 
@@ -49,33 +49,35 @@ def modify(options: Options) -> int:
             close_image(name)
             work.discard_blocks(name)
         except VhdtoolError as error:
-            say(error)
-            raise Failed(f"failed to zero VHD: {-errno_of(error)}", errno_of(error)) from None
+            explain(error)
+            raise CommandFailed(
+                f"failed to zero VHD: {-errno_of(error)}", errno_of(error)
+            ) from None
     if "s" in options:
-        size = number(options["s"])
+        size = parse_number(options["s"])
         try:
             work.set_file_size(name, size)
         except VhdtoolError as error:
-            say(error)
+            explain(error)
             text = f"failed to set physical size to {size}: {-errno_of(error)}"
-            raise Failed(text, errno_of(error)) from None
+            raise CommandFailed(text, errno_of(error)) from None
     if "p" in options:
         try:
             _relink(name, options["p"], "m" in options, meta.footer.disk_type == DIFFERENCING)
         except VhdtoolError as error:
-            say(error)
+            explain(error)
             text = f"failed to set parent to '{options['p']}': {-errno_of(error)}"
-            raise Failed(text, errno_of(error)) from None
+            raise CommandFailed(text, errno_of(error)) from None
     return 0
 
 
 def _relink(name: str, parent: str, raw: bool, child: bool) -> None:
-    """SM does it to images in use, which it pauses and unpauses afterwards."""
+    """Set the parent. SM does this to images in use, which it pauses and unpauses afterwards."""
     from vhdtool.image.edit.modify import modify_parent
     from vhdtool.image.journal.transaction import change_journal_path, recover
     from vhdtool.leases.claim import claimed
 
-    # SM relinks images to another ancestor with it: the uuid is not compared.
+    # SM links images to another ancestor by this, so UUIDs are not compared.
     try:
         if child:
             close_image(name)

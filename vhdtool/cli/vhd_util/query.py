@@ -1,8 +1,8 @@
-"""`vhd-util query`: one line for each thing that was asked for, in blktap's order."""
+"""`vhd-util query`: one line for each option, in blktap's order."""
 
 import errno
 
-from vhdtool.cli.vhd_util.conventions import Options, errno_of, needed, open_image, say
+from vhdtool.cli.vhd_util.conventions import Options, errno_of, explain, open_image, require
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.chain.open import open_chain
@@ -16,14 +16,14 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 
 
 def used_bytes(meta: Metadata) -> int:
-    """What the image takes of its file or device, the footer included."""
+    """Bytes that the image uses of its file or device, including the footer."""
     if meta.header is None:
         return meta.ends.file_size
     return end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR + SECTOR
 
 
 def query(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     name = options["n"]
     storage, meta = open_image(name)
     code = 0
@@ -62,7 +62,7 @@ def _parent(name: str, storage: FileStorage, meta: Metadata, resolved: bool) -> 
         paths = locator_paths(storage, meta.header)
         print(paths[0][1] if paths else meta.header.parent_name_text)
     except VhdtoolError as error:
-        say(error)
+        explain(error)
         print("query failed")
         return errno_of(error)
     return 0
@@ -73,7 +73,7 @@ def _depth(name: str) -> int:
         with open_chain(name, names_only=True) as reader:
             print(f"chain depth: {len(reader.layers)}")
     except VhdtoolError as error:
-        say(error)
+        explain(error)
         print(f"error checking chain depth: {-errno_of(error)}")
         return errno_of(error)
     return 0

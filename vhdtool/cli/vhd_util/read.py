@@ -1,10 +1,18 @@
-"""`vhd-util read`: headers, places, bitmaps and data of an image."""
+"""`vhd-util read`: headers, offsets, bitmaps and data of an image."""
 
 import errno
 import sys
 from array import array
 
-from vhdtool.cli.vhd_util.conventions import Failed, Options, Quiet, errno_of, needed, number, say
+from vhdtool.cli.vhd_util.conventions import (
+    CommandFailed,
+    Options,
+    SilentExit,
+    errno_of,
+    explain,
+    parse_number,
+    require,
+)
 from vhdtool.cli.vhd_util.metadata_text import Number, decimal, dump, hexadecimal, print_headers
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.export import stream
@@ -20,14 +28,14 @@ from vhdtool.vhd.units import SECTOR, UNUSED
 
 
 def read(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     name = options["n"]
     show = hexadecimal if "x" in options else decimal
     try:
         storage = FileStorage(name)
         meta = read_metadata(storage)
     except VhdtoolError as error:
-        say(error)
+        explain(error)
         print(f"Failed to open {name}: {-errno_of(error)}")
         dump(name, f"\n{name} appears invalid; dumping headers\n", show)
         return errno_of(error)
@@ -37,20 +45,22 @@ def read(options: Options) -> int:
             return errno.EINVAL
         if "p" in options:
             print_headers(storage, meta, show)
-        asked = set(options) & set("tbBmieajdrR")
-        if asked & set("edrR"):
-            # The rest is there to look at damage; data is only shown when it can be believed.
+        given = set(options) & set("tbBmieajdrR")
+        if given & set("edrR"):
+            # The other options are for damaged images; data is shown only if it can be trusted.
             readable(storage)
-        if asked:
-            view = _View(name, storage, meta, meta.layout, show, number(options.get("c", "1")))
+        if given:
+            view = _View(
+                name, storage, meta, meta.layout, show, parse_number(options.get("c", "1"))
+            )
             for letter in "tbBmieajdrR":
-                if letter in asked:
-                    view.do(letter, number(options[letter]))
+                if letter in given:
+                    view.print_option(letter, parse_number(options[letter]))
     return 0
 
 
 class _View:
-    """One image. Sector and block numbers come from the command line and are checked here."""
+    """An open image; checks the sector and block numbers of the command line."""
 
     def __init__(
         self,
@@ -65,20 +75,20 @@ class _View:
         self.show, self.count = show, count
         self.bat: array[int] = meta.bat
 
-    def do(self, letter: str, first: int) -> None:
-        """What option `letter` asks for. Raises Failed (ERANGE), or VhdtoolError."""
+    def print_option(self, letter: str, first: int) -> None:
+        """Print what option `letter` shows. Raises SilentExit (ERANGE), or VhdtoolError."""
         if letter in "bmjd" and first + self.count > len(self.bat):
             print(f"block {self.show(first + self.count)} past end of file", file=sys.stderr)
-            raise Quiet(errno.ERANGE)
+            raise SilentExit(errno.ERANGE)
         if letter in "tier" and (first + self.count) * SECTOR > self.meta.size:
-            where = sys.stderr if letter == "t" else sys.stdout
-            print(f"sector {self.show(first + self.count)} past end of file", file=where)
-            raise Quiet(errno.ERANGE)
+            output = sys.stderr if letter == "t" else sys.stdout
+            print(f"sector {self.show(first + self.count)} past end of file", file=output)
+            raise SilentExit(errno.ERANGE)
         if letter == "R" and first + self.count > self.meta.size:
-            raise Quiet(errno.ERANGE)
+            raise SilentExit(errno.ERANGE)
         {
-            "t": self._places,
-            "b": self._entries,
+            "t": self._offsets,
+            "b": self._bat_entries,
             "B": self._table,
             "m": self._bitmaps,
             "i": self._bits,
@@ -90,23 +100,23 @@ class _View:
             "R": self._bytes,
         }[letter](first)
 
-    def _places(self, first: int) -> None:
+    def _offsets(self, first: int) -> None:
         for sector in range(first, first + self.count):
             block, within = divmod(sector, self.layout.sectors)
             entry = self.bat[block]
-            place = "not allocated"
+            offset = "not allocated"
             if entry != UNUSED:
-                place = self.show(self.layout.data_offset(entry) + within * SECTOR)
+                offset = self.show(self.layout.data_offset(entry) + within * SECTOR)
             print(
                 f"logical sector {self.show(sector)}: block number: {self.show(block)}, "
-                f"sector offset: {self.show(within)}, file offset: {place}"
+                f"sector offset: {self.show(within)}, file offset: {offset}"
             )
 
-    def _entries(self, first: int) -> None:
+    def _bat_entries(self, first: int) -> None:
         for block in range(first, first + self.count):
             entry = self.bat[block]
-            place = "not allocated" if entry == UNUSED else self.show(entry * SECTOR)
-            print(f"block: {self.show(block)}: offset: {place}")
+            offset = "not allocated" if entry == UNUSED else self.show(entry * SECTOR)
+            print(f"block: {self.show(block)}: offset: {offset}")
 
     def _table(self, first: int) -> None:
         blocks = self.meta.size // self.layout.block_bytes
@@ -114,7 +124,7 @@ class _View:
         for block in range(blocks):
             if self.bat[block] != UNUSED:
                 set_bits(bits, block, 1)
-        _raw(bytes(bits))
+        _write(bytes(bits))
 
     def _bitmap(self, block: int) -> bytes:
         length = self.layout.bitmap_sectors * SECTOR
@@ -125,7 +135,7 @@ class _View:
             if self.bat[block] == UNUSED:
                 print(f"block {self.show(block)} not allocated")
             else:
-                _raw(self._bitmap(block))
+                _write(self._bitmap(block))
 
     def _bits(self, first: int) -> None:
         bitmap: tuple[int, bytes] = (-1, b"")
@@ -144,22 +154,22 @@ class _View:
         for start, stop in merge(present):
             print(self.show(start // SECTOR), self.show((stop - start) // SECTOR))
 
-    def _map(self) -> bytes:
+    def _read_batmap(self) -> bytes:
         header, batmap = self.meta.header, self.meta.batmap
         bits = None
         if header is not None and batmap is not None:
             bits = read_batmap(self.storage, batmap, header)
         if bits is None:
-            raise Failed(f"failed to read batmap: {-errno.EINVAL}", errno.EINVAL)
+            raise CommandFailed(f"failed to read batmap: {-errno.EINVAL}", errno.EINVAL)
         return bits
 
     def _batmap(self, first: int) -> None:
-        bits = self._map()
+        bits = self._read_batmap()
         batmap = self.meta.batmap
-        _raw(bits.ljust(batmap.sectors * SECTOR if batmap is not None else 0, b"\0"))
+        _write(bits.ljust(batmap.sectors * SECTOR if batmap is not None else 0, b"\0"))
 
     def _batmap_bits(self, first: int) -> None:
-        bits = self._map()
+        bits = self._read_batmap()
         for block in range(first, first + self.count):
             text = f"batmap for block {self.show(block)}: {int(test_bit(bits, block))}"
             print(text, file=sys.stderr)
@@ -171,7 +181,7 @@ class _View:
                 continue
             size = self.layout.block_bytes
             data = self.storage.pread(self.layout.data_offset(self.bat[block]), size)
-            _raw(data.ljust(size, b"\0"))
+            _write(data.ljust(size, b"\0"))
 
     def _sectors(self, first: int) -> None:
         self._guest(first * SECTOR, self.count * SECTOR)
@@ -186,7 +196,7 @@ class _View:
         sys.stdout.buffer.flush()
 
 
-def _raw(data: bytes) -> None:
+def _write(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

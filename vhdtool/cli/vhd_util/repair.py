@@ -4,13 +4,13 @@ import errno
 import os
 from uuid import uuid4
 
-from vhdtool.cli.vhd_util.conventions import Failed, Options, needed, open_image, say
+from vhdtool.cli.vhd_util.conventions import CommandFailed, Options, explain, open_image, require
 from vhdtool.errors import UsageError
 from vhdtool.storage.image_lock import LockMode
 
 
 def repair(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     from vhdtool.image.edit.modify import modify_footer
 
     open_image(options["n"])[0].close()
@@ -23,9 +23,9 @@ def repair(options: Options) -> int:
 
 
 def close_image(name: str, always: bool = False) -> None:
-    """Puts the footer at the end of an image that lacks it, as blktap's tool does in passing.
+    """Write the footer at the end of an image that lacks it, as blktap's tool does on opening.
 
-    A change that was interrupted is taken back: a storage manager knows no other command for that.
+    An interrupted change is undone first: a storage manager has no other command for that.
     """
     from vhdtool.image.edit.repair import plan, require_repairable
     from vhdtool.image.journal.transaction import apply_journalled, change_journal_path, recover
@@ -44,19 +44,19 @@ def close_image(name: str, always: bool = False) -> None:
 
 
 def revert(options: Options) -> int:
-    needed(options, "nj")
+    require(options, "nj")
     from vhdtool.image.journal.undo import drop_journal, undo
     from vhdtool.leases.claim import claimed
 
     journal = options["j"]
     if not os.path.exists(journal):
-        raise Failed(f"opening journal failed: {-errno.ENOENT}", errno.ENOENT)
+        raise CommandFailed(f"opening journal failed: {-errno.ENOENT}", errno.ENOENT)
     with claimed(options["n"]) as storage:
         try:
             undo(storage, journal)
         except UsageError as error:
-            # No journal of ours, or a torn one: it is left alone, and so is the image.
-            say(error)
-            raise Failed(f"opening journal failed: {-errno.EINVAL}", errno.EINVAL) from None
+            # Not our journal, or a torn one: neither journal nor image is changed.
+            explain(error)
+            raise CommandFailed(f"opening journal failed: {-errno.EINVAL}", errno.EINVAL) from None
         drop_journal(journal)
     return 0

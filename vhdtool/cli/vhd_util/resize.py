@@ -4,13 +4,13 @@ import errno
 
 from vhdtool.cli.notes import STAYS, note_orphans
 from vhdtool.cli.vhd_util.conventions import (
-    Failed,
+    CommandFailed,
     Options,
-    Wrong,
+    WrongArguments,
     errno_of,
-    needed,
+    explain,
     open_image,
-    say,
+    require,
     whole_blocks,
 )
 from vhdtool.errors import VhdtoolError
@@ -19,21 +19,21 @@ from vhdtool.vhd.units import DEFAULT_BLOCK
 
 
 def resize(options: Options) -> int:
-    needed(options, "ns")
+    require(options, "ns")
     journal, fast = options.get("j"), "f" in options
     if (journal is None) != fast:
-        raise Wrong
+        raise WrongArguments
     name, size = options["n"], whole_blocks(options["s"])
     storage, meta = open_image(name)
     storage.close()
     if not meta.footer.is_tapdisk:
-        raise Failed(f"{name} not created by xen; resize not supported", errno.EINVAL)
+        raise CommandFailed(f"{name} not created by xen; resize not supported", errno.EINVAL)
     if fast:
         if size < meta.size:
             text = f"{name}: size ({size}) < curr size ({meta.size})"
-            raise Failed(text, errno.EINVAL)
+            raise CommandFailed(text, errno.EINVAL)
         if size > len(meta.bat) * DEFAULT_BLOCK:
-            say(VhdtoolError(f"{name}: its tables have no room for {size} bytes; see -j"))
+            explain(VhdtoolError(f"{name}: its BAT is too small for {size} bytes; see -j"))
             return errno.EINVAL
     from vhdtool.image.edit.resize import resize as work
 
@@ -44,15 +44,17 @@ def resize(options: Options) -> int:
         else:
             work(name, size, journal)
     except VhdtoolError as error:
-        say(error)
-        raise Failed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
+        explain(error)
+        raise CommandFailed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
     return 0
 
 
 def fill(options: Options) -> int:
-    needed(options, "n")
+    require(options, "n")
     if set(options) - {"n"}:
-        raise Failed("-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP)
+        raise CommandFailed(
+            "-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP
+        )
     open_image(options["n"])[0].close()
     from vhdtool.image.edit.coalesce import fill as work
 

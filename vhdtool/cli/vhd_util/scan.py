@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vhdtool.cli.vhd_util.conventions import Options, Wrong, errno_of, parse, say
-from vhdtool.cli.vhd_util.lvm_volumes import Volume, in_group, volume_name
+from vhdtool.cli.vhd_util.conventions import Options, WrongArguments, errno_of, explain, parse
+from vhdtool.cli.vhd_util.lvm_volumes import Volume, volume_name, volumes_of_group
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.edit.batmap_fields import BatmapFields, read_batmap_fields
@@ -23,7 +23,7 @@ _NONE = BatmapFields()
 
 @dataclass(slots=True)
 class Target:
-    """What to look at: a file, or a volume whose first bytes lie somewhere on a device."""
+    """An image to scan: a file, or a volume, of which the first bytes are on a device."""
 
     name: str
     size: int
@@ -33,7 +33,7 @@ class Target:
 
 @dataclass(slots=True)
 class Found:
-    """One line of the output."""
+    """The fields of a line of output."""
 
     name: str
     capacity: int = 0
@@ -46,19 +46,19 @@ class Found:
     raw_parent: bool = False
 
 
-def scan(words: list[str]) -> int:
-    options, names = _arguments(words)
+def scan(arguments: list[str]) -> int:
+    options, names = _parse(arguments)
     try:
         targets = list(_targets(options, names))
     except (VhdtoolError, OSError) as error:
-        say(error)
+        explain(error)
         print(f"scan failed: {-errno_of(error)}. Check syslog for details", file=sys.stderr)
         return errno_of(error)
     found = []
     code = 0
     while targets:
         target = targets.pop(0)
-        one = _look(target, options)
+        one = _read_target(target, options)
         found.append(one)
         if "p" not in options or one.error:
             _show(one, options, 0)
@@ -73,19 +73,19 @@ def scan(words: list[str]) -> int:
     return 0 if "c" in options else code
 
 
-def _arguments(words: list[str]) -> tuple[Options, list[str]]:
+def _parse(arguments: list[str]) -> tuple[Options, list[str]]:
     letters = "m:fcl:pavM"
     flags, names, skip = [], [], False
-    for word in words:
-        if skip or (word.startswith("-") and word != "-"):
-            flags.append(word)
-            # An option's value is the next word when nothing follows its letter.
-            skip = not skip and word[-1] in "ml" and not set(word[1:-1]) & set("ml")
+    for one in arguments:
+        if skip or (one.startswith("-") and one != "-"):
+            flags.append(one)
+            # The value of an option is the next argument if nothing follows its letter.
+            skip = not skip and one[-1] in "ml" and not set(one[1:-1]) & set("ml")
         else:
-            names.append(word)
+            names.append(one)
     options = parse("scan", flags, letters)
     if "m" not in options and not names:
-        raise Wrong
+        raise WrongArguments
     if "p" in options:
         options.pop("f", None)
     return options, names
@@ -94,7 +94,7 @@ def _arguments(words: list[str]) -> tuple[Options, list[str]]:
 def _targets(options: Options, names: list[str]) -> Iterator[Target]:
     pattern = options.get("m")
     if "l" in options:
-        volumes = in_group(options["l"])
+        volumes = volumes_of_group(options["l"])
         for wanted in [*([pattern] if pattern else []), *names]:
             for one in volumes:
                 if one.matches(wanted):
@@ -106,7 +106,7 @@ def _targets(options: Options, names: list[str]) -> Iterator[Target]:
         if not glob.has_magic(base) and not os.path.isdir(base):
             print(f"vhd={pattern} scan-error={-errno.ENOENT} error-message='{_FAILED}'")
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), base)
-        paths = [path for one in _braces(pattern) for path in sorted(glob.glob(one))]
+        paths = [path for one in _expand_braces(pattern) for path in sorted(glob.glob(one))]
     for path in [*paths, *names]:
         try:
             yield _file(path)
@@ -119,8 +119,8 @@ def _targets(options: Options, names: list[str]) -> Iterator[Target]:
 _FAILED = "failure scanning target"
 
 
-def _braces(pattern: str) -> list[str]:
-    """`{a,b}` as a shell takes it; the innermost pair first."""
+def _expand_braces(pattern: str) -> list[str]:
+    """Expand `{a,b}` as a shell does, the innermost pair first."""
     end = pattern.find("}")
     start = pattern.rfind("{", 0, end) if end >= 0 else -1
     if start < 0:
@@ -129,7 +129,7 @@ def _braces(pattern: str) -> list[str]:
     return [
         whole
         for part in pattern[start + 1 : end].split(",")
-        for whole in _braces(f"{head}{part}{tail}")
+        for whole in _expand_braces(f"{head}{part}{tail}")
     ]
 
 
@@ -141,7 +141,7 @@ def _volume(one: Volume, raw: bool = False) -> Target:
     return Target(one.name, one.size, one.open, raw)
 
 
-def _look(target: Target, options: Options) -> Found:
+def _read_target(target: Target, options: Options) -> Found:
     name = os.path.realpath(target.name) if "p" in options and "l" not in options else target.name
     one = Found(name, target.size, target.size, hidden=1)
     if target.raw:
@@ -158,7 +158,7 @@ def _look(target: Target, options: Options) -> Found:
         finally:
             storage.close()
     except VhdtoolError as error:
-        say(error)
+        explain(error)
         one.error, one.message = errno_of(error), "opening file"
     return one
 
@@ -167,7 +167,7 @@ def _parent(
     target: Target, storage: Storage, meta: Metadata, header: Header, options: Options
 ) -> str:
     if "l" in options:
-        # A volume's own parent name says all; other volumes may be switched off.
+        # The parent is known by name only: its volume may be inactive.
         paths = [path for _, path in locator_paths(storage, header)]
         return volume_name(header.parent_name_text or (paths[0] if paths else ""))
     if "f" in options and header.parent_name_text:
@@ -186,13 +186,13 @@ def _add_parent(one: Found, found: list[Found], targets: list[Target], options: 
     if any(base == os.path.basename(name) for name in known):
         return 0
     if "l" in options:
-        for volume in in_group(options["l"]):
+        for volume in volumes_of_group(options["l"]):
             if volume.name == one.parent:
                 targets.append(_volume(volume, one.raw_parent))
                 return 0
         number = errno.ENOENT
     else:
-        # In fast mode only the name is known: it is looked for beside the child.
+        # In fast mode only the name is known; the parent is expected beside the child.
         path = os.path.join(os.path.dirname(os.path.realpath(one.name)), one.parent)
         try:
             targets.append(_file(path, one.raw_parent))
@@ -220,7 +220,7 @@ def _show(one: Found, options: Options, indent: int, note: str = "") -> None:
 
 
 def _trees(images: list[Found], options: Options) -> None:
-    """Roots that are hidden first, then the others; below each its children, indented."""
+    """Print trees: hidden roots first, children indented below their parent."""
     images.sort(key=lambda one: one.name)
     by_name = {one.name: one for one in images}
     shown: set[str] = set()
@@ -229,8 +229,8 @@ def _trees(images: list[Found], options: Options) -> None:
         if one.name in shown:
             return
         shown.add(one.name)
-        lost = one.parent is not None and one.parent not in by_name
-        _show(one, options, depth * 3, " (not found in scan)" if lost else "")
+        missing = one.parent is not None and one.parent not in by_name
+        _show(one, options, depth * 3, " (not found in scan)" if missing else "")
         children = [child for child in images if child.parent == one.name]
         for child in sorted(children, key=lambda child: child.hidden):
             tree(child, depth + 1)
