@@ -74,7 +74,7 @@ def test_a_line_that_is_split_over_two_hosts_counts_once(
     beta(b"ed 1\r\nacked 2\r\n")
     consoles.close()
     assert consoles.acked == 3
-    assert consoles.said == ["ready"]
+    assert consoles.lines == ["ready"]
     index = [json.loads(line) for line in (tmp_path / "console.jsonl").read_text().splitlines()]
     assert [(entry["host"], entry["offset"]) for entry in index] == [("alpha", 0), ("beta", 0)]
     assert (tmp_path / "console-alpha.log").read_bytes().endswith(b"ack")

@@ -32,27 +32,27 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Lab:
-    """Two hosts, ready to run cases one after the other."""
+    """The cases of one run, on two hosts, one after the other."""
 
     def __init__(
         self, config: LabConfig, judge: Judge, say: Say, driver: Driver | None = None
     ) -> None:
         self.verdicts: dict[str, dict[str, Any]] = {}
-        """Of the cases that were judged so far, by the name of their directory."""
+        """Verdicts of the cases that are judged, by the name of their directory."""
         self.config = config
         self.driver = driver or config.make_driver()
         self.judge = judge
         self.say = say
 
     def run(self) -> None:
-        """Runs and judges every case. Raises LabError, UsageError."""
+        """Run and judge every case. Raises LabError, UsageError."""
         config = self.config
         self._check_hold()
         config.run_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             hosts = [stack.enter_context(Host(host, config.ssh_config)) for host in config.hosts]
             memory_state = self._prepare(hosts)
-            # Judging takes the other core while the next case runs.
+            # A process of its own: the next case runs while this one is judged.
             forked = get_context("fork")
             pool = stack.enter_context(ProcessPoolExecutor(1, forked, end_with, (os.getpid(),)))
             pool.submit(os.getpid).result()
@@ -122,7 +122,7 @@ class Lab:
             self.say(progress_line(verdict))
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
-        """Runs a case; one in which the lab failed, and not the image, is tried once more."""
+        """Run a case; repeat it once when the lab failed, and not the image."""
         folder = self.config.run_dir / plan.name
         for attempt in range(1, ATTEMPTS + 1):
             error = self._attempt(plan, hosts, folder, attempt)
@@ -138,13 +138,13 @@ class Lab:
                 self.say(f"  trying once more; the record is in failed/{failed.name}")
 
     def _proved(self, error: VhdtoolError, folder: Path) -> bool:
-        """Whether the record shows why a live check failed: damage is not retried."""
+        """Whether the record explains a failed live check: a damaged image is not retried."""
         return isinstance(error, FailedLiveCheck) and self.judge(folder)["verdict"] == "corrupt"
 
     def _attempt(
         self, plan: CasePlan, hosts: list[Host], folder: Path, attempt: int
     ) -> VhdtoolError | None:
-        """Why it failed; None where it did not."""
+        """Run a case once; its error, or None."""
         record = Record(folder)
         checks = partial(check_live, self.config)
         run = CaseRun(plan, record, (hosts[0], hosts[1]), self.driver, checks)
@@ -158,17 +158,17 @@ class Lab:
         trouble = record.consoles.trouble
         checked = isinstance(error, FailedLiveCheck)
         if error and not checked and record.count(lambda event: event["event"] == "fenced"):
-            # Another writer may have been there, and would not be the next time.
+            # Another writer was there, and may be absent from a second attempt.
             error = ImageTrouble(str(error))
         if error is not None and trouble is not None and trouble != str(error):
             kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
             error = kind(f"{trouble}; then {error}")
-        record.case(self._case_json(plan, hosts, attempt, error, record))
+        record.write_case(self._case_json(plan, hosts, attempt, error, record))
         (folder / "reproduce.txt").write_text(self.reproduce(plan) + "\n")
         return error
 
     def reproduce(self, plan: CasePlan) -> str:
-        """The one command that repeats a case."""
+        """The command that repeats a case."""
         options = {option.field: getattr(self.config, option.field) for option in OPTIONS}
         options.update(strategies=(plan.strategy.name,), seed=plan.seed, repeats=1)
         options.update(guard="on" if plan.guard else "off")
@@ -202,15 +202,18 @@ class Lab:
 
 
 def end_with(parent: int) -> None:
-    """This process is killed when `parent` ends: it has its output, for whose end others wait."""
+    """Have this process killed when `parent` ends.
+
+    It inherits the parent's output, and the playbook waits until that is closed.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def last_words(record: Record) -> list[str]:
-    """The last lines of every log that can tell why the lab failed."""
-    lines = [f"guest: {line}" for line in record.consoles.said[-3:]]
+    """The last lines of each log that can explain why the lab failed."""
+    lines = [f"guest: {line}" for line in record.consoles.lines[-3:]]
     logs = [*record.folder.glob("qemu-*.log"), *record.folder.glob("shim-*.err")]
     for path in sorted(logs):
         text = path.read_text(errors="replace").strip().splitlines()
@@ -219,7 +222,7 @@ def last_words(record: Record) -> list[str]:
 
 
 def progress_line(verdict: dict[str, Any]) -> str:
-    """One line of progress about a case that was judged."""
+    """A line of progress about a judged case."""
     mark = "as expected" if verdict["verdict"] == verdict["expected"] else "NOT AS EXPECTED"
     guard = "on" if verdict["guard"] else "off"
     return f"  {verdict['name']}, guard {guard}: {verdict['verdict']} ({mark}) — {verdict['why']}"

@@ -1,4 +1,4 @@
-"""The configuration of a run: read from JSON, checked before anything is touched."""
+"""The configuration of a run: read from JSON, and checked before anything is made."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ DRIVERS: dict[str, Callable[[str, str, str], Driver]] = {"kvm": _qemu}
 
 @dataclass(frozen=True, kw_only=True)
 class LabConfig(RunOptions):
-    """What the role `migration` (or a caller) asks for, and where."""
+    """The options of a run, and the hosts and paths; the role `migration` writes it."""
 
     run_dir: Path
     hosts: tuple[HostConfig, HostConfig]
@@ -37,13 +37,13 @@ class LabConfig(RunOptions):
     ssh_config: Path | None = None
     storage: str = "a directory"
     inventory: str | None = None
-    """What `ansible-playbook -i` was given; None for the local hosts of `make lab`."""
+    """The argument of `ansible-playbook -i`; None for the local hosts of `make lab`."""
     live_tests: bool = False
     """Whether testinfra checks the hosts while a case is live, and after it."""
 
     @classmethod
     def load(cls, path: Path) -> "LabConfig":
-        """Reads the JSON file. Raises UsageError that names the key that is wrong."""
+        """Read the JSON file. Raises UsageError that names the wrong key."""
         try:
             raw = json.loads(path.read_text())
         except (OSError, ValueError) as error:

@@ -21,10 +21,10 @@ from vhdtool.oracle.evidence.depth import deep_blocks
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 LARGEST_SEED = (1 << 64) - 1
-"""The load's records have 64 bits for it."""
+"""The load's sectors have 64 bits for it."""
 LEAST_SECONDS = 4
-"""The load must go on allocating for as long. With all blocks in use before the switch there is
-nothing left to lose: of runs with 1 s of blocks none was judged, with 2 s some, with 4 s all."""
+"""The load must allocate for so long. When all blocks are in use before the switch there is nothing
+left to lose: of runs with blocks for 1 s none was judged, with 2 s some, with 4 s all."""
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
 _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,30}", re.ASCII)
@@ -180,7 +180,7 @@ class RunOptions:
 
     @classmethod
     def of_make(cls, given: Mapping[str, str]) -> "RunOptions":
-        """From make's variables, an empty one counting as absent. Raises UsageError."""
+        """From make's variables; empty ones count as absent. Raises UsageError."""
         names = {option.make: option for option in OPTIONS if option.make}
         return cls(**_values(names, {n: given[n] for n in names if given.get(n)}, "="))
 
@@ -191,7 +191,7 @@ class RunOptions:
         return cls(**_values(names, given, ": "))
 
     def __post_init__(self) -> None:
-        """What only several options together can be wrong about."""
+        """Check what depends on several options. Raises UsageError."""
         if self.seed + self.repeats - 1 > LARGEST_SEED:
             raise UsageError(
                 f"seed: {self.repeats} repeats count up from {self.seed} past {LARGEST_SEED}"
@@ -213,7 +213,7 @@ class RunOptions:
         self.cases()
 
     def command(self, inventory: str | None) -> str:
-        """What a user types for such a run: `make lab`, or the playbook with that inventory."""
+        """The command of a user for such a run: `make lab`, or the playbook with that inventory."""
         usual = RunOptions()
         words = []
         for option in OPTIONS:
@@ -233,7 +233,7 @@ class RunOptions:
         return " ".join([playbook, *words])
 
     def left_out(self) -> list[str]:
-        """Orders of "all" that cannot run on this kind of image, and why."""
+        """Strategies of "all" that cannot run on this kind of image, and why."""
         if "all" not in self.strategies:
             return []
         return [
@@ -243,7 +243,7 @@ class RunOptions:
         ]
 
     def planned(self) -> list[tuple[str, Strategy, bool, int]]:
-        """(name, strategy, guard, seed) of each case that the run has, in their order."""
+        """(name, strategy, guard, seed) of each case of the run, in order."""
         return [
             (f"{strategy.name}-{'on' if guard else 'off'}-s{seed}", strategy, guard, seed)
             for seed in range(self.seed, self.seed + self.repeats)
@@ -274,7 +274,7 @@ OPTIONS = tuple(replace(one.metadata["option"], field=one.name) for one in field
 def _values(
     names: Mapping[str, Option], given: Mapping[str, Any], between: str = ": "
 ) -> dict[str, Any]:
-    """{field: value} of what was given by those names. Raises UsageError."""
+    """{field: value} of the given words, by those names. Raises UsageError."""
     values = {}
     for name, value in given.items():
         if name not in names:

@@ -1,4 +1,4 @@
-"""The guest's serial console on both hosts, stamped by one process as the bytes arrive."""
+"""The guest's serial console on both hosts: a log with arrival times, and the load's lines."""
 
 import json
 import re
@@ -21,7 +21,7 @@ DEEP = re.compile(r"deep( \d+:\d+)+")
 
 
 class Consoles:
-    """Writes `console-<host>.log` and `console.jsonl`, and follows the guest's lines."""
+    """Writer of `console-<host>.log` and `console.jsonl`; reader of the guest's lines."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,13 +32,14 @@ class Consoles:
         self._rest = b""
         self.acked = 0
         """Number of acknowledgements seen."""
-        self.said: list[str] = []
-        """Every other line of the guest."""
+        self.lines: list[str] = []
+        """All other lines of the guest."""
         self.trouble: str | None = None
+        """Why the guest cannot go on."""
         self._closed = False
 
     def follow(self, host: str) -> Callable[[bytes], None]:
-        """The function that takes the bytes of this host's console."""
+        """A function that takes bytes of this host's console; b"" is ignored."""
         with self._changed:
             if host not in self._logs:
                 self._logs[host] = open(self.folder / f"console-{host}.log", "wb")  # noqa: SIM115
@@ -59,38 +60,38 @@ class Consoles:
             self._index.write(json.dumps(entry) + "\n")
             self._logs[host].write(data)
             self._offsets[host] += len(data)
-            # One line may begin on one host and end on the other.
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
+            # A line may begin on one host and end on the other.
+            *ended, self._rest = (self._rest + data).split(b"\n")
+            for line in ended:
                 text = line.decode(errors="replace").strip()
                 if text.startswith("acked "):
                     self.acked += 1
                 elif DEEP.fullmatch(text):
                     continue
                 elif text:
-                    self.said.append(text)
+                    self.lines.append(text)
                     if OOPS.search(line):
                         self.trouble = f"the guest's kernel is in trouble: {text}"
             self._changed.notify_all()
 
     def wait(self, what: str, condition: Callable[[], bool], timeout: float) -> None:
-        """Until the condition holds. Raises LabError on a timeout or when the guest is broken."""
+        """Wait until the condition holds. Raises LabError on a timeout or on `trouble`."""
         with self._changed:
             met = self._changed.wait_for(lambda: self.trouble or condition(), timeout)
         if self.trouble:
             raise LabError(self.trouble)
         if not met:
-            last = self.said[-1] if self.said else "nothing"
+            last = self.lines[-1] if self.lines else "nothing"
             raise LabError(
                 f"the guest did not reach {what} within {timeout:.0f} s "
                 f"({self.acked} writes acknowledged, last line: {last})"
             )
 
     def wait_line(self, start: str, timeout: float) -> str:
-        """The first line that begins with `start`."""
+        """Wait for a line that begins with `start`; the first one."""
 
         def found() -> str | None:
-            return next((line for line in self.said if line.startswith(start)), None)
+            return next((line for line in self.lines if line.startswith(start)), None)
 
         self.wait(f"a line `{start}`", lambda: found() is not None, timeout)
         line = found()
@@ -98,14 +99,14 @@ class Consoles:
         return line
 
     def count(self, start: str) -> int:
-        """How many lines began with `start` so far."""
-        return sum(line.startswith(start) for line in self.said)
+        """The number of lines so far that begin with `start`."""
+        return sum(line.startswith(start) for line in self.lines)
 
     def wait_acked(self, count: int, timeout: float) -> None:
         self.wait(f"{count} acknowledged writes", lambda: self.acked >= count, timeout)
 
     def fail(self, why: str) -> None:
-        """Whoever waits for the guest learns that it cannot go on."""
+        """Set `trouble`, which ends every wait with that error."""
         with self._changed:
             self.trouble = self.trouble or why
             self._changed.notify_all()
@@ -125,17 +126,17 @@ class LoadControl:
         self._consoles = consoles
 
     def start(self, guest: Guest, plan: CasePlan) -> None:
-        """Makes the load write until it is stopped."""
+        """Make the load write until it is stopped."""
         block = plan.block_bytes // SECTOR
         numbers = (plan.seed, plan.pace_us, block, plan.deep_blocks, int(plan.frees))
         guest.send(" ".join(["go", *map(str, numbers)]))
 
     def wait_more(self, writes: int, timeout: float) -> None:
-        """Waits until so many more writes are acknowledged."""
+        """Wait until so many more writes are acknowledged."""
         self._consoles.wait_acked(self._consoles.acked + writes, timeout)
 
     def check(self, guest: Guest) -> None:
-        """Makes the guest read all that it wrote only once, while it goes on writing."""
+        """Make the guest read all that it wrote only once, while it goes on writing."""
         before = self._consoles.count("deep checked ")
         guest.send("check")
         self._consoles.wait(
@@ -145,7 +146,7 @@ class LoadControl:
         )
 
     def stop_and_read_back(self, guest: Guest) -> None:
-        """Ends the writing, and makes the guest compare the disk with what it wrote."""
+        """End the writing, and make the guest compare the disk with what it wrote."""
         guest.send("stop")
         self._consoles.wait_line("stopped ", READBACK_TIMEOUT)
         guest.send("readback")

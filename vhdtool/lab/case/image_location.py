@@ -20,7 +20,7 @@ class ImageLocation:
     """The iSCSI target in front of the image, where the strategy wants a LUN."""
 
     def create(self, source: Host, destination: Host) -> None:
-        """Makes a new image; a LUN's target runs on the source's host."""
+        """Make a new image; a LUN's target runs on the source's host."""
         plan, lun = self.plan, self.plan.strategy.lun
         sizes = {"size": plan.image_bytes, "block": plan.block_bytes}
         source.call("create", path=plan.image, kind=plan.kind, lun=lun, **sizes)
@@ -47,7 +47,7 @@ class ImageLocation:
         return asked if self.target is None else self.target.host
 
     def check_reservation(self, destination: Host) -> str | None:
-        """Reads a reserved LUN from the destination; its refusal, or None without reservation.
+        """Read a reserved LUN from the destination; its refusal, or None without reservation.
 
         Raises LabError when the LUN lets the destination read all the same.
         """
@@ -62,7 +62,7 @@ class ImageLocation:
         raise LabError(f"{self.target.url}: let the destination in while the source held it")
 
     def close(self, save: Callable[[Host, str, str], None]) -> None:
-        """Ends the target, if any; `save(host, path, name)` copies its log."""
+        """End the target, if any; `save(host, path, name)` copies its log."""
         if self.target is not None:
             save(self.target.host, self.target.log, "target.log")
             with contextlib.suppress(LabError):

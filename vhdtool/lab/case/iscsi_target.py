@@ -1,7 +1,7 @@
 """A LUN for a case: an iSCSI target on one host, whose bytes are the image's file.
 
-Whoever looks at the image looks at that file, on the target's own host: there it shares the page
-cache with the target, while elsewhere on shared storage it may be old.
+Snapshots read the file on the target's own host, where it shares the target's page cache; other
+hosts may see older content.
 """
 
 import signal
@@ -12,20 +12,20 @@ from vhdtool.errors import LabError
 from vhdtool.lab.hosts.connection import Host, RemoteError
 
 PORT = 3261
-"""Beside the port of a target that the host may have."""
+"""Not 3260, which a target of the host may use."""
 NAME = "iqn.2011-02.org.vhdtool.lab:disk"
 START_SECONDS = 10.0
 
 
 class Target:
-    """tgtd with one LUN, for the addresses of the lab's hosts only. Raises LabError."""
+    """A tgtd with one LUN, which only these initiators may use. Raises LabError."""
 
     def __init__(self, host: Host, image: str, initiators: list[str]) -> None:
         self.host = host
         folder = f"{host.config.private_dir}/run"
         self.log = f"{folder}/tgtd.log"
         self._env = {"TGT_IPC_SOCKET": f"{folder}/tgtd"}
-        address = _number(host.config.address)
+        address = _numeric(host.config.address)
         portal = f"[{address}]:{PORT}" if ":" in address else f"{address}:{PORT}"
         self.url = f"iscsi://{portal}/{NAME}/1"
         argv = ["tgtd", "-f", "-C", "1", "--iscsi", f"portal={portal}"]
@@ -36,7 +36,7 @@ class Target:
             *("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "-b", image)
         )
         for one in initiators:
-            self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", _number(one))
+            self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", _numeric(one))
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -46,10 +46,9 @@ class Target:
                 return
             except RemoteError as error:
                 if error.kind == "FileNotFoundError" or time.monotonic() > deadline:
-                    last = self.host.read(self.log).decode(errors="replace").strip().splitlines()
                     raise LabError(
                         f"{self.host.name}: no iSCSI target; is the package tgt installed there? "
-                        f"{error}; {' / '.join(last[-2:])}"
+                        f"{error}; {self.host.last_line(self.log)}"
                     ) from None
                 time.sleep(0.01)
 
@@ -61,8 +60,8 @@ class Target:
         self.host.call("kill", pid=self._pid, signal=int(signal.SIGKILL))
 
 
-def _number(address: str) -> str:
-    """The numeric form, which is all that the target's list of initiators takes."""
+def _numeric(address: str) -> str:
+    """The numeric form of an address, as the target's list of initiators needs it."""
     try:
         return str(socket.getaddrinfo(address, None)[0][4][0])
     except OSError as error:

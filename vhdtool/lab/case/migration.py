@@ -46,7 +46,7 @@ class Migration:
         return self.record.load
 
     def attach(self) -> None:
-        """Makes the destination's shim serve a socket, which a guest needs when it starts."""
+        """Make the destination's shim serve a socket, which a guest needs when it starts."""
         if self._attaches_first():
             self.step(self.leg.before[0])
         else:
@@ -57,7 +57,7 @@ class Migration:
         return bool(self.leg.before) and self.leg.before[0].operation == "attach"
 
     def begin(self) -> None:
-        """Begins to copy the guest's memory, and takes the steps before SUSPENDED meanwhile."""
+        """Begin to copy the guest's memory, and take the steps before SUSPENDED meanwhile."""
         port = self.image.plan.port
         self.transfer = self.source.guest.migrate_to(self.destination.guest, port)
         for step in self.leg.before[int(self._attaches_first()) :]:
@@ -67,7 +67,7 @@ class Migration:
             self.record.note("kept-out", self.destination.host.name, reason=refusal)
 
     def switch(self) -> None:
-        """Waits for SUSPENDED and takes the steps that follow it."""
+        """Wait for SUSPENDED and take the steps that follow it."""
         moment = self.transfer.wait_suspended(TIMEOUT)
         fields = {"stop_mono": moment.stop_mono, "queued": dict(moment.queued)}
         self.record.note("suspended", self.source.host.name, **fields)
@@ -103,7 +103,7 @@ class Migration:
         self.load.check(self.destination.guest)
 
     def finish(self) -> None:
-        """Takes the steps after RESUME; then the source's guest and shim end."""
+        """Take the steps after RESUME; then the source's guest and shim end."""
         for step in self.leg.after:
             self.step(step)
         self.record.note("migrated")

@@ -35,14 +35,14 @@ class Observations:
         self._snapshots.append((host, number, self.record.leg, point, seq))
 
     def collect_snapshots(self) -> None:
-        """Copies all snapshots into the record; those of a host that is gone are missing."""
+        """Copy all snapshots into the record; those of a host that is gone are missing."""
         for host, number, leg, point, seq in self._snapshots:
             with contextlib.suppress(LabError):
                 (snapshot,) = host.call("snapshots", numbers=[number])
-                self.record.metadata(leg, point, seq, snapshot)
+                self.record.write_snapshot(leg, point, seq, snapshot)
 
     def record_holdings(self, point: str) -> None:
-        """Records the locks, processes, devices and files that both hosts hold of the case.
+        """Record the locks, processes, devices and files that both hosts hold of the case.
 
         It takes too long for a moment at which the guest is suspended. Raises LabError when a
         host cannot say what it holds.
@@ -60,4 +60,5 @@ class Observations:
             for host in self.hosts
         ]
         for host, call in zip(self.hosts, calls, strict=True):
-            self.record.held(host.name, point, seq, plan.image, host.result(call, "held"))
+            found = host.result(call, "held")
+            self.record.write_holdings(host.name, point, seq, plan.image, found)

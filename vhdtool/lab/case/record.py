@@ -1,4 +1,4 @@
-"""What a case leaves behind: the only thing that the oracles get to see."""
+"""The record of a case, as it is written: the only thing that the oracles see."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 
 class Record:
-    """A case directory being written. Events get their number here, and nowhere else."""
+    """Writer of a case directory. Events get their numbers here, and nowhere else."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,7 +25,7 @@ class Record:
         self.events: list[Event] = []
         self.leg = 1
         self.sides: dict[str, str] = {}
-        """Which role each host has in this leg."""
+        """The role of each host in this leg."""
         self._file = open(folder / "events.jsonl", "w")  # noqa: SIM115
         self._changed = threading.Condition()
 
@@ -33,7 +33,7 @@ class Record:
         self.sides = {source.name: "source", destination.name: "destination"}
 
     def from_shim(self, host: Host, event: Event) -> None:
-        """An event of a shim; its times are brought to the controller's clock."""
+        """Add an event of a shim, with its times on the controller's clock."""
         fields = dict(event)
         for key in ("mono", "began_mono", "read_mono", "last_metadata_mono"):
             if fields.get(key) is not None:
@@ -42,7 +42,7 @@ class Record:
         self._add(host.name, self.sides.get(host.name, "source"), fields)
 
     def note(self, event: str, host: str = "controller", **fields: Any) -> Event:
-        """An event that the controller itself saw or did."""
+        """Add an event of the controller itself."""
         side = self.sides.get(host, "controller")
         stamp = {"event": event, "pid": None, "epoch": None}
         times = {"mono": time.monotonic(), "wall": time.time()}
@@ -60,36 +60,38 @@ class Record:
         return event
 
     def count(self, wanted: Callable[[Event], bool]) -> int:
+        """The number of events so far that fit."""
         with self._changed:
             return sum(1 for event in self.events if wanted(event))
 
     def wait(self, what: str, wanted: Callable[[Event], bool], timeout: float) -> None:
-        """Until some event fits. Raises LabError on a timeout."""
+        """Wait until an event fits. Raises LabError on a timeout."""
         with self._changed:
             if not self._changed.wait_for(lambda: any(map(wanted, self.events)), timeout):
                 raise LabError(f"no {what} within {timeout:.0f} s")
 
     def seq(self) -> int:
+        """The number of the newest event."""
         return len(self.events)
 
-    def metadata(self, leg: int, point: str, seq: int, snapshot: dict[str, Any]) -> None:
-        """A snapshot: `seq` is that of the last event before it was asked for."""
+    def write_snapshot(self, leg: int, point: str, seq: int, snapshot: dict[str, Any]) -> None:
+        """Write a snapshot; `seq` is the number of the last event before it was requested."""
         path = self.folder / "metadata" / f"{leg}-{point}.json"
         path.write_text(json.dumps({**snapshot, "seq": seq, "point": point}))
 
-    def held(self, host: str, point: str, seq: int, image: str, found: dict[str, Any]) -> None:
-        """What a host holds of the case; `seq` as for a snapshot, `image` its path there."""
+    def write_holdings(self, host: str, point: str, seq: int, image: str, found: Event) -> None:
+        """Write what a host holds of the case; `seq` as for a snapshot, `image` its path there."""
         folder = self.folder / "held"
         folder.mkdir(exist_ok=True)
         head = {"schema": 1, "host": host, "point": point, "seq": seq, "image": image}
         path = folder / f"{host}-{point}.json"
         path.write_text(json.dumps({**head, **found}, indent=1) + "\n")
 
-    def checked(self, report: dict[str, Any]) -> None:
-        """What qemu-img says of the closed image."""
+    def write_check(self, report: dict[str, Any]) -> None:
+        """Write the report of qemu-img about the closed image."""
         (self.folder / "check.json").write_text(json.dumps(report, indent=1) + "\n")
 
-    def case(self, value: dict[str, Any]) -> None:
+    def write_case(self, value: dict[str, Any]) -> None:
         (self.folder / "case.json").write_text(json.dumps(value, indent=1) + "\n")
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ def fail_and_recover(migration: Migration) -> None:
 
 
 def _wait_for_queued_requests(side: Side) -> None:
-    """Waits until requests of all of the guest's devices are queued at the deactivated shim.
+    """Wait until requests of all of the guest's devices are queued at the deactivated shim.
 
     A shim may lose those. The devices of the deep half come late: QEMU throttles them after it
     sent what they had in flight when the guest was stopped.

@@ -51,7 +51,7 @@ class CaseRun:
         self.observations = Observations(self.record, self.image, self.hosts)
 
     def run(self) -> None:
-        """Runs all legs. Raises LabError when the lab, not the hand-over, fails."""
+        """Run all legs. Raises LabError when the lab, not the hand-over, fails."""
         try:
             self.record.assign_roles(*self.hosts)
             for host in self.hosts:
@@ -140,10 +140,10 @@ class CaseRun:
         host = self.image.direct_host(side.host)
         host.fetch(self.plan.image, self.record.folder / f"image.{self.plan.kind}")
         if self.plan.kind == "qcow2":
-            self.record.checked(host.call("check", path=self.plan.image))
+            self.record.write_check(host.call("check", path=self.plan.image))
 
     def _end_all(self) -> None:
-        """Ends every process, also after an error, and copies the logs into the record."""
+        """End every process, also after an error, and copy the logs into the record."""
         for side in self.sides:
             with contextlib.suppress(LabError):
                 side.guest.kill()
@@ -169,7 +169,7 @@ class CaseRun:
         self.record.close()
 
     def _save(self, host: Host, path: str, name: str) -> None:
-        """Copies a log of the host into the record, unless it is empty."""
+        """Copy a log of the host into the record, unless it is empty."""
         with contextlib.suppress(LabError, OSError):
             data = host.read(path)
             if data:

@@ -1,8 +1,8 @@
-"""Builds the guest: Debian's cloud kernel, and an initramfs written here byte by byte.
+"""Builder of the guest: Debian's cloud kernel, and an initramfs written here byte by byte.
 
-The packages are downloaded and unpacked, never installed, so nothing of the machine changes. The
-result is cached under a key of the package versions and of the program inside; the initramfs is
-deterministic (no times, no owners), so hosts that build it get the same file.
+The packages are downloaded and unpacked, never installed, so the machine does not change. The
+result is cached under a key of the package versions and of the load; the initramfs is deterministic
+(no times, no owners), so every build of the same load gives the same file.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ MODULES = (
     "virtio_pci",
     "virtio_blk",
 )
-"""In the order in which they must be loaded; one that is built in has no file and is left out."""
+"""In the order of loading; a module that is built into the kernel has no file and is left out."""
 PYTHON_MODULES = (
     "abc",
     "codecs",
@@ -79,7 +79,7 @@ exec /usr/bin/python3 -I -S /load.py < /dev/ttyS0 > /dev/ttyS0 2>&1
 
 
 def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
-    """Makes `vmlinuz` and `initrd.img` in `out`; returns their paths.
+    """Make `vmlinuz` and `initrd.img` in `out`; return their paths.
 
     Does nothing when `out` holds the result for the same packages and the same load.
     Raises LabError when a package cannot be downloaded or lacks a file.
@@ -88,13 +88,13 @@ def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
     kernel, initrd = out / "vmlinuz", out / "initrd.img"
     built = json.loads(stamp.read_text()) if stamp.exists() else {}
     there = kernel.exists() and initrd.exists()
-    inside, lists = payload_digest(), lists_time()
-    # Asking apt takes a second; while its lists are the same, so are its answers.
-    if there and built.get("inside") == inside and built.get("lists") == lists:
+    load, lists = payload_digest(), lists_time()
+    # apt takes a second; while its lists are unchanged, so are the versions.
+    if there and built.get("inside") == load and built.get("lists") == lists:
         return kernel, initrd
     names = (kernel_package(), *PACKAGES)
     versions = candidates(names)
-    if there and built.get("inside") == inside and built.get("versions") == versions:
+    if there and built.get("inside") == load and built.get("versions") == versions:
         replace(stamp, json.dumps({**built, "lists": lists}).encode())
         return kernel, initrd
     say(f"building the guest from {names[0]} (downloaded, not installed)")
@@ -105,13 +105,13 @@ def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
         image = files.pop("vmlinuz")
         replace(kernel, image)
         replace(initrd, gzip_fast(cpio(tree(files))))
-    told = {"inside": inside, "lists": lists, "versions": versions}
-    replace(stamp, json.dumps(told).encode())
+    built = {"inside": load, "lists": lists, "versions": versions}
+    replace(stamp, json.dumps(built).encode())
     return kernel, initrd
 
 
 def kernel_package() -> str:
-    """The versioned kernel package that Debian's metapackage points to today."""
+    """The versioned kernel package that Debian's metapackage depends on now."""
     text = run(["apt-cache", "depends", KERNEL])
     for line in text.splitlines():
         if line.strip().startswith("Depends: linux-image-"):
@@ -142,7 +142,7 @@ def candidates(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def payload_digest() -> str:
-    """Changes with the programs that go into the guest, and with the way it is built."""
+    """Digest of the programs that go into the guest, and of this module."""
     digest = hashlib.sha256()
     for path in (Path(__file__), *payload().values()):
         digest.update(path.read_bytes())
@@ -150,7 +150,7 @@ def payload_digest() -> str:
 
 
 def payload() -> dict[str, Path]:
-    """The project's own files inside the guest."""
+    """The load: the project's own files inside the guest, by name."""
     here = Path(__file__).parent
     evidence = here.parents[1] / "oracle" / "evidence"
     found = {name: here / name for name in ("load.py", "slots.py")}
@@ -158,7 +158,7 @@ def payload() -> dict[str, Path]:
 
 
 def download(names: tuple[str, ...], scratch: Path) -> list[Path]:
-    # Root's sandbox user of apt cannot write into a private directory; the warning is harmless.
+    # apt warns that its sandbox user cannot write to a private directory; that is harmless.
     run(["apt-get", "download", "-q", *names], cwd=scratch)
     debs = sorted(scratch.glob("*.deb"))
     if len(debs) != len(names):
@@ -167,7 +167,7 @@ def download(names: tuple[str, ...], scratch: Path) -> list[Path]:
 
 
 def select(debs: list[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
-    """(name inside the initramfs, content) of each wanted file; the kernel as `vmlinuz`."""
+    """(name in the initramfs, content) of each wanted file; the kernel as `vmlinuz`."""
     wanted = {f"/usr/lib/python3.11/{m}.py": f"usr/lib/python3.11/{m}.py" for m in PYTHON_MODULES}
     wanted["/usr/bin/python3.11"] = "usr/bin/python3"
     wanted["/bin/busybox"] = "bin/busybox"
@@ -215,7 +215,7 @@ def tree(files: dict[str, bytes]) -> list[tuple[str, int, bytes]]:
     files["init"] = INIT.format(modules=" ".join(modules)).encode()
     for name, path in payload().items():
         files[name] = path.read_bytes()
-    # `-I` hides the script's directory, so what it imports goes where the core modules are.
+    # `-I` hides the script's directory, so its modules go beside the core modules.
     for name in payload().keys() - {"load.py"}:
         files["usr/lib/python3.11/" + name] = files.pop(name)
     folders = {"proc", "sys", "dev", "usr/lib/python3.11/lib-dynload"}
@@ -227,7 +227,7 @@ def tree(files: dict[str, bytes]) -> list[tuple[str, int, bytes]]:
 
 
 def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """A `newc` archive, as the kernel's documentation of the initramfs buffer format has it."""
+    """A `newc` archive, as in the kernel's documentation of the initramfs buffer format."""
     out = bytearray()
     for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
@@ -246,7 +246,7 @@ def gzip_fast(data: bytes) -> bytes:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees the old one or the new one, never half of it."""
+    """Write a file so that a reader sees the old one or the new one, never half of it."""
     with new_path(path, overwrite=True) as part:
         Path(part).write_bytes(data)
 

@@ -1,13 +1,13 @@
-"""The program inside the guest: writes the schedule, acknowledges on the console, reads back.
+"""The load, the program inside the guest: it writes, acknowledges on the console, and reads back.
 
-Runs under `python3 -I -S` in the initramfs, where only the interpreter's core, `mmap` and `ctypes`
-exist; it therefore imports nothing else. It is told what to do on its console, because a guest that
-starts from a snapshot cannot be given a new kernel command line:
+It runs under `python3 -I -S` in the initramfs and imports only the interpreter's core, `mmap` and
+`ctypes`, because nothing else is there. Its commands come on the console, because the kernel
+command line of a guest that starts from a saved memory is fixed:
 
-    go SEED PACE_US BLOCK_SECTORS DEEP FREES    write until told to stop, one write each PACE_US;
+    go SEED PACE_US BLOCK_SECTORS DEEP FREES    write until `stop`, one write each PACE_US;
                                                 the last DEEP blocks belong to slots.py
-    check                                       read what was written once, `deep checked N BAD`
-    stop                                        finish what is in flight, flush, say `stopped N`
+    check                                       read all write-once sectors, `deep checked N BAD`
+    stop                                        drain, flush, print `stopped N`
     readback                                    read everything, `readback done CHECKED BAD`
 
 An `acked N` line leaves the guest only after the write call has returned, and the disk is open
@@ -24,26 +24,26 @@ from slots import Deep, runs_of  # type: ignore[import-not-found, unused-ignore]
 
 DISK = "/dev/vda"
 QUEUES = ("/dev/vdb", "/dev/vdc")
-"""The same disk by two more devices, whose requests QEMU holds up; the second writes through."""
+"""The same disk by two more devices, which QEMU throttles; the second writes through."""
 BAD_LINES = 20
-"""Damaged extents that are named; the closing line has the full count."""
+"""Damaged sectors that are printed; the last line has the full count."""
 CHUNK = 64 * 1024
 FLUSH_SECONDS = 0.001
 
 
 class Console:
-    """Lines in, lines out, on the serial port."""
+    """Lines in and out on the serial port."""
 
     def __init__(self) -> None:
         self.pending = b""
 
-    def say(self, text: str) -> None:
+    def emit(self, text: str) -> None:
         data = text.encode() + b"\n"
         while data:
             data = data[os.write(1, data) :]
 
     def line(self, wait: bool) -> str | None:
-        """The next command, or None when none has arrived and `wait` is false."""
+        """The next command; None when none has arrived and `wait` is false."""
         while b"\n" not in self.pending:
             os.set_blocking(0, wait)
             try:
@@ -84,7 +84,7 @@ class Disk:
 def write_load(
     console: Console, disk: Disk, load: Schedule, deep: Deep, pace_us: int
 ) -> tuple[int, list[int]]:
-    """Writes until `stop`; returns how many were issued and which of them failed."""
+    """Write until `stop`; return the number of writes and which of them failed."""
     n = 0
     failed: list[int] = []
     due = time.monotonic()
@@ -96,16 +96,16 @@ def write_load(
             deep.check(disk.read)
         try:
             disk.write(load.extent(n)[0], load.content(n))
-            console.say(f"acked {n}")
+            console.emit(f"acked {n}")
         except OSError as error:
             failed.append(n)
-            console.say(f"error {n} {error.errno or 0}")
+            console.emit(f"error {n} {error.errno or 0}")
         n += 1
         deep.go_on()
-        # A late writer does not hurry to catch up: a burst after the switch would hide the pace.
+        # A late writer does not catch up: a burst after the switch would hide the pace.
         due = max(due + pace_us / 1e6, time.monotonic() - pace_us / 1e6)
-        # Also when it is late: else nothing would be in flight on a slow machine. But the paced
-        # write goes first then, as it does after a switch.
+        # Also when the write is late, so that requests are in flight on a slow machine too. The
+        # paced write comes first then, as it does after a switch.
         while deep.wait(max(0.0, due - time.monotonic())) and time.monotonic() < due:
             deep.go_on()
 
@@ -113,7 +113,7 @@ def write_load(
 def readback(
     console: Console, disk: Disk, load: Schedule, deep: Deep, count: int, failed: list[int]
 ) -> None:
-    """Compares every written sector with the last write that covered it."""
+    """Compare every written sector with the last write that covered it."""
     last: dict[int, int] = {}
     for n in range(count):
         sector, length = load.extent(n)
@@ -123,15 +123,15 @@ def readback(
         sector, length = load.extent(n)
         for i in range(sector, sector + length):
             last.pop(i, None)
-    left = deep.left()
-    last.update(left.last)
+    deep_content = deep.left()
+    last.update(deep_content.last)
     checked = bad = 0
     for first, length in runs_of(sorted(last), 1, CHUNK // SECTOR):
         checked += length
         try:
             data = disk.read(first, length)
         except OSError as error:
-            console.say(f"error {last[first]} {error.errno or 0}")
+            console.emit(f"error {last[first]} {error.errno or 0}")
             bad += length
             continue
         expected = b"".join(load.sector_content(last[s], s) for s in range(first, first + length))
@@ -139,23 +139,23 @@ def readback(
             continue
         for i in range(length):
             found = data[i * SECTOR : (i + 1) * SECTOR]
-            others = left.also.get(first + i, ())
+            others = deep_content.also.get(first + i, ())
             if found != expected[i * SECTOR : (i + 1) * SECTOR] and not any(
                 found == load.sector_content(n, first + i) for n in others
             ):
                 bad += 1
                 if bad <= BAD_LINES:
-                    console.say(f"readback bad {last[first + i]} {first + i}")
-    console.say(f"readback done {checked} {bad}")
+                    console.emit(f"readback bad {last[first + i]} {first + i}")
+    console.emit(f"readback done {checked} {bad}")
 
 
 def switch_address_spaces() -> None:
-    """Starts a second process that only wakes up, so that the kernel reloads CR3 all the time.
+    """Start a second process that only wakes up, so that the kernel reloads CR3 all the time.
 
-    QEMU 7.2's TCG leaves its TLB as it is when a live migration clears the dirty bits of memory:
-    what is written through such an entry is not noticed, and a guest whose page is not sent again
-    crashes at the destination (seen on a busy machine: 6 of some 400 migrations, with this process
-    0 of 120). Loading CR3 empties that TLB. A guest of many processes does it by itself.
+    QEMU 7.2's TCG does not flush its TLB when a live migration clears the dirty bits of memory.
+    Writes through such an entry do not set the bit, the page is not sent again, and the guest
+    crashes at the destination (6 of some 400 migrations on a busy machine, 0 of 120 with this
+    process). Loading CR3 flushes that TLB. A guest with many processes does it by itself.
     """
     if os.fork() == 0:
         while True:
@@ -169,7 +169,7 @@ def main() -> None:
     load: Schedule | None = None
     deep: Deep | None = None
     count, failed = 0, list[int]()
-    console.say("ready")
+    console.emit("ready")
     while True:
         words = (console.line(wait=True) or "").split()
         if len(words) == 6 and words[0] == "go":
@@ -177,17 +177,17 @@ def main() -> None:
             load = Schedule(seed, disk.sectors, block, reserved)
             whole = disk.sectors // block
             first = -(-disk.sectors // block) - reserved
-            deep = Deep(load, Depth(first, whole - first, block, bool(frees)), QUEUES, console.say)
-            console.say(f"start {seed}")
+            deep = Deep(load, Depth(first, whole - first, block, bool(frees)), QUEUES, console.emit)
+            console.emit(f"start {seed}")
             deep.start()
             count, failed = write_load(console, disk, load, deep, pace_us)
             deep.stop()
             disk.flush()
-            console.say(f"stopped {count}")
+            console.emit(f"stopped {count}")
         elif words == ["readback"] and load is not None and deep is not None:
             readback(console, disk, load, deep, count, failed)
         elif words:
-            console.say("unknown " + " ".join(words))
+            console.emit("unknown " + " ".join(words))
 
 
 main()

@@ -62,7 +62,7 @@ class Agent:
             self._out(data)
 
     def handle(self, request: dict[str, Any]) -> None:
-        """Runs quick operations at once, in order; slow ones in a thread of their own."""
+        """Run quick operations at once, in order; slow ones in a thread of their own."""
         op = str(request.get("op"))
         if op in SLOW:
             threading.Thread(target=self._run, args=(op, request), daemon=True).start()
@@ -89,7 +89,7 @@ class Agent:
     def spawn(
         self, argv: list[str], log: str, env: dict[str, str] | None = None, err: str | None = None
     ) -> int:
-        """Starts a process, whose output is appended to `log`; returns its pid.
+        """Start a process, whose output is appended to `log`; return its pid.
 
         Called only from the main thread: the death signal follows the thread that forked.
         """
@@ -114,7 +114,7 @@ class Agent:
             self.send({"exited": child.pid, "status": status})
 
     def kill(self, pid: int, signal: int) -> bool:
-        """Signals a process that this agent started; False when it is gone already."""
+        """Signal a process that this agent started; False when it is gone already."""
         child = self._children.get(pid)
         if child is None:
             return False
@@ -124,7 +124,7 @@ class Agent:
     # streams
 
     def connect(self, path: str, patience: float) -> int:
-        """Connects to a Unix socket, waiting until it is there; returns the stream's number."""
+        """Connect to a Unix socket, waiting until it is there; return the stream's number."""
         deadline = time.monotonic() + patience
         while True:
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -175,7 +175,7 @@ class Agent:
     # the end
 
     def end(self) -> None:
-        """Ends all processes: TERM, a moment in which shims close their images, KILL."""
+        """End all processes: TERM, a moment in which shims close their images, KILL."""
         children = list(self._children.values())
         for child in children:
             with contextlib.suppress(ProcessLookupError):

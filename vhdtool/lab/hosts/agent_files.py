@@ -18,7 +18,7 @@ COMMAND_TIMEOUT = 60
 def run_command(
     argv: Sequence[str], env: dict[str, str] | None = None, highest_status: int = 0
 ) -> str:
-    """Runs a short command to its end; its standard output.
+    """Run a short command to its end; its standard output.
 
     Raises VhdtoolError with the last line that it wrote when its exit status is higher.
     """
@@ -60,7 +60,7 @@ class FileOperations:
         }
 
     def claim(self, path: str) -> None:
-        """Makes this the only run on the host, for as long as the agent lives."""
+        """Make this the only run on the host, for as long as the agent lives."""
         self._claim = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +68,7 @@ class FileOperations:
             raise VhdtoolError("another run is using this host; wait for its end") from None
 
     def prepare(self, folder: str) -> None:
-        """Makes an empty private directory for sockets and logs."""
+        """Make an empty private directory for sockets and logs."""
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder, mode=0o700)
 
@@ -82,7 +82,7 @@ class FileOperations:
             return ""
 
     def write(self, path: str, data: str) -> None:
-        """Writes a file; `data` is base64."""
+        """Write a file; `data` is base64."""
         Path(path).write_bytes(base64.b64decode(data))
 
     def exists(self, paths: list[str]) -> list[bool]:
@@ -96,7 +96,7 @@ class FileOperations:
         os.replace(old, new)
 
     def prune(self, folder: str, pattern: str, keep: int) -> None:
-        """Removes all but the newest files of a cache."""
+        """Remove all but the newest files of a cache."""
         files = sorted(Path(folder).glob(pattern), key=lambda path: path.stat().st_mtime)
         for path in files[: max(0, len(files) - keep)]:
             path.unlink(missing_ok=True)

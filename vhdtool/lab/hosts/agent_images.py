@@ -34,7 +34,7 @@ class ImageOperations:
     def create(
         self, path: str, size: int, block: int, kind: str = "vhd", lun: bool = False
     ) -> None:
-        """Creates an image; removes one of the same name from an earlier run, with its lease.
+        """Create an image; remove one of the same name from an earlier run, with its lease.
 
         `lun`: laid out as on a device that is large enough for the full image, its footer at the
         device's end.
@@ -54,7 +54,7 @@ class ImageOperations:
             create_dynamic(path, size, block_bytes=block)
 
     def peek(self, path: str) -> int:
-        """Reads the first sector of a file or LUN; the number of bytes read."""
+        """Read the first sector of a file or LUN; the number of bytes read."""
         with open_anywhere(path, direct=True) as storage:
             return len(storage.pread(0, 512))
 
@@ -71,7 +71,7 @@ class ImageOperations:
         return report
 
     def metadata(self, path: str, kind: str = "vhd") -> int:
-        """Takes a snapshot of the image's metadata as it is on the disk now; returns its number.
+        """Take a snapshot of the image's metadata as it is on the disk now; return its number.
 
         `snapshots` sends it later, which takes longer: a guest may be suspended now.
         """

@@ -38,7 +38,7 @@ def files() -> list[tuple[str, bytes]]:
 
 
 def write(out: Path) -> bool:
-    """Writes the archive; False when it was there with the same content."""
+    """Write the archive; False when it was there with the same content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files():

@@ -94,7 +94,7 @@ class Channel:
         return [line for line in lines if line][-3:]
 
     def close(self) -> None:
-        """Ends the input, waits for the command to end, and kills ssh when it does not."""
+        """End the input, wait for the command to end, and kill ssh when it does not."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:

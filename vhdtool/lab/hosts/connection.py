@@ -82,7 +82,7 @@ class Host:
             raise
 
     def _synchronise_clock(self) -> None:
-        """Sets `clock_offset`; its error is at most half of the quickest of a few round trips."""
+        """Set `clock_offset`; its error is at most half of the quickest of a few round trips."""
         best = None
         for _ in range(8):
             before = time.monotonic()
@@ -100,7 +100,7 @@ class Host:
         return self.result(self.start(op, **arguments), op, timeout)
 
     def start(self, op: str, **arguments: Any) -> "Future[Any]":
-        """Sends an operation, and does not wait for its reply."""
+        """Send an operation without waiting for its reply."""
         number = next(self._ids)
         future: Future[Any] = Future()
         self._waiting[number] = future
@@ -172,7 +172,7 @@ class Host:
     # streams
 
     def connect(self, path: str, on_data: OnData, timeout: float = 10.0) -> int:
-        """Connects to a Unix socket of the host; `on_data(b"")` means its end."""
+        """Connect to a Unix socket of the host; `on_data(b"")` means its end."""
         number = int(self.call("connect", timeout + 5, path=path, patience=timeout))
         with self._lock:
             self._streams[number] = on_data
@@ -199,7 +199,7 @@ class Host:
         return lines[-1] if lines else "its log is empty"
 
     def fetch(self, path: str, to: Path) -> None:
-        """Copies a sparse file, holes as holes."""
+        """Copy a sparse file, holes as holes."""
         answer = self.call("fetch", 120, path=path)
         with open(to, "wb") as out:
             for offset, packed in answer["extents"]:

@@ -65,7 +65,7 @@ class Shim:
         self._stream: int | None = None
 
     def connect(self) -> None:
-        """Waits for the control socket and subscribes to the events."""
+        """Wait for the control socket and subscribes to the events."""
         self._stream = self.host.connect(self.control, self._data)
         self.call("events")
 
@@ -114,7 +114,7 @@ class Shim:
         self._replies.put({"error": {"type": "LabError", "message": why}})
 
     def detach(self) -> None:
-        """Detaches the disk, which closes it, and waits until the process is gone."""
+        """Detach the disk, which closes it, and wait until the process is gone."""
         self.call("detach")
         self.terminate()
         self.wait_end()
@@ -127,7 +127,7 @@ class Shim:
         return {"pid": self.pid, "socket": self.socket, "control": self.control, "state": state}
 
     def terminate(self) -> None:
-        """Asks the process to close its disk and end; does not wait for it."""
+        """Ask the process to close its disk and end, without waiting for it."""
         self.ending = True
         if self.died is None:
             self.host.call("kill", pid=self.pid, signal=int(signal.SIGTERM))

@@ -84,22 +84,22 @@ class Transfer(Protocol):
     """The hypervisor's part of one migration. Every method raises LabError in one line."""
 
     def wait_suspended(self, timeout: float) -> Suspended:
-        """Waits for SUSPENDED."""
+        """Wait for SUSPENDED."""
 
     def resume(self, timeout: float) -> float:
-        """Lets the guest run at the destination; returns when its memory was complete there.
+        """Let the guest run at the destination; return when its memory was complete there.
 
         With Hold.DESTINATION_DISK it waits for RESUME, which comes without it.
         """
 
     def cancel(self, timeout: float) -> None:
-        """Gives the migration up; the guest runs at the source when this returns."""
+        """Give the migration up; the guest runs at the source when this returns."""
 
     def go_on_at_source(self, timeout: float) -> None:
         """As `cancel`, after the destination's guest was killed."""
 
     def outcome(self) -> Outcome:
-        """Asks both sides where the guest runs."""
+        """Ask both sides where the guest runs."""
 
 
 class Guest(Protocol):
@@ -116,25 +116,25 @@ class Guest(Protocol):
         """Whether it has started and not ended."""
 
     def boot(self) -> None:
-        """Boots the guest from its kernel."""
+        """Boot the guest from its kernel."""
 
     def save(self, path: str) -> None:
-        """Stops the guest, and writes its memory to a file of the host."""
+        """Stop the guest, and write its memory to a file of the host."""
 
     def run_from(self, path: str) -> None:
-        """Runs the guest from such a file."""
+        """Run the guest from such a file."""
 
     def migrate_to(self, destination: Self, port: int) -> Transfer:
-        """Begins a live migration; `port` is free for it on the destination."""
+        """Begin a live migration; `port` is free for it on the destination."""
 
     def send(self, line: str) -> None:
-        """Types a line on the guest's console."""
+        """Type a line on the guest's console."""
 
     def last_words(self) -> str:
         """The last line of its log."""
 
     def kill(self) -> None:
-        """Ends it at once, also where it never began."""
+        """End it at once, also where it never began."""
 
     def describe(self) -> dict[str, Any]:
         """What checks of the live hosts look for: pid and sockets."""
@@ -148,7 +148,7 @@ class Driver(Protocol):
     """How guests run, as the record says it; valid after `prepare`."""
 
     def prepare(self, hosts: Sequence[Host], say: Say) -> None:
-        """Finds out what the hosts can do. Raises LabError when they cannot run the guest."""
+        """Find out what the hosts can do. Raises LabError when they cannot run the guest."""
 
     def fingerprint(self, host: Host, disk_bytes: int) -> Sequence[str]:
         """All that a saved memory depends on: it is made anew when one of these changes."""
@@ -167,7 +167,7 @@ class BootConsole:
         self.text += data
 
     def wait(self, wanted: bytes, timeout: float, guest: Guest) -> bool:
-        """Waits for these bytes; False when the guest ended, or did not say them in time."""
+        """Wait for these bytes; False when the guest ended, or did not say them in time."""
         deadline = time.monotonic() + timeout
         while wanted not in self.text:
             if time.monotonic() > deadline or not guest.alive:

@@ -137,7 +137,7 @@ class QemuGuest:
         self.monitor.execute("cont")
 
     def await_memory(self) -> None:
-        """Starts QEMU without running the guest, whose memory comes later."""
+        """Start QEMU without running the guest, whose memory comes later."""
         self._start("-incoming", "defer", "-S")
 
     def _start(self, *extra: str) -> None:
@@ -204,7 +204,7 @@ class QemuGuest:
         return self.host.last_line(self.log)
 
     def kill(self) -> None:
-        """KILL: what is lost with it is in the guest's memory, and the guest has been stopped."""
+        """Kill QEMU with SIGKILL; the guest's memory is lost, nothing of its disk."""
         self.may_end = True
         if self.alive:
             self.host.call("kill", pid=self._pid, signal=int(signal.SIGKILL))

@@ -23,7 +23,7 @@ class FailedLiveCheck(LabError):
 
 
 def check_live(config: LabConfig, run: CaseRun, phase: str) -> None:
-    """Checks the hosts, phase "live" or "after". Raises FailedLiveCheck for checks that failed."""
+    """Check the hosts, phase "live" or "after". Raises FailedLiveCheck for checks that failed."""
     plan = run.plan
     if not config.live_tests or (plan.strategy.name, plan.guard) not in LIVE_CASES:
         return

@@ -47,7 +47,7 @@ class LocalHosts:
         self.control = Path("/run") / f"vhdlab-{digest}"
 
     def up(self, options: HostOptions, holder: Process | None = None, mark: str = "") -> bool:
-        """Makes the hosts; False when they were running already. Raises LabError, UsageError."""
+        """Make the hosts; False when they were running already. Raises LabError, UsageError."""
         _need_root_and_tools()
         with self.state.locked() as lock:
             if holder is not None:
@@ -68,7 +68,7 @@ class LocalHosts:
             return True
 
     def claim(self, holder: Process, mark: str) -> None:
-        """Makes `holder` the one run that may use the hosts. Raises LabError when another does.
+        """Make `holder` the one run that may use the hosts. Raises LabError when another does.
 
         Ends processes that a killed run has left on the controller.
         """
@@ -76,7 +76,7 @@ class LocalHosts:
             self._claim(holder, mark)
 
     def down(self, holder: Process | None = None, force: bool = False) -> bool:
-        """Ends the hosts with all their processes and files; False when there were none.
+        """End the hosts with all their processes and files; False when there were none.
 
         Raises LabError when a live run other than `holder` uses them and not `force`.
         """
@@ -105,7 +105,7 @@ class LocalHosts:
             self._end_marked(before.mark)
 
     def _end_marked(self, mark: str) -> None:
-        """Ends a dead run's processes outside the hosts: its runner, its ssh masters."""
+        """End a dead run's processes outside the hosts: its runner, its ssh masters."""
         if mark:
             procs.end_marked(f"{MARK}={mark}")
 
@@ -186,7 +186,7 @@ class LocalHosts:
             os._exit(127)
 
     def _remove(self, forget_holder: bool) -> None:
-        """Ends everything that the record names; removes the record last."""
+        """End everything that the record names; remove the record last."""
         user = self.state.holder()
         outer, _ = self.state.supervisor()
         if user is not None and forget_holder:

@@ -39,7 +39,7 @@ def set_hostname(name: str) -> None:
 
 
 def make_private() -> None:
-    """Hides all later mounts from other mount namespaces."""
+    """Hide all later mounts from other mount namespaces."""
     _mount("none", "/", None, _REC | _PRIVATE)
 
 
@@ -58,7 +58,7 @@ def bind(source: str, target: str) -> None:
 
 
 def grow(directory: str, name: str, staging: str) -> str:
-    """Makes a mount point `directory`/`name` without a change to the real file system.
+    """Make a mount point `directory`/`name` without a change to the real file system.
 
     Where it is missing, `directory` is rebuilt on a tmpfs at the empty directory `staging`: each
     entry is bound into it, and the tmpfs is moved over the original.

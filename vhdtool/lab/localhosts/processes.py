@@ -37,7 +37,7 @@ class Process:
         return Process.of(self.pid) == self
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Signals the process if it is still the same one."""
+        """Signal the process if it is still the same one."""
         if not self.alive():
             return
         with contextlib.suppress(ProcessLookupError):
@@ -123,7 +123,7 @@ def command_line(pid: int) -> str:
 
 
 def wait_gone(processes: Iterable[Process], seconds: float) -> list[Process]:
-    """Waits until all are gone; returns those that are still there after `seconds`."""
+    """Wait until all are gone; return those that are still there after `seconds`."""
     deadline = time.monotonic() + seconds
     left = [process for process in processes if process.alive()]
     while left and time.monotonic() < deadline:
@@ -133,7 +133,7 @@ def wait_gone(processes: Iterable[Process], seconds: float) -> list[Process]:
 
 
 def end_marked(mark: str) -> None:
-    """Ends all processes with `mark` in their environment, and those that they start meanwhile."""
+    """End all processes with `mark` in their environment, and those that they start meanwhile."""
     spared = ancestors(os.getpid())
     for _ in range(20):
         found = [process for process in marked(mark) if process.pid not in spared]
@@ -143,7 +143,7 @@ def end_marked(mark: str) -> None:
 
 
 def end(processes: list[Process]) -> None:
-    """Kills processes in order, and waits for their end. Raises LabError when one stays."""
+    """Kill processes in order, and wait for their end. Raises LabError when one stays."""
     for process in processes:
         process.kill()
     left = wait_gone(processes, 10.0)

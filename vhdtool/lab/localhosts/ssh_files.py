@@ -55,7 +55,7 @@ Host *
 
 
 def make_keys(directory: Path) -> None:
-    """Makes new keys for the client and each host, and the files that name them."""
+    """Make new keys for the client and each host, and the files that name them."""
     for name in [CLIENT_KEY, *(f"host_{host}" for host in HOSTS)]:
         for stale in (directory / name, directory / f"{name}.pub"):
             stale.unlink(missing_ok=True)
@@ -81,7 +81,7 @@ def make_keys(directory: Path) -> None:
 
 
 def write_client_config(directory: Path, pid: int, control: Path) -> None:
-    """Writes ssh_config for a lab with the outer process `pid` and master sockets in `control`."""
+    """Write ssh_config for a lab with the outer process `pid` and master sockets in `control`."""
     parts = [
         _CLIENT_CONFIG.format(name=name, address=address, pid=pid)
         for name, address in HOSTS.items()
@@ -96,7 +96,7 @@ def write_client_config(directory: Path, pid: int, control: Path) -> None:
 
 
 def make_control_directory(directory: Path, control: Path) -> None:
-    """Makes a directory with a short path: that of a control socket has at most 90 characters.
+    """Make a directory with a short path: that of a control socket has at most 90 characters.
 
     ssh_config names the files in `directory` by the link `state`, because it cannot quote every
     path.
@@ -111,7 +111,7 @@ def make_control_directory(directory: Path, control: Path) -> None:
 
 
 def close_masters(directory: Path, control: Path) -> None:
-    """Ends the ssh masters of this lab, with their connections, and removes their directory."""
+    """End the ssh masters of this lab, with their connections, and remove their directory."""
     config = directory / "ssh_config"
     if config.exists():
         for name in HOSTS:

@@ -55,7 +55,7 @@ class State:
 
     @contextlib.contextmanager
     def locked(self, seconds: float = 20.0) -> Iterator[int]:
-        """Holds the lock of this lab; yields its descriptor. Raises LabError after `seconds`."""
+        """Hold the lock of this lab; yield its descriptor. Raises LabError after `seconds`."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         deadline = time.monotonic() + seconds
@@ -83,7 +83,7 @@ class State:
         return value if isinstance(value, dict) else None
 
     def write(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces a file in one step: a reader sees the old one or the new one."""
+        """Replace a file in one step: a reader sees the old one or the new one."""
         fresh = self.path(name + ".new")
         fresh.write_text(json.dumps(value, indent=1) + "\n")
         fresh.replace(self.path(name))
@@ -109,7 +109,7 @@ class State:
         return Holder(process, str(record.get("mark", "")))
 
     def claim(self, process: Process, mark: str) -> None:
-        """Makes `process` the holder. Raises LabError while another live run is the holder."""
+        """Make `process` the holder. Raises LabError while another live run is the holder."""
         other = self.holder()
         if other is not None and other.process != process and other.process.alive():
             raise LabError(
@@ -119,7 +119,7 @@ class State:
         self.write("holder.json", {"pid": process.pid, "start": process.start, "mark": mark})
 
     def clear(self, forget_holder: bool) -> None:
-        """Removes the files of the lab; the directory stays, because it is the lock."""
+        """Remove the files of the lab; the directory stays, because it is the lock."""
         spared = "" if forget_holder else "holder.json"
         for pattern in _FILES:
             for entry in self.directory.glob(pattern):

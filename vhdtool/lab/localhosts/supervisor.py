@@ -25,7 +25,7 @@ _START_SECONDS = 10.0
 
 
 def _ip(commands: list[str]) -> None:
-    """Runs `ip` once for all commands."""
+    """Run `ip` once for all commands."""
     text = "\n".join(commands) + "\n"
     done = subprocess.run(
         ["ip", "-batch", "-"], input=text, capture_output=True, text=True, check=False
@@ -45,7 +45,7 @@ class Host:
         self._go = self._go_end = self._state = self._state_end = -1
 
     def start(self) -> None:
-        """Forks the host's outer process; it waits in its new namespaces for `connect`."""
+        """Fork the host's outer process; it waits in its new namespaces for `connect`."""
         self._go, self._go_end = os.pipe()
         self._state, self._state_end = os.pipe()
         self.pid = os.fork()
@@ -56,7 +56,7 @@ class Host:
         os.close(self._go)
 
     def connect(self) -> None:
-        """Gives the host its network card, once its namespaces exist."""
+        """Give the host its network card, once its namespaces exist."""
         if os.read(self._state, 1) != b"u":
             raise OSError(f"{self.name}: no namespaces")
         port = f"vh-{self.name}"
@@ -143,7 +143,7 @@ class Host:
 
     @staticmethod
     def _etc(name: str, content: bytes, mode: int) -> None:
-        """Binds a file of this host over /etc/`name`, where the machine has that file."""
+        """Bind a file of this host over /etc/`name`, where the machine has that file."""
         own = f"{_SSHD_DIR}/etc-{name}"
         _write(own, content, mode)
         if os.path.exists(f"/etc/{name}"):
@@ -170,7 +170,7 @@ def _without_root_lock(shadow: Path) -> bytes:
 
 
 def _guarded(work: Any) -> NoReturn:
-    """Runs the body of a forked process, which must never return to its parent's code."""
+    """Run the body of a forked process, which must never return to its parent's code."""
     try:
         work()
     except BaseException as error:  # noqa: BLE001 - the process ends here
@@ -179,7 +179,7 @@ def _guarded(work: Any) -> NoReturn:
 
 
 def _arrange_mounts(config: dict[str, Any]) -> None:
-    """Makes mount points and the shared directory, before the hosts copy this namespace."""
+    """Make mount points and the shared directory, before the hosts copy this namespace."""
     sources = {
         config[f"{name}_dir"]: os.open(config[f"{name}_source"], os.O_PATH)
         for name in ("cache", "shared")
@@ -225,7 +225,7 @@ def _start_hosts(config: dict[str, Any]) -> list[Host]:
 
 
 def _watch(lifeline: int) -> None:
-    """Reaps children until the lifeline ends. A host that ended is not started again."""
+    """Reap children until the lifeline ends. A host that ended is not started again."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     os.set_blocking(woken, False)
