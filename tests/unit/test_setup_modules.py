@@ -1,4 +1,4 @@
-"""The modules that the roles bring along, as functions on this machine."""
+"""The modules of the collection, as functions on this machine."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def module(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "roles" / path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "plugins" / "modules" / path)
     assert spec is not None
     assert spec.loader is not None
     found = importlib.util.module_from_spec(spec)
@@ -20,8 +20,8 @@ def module(path: str) -> ModuleType:
     return found
 
 
-shared = module("shared_storage/library/vhdlab_shared.py")
-preflight = module("migration/library/vhdlab_preflight.py")
+shared = module("shared_directory.py")
+preflight = module("preflight.py")
 
 
 @pytest.fixture
