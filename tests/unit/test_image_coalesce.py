@@ -11,6 +11,8 @@ from vhdtool.cli.vhd_util.main import run as vhd_util
 from vhdtool.errors import CorruptImage
 from vhdtool.image.create.differencing import create_child, parent_facts, snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
+from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.flat import FlatDisk
 from vhdtool.image.edit import coalesce as coalescing
 from vhdtool.storage import FileStorage, StorageError
 
@@ -39,7 +41,7 @@ def test_what_reads_back_otherwise_is_never_done(
 ) -> None:
     """A write that the storage swallowed."""
     parent, child = chain(tmp_path, kind)
-    target = coalescing.DynamicDisk if kind == "dynamic" else coalescing._Flat
+    target = DynamicDisk if kind == "dynamic" else FlatDisk
     real = target.write
 
     def swallowed(self: object, offset: int, data: bytes) -> None:
@@ -66,9 +68,9 @@ def test_damage_that_appears_while_it_writes_is_never_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parent, child = chain(tmp_path)
-    real = coalescing.DynamicDisk.close
+    real = DynamicDisk.close
 
-    def overlapped(self: coalescing.DynamicDisk) -> bool:
+    def overlapped(self: DynamicDisk) -> bool:
         done = real(self)
         with parent.open("r+b") as file:
             file.seek(self.header.bat_offset)
@@ -77,7 +79,7 @@ def test_damage_that_appears_while_it_writes_is_never_done(
             file.write(first)
         return done
 
-    monkeypatch.setattr(coalescing.DynamicDisk, "close", overlapped)
+    monkeypatch.setattr(DynamicDisk, "close", overlapped)
     with pytest.raises(CorruptImage, match="block-overlap"):
         coalescing.coalesce(child)
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 from uuid import UUID
 
 from vhdtool.errors import UsageError, VhdtoolError
@@ -20,22 +20,12 @@ from vhdtool.image.create.differencing import snapshot as create_snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.journal.transaction import writable_image
 from vhdtool.storage import FileStorage
-from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import DEFAULT_BLOCK
 
+if TYPE_CHECKING:
+    from vhdtool.image.disk.base import OpenDisk
+
 Path = str | os.PathLike[str]
-
-
-class _Target(Protocol):
-    """The disk that is written; offsets in guest bytes."""
-
-    def read(self, offset: int, length: int) -> bytes: ...
-
-    def write(self, offset: int, data: bytes | memoryview) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> object: ...
 
 
 class Image:
@@ -58,7 +48,7 @@ class Image:
     def _open(self, storage: FileStorage | None, resources: ExitStack) -> None:
         hold = NONE if storage is None else PARENTS
         reader = self._reader = resources.enter_context(open_chain(self.path, hold=hold))
-        self._target: _Target | None = None
+        self._target: OpenDisk | None = None
         metadata = reader.layers[0].metadata
         assert metadata is not None
         self._footer = metadata.footer
@@ -166,37 +156,13 @@ class Image:
             self.close()
 
 
-class _Flat:
-    """A fixed disk: guest bytes are file bytes."""
-
-    def __init__(self, storage: FileStorage) -> None:
-        self.storage = storage
-        self.read = self.storage.pread
-        self.write = self.storage.pwrite
-        self.flush = self.storage.flush
-
-    def close(self) -> None:
-        try:
-            self.storage.flush()
-        finally:
-            self.storage.close()
-
-
-def _writer(storage: FileStorage, reader: Reader) -> _Target:
+def _writer(storage: FileStorage, reader: Reader) -> "OpenDisk":
     # Imported late: opening for reading does not need the write path.
-    from vhdtool.image.disk.dynamic import DynamicDisk
+    from vhdtool.image.disk.open import build_disk
 
-    parents = Below(reader.layers[1:])
-    if admit_writer(storage, closed=False).footer.disk_type == FIXED:
-        return _Flat(storage)
-    return DynamicDisk(storage, parent=parents if parents.layers else None)
-
-
-class Below(Reader):
-    """The parents of a disk that may be larger: they read as zeros behind their end."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        return super().read(offset, length).ljust(length, b"\0")
+    admit_writer(storage, closed=False)
+    parents = reader.layers[1:]
+    return build_disk(storage, parent=Reader(parents) if parents else None)
 
 
 def open(path: Path, writable: bool = False, *, force_epoch: int | None = None) -> Image:

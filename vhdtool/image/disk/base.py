@@ -111,6 +111,13 @@ class OpenDisk:
         """Closes the storage and writes nothing."""
         raise NotImplementedError
 
+    def close(self) -> bool:
+        """Does `finish`, and closes the storage in any case."""
+        try:
+            return self.finish()
+        finally:
+            self.abandon()
+
     # the fast path
 
     def fast_path_layout(self, writing: bool) -> FastPathLayout | None:

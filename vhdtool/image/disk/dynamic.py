@@ -214,13 +214,6 @@ class DynamicDisk(OpenDisk):
             self._dirty = False
             return True
 
-    def close(self) -> bool:
-        """`finish`, and closes the storage in any case."""
-        try:
-            return self.finish()
-        finally:
-            self.abandon()
-
     def abandon(self) -> None:
         self.storage.close()
         if self.parent is not None:

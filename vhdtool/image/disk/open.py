@@ -5,7 +5,7 @@ import os
 from vhdtool.errors import NotAVhd, UsageError, damaged
 from vhdtool.image.chain.detect import identify
 from vhdtool.image.disk.base import Hooks, OpenDisk, Parent
-from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.dynamic import DynamicDisk, FindParent
 from vhdtool.image.disk.flat import FlatDisk
 from vhdtool.image.disk.policy import WritePolicy
 from vhdtool.image.journal.transaction import require_no_journal
@@ -41,10 +41,9 @@ def open_disk(
 
     Raises ImageInUse, NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
     """
-    if kind == RAW:
-        return FlatDisk(storage, raw=True)
     if kind == QCOW2:
-        from vhdtool.image.disk.qcow2 import Qcow2Disk  # and what a child process needs
+        # Imported late, with what a child process needs.
+        from vhdtool.image.disk.qcow2 import Qcow2Disk
 
         if not isinstance(storage, FileStorage):
             raise UsageError(f"{path}: a qcow2 image must be a file or a block device")
@@ -59,9 +58,36 @@ def open_disk(
         below = find_parent(path, storage, header)
         return open_chain(below, raw=raw, hold=ALL if exclusive else NONE)
 
+    if policy is None and kind == VHD:
+        require_no_journal(path)
+    return build_disk(
+        storage,
+        raw=kind == RAW,
+        unclean=unclean,
+        hooks=hooks,
+        parent=parent,
+        whole=whole,
+        policy=policy,
+    )
+
+
+def build_disk(
+    storage: Storage,
+    *,
+    raw: bool = False,
+    unclean: bool = False,
+    hooks: Hooks | None = None,
+    parent: Parent | FindParent | None = None,
+    whole: bool = False,
+    policy: WritePolicy | None = None,
+) -> DynamicDisk | FlatDisk:
+    """Open a VHD of any kind, or a raw disk, over a parent that is known.
+
+    Raises NotAVhd, CorruptImage, UnsupportedImage, UncleanImage, StorageError.
+    """
+    if raw:
+        return FlatDisk(storage, raw=True)
     try:
-        if policy is None:
-            require_no_journal(path)
         return DynamicDisk(
             storage, unclean=unclean, hooks=hooks, parent=parent, whole=whole, policy=policy
         )

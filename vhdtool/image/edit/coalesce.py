@@ -5,15 +5,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 from vhdtool.errors import CorruptImage, UsageError
 from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer, Reader
 from vhdtool.image.chain.open import PARENTS, open_chain
 from vhdtool.image.check.admission import changeable, writable
-from vhdtool.image.disk.base import ZeroParent
-from vhdtool.image.disk.dynamic import DynamicDisk
+from vhdtool.image.disk.base import OpenDisk, ZeroParent
+from vhdtool.image.disk.open import build_disk
 from vhdtool.image.edit.capacity import require_capacity, require_full
 from vhdtool.image.edit.resize import resize
 from vhdtool.image.journal.transaction import writable_image
@@ -21,27 +20,7 @@ from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage
 from vhdtool.storage.base import BorrowedStorage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.vhd.footer import FIXED
 from vhdtool.vhd.units import SECTOR, UNUSED
-
-
-class _Target(Protocol):
-    def write(self, offset: int, data: bytes) -> None: ...
-
-    def close(self) -> object: ...
-
-
-class _Flat:
-    """A raw or fixed disk as a target."""
-
-    def __init__(self, storage: FileStorage) -> None:
-        self.storage = storage
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.storage.pwrite(offset, data)
-
-    def close(self) -> None:
-        self.storage.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +163,12 @@ def _data_extents(upper: Reader) -> Iterator[Extent]:
             yield Extent(extent.start + skip, size, extent.depth, extent.offset + skip)
 
 
-def _open(storage: FileStorage, layer: Layer) -> _Target:
-    # An interrupted run left no footer at the end; an image with other damage is refused.
-    if layer.metadata is None or writable(storage, closed=False).footer.disk_type == FIXED:
-        return _Flat(storage)
-    return DynamicDisk(BorrowedStorage(storage), unclean=True, parent=ZeroParent())
+def _open(storage: FileStorage, layer: Layer) -> OpenDisk:
+    raw = layer.metadata is None
+    if not raw:
+        # An interrupted run left no footer at the end; an image with other damage is refused.
+        writable(storage, closed=False)
+    return build_disk(BorrowedStorage(storage), raw=raw, unclean=True, parent=ZeroParent())
 
 
 def fill(
@@ -207,7 +187,7 @@ def fill(
         new = sum(1 for entry in meta.bat if entry == UNUSED)
         require_full(os.fspath(path), meta, meta.layout)
         writable(storage, closed=False)
-        disk = DynamicDisk(BorrowedStorage(storage), parent=ZeroParent())
+        disk = build_disk(BorrowedStorage(storage), parent=ZeroParent())
         try:
             for start in range(0, reader.size, CHUNK):
                 length = min(CHUNK, reader.size - start)
