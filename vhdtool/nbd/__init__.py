@@ -12,8 +12,8 @@ connection   One client of the server: negotiation, then its requests by the
              fast or the plain path
 fast_path    Hands a client's plain reads and writes to the fast path in C
              (csrc/, _fast_path.pyi)
-metrics      What a disk does, in numbers: counters, latencies, and
-             Prometheus' text format
+metrics      What clients do, in numbers: counters, and a histogram of
+             latencies
 negotiation  The options of a handshake, without sockets
 plain_path   Receives one client's requests and serves them in Python
 protocol     Requests, replies and options as bytes, without sockets

@@ -1,21 +1,17 @@
-"""What a disk does, in numbers: counters, latencies, and Prometheus' text format.
+"""What clients do, in numbers: counters, and a histogram of latencies.
 
 Python measures each request. The fast path measures the first one after each wait for the client,
 so that requests that arrive together do not pay for a clock each.
 """
 
-import json
-import logging
 import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-log = logging.getLogger("metrics")
 BUCKETS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
 """Upper bounds in seconds."""
-STATES = ("detached", "attached", "standby", "active", "paused", "fenced")
 
 
 Counters: TypeAlias = "array[int]"
@@ -57,31 +53,3 @@ class Latency:
             yield f'{name}_bucket{{le="{bound}"}} {seen}'
         yield f"{name}_sum {total:.6f}"
         yield f"{name}_count {seen}"
-
-
-def prometheus(status: dict[str, Any], latency: Latency) -> str:
-    """The text that a scraper reads, from a disk's status and its latencies."""
-    lines = []
-    for name, kind, value in (
-        ("vhdtool_read_bytes_total", "counter", status["read_bytes"]),
-        ("vhdtool_written_bytes_total", "counter", status["written_bytes"]),
-        ("vhdtool_allocations_total", "counter", status["allocations"]),
-        ("vhdtool_clients", "gauge", status["clients"]),
-        ("vhdtool_disk_bytes", "gauge", status["size"]),
-        ("vhdtool_lease_held", "gauge", int(status["lease"])),
-        ("vhdtool_epoch", "gauge", status["epoch"] or 0),
-    ):
-        lines += [f"# TYPE {name} {kind}", f"{name} {value}"]
-    lines.append("# TYPE vhdtool_requests_total counter")
-    for kind, count in status["requests"].items():
-        lines.append(f'vhdtool_requests_total{{kind="{kind}"}} {count}')
-    lines.append("# TYPE vhdtool_state gauge")
-    lines += [f'vhdtool_state{{state="{s}"}} {int(s == status["state"])}' for s in STATES]
-    lines.append("# TYPE vhdtool_request_seconds histogram")
-    lines += latency.lines("vhdtool_request_seconds")
-    return "\n".join(lines) + "\n"
-
-
-def dump(status: dict[str, Any]) -> None:
-    """Writes the state to the log, as USR1 asks for."""
-    log.warning("state: %s", json.dumps(status))

@@ -16,11 +16,10 @@ from vhdtool.errors import VhdtoolError
 from vhdtool.leases.factory import KINDS, lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
-from vhdtool.nbd.metrics import dump
 from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.control import Control
 from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.events import Events
+from vhdtool.tapdisk.events import Events, log_status
 
 
 def main() -> int:
@@ -56,7 +55,7 @@ def main() -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.ended.set())
-    signal.signal(signal.SIGUSR1, lambda *_: dump(disk.status()))
+    signal.signal(signal.SIGUSR1, lambda *_: log_status(disk.status()))
     control.ended.wait()
     try:
         control.stop()

@@ -181,3 +181,8 @@ def _waits_for_a_reader(out: TextIO) -> int | None:
     except (OSError, ValueError):
         return None
     return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(fd) else None
+
+
+def log_status(status: dict[str, Any]) -> None:
+    """Writes a disk's status to the log, as USR1 asks for."""
+    log.warning("state: %s", json.dumps(status))

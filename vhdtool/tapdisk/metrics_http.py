@@ -1,10 +1,13 @@
-"""The figures of metrics.py where Prometheus fetches them. Loaded only when they are asked for."""
+"""The HTTP server that Prometheus asks for metrics. Loaded only where it is asked for."""
 
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from vhdtool.nbd.accept import Acceptor, Peer
+from vhdtool.nbd.metrics import Latency
 from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_tcp
+from vhdtool.tapdisk.states import State
 
 MOST_CLIENTS = 16
 PATIENCE = 10.0
@@ -41,3 +44,26 @@ class MetricsServer:
 
     def stop(self) -> None:
         self._acceptor.stop()
+
+
+def prometheus(status: dict[str, Any], latency: Latency) -> str:
+    """Returns a disk's status and latencies in Prometheus' text format."""
+    lines = []
+    for name, kind, value in (
+        ("vhdtool_read_bytes_total", "counter", status["read_bytes"]),
+        ("vhdtool_written_bytes_total", "counter", status["written_bytes"]),
+        ("vhdtool_allocations_total", "counter", status["allocations"]),
+        ("vhdtool_clients", "gauge", status["clients"]),
+        ("vhdtool_disk_bytes", "gauge", status["size"]),
+        ("vhdtool_lease_held", "gauge", int(status["lease"])),
+        ("vhdtool_epoch", "gauge", status["epoch"] or 0),
+    ):
+        lines += [f"# TYPE {name} {kind}", f"{name} {value}"]
+    lines.append("# TYPE vhdtool_requests_total counter")
+    for kind, count in status["requests"].items():
+        lines.append(f'vhdtool_requests_total{{kind="{kind}"}} {count}')
+    lines.append("# TYPE vhdtool_state gauge")
+    lines += [f'vhdtool_state{{state="{s}"}} {int(s == status["state"])}' for s in State]
+    lines.append("# TYPE vhdtool_request_seconds histogram")
+    lines += latency.lines("vhdtool_request_seconds")
+    return "\n".join(lines) + "\n"

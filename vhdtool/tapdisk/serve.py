@@ -13,14 +13,13 @@ from vhdtool.image.disk.open import disk_size, kind_of
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
-from vhdtool.nbd.metrics import dump, prometheus
 from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import TcpAddress
 from vhdtool.storage import StorageError
 from vhdtool.storage.open import is_lun
 from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.events import Events
+from vhdtool.tapdisk.events import Events, log_status
 
 if TYPE_CHECKING:
     from vhdtool.nbd.tls.context import Tls
@@ -68,7 +67,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
     try:
         disk = _activated(service)
         before.append(
-            (signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: dump(disk.status())))
+            (signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: log_status(disk.status())))
         )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
@@ -92,8 +91,8 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
 
 
 def _publish(place: TcpAddress, disk: TapDisk) -> None:
-    # Few ask for figures, and an HTTP server is a tenth of all that is loaded.
-    from vhdtool.tapdisk.metrics_http import MetricsServer
+    # Few ask for metrics, and an HTTP server is a tenth of all that is loaded.
+    from vhdtool.tapdisk.metrics_http import MetricsServer, prometheus
 
     MetricsServer(place, lambda: prometheus(disk.status(), disk.router.latency))
 

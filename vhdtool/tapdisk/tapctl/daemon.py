@@ -15,9 +15,8 @@ from pathlib import Path
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd.accept import Acceptor, Peer
-from vhdtool.nbd.metrics import dump
 from vhdtool.nbd.sockets import listen_unix
-from vhdtool.tapdisk.events import Events
+from vhdtool.tapdisk.events import Events, log_status
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.images import DaemonSettings, Refused, errno_of, lock_minor_file
 from vhdtool.tapdisk.tapctl.minor import Minor
@@ -179,7 +178,7 @@ class Daemon:
         """Writes the state of all disks to the log."""
         for minor in list(self._minors.values()):
             status = minor.disk.status() if minor.disk is not None else {}
-            dump({"minor": minor.number, "args": minor.args, "flags": minor.state, **status})
+            log_status({"minor": minor.number, "args": minor.args, "flags": minor.state, **status})
 
     def stop(self) -> None:
         """Closes every disk and removes the sockets. Raises the first error that this met."""
