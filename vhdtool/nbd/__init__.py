@@ -1,7 +1,6 @@
 """The NBD protocol: a server with TLS, its fast path in C, and a client.
 
-tls/         TLS for NBD connections: certificates, and keys that both sides
-             share
+tls/         TLS for NBD connections: certificates and pre-shared keys
 accept       The accept loop of every listening socket: NBD, control, tap-ctl
              and metrics
 backend      A disk, as the server and the fast path see it

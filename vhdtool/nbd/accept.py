@@ -1,7 +1,7 @@
 """The accept loop of every listening socket: NBD, control, tap-ctl and metrics.
 
-Each client is served in a thread of its own. The loop bounds how many there are, ends those that do
-not say in time what they want, and goes on after a moment without free descriptors or memory.
+Each client is served in a thread of its own. The loop limits their number, disconnects those that
+choose no export in time, and survives a shortage of descriptors or memory.
 """
 
 import contextlib
@@ -18,45 +18,45 @@ log = logging.getLogger("accept")
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds to wait after a failed accept; doubled while it goes on failing."""
 SPARE = 8
-"""Descriptors that a reserve holds: one for a connection, the others for what is asked there."""
+"""Descriptors in the reserve: one for a connection, the others to serve its requests."""
 LEAST_IDLE = 1.0
 """Seconds without a request after which a connection counts as idle."""
 LEAST_STALLED = 60.0
 """Seconds in the middle of a request or of a reply after which a client counts as stalled."""
 LOG_EVERY = 10.0
-"""Seconds between two warnings of one loop, so that a flood of clients does not fill the log."""
+"""Seconds between two warnings of one loop: a flood of clients must not fill the log."""
 
 
 class Peer:
-    """One connected client, and what decides whether it gives way to a new one."""
+    """A connected client, and what decides whether a new client may replace it."""
 
     def __init__(self, client: socket.socket, patience: float | None) -> None:
         self.socket = client
         self.settled = False
-        """Whether the client has said what it wants; until then it has a deadline."""
+        """Whether the handshake is over; until then the client has a deadline."""
         self.ended = False
-        """Whether the loop has ended the connection."""
+        """Whether the loop has disconnected the client."""
         self.deadline = None if patience is None else monotonic() + patience
         self.idle_since: Callable[[], float] = lambda: 0.0
-        """time.monotonic() since when nothing is asked or answered; 0 while something is."""
+        """Returns time.monotonic() since when the client asks for nothing; 0 while it does."""
         self.stalled_since: Callable[[], float] = lambda: 0.0
-        """Since when the client sends no more of a request, or takes no more of a reply; or 0."""
+        """Returns since when it sends no more of a request, or takes no more of a reply; or 0."""
 
     def end(self) -> None:
-        """Ends the connection; its thread notices."""
+        """Disconnects the client; its thread notices."""
         self.ended = True
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def is_quiet(self) -> bool:
-        """Whether nothing has arrived that nobody has looked at yet."""
-        look = select.poll()
+        """Returns whether the socket has nothing to receive."""
+        readable = select.poll()
         try:
-            look.register(self.socket, select.POLLIN)
+            readable.register(self.socket, select.POLLIN)
         except ValueError:
             # It has just been closed.
             return True
-        return not look.poll(0)
+        return not readable.poll(0)
 
 
 class Acceptor:
@@ -74,9 +74,9 @@ class Acceptor:
     ) -> None:
         """`serve(peer)` serves one client; OSError and EOFError mean that it has gone.
 
-        `most`: clients at once. `patience`: seconds until a client has to be settled. `reserve`:
-        hold descriptors back for a client that comes when the process has no others. `end_idle`:
-        whether a settled client that is idle gives way when there are `most`.
+        `most`: clients at once. `patience`: seconds until a client must be settled. `reserve`:
+        hold descriptors back for a client that connects when the process has no others. `end_idle`:
+        whether a new client may replace an idle one when there are `most`.
         """
         self._listener, self._serve, self._name = listener, serve, name
         self._most, self._patience, self._end_idle = most, patience, end_idle
@@ -88,8 +88,8 @@ class Acceptor:
         self._reserve = reserve
         self._hold_back()
         listener.setblocking(False)
-        self._coming = select.poll()
-        self._coming.register(listener, select.POLLIN)
+        self._readable = select.poll()
+        self._readable.register(listener, select.POLLIN)
         self._thread = threading.Thread(target=self._loop, name=f"{name}-accept", daemon=True)
         self._thread.start()
 
@@ -100,7 +100,7 @@ class Acceptor:
             return len(self._peers)
 
     def stop(self) -> None:
-        """Accepts no more, and ends all connections."""
+        """Accepts no more clients, and disconnects all."""
         self._stopped.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -118,7 +118,7 @@ class Acceptor:
         pause = FIRST_PAUSE
         while not self._stopped.is_set():
             try:
-                self._coming.poll(self._end_late())
+                self._readable.poll(self._end_late())
                 client, _ = self._listener.accept()
             except BlockingIOError:
                 continue
@@ -135,23 +135,21 @@ class Acceptor:
             self._admit(client)
 
     def _end_late(self) -> float | None:
-        """Ends clients that are not settled in time; milliseconds until the next one is due."""
+        """Disconnects clients that are late; returns milliseconds until the next deadline."""
         now = monotonic()
         due = [one for one in self._unsettled() if one.deadline is not None]
         for peer in due:
             assert peer.deadline is not None
             if peer.deadline > now:
-                # They are in the order in which they came.
+                # They are in the order of their connects.
                 return (peer.deadline - now) * 1000 + 1
-            self._warn(
-                "%s: a client did not say what it wants in %.0f s", self._name, self._patience
-            )
+            self._warn("%s: a client timed out after %.0f s", self._name, self._patience)
             self._dismiss(peer)
         return None
 
     def _admit(self, client: socket.socket) -> None:
         peer = Peer(client, self._patience)
-        if self.clients >= self._most and not self._make_room():
+        if self.clients >= self._most and not self._replace_one():
             self._warn("%s: all %d connections are in use", self._name, self._most)
             client.close()
             return
@@ -170,7 +168,7 @@ class Acceptor:
         try:
             self._serve(peer)
         except (OSError, EOFError):
-            # The client has gone; what it asked for has been done.
+            # The client has gone; its requests have been served.
             pass
         except Exception:
             log.exception("defect; a client of %s was dropped", self._name)
@@ -189,27 +187,29 @@ class Acceptor:
             self._warned = now
             log.warning(message, *words)
 
-    # who gives way
+    # which client is replaced
 
     def _unsettled(self) -> list[Peer]:
         with self._lock:
             return [one for one in self._peers if not one.settled]
 
-    def _make_room(self) -> bool:
-        """Ends the connection that misses it least; False where each is in use."""
-        peer = next(iter(self._unsettled()), None) or self._idlest() or self._longest_stalled()
+    def _replace_one(self) -> bool:
+        """Disconnects the client that needs it least; returns False where each is busy."""
+        peer = (
+            next(iter(self._unsettled()), None) or self._longest_idle() or self._longest_stalled()
+        )
         if peer is not None:
             self._dismiss(peer)
         return peer is not None
 
-    def _idlest(self) -> Peer | None:
+    def _longest_idle(self) -> Peer | None:
         if not self._end_idle:
             return None
         with self._lock:
             since = [(one.idle_since(), one) for one in self._peers]
         latest = monotonic() - LEAST_IDLE
         idle = sorted((pair for pair in since if 0 < pair[0] <= latest), key=lambda pair: pair[0])
-        # A request that nobody has read yet is one in flight.
+        # A request that has not been received yet counts as in flight.
         return next((peer for _, peer in idle if peer.is_quiet()), None)
 
     def _longest_stalled(self) -> Peer | None:
@@ -228,7 +228,7 @@ class Acceptor:
     # descriptors
 
     def _find_descriptor(self, error: OSError) -> bool:
-        """Whether it is worth while to accept again at once, after `error`."""
+        """Frees a descriptor for an accept that failed with `error`; returns whether it did."""
         if error.errno not in (errno.EMFILE, errno.ENFILE):
             return False
         with self._lock:
@@ -236,13 +236,13 @@ class Acceptor:
                 self._give_back()
                 return True
         if unsettled := self._unsettled():
-            # Its thread closes it in a moment. An idle client would not be worth it: whoever has
-            # the descriptors may take this one as well.
+            # Its thread closes it in a moment. An idle client stays: the descriptor that it frees
+            # may go to whatever took the others.
             self._dismiss(unsettled[0])
         return False
 
     def _hold_back(self) -> None:
-        """Fills the reserve as far as there are descriptors."""
+        """Fills the reserve as far as descriptors are free."""
         with self._lock, contextlib.suppress(OSError):
             while self._reserve and len(self._spare) < SPARE and not self._stopped.is_set():
                 self._spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))

@@ -1,7 +1,7 @@
-"""A storage behind an NBD server on a Unix socket: the client's half of the protocol.
+"""A storage behind an NBD server on a Unix socket.
 
-Several threads may use it: each request takes a connection for itself, and there are as many as
-were ever needed at once. The server must offer structured replies; base:allocation where it can.
+Several threads may use it: each request has a connection for itself, and connections are reused.
+The server must offer structured replies, and base:allocation for `extents`.
 """
 
 import contextlib
@@ -16,20 +16,22 @@ from vhdtool.nbd import protocol as wire
 from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage.base import Storage, StorageError
 
-LARGEST = 32 << 20
+LONGEST = 32 << 20
 """Bytes of one read or write."""
-LARGEST_ZERO = 1 << 30
-PATIENCE = 60.0
+LONGEST_WITHOUT_DATA = 1 << 30
+"""Bytes of one request for zeroes, trim or block status."""
+TIMEOUT = 60.0
+"""Seconds to wait for the server."""
 
 
 class NbdStorage(Storage):
-    """The one export of the server at `place`. Raises StorageError.
+    """The default export of the server at a socket. Raises StorageError.
 
     Offsets and lengths of all methods are bytes; reads and writes must lie inside the export.
     """
 
-    def __init__(self, place: Path, name: str) -> None:
-        self.place = place
+    def __init__(self, socket_path: Path, name: str) -> None:
+        self.socket_path = socket_path
         self.name = name
         self.writable = True
         self._idle: list[_Connection] = []
@@ -39,15 +41,15 @@ class NbdStorage(Storage):
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator["_Connection"]:
-        """A connection of its own; one that failed is not used again."""
+        """Gives a connection of the caller's own; one that failed is not used again."""
         with self._lock:
             mine = self._idle.pop() if self._idle else None
         try:
             if mine is None:
-                mine = _Connection(self.place, self.name)
+                mine = _Connection(self.socket_path, self.name)
             yield mine
         except StorageError:
-            raise  # the server said no: the connection is as it was
+            raise  # the server reported an error: the connection can be used again
         except (OSError, EOFError, wire.WireError) as error:
             if mine is not None:
                 mine.close()
@@ -63,39 +65,39 @@ class NbdStorage(Storage):
         length = max(0, min(length, self._size - offset))
         parts = []
         with self._connection() as one:
-            for at, count in _split(offset, length, LARGEST):
+            for at, count in _split(offset, length, LONGEST):
                 parts.append(one.read(at, count))
         return b"".join(parts)
 
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data)
         with self._connection() as one:
-            for at, count in _split(offset, len(view), LARGEST):
-                one.do(wire.CMD_WRITE, at, count, view[at - offset : at - offset + count])
+            for at, count in _split(offset, len(view), LONGEST):
+                one.request(wire.CMD_WRITE, at, count, view[at - offset : at - offset + count])
 
     def zero(self, offset: int, length: int) -> None:
         with self._connection() as one:
-            for at, count in _split(offset, length, LARGEST_ZERO):
-                one.do(wire.CMD_WRITE_ZEROES, at, count)
+            for at, count in _split(offset, length, LONGEST_WITHOUT_DATA):
+                one.request(wire.CMD_WRITE_ZEROES, at, count)
 
     def trim(self, offset: int, length: int) -> None:
-        """The range is not needed any more."""
+        """Discards a range."""
         with self._connection() as one:
-            for at, count in _split(offset, length, LARGEST_ZERO):
-                one.do(wire.CMD_TRIM, at, count)
+            for at, count in _split(offset, length, LONGEST_WITHOUT_DATA):
+                one.request(wire.CMD_TRIM, at, count)
 
     def truncate(self, size: int) -> None:
         raise StorageError(self.name, "change the size of an NBD export", errno.ENOTSUP)
 
     def flush(self) -> None:
         with self._connection() as one:
-            one.do(wire.CMD_FLUSH, 0, 0)
+            one.request(wire.CMD_FLUSH, 0, 0)
 
     def size(self) -> int:
         return self._size
 
     def extents(self, offset: int, length: int, most: int) -> list[DataRange]:
-        """(bytes, whether there is data) from `offset` on; at most so many."""
+        """Returns the first `most` (bytes, holds data) of a range."""
         with self._connection() as one:
             return merge_data(one.extents(offset, offset + length), most)
 
@@ -117,13 +119,13 @@ def _split(offset: int, length: int, most: int) -> Iterator[tuple[int, int]]:
 class _Connection:
     """One connection, one request at a time."""
 
-    def __init__(self, place: Path, name: str) -> None:
+    def __init__(self, socket_path: Path, name: str) -> None:
         self.name = name
         self.size = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(PATIENCE)
+        self._socket.settimeout(TIMEOUT)
         try:
-            self._socket.connect(str(place))
+            self._socket.connect(str(socket_path))
             self._handshake()
         except BaseException:
             self._socket.close()
@@ -140,16 +142,16 @@ class _Connection:
         self._option(wire.OPT_GO, struct.pack(">IH", 0, 0))
 
     def _option(self, option: int, data: bytes) -> None:
-        """Asks for an option, and takes its answers to the last."""
+        """Sends an option, and receives its replies to the last."""
         self._socket.sendall(wire.OPTION.pack(wire.OPTION_MAGIC, option, len(data)) + data)
         while True:
             header = self._receive(wire.OPTION_REPLY.size)
             magic, _, kind, length = wire.OPTION_REPLY.unpack(header)
             if magic != wire.OPTION_REPLY_MAGIC or length > wire.MAX_OPTION:
-                raise wire.WireError(f"an answer to option {option} that is none")
-            told = self._receive(length)
-            if kind == wire.REP_INFO and told[:2] == struct.pack(">H", wire.INFO_EXPORT):
-                self.size = int.from_bytes(told[2:10], "big")
+                raise wire.WireError(f"a malformed reply to option {option}")
+            data = self._receive(length)
+            if kind == wire.REP_INFO and data[:2] == struct.pack(">H", wire.INFO_EXPORT):
+                self.size = int.from_bytes(data[2:10], "big")
             if kind == wire.REP_ACK:
                 return
             if kind & 1 << 31:
@@ -157,42 +159,44 @@ class _Connection:
 
     # requests
 
-    def do(self, command: int, offset: int, length: int, payload: memoryview | bytes = b"") -> None:
-        """A request whose answer has no data."""
-        for _ in self._ask(command, offset, length, payload):
-            raise wire.WireError(f"command {command} was answered with data")
+    def request(
+        self, command: int, offset: int, length: int, payload: memoryview | bytes = b""
+    ) -> None:
+        """Sends a request whose reply has no data."""
+        for _ in self._chunks(command, offset, length, payload):
+            raise wire.WireError(f"a reply to command {command} with data")
 
     def read(self, offset: int, length: int) -> bytes:
         data = bytearray(length)
-        for kind, body in self._ask(wire.CMD_READ, offset, length):
+        for kind, body in self._chunks(wire.CMD_READ, offset, length):
             at = int.from_bytes(body[:8], "big") - offset
             if kind == wire.CHUNK_OFFSET_DATA and 0 <= at <= length - (len(body) - 8):
                 data[at : at + len(body) - 8] = body[8:]
         return bytes(data)
 
     def extents(self, offset: int, end: int) -> Iterator[DataRange]:
-        """The ranges of [offset, end), as the server splits them."""
+        """Yields the ranges of [offset, end), as the server splits them."""
         while offset < end:
-            for length, data in self._block_status(offset, min(end - offset, LARGEST_ZERO)):
+            for length, data in self._block_status(offset, min(end - offset, LONGEST_WITHOUT_DATA)):
                 length = min(length, end - offset)
                 offset += length
                 yield length, data
 
     def _block_status(self, offset: int, length: int) -> list[DataRange]:
-        """The first ranges from `offset`, at least one."""
+        """Returns the first ranges from `offset`, at least one."""
         found = []
-        for kind, body in self._ask(wire.CMD_BLOCK_STATUS, offset, length):
+        for kind, body in self._chunks(wire.CMD_BLOCK_STATUS, offset, length):
             if kind == wire.CHUNK_BLOCK_STATUS:
                 for count, bits in struct.iter_unpack(">II", body[4:]):
                     found.append((count, not bits & wire.STATE_HOLE))
         if not found or not all(count for count, _ in found):
-            raise wire.WireError("the NBD server does not say where data is")
+            raise wire.WireError("the NBD server reports no block status")
         return found
 
-    def _ask(
+    def _chunks(
         self, command: int, offset: int, length: int, payload: memoryview | bytes = b""
     ) -> Iterator[tuple[int, bytes]]:
-        """Sends a request; (kind, body) of each chunk of its answer that has one."""
+        """Sends a request; yields (kind, body) of each chunk of its reply that has a body."""
         head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, command, 0, offset, length)
         self._socket.sendall(head)
         if payload:
@@ -205,8 +209,8 @@ class _Connection:
                 break
             rest = self._receive(wire.CHUNK.size - 4)
             number, flags, kind, _, size = wire.CHUNK.unpack(magic + rest)
-            if number != wire.CHUNK_MAGIC or size > LARGEST + 8:
-                raise wire.WireError("an answer that is none")
+            if number != wire.CHUNK_MAGIC or size > LONGEST + 8:
+                raise wire.WireError("a malformed reply")
             body = self._receive(size)
             if kind & 1 << 15:
                 failed = int.from_bytes(body[:4], "big")

@@ -1,4 +1,4 @@
-"""NBD's negotiation, without sockets: an option goes in, the bytes of its answer come out."""
+"""The options of a handshake, without sockets: an option in, the bytes of its reply out."""
 
 import struct
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from vhdtool.nbd.protocol import Export
 
 Outcome = Literal["go", "abort", "tls"] | None
 TlsState = Literal["none", "required", "on"]
-"""The server has none; it has, and the client has to begin it; it is on."""
+"""The server has no TLS; the client must begin it before anything else; it is on."""
 LONGEST_NAME = 4096
 """Bytes of a string, by the protocol."""
 
 
 class Negotiation:
-    """What was agreed with one client. Every export name stands for the one disk."""
+    """Options negotiated with one client. Every export name means the same disk."""
 
     def __init__(self, flags: int, export: Callable[[], Export], tls: TlsState = "none") -> None:
         """`flags` are the client's. Raises WireError for flags that do not exist."""
@@ -28,7 +28,7 @@ class Negotiation:
         self._export = export
 
     def answer(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
-        """(bytes to send, what comes next: transmission, the end, or another option)."""
+        """Returns (bytes to send, what follows: transmission, the end, TLS, or another option)."""
         if self.tls == "required" and option != wire.OPT_ABORT:
             return self._in_clear(option, data)
         if option == wire.OPT_EXPORT_NAME:
@@ -48,9 +48,9 @@ class Negotiation:
         return wire.option_reply(option, wire.REP_ERR_UNSUP), None
 
     def _in_clear(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
-        """An option before TLS, where TLS has to be: all but that is refused, and changes nothing.
+        """Refuses each option but STARTTLS, where TLS is required and not on yet.
 
-        Raises WireError for the one option that knows no refusal.
+        Raises WireError for the one option that cannot be refused.
         """
         if option == wire.OPT_EXPORT_NAME:
             raise wire.WireError("a client without TLS, which is required")
@@ -78,10 +78,10 @@ class Negotiation:
         blocks = struct.pack(
             ">HIII", wire.INFO_BLOCK_SIZE, wire.MIN_BLOCK, wire.PREFERRED_BLOCK, wire.MAX_BLOCK
         )
-        told = wire.option_reply(option, wire.REP_INFO, about)
-        told += wire.option_reply(option, wire.REP_INFO, blocks)
-        told += wire.option_reply(option, wire.REP_ACK)
-        return told, "go" if option == wire.OPT_GO else None
+        reply = wire.option_reply(option, wire.REP_INFO, about)
+        reply += wire.option_reply(option, wire.REP_INFO, blocks)
+        reply += wire.option_reply(option, wire.REP_ACK)
+        return reply, "go" if option == wire.OPT_GO else None
 
     def _list(self, data: bytes) -> bytes:
         option = wire.OPT_LIST
@@ -109,17 +109,17 @@ class Negotiation:
             return _invalid(option, "the option's length does not fit")
         wanted = wire.ALLOCATION
         named = wanted in queries or (listing and (not queries or b"base:" in queries))
-        told = b""
+        reply = b""
         if named and self._export().extents:
             number = 0 if listing else wire.ALLOCATION_ID
             context = struct.pack(">I", number) + wanted
-            told = wire.option_reply(option, wire.REP_META_CONTEXT, context)
+            reply = wire.option_reply(option, wire.REP_META_CONTEXT, context)
             self.block_status = self.block_status or not listing
-        return told + wire.option_reply(option, wire.REP_ACK)
+        return reply + wire.option_reply(option, wire.REP_ACK)
 
 
 def _queries(data: bytes) -> set[bytes]:
-    """Raises ValueError or struct.error for data of another length than it says."""
+    """Returns the contexts asked for. Raises ValueError or struct.error for a wrong length."""
     _, rest = _name(data)
     (count,) = struct.unpack_from(">I", rest)
     at = 4
@@ -137,7 +137,7 @@ def _queries(data: bytes) -> set[bytes]:
 
 
 def _name(data: bytes) -> tuple[bytes, bytes]:
-    """(a string with its length before it, the rest)."""
+    """Splits data into a string, which its length precedes, and the rest."""
     (length,) = struct.unpack_from(">I", data)
     if length > LONGEST_NAME or 4 + length > len(data):
         raise ValueError

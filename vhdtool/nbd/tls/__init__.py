@@ -1,7 +1,6 @@
-"""TLS for NBD connections: certificates, and keys that both sides share.
+"""TLS for NBD connections: certificates and pre-shared keys.
 
-context  TLS of the NBD server: what a certificate directory or a file of keys is
-         made into
-psk      Keys that both sides know beforehand (PSK), for servers on every Python
+context  TLS of the NBD server: from a certificate directory, or a file of keys
+psk      Pre-shared keys (PSK), for servers on every Python
 stream   A TLS connection with the methods of a socket that buffers.py calls
 """

@@ -1,6 +1,6 @@
-"""TLS of the NBD server: what a certificate directory or a file of keys is made into.
+"""TLS of the NBD server: from a certificate directory, or a file of keys.
 
-File names as QEMU, libnbd and nbdkit have them.
+File names are those of QEMU, libnbd and nbdkit.
 """
 
 import os
@@ -23,7 +23,7 @@ _PSK_CIPHERS = "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384"
 
 @dataclass(frozen=True)
 class Tls:
-    """How connections are encrypted. `user`: the one that the keys know, for the URI."""
+    """How connections are encrypted. `user`: the only user that has a key, for the URI."""
 
     context: ssl.SSLContext
     user: str = ""
@@ -31,11 +31,11 @@ class Tls:
 
     @property
     def in_uri(self) -> str:
-        """What stands before the host."""
+        """The user as it stands before the host in the URI."""
         return f"{quote(self.user, safe='')}@" if self.user else ""
 
     def start(self, client: socket.socket) -> TlsStream:
-        """Takes a connection over whose client now begins TLS. Raises WireError."""
+        """Begins TLS on a connection whose client asked for it. Raises WireError."""
         stream = TlsStream(client, self.context)
         if self.keys is None:
             stream.handshake()
@@ -49,7 +49,7 @@ class Tls:
 
 
 def by_certificates(folder: Path, verify_peer: bool) -> Tls:
-    """The server shows a certificate; with `verify_peer` so must the client.
+    """Returns TLS by the certificates in `folder`; with `verify_peer` clients must have one too.
 
     Raises UsageError for what is missing in `folder` or does not fit together.
     """
@@ -73,9 +73,9 @@ def by_certificates(folder: Path, verify_peer: bool) -> Tls:
 
 
 def by_keys(path: Path) -> Tls:
-    """Both sides prove that they know the key of a user in the file `path`.
+    """Returns TLS by keys that both sides know (PSK), of the users in the file `path`.
 
-    Raises UsageError for a file that is none, or a Python that cannot do it.
+    Raises UsageError for a malformed file, or a Python that cannot do it.
     """
     known = read_keys(path)
     context, keys = _context(), Keys(known)
@@ -88,7 +88,7 @@ def _context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
-    # A session that is taken up again would skip the look at the client's certificate.
+    # A session that is resumed would skip the check of the client's certificate.
     context.num_tickets = 0
     return context
 

@@ -1,9 +1,8 @@
-"""Keys that both sides know beforehand (PSK), for servers on every Python.
+"""Pre-shared keys (PSK), for servers on every Python.
 
-Python 3.13 can do that by itself. Before, the callback is set in OpenSSL through ctypes, which
-needs the address of the SSL_CTX behind an SSLContext: CPython keeps it as the first field of the
-object, up to and with 3.12. Where that is not so, or OpenSSL is not a shared library, it is
-refused.
+Python 3.13 supports them. For older ones the callback is set in OpenSSL through ctypes, which needs
+the address of the SSL_CTX behind an SSLContext: CPython up to 3.12 keeps it as the first field of
+the object. Where that does not hold, or OpenSSL is not a shared library, PSK is refused.
 """
 
 import ctypes
@@ -20,12 +19,12 @@ from vhdtool.errors import UsageError
 log = logging.getLogger("nbd")
 LEAST_KEY, LARGEST_KEY = 16, 64
 """Bytes. psktool makes 32; fewer than 16 can be guessed, GnuTLS takes no more than 64."""
-_kept: list[object] = []
+_callbacks: list[object] = []
 """Callbacks that OpenSSL may call for as long as the process lives."""
 
 
 def read_keys(path: Path) -> dict[str, bytes]:
-    """User -> key of a file of lines `user:hexkey`, as psktool writes. Raises UsageError."""
+    """Reads user -> key from a file of lines `user:hexkey`, as of psktool. Raises UsageError."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
@@ -52,14 +51,14 @@ def read_keys(path: Path) -> dict[str, bytes]:
 
 
 class Keys:
-    """Finds a user's key. One handshake runs in one thread, which may ask who was unknown."""
+    """Finds users' keys. Each handshake has a thread, which can ask for the user without a key."""
 
     def __init__(self, keys: dict[str, bytes]) -> None:
         self._keys = keys
         self._seen = threading.local()
 
     def __call__(self, user: str | None) -> bytes:
-        """The key, or nothing, which no client can have."""
+        """Returns the user's key; an empty one, which no client can have, for an unknown user."""
         key = self._keys.get(user or "", b"")
         self._seen.unknown = None if key else user or ""
         return key
@@ -68,13 +67,13 @@ class Keys:
         self._seen.unknown = None
 
     def hint(self) -> str:
-        """What to add to the reason why a handshake failed."""
+        """Returns what to add to the reason of a failed handshake."""
         user = getattr(self._seen, "unknown", None)
         return "" if user is None else f" (there is no key for the user {user[:64]!r})"
 
 
 def use_keys(context: ssl.SSLContext, key_of: Keys) -> None:
-    """Lets in who knows one of the keys. Raises UsageError where this Python cannot do it."""
+    """Makes a context accept the keys. Raises UsageError where this Python cannot do it."""
     if sys.version_info >= (3, 13):
         context.set_psk_server_callback(key_of)
     else:
@@ -86,32 +85,32 @@ def _set_through_openssl(context: ssl.SSLContext, key_of: Callable[[str], bytes]
         ctypes.c_uint, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_uint
     )
 
-    def found(_connection: int, user: bytes | None, room: int, most: int) -> int:
+    def found(_connection: int, user: bytes | None, buffer: int, most: int) -> int:
         try:
             key = key_of((user or b"").decode("utf-8", "replace"))
         except Exception:
-            log.exception("defect while looking for a key")
+            log.exception("defect in the look-up of a key")
             return 0
         if len(key) > most:
             return 0
-        ctypes.memmove(room, key, len(key))
+        ctypes.memmove(buffer, key, len(key))
         return len(key)
 
     callback = kind(found)
     setter, address = _setter(context)
     setter(address, callback)
-    _kept.append(callback)
+    _callbacks.append(callback)
 
 
 def _setter(context: ssl.SSLContext) -> tuple[Callable[[int, object], object], int]:
-    """(SSL_CTX_set_psk_server_callback, the SSL_CTX of this context). Raises UsageError."""
+    """Returns (SSL_CTX_set_psk_server_callback, address of the SSL_CTX). Raises UsageError."""
     refusal = UsageError(
         "--tls-psk: this Python cannot do it; use Python 3.13 or newer, or --tls-certificates"
     )
     try:
         import _ssl
 
-        # What the module is linked with is found through it, so it is the library in use.
+        # Looked up through the module, the functions are those of the library that it uses.
         library = ctypes.CDLL(_ssl.__file__)
         setter = library.SSL_CTX_set_psk_server_callback
         options = library.SSL_CTX_get_options
@@ -121,7 +120,7 @@ def _setter(context: ssl.SSLContext) -> tuple[Callable[[int, object], object], i
         raise refusal
     address = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
     options.argtypes, options.restype = [ctypes.c_void_p], ctypes.c_uint64
-    # The address was read out of an object: that two answers agree shows that it is the right one.
+    # The address was read out of an object: equal options show that it is the right one.
     if not address or options(address) != context.options:
         raise refusal
     setter.argtypes, setter.restype = [ctypes.c_void_p, ctypes.c_void_p], None

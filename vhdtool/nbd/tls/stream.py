@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from vhdtool.nbd.protocol import WireError
 
 _AT_ONCE = 256 << 10
-"""Bytes that are received with one call: sixteen of TLS's records."""
+"""Bytes that are received with one call: sixteen TLS records."""
 _RECORD = 16 << 10
 _SEND_ABOVE = 1 << 20
 
@@ -20,7 +20,7 @@ _SEND_ABOVE = 1 << 20
 class TlsStream:
     """The server's side of one connection, for one thread. Raises WireError for bad TLS.
 
-    It has no `fileno`: what passes there nobody else can read, and nobody else may write.
+    It has no `fileno`, since nobody else can read what passes there, or may write to it.
     """
 
     def __init__(self, client: socket.socket, context: ssl.SSLContext) -> None:
@@ -29,27 +29,27 @@ class TlsStream:
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
 
     def handshake(self) -> None:
-        """Raises WireError when the two do not agree."""
+        """Negotiates TLS. Raises WireError when that fails."""
         try:
             while not self._step():
                 if not self._pull():
-                    # Some clients go without a word when they do not believe the certificate.
+                    # Some clients send no alert when they reject the certificate.
                     raise WireError("TLS handshake: the client ended it")
         except OSError as error:
             raise WireError(f"TLS handshake: {error}") from None
 
     def _step(self) -> bool:
-        """Answers what has come; whether the handshake is done."""
+        """Replies to what has been received; returns whether the handshake is over."""
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError as error:
-            raise WireError(f"TLS handshake: {_said(error)}") from None
+            raise WireError(f"TLS handshake: {_reason(error)}") from None
         else:
             return True
         finally:
-            # Even when it fails: the alert says to the client what is wrong.
+            # Even when it fails: the alert tells the client why.
             self._push()
 
     def _push(self) -> None:
@@ -57,7 +57,7 @@ class TlsStream:
             self._client.sendall(self._out.read())
 
     def _pull(self) -> bool:
-        """Receives; False when there is nothing more to come."""
+        """Receives bytes; returns False at the end."""
         raw = self._client.recv(_AT_ONCE)
         if raw:
             self._in.write(raw)
@@ -66,7 +66,7 @@ class TlsStream:
         return bool(raw)
 
     def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0) -> int:
-        """As a socket's; at most what has come. 0 at the end. No flags are known."""
+        """As a socket's, without flags: what has been received, 0 at the end."""
         if flags:
             raise ValueError("TLS receives without flags")
         want = nbytes or len(buffer)
@@ -84,7 +84,7 @@ class TlsStream:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 break
             except ssl.SSLError as error:
-                raise WireError(f"TLS: {_said(error)}") from None
+                raise WireError(f"TLS: {_reason(error)}") from None
             else:
                 if not count:
                     break
@@ -92,7 +92,7 @@ class TlsStream:
         return got
 
     def sendmsg(self, parts: Sequence[bytes | memoryview]) -> int:
-        """Sends all of all parts, and returns how many bytes that is."""
+        """Sends all parts whole, and returns their bytes."""
         small: list[bytes | memoryview] = []
         held = total = 0
         for part in parts:
@@ -119,7 +119,7 @@ class TlsStream:
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
-            raise WireError(f"TLS: {_said(error)}") from None
+            raise WireError(f"TLS: {_reason(error)}") from None
         if self._out.pending >= _SEND_ABOVE:
             self._push()
 
@@ -137,8 +137,8 @@ class TlsStream:
             self._push()
 
 
-def _said(error: ssl.SSLError) -> str:
-    """OpenSSL's reason in words, without its source line."""
+def _reason(error: ssl.SSLError) -> str:
+    """Returns OpenSSL's reason without its source line."""
     reason = (error.reason or str(error)).replace("_", " ").lower()
     detail = getattr(error, "verify_message", "")
     return f"{reason}: {detail}" if detail else reason
