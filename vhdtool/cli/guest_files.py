@@ -23,7 +23,7 @@ _MOST = 5_000_000
 
 @dataclass(frozen=True, slots=True)
 class FileHit:
-    """A file or directory, and how many bytes of it are within the ranges."""
+    """A file or directory, and the number of its bytes within the ranges."""
 
     path: str
     size: int
@@ -106,7 +106,7 @@ def _short(error: OSError) -> str:
 
 
 def _walk(root: Any) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
-    """(path, size, [(offset in the partition, length)]) of each file that can be read."""
+    """(path, size, [(offset in the partition, length)]) of each readable file."""
     left: list[tuple[Any, str, int]] = [(root, "", 0)]
     seen = 0
     while left:
@@ -116,7 +116,7 @@ def _walk(root: Any) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
         try:
             count = entry.get_number_of_sub_file_entries()
         except OSError:
-            # Damaged itself; what is below it cannot be named.
+            # A damaged directory: its entries have no names.
             continue
         for index in range(count if depth < _DEEPEST else 0):
             try:
@@ -151,7 +151,7 @@ def _extents(entry: Any) -> list[tuple[int, int]]:
         extents = [entry.get_extent(index) for index in range(entry.get_number_of_extents())]
     except OSError:
         return []
-    # Flag 1 is a range that the file does not keep on the disk.
+    # Flag 1: a sparse range, which is not on the disk.
     return [(offset, length) for offset, length, flags in extents if not flags & 1]
 
 
@@ -160,5 +160,5 @@ def _overlap(ranges: list[Range], start: int, end: int) -> int:
 
 
 def sectors(size: int) -> int:
-    """Sectors that so many bytes touch at least."""
+    """Convert bytes to sectors, rounded up."""
     return -(-size // SECTOR)

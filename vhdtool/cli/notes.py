@@ -77,7 +77,7 @@ def note_coalesced(image: str, into: str | None = None, whole: bool = False) -> 
         below = [layer.name for layer in reader.layers[1:]]
     note_orphans(image, REMOVED_WITH_FILE)
     for name in below:
-        last = name == below[-1] if whole else into is None or _same(name, into)
+        last = name == below[-1] if whole else into is None or _same_file(name, into)
         note_orphans(name, STAYS if last else REMOVED_WITH_FILE)
         if last:
             break
@@ -89,5 +89,5 @@ def orphans_text(orphans: int) -> str:
     return f"{blocks} of data that no BAT entry names, a probable loss"
 
 
-def _same(one: str, other: str) -> bool:
+def _same_file(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)

@@ -71,7 +71,7 @@ class NewImage(Backend):
         self.disk.flush()
 
 
-def qemu_img(image: str, *words: str) -> str:
+def qemu_img(image: str, *arguments: str) -> str:
     """Run qemu-img and return its standard output.
 
     Raises VhdtoolError with the name of `image` and the last line of standard error.
@@ -80,7 +80,7 @@ def qemu_img(image: str, *words: str) -> str:
     try:
         with uninterrupted():
             child = subprocess.Popen(
-                ["qemu-img", *words],
+                ["qemu-img", *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -1,7 +1,8 @@
-"""`tap-ctl`: the command line of blktap's tool, for toolstacks that were written for it.
+"""`tap-ctl`: the command line of blktap's tool, for toolstacks that call it.
 
-Same commands, flags, output and exit codes (an errno). Before the command: `--run-dir DIR` (default
-/run/blktap-control, or $VHDTOOL_RUN_DIR), and `--faithful` for processes that it starts.
+Commands, flags, output and exit codes (an errno) are the same. Two options of ours come before the
+command: `--run-dir DIR` (default $VHDTOOL_RUN_DIR, or /run/blktap-control), and `--faithful` for
+the processes that it starts.
 """
 
 import errno
@@ -79,14 +80,14 @@ Options = dict[str, str]
 
 
 class Usage(Exception):
-    """The command was called wrongly."""
+    """Wrong arguments."""
 
 
-def parse(command: str, words: list[str]) -> Options:
-    """{flag: value}; what is no option is ignored. Raises Usage."""
-    words = [word for word in words if word != "--debug"]
+def parse(command: str, arguments: list[str]) -> Options:
+    """Parse options to {flag: value}; other arguments are ignored. Raises Usage."""
+    arguments = [one for one in arguments if one != "--debug"]
     try:
-        pairs, _ = getopt.gnu_getopt(words, FLAGS[command])
+        pairs, _ = getopt.gnu_getopt(arguments, FLAGS[command])
     except getopt.GetoptError as error:
         raise Usage(str(error)) from None
     options = {flag.lstrip("-"): value for flag, value in pairs}
@@ -99,7 +100,7 @@ def parse(command: str, words: list[str]) -> Options:
 
 
 def _number(options: Options, flag: str) -> int | None:
-    """As C reads it: the digits at the beginning, or 0."""
+    """Parse leading digits as C does; 0 when there are none, None without the flag."""
     if flag not in options:
         return None
     match = re.match(r"\s*([+-]?\d+)", options[flag])
@@ -107,7 +108,7 @@ def _number(options: Options, flag: str) -> int | None:
 
 
 def params_of(options: Options, minor: int) -> Params:
-    """What `open`, `create` and `unpause` say."""
+    """The parameters of `open`, `create` and `unpause`."""
     flags = 0
     for flag, bit in OPEN_FLAGS.items():
         flags |= bit if flag in options else 0
@@ -123,7 +124,7 @@ def params_of(options: Options, minor: int) -> Params:
 
 
 def row(entry: Entry) -> str:
-    """As on a terminal."""
+    """Format an entry for a terminal."""
     pid = "-" if entry.pid is None else str(entry.pid)
     minor = "-" if entry.minor is None else str(entry.minor)
     state = "-" if entry.state is None else state_text(entry.state)
@@ -131,7 +132,7 @@ def row(entry: Entry) -> str:
 
 
 def pairs(entry: Entry) -> str:
-    """As in a pipe."""
+    """Format an entry for a pipe."""
     parts = []
     if entry.pid is not None:
         parts.append(f"pid={entry.pid}")
@@ -145,7 +146,7 @@ def pairs(entry: Entry) -> str:
 
 
 def state_text(state: int) -> str:
-    """C's %#x: no prefix for zero."""
+    """Format as C's %#x: zero has no prefix."""
     return f"{state:#x}" if state else "0"
 
 
@@ -161,7 +162,7 @@ def do_list(taps: TapCtl, options: Options) -> None:
 
 
 def run(taps: TapCtl, command: str, options: Options, faithful: bool, key: bytes) -> None:
-    """One command. Raises TapctlError."""
+    """Run a command. Raises TapctlError."""
     pid, minor = _number(options, "p") or 0, _number(options, "m") or 0
     patience = float(_number(options, "t") or 0) if "t" in options and command != "list" else None
     params = params_of(options, minor)
@@ -185,7 +186,7 @@ def run(taps: TapCtl, command: str, options: Options, faithful: bool, key: bytes
 
 
 def _resumed(params: Params) -> Params:
-    """An `unpause` says less than an `open`."""
+    """The parameters of `unpause`, which are fewer than those of `open`."""
     return Params(flags=params.flags, path=params.path, secondary=params.secondary)
 
 
@@ -193,24 +194,24 @@ def _spawned(pid: int) -> None:
     print(f"tapdisk spawned with pid {pid}" if sys.stdout.isatty() else pid)
 
 
-def call(words: list[str]) -> int:
-    """The command line; its exit code."""
+def call(arguments: list[str]) -> int:
+    """Run a command line; return its exit code."""
     taps_dir, faithful = default_run_dir(), False
-    while words and words[0].startswith("--"):
-        if words[0] == "--run-dir" and len(words) > 1:
-            taps_dir, words = Path(words[1]), words[2:]
-        elif words[0] == "--faithful":
-            faithful, words = True, words[1:]
+    while arguments and arguments[0].startswith("--"):
+        if arguments[0] == "--run-dir" and len(arguments) > 1:
+            taps_dir, arguments = Path(arguments[1]), arguments[2:]
+        elif arguments[0] == "--faithful":
+            faithful, arguments = True, arguments[1:]
         else:
             break
-    if not words or words[0] not in USAGES:
-        # blktap's tool says the same of a command that it does not know, and exits so.
+    if not arguments or arguments[0] not in USAGES:
+        # blktap's tool prints this for an unknown command too, and exits with 0.
         print("usage: tap-ctl COMMAND [OPTIONS]")
         print(f"COMMAND := {{ {' | '.join(USAGES)} }}")
         return 0
-    command = words[0]
+    command = arguments[0]
     try:
-        options = parse(command, words[1:])
+        options = parse(command, arguments[1:])
     except Usage as error:
         if str(error):
             print(f"tap-ctl: {error}", file=sys.stderr)
@@ -219,7 +220,7 @@ def call(words: list[str]) -> int:
     if "h" in options:
         print(f"usage: {USAGES[command]}", file=sys.stderr if command == "attach" else sys.stdout)
         return 0
-    # The key of an encrypted image comes on standard input.
+    # Standard input has the key of an encrypted image.
     key = sys.stdin.buffer.read(128) if "E" in options else b""
     if "E" in options and len(key) not in KEY_SIZES:
         print("Unsupported keysize, use either 256 bit or 512 bit key", file=sys.stderr)
@@ -237,7 +238,7 @@ def call(words: list[str]) -> int:
 
 
 def _failed(number: int, why: str = "") -> int:
-    """Standard error ends as blktap's tool ends it; a line before says why."""
+    """Print our reason, then the last line of blktap's tool; return the errno."""
     if why:
         print(why, file=sys.stderr)
     print(os.strerror(number), file=sys.stderr)
@@ -247,7 +248,7 @@ def _failed(number: int, why: str = "") -> int:
 def main() -> None:
     """Entry point of the package."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Paths are bytes, and leave as those they came as.
+        # Paths are bytes, and are printed unchanged.
         sys.stdout.reconfigure(errors="surrogateescape")
     sys.exit(call(sys.argv[1:]))
 

@@ -1,4 +1,4 @@
-"""`vhdtool bundle`: what runs on the hosts, as one zip file."""
+"""`vhdtool bundle`: the code that runs on the hosts, as one zip file."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ def coalesce(
     Example: vhdtool coalesce child.vhd
     """
     from vhdtool.image.edit.coalesce import ancestor_of
-    from vhdtool.image.edit.coalesce import coalesce as work
+    from vhdtool.image.edit.coalesce import coalesce as coalesce_image
 
     if into is not None and whole:
         raise UsageError("choose one of --into and --all")
@@ -35,6 +35,6 @@ def coalesce(
     if not quiet:
         note_coalesced(image, into, whole)
     with progress_bar(read_footer(image).current_size, image, quiet) as show:
-        done = work(image, into, whole, show)
+        done = coalesce_image(image, into, whole, show)
     if not quiet:
         click.echo(f"{done.name}: has the data of {image}, which may be removed")

@@ -1,4 +1,4 @@
-"""`vhdtool completion`: what a shell needs to complete commands, options and file names."""
+"""`vhdtool completion`: the script by which a shell completes commands and options."""
 
 import click
 
@@ -16,6 +16,6 @@ def completion(context: click.Context, shell: str) -> None:
     from click.shell_completion import get_completion_class
 
     cli = context.find_root().command
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(cli, {}, "vhdtool", "_VHDTOOL_COMPLETE").source())
+    completer = get_completion_class(shell)
+    assert completer is not None
+    click.echo(completer(cli, {}, "vhdtool", "_VHDTOOL_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`vhdtool convert`."""
+"""`vhdtool convert`: between VHD, raw, qcow2 and VHDX."""
 
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def convert(
     """
     from vhdtool.image.chain.detect import NAMES, guess_input, guess_output
     from vhdtool.image.chain.open import open_chain
-    from vhdtool.image.create.convert import convert as work
+    from vhdtool.image.create.convert import convert as convert_image
 
     take_dead_lease(target, force_epoch)
     kind = NAMES[source_format] if source_format else guess_input(source)
@@ -86,7 +86,7 @@ def convert(
     ):
         if not quiet:
             _note_layers(reader)
-        size = work(reader, target, form, block_size, batmap, force, show)
+        size = convert_image(reader, target, form, block_size, batmap, force, show)
     if not quiet:
         click.echo(f"{target}: {form}, {size} bytes")
 

@@ -1,4 +1,4 @@
-"""`vhdtool damage`: from findings to sectors, partitions and files."""
+"""`vhdtool damage`: the guest sectors, partitions and files that damage affects."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +69,7 @@ def damage(
     with open_salvage(image) as salvage:
         lost = salvage.lost() if findings is None else _from_findings(findings, salvage.size)
         orphans = salvage.orphans if findings is None else []
-        hits = _hits(salvage, lost + _in_doubt(orphans, salvage.size), files)
+        hits = _hits(salvage, lost + _doubtful(orphans, salvage.size), files)
         notes = salvage.notes if findings is None else []
     code = 2 if lost or notes or orphans else 0
     if as_json:
@@ -103,7 +103,7 @@ def _from_findings(path: str, size: int) -> list[Lost]:
     return found
 
 
-def _in_doubt(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
+def _doubtful(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
     """The ranges that orphan blocks may have had, where their block number is known."""
     found = []
     for one in orphans:
@@ -115,7 +115,7 @@ def _in_doubt(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
 
 
 def _hits(salvage: Salvage, lost: list[Lost], files: bool) -> list[Hit]:
-    ranges = _union(lost)
+    ranges = _merged(lost)
     if not ranges:
         return []
     hits = []
@@ -137,7 +137,7 @@ def _hits(salvage: Salvage, lost: list[Lost], files: bool) -> list[Hit]:
     return hits
 
 
-def _union(lost: list[Lost]) -> list[Range]:
+def _merged(lost: list[Lost]) -> list[Range]:
     return merge((one.start, one.end) for one in lost)
 
 
@@ -166,7 +166,7 @@ def _show(
             click.echo(f"  no file: {sectors(rest)} sectors (free, or the file system's own)")
         elif not hit.files:
             click.echo("  no file: free space, or the file system's own")
-    total = sum(stop - first for first, stop in _union(lost))
+    total = sum(stop - first for first, stop in _merged(lost))
     text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
     if orphans:
         text += f"; {orphans_text(len(orphans))}: see `vhdtool read --salvage --orphans`"

@@ -19,12 +19,12 @@ def fill(image: str, force_epoch: int | None, quiet: bool) -> None:
     \b
     Example: vhdtool fill disk.vhd
     """
-    from vhdtool.image.edit.coalesce import fill as work
+    from vhdtool.image.edit.coalesce import fill as fill_image
 
     take_dead_lease(image, force_epoch)
     if not quiet:
         note_orphans(image, STAYS)
     with progress_bar(read_footer(image).current_size, image, quiet) as show:
-        new = work(image, show)
+        new = fill_image(image, show)
     if not quiet:
         click.echo(f"{image}: {new} blocks allocated")

@@ -23,7 +23,7 @@ def build(out: Path) -> None:
 
     Example: vhdtool guest build --out ~/.cache/vhdlab/guest
     """
-    from vhdtool.lab.guest.build import build as make
+    from vhdtool.lab.guest.build import build as build_guest
 
-    for path in make(out, click.echo):
+    for path in build_guest(out, click.echo):
         click.echo(path)

@@ -17,9 +17,9 @@ def info(image: str, as_json: bool) -> None:
     \b
     Example: vhdtool info disk.vhd
     """
-    from vhdtool.image.chain.info import info as collect
+    from vhdtool.image.chain.info import info as image_info
 
-    result = collect(image)
+    result = image_info(image)
     if as_json:
         print_json(result)
     else:

@@ -1,4 +1,4 @@
-"""`vhdtool judge`: the verdict of a run or a case, derived again from its record."""
+"""`vhdtool judge`: the verdict of a run or a case, derived from its record."""
 
 import json
 from pathlib import Path

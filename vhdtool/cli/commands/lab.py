@@ -50,8 +50,8 @@ def run(ctx: click.Context, config: Path) -> None:
 
 @lab.command("begin")
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.argument("words", metavar="JSON")
-def begin_(run_dir: Path, words: str) -> None:
+@click.argument("text", metavar="JSON")
+def begin_(run_dir: Path, text: str) -> None:
     """Begin the record of a run.
 
     JSON has the options of the run, as for `validate`. RUN_DIR gets verdict.json, junit.xml and
@@ -62,7 +62,7 @@ def begin_(run_dir: Path, words: str) -> None:
     """
     from vhdtool.report.lifecycle import begin
 
-    begin(run_dir, [name for name, *_ in _options(words).planned()])
+    begin(run_dir, [name for name, *_ in _options(text).planned()])
 
 
 @lab.command("end")
@@ -79,8 +79,8 @@ def end_(run_dir: Path, error: str) -> None:
 
 
 @lab.command()
-@click.argument("words", metavar="JSON")
-def validate(words: str) -> None:
+@click.argument("text", metavar="JSON")
+def validate(text: str) -> None:
     """Check the options of a run.
 
     JSON is an object of the variables of the role `migration`. Prints nothing if all are valid,
@@ -89,16 +89,16 @@ def validate(words: str) -> None:
 
     Example: vhdtool lab validate '{"migration_seed": 7, "migration_strategies": "activate"}'
     """
-    _options(words)
+    _options(text)
 
 
-def _options(words: str) -> "RunOptions":
-    """The options of a run from the role's variables, as JSON. Raises UsageError."""
+def _options(text: str) -> "RunOptions":
+    """Parse the options of a run from a JSON object. Raises UsageError."""
     from vhdtool.errors import UsageError
     from vhdtool.lab.options import RunOptions
 
     try:
-        given = json.loads(words)
+        given = json.loads(text)
     except ValueError as error:
         raise UsageError(f"not JSON: {error}") from None
     if not isinstance(given, dict):

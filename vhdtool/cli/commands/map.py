@@ -40,7 +40,7 @@ def map_(image: str, offset: int, length: int | None, as_json: bool) -> None:
 
 def _entry(reader: "Reader", one: "Extent") -> dict[str, Any]:
     data = one.offset is not None
-    place = {"offset": one.offset} if data else {}
+    offset = {"offset": one.offset} if data else {}
     return {
         "start": one.start,
         "length": one.length,
@@ -48,6 +48,6 @@ def _entry(reader: "Reader", one: "Extent") -> dict[str, Any]:
         "present": data,
         "zero": not data,
         "data": data,
-        **place,
+        **offset,
         "filename": reader.layers[one.depth].name,
     }

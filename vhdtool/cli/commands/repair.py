@@ -1,4 +1,4 @@
-"""`vhdtool repair`."""
+"""`vhdtool repair`: footers, sizes, batmap and leaked space."""
 
 import os
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vhdtool.image.chain.check import ChainReport
     from vhdtool.image.edit.repair import Plan
     from vhdtool.image.metadata.findings import Finding
+    from vhdtool.storage import FileStorage
 
 
 @click.command()
@@ -59,7 +60,7 @@ def repair(
     from vhdtool.image.chain.check import check_chain
     from vhdtool.image.edit.repair import plan
     from vhdtool.image.journal.transaction import change_journal_path, recover
-    from vhdtool.image.journal.undo import apply, repair_journal_path, undo, write_journal
+    from vhdtool.image.journal.undo import undo
     from vhdtool.leases.claim import claimed, writer_of
     from vhdtool.storage import FileStorage
     from vhdtool.storage.image_lock import ImageInUse
@@ -81,26 +82,17 @@ def repair(
         if pending and recover(storage, change_journal_path(image)):
             click.echo(f"{image}: undid the interrupted change", err=as_json)
         result = plan(storage, drop_orphans)
-        if yes and result.changes:
-            journal = journal or repair_journal_path(image)
-            if os.path.isfile(journal):
-                raise ImageExists(
-                    f"{journal}: is the undo journal of an earlier repair; "
-                    "move it, or choose another with --journal"
-                )
-            write_journal(journal, storage, result.changes)
-            apply(storage, result.changes)
-    done = yes and bool(result.changes)
+        written = _write(image, storage, result, journal) if yes and result.changes else None
     report = check_chain(image)
-    code = 2 if result.unrepairable else 3 if result.changes and not done else report.exit_code
-    left = _left(report, result if not done else None)
+    code = 2 if result.unrepairable else 3 if result.changes and not written else report.exit_code
+    left = _left(report, None if written else result)
     if as_json:
         print_json(
             {
                 "image": image,
                 "exit_code": code,
-                "written": done,
-                "journal": journal if done else None,
+                "written": written is not None,
+                "journal": written,
                 "changes": [
                     {"what": one.description, "offset": one.offset} for one in result.changes
                 ],
@@ -108,24 +100,43 @@ def repair(
                 "advice": report.advice() if left else [],
             }
         )
-        context.exit(code)
+    else:
+        _print(image, result, written, left)
+        for line in report.advice() if left else []:
+            click.echo(f"help: {line}")
+    context.exit(code)
+
+
+def _write(image: str, storage: "FileStorage", result: "Plan", journal: str | None) -> str:
+    """Write the repair and its undo journal; return the path of the journal."""
+    from vhdtool.image.journal.undo import apply, repair_journal_path, write_journal
+
+    journal = journal or repair_journal_path(image)
+    if os.path.isfile(journal):
+        raise ImageExists(
+            f"{journal}: is the undo journal of an earlier repair; "
+            "move it, or choose another with --journal"
+        )
+    write_journal(journal, storage, result.changes)
+    apply(storage, result.changes)
+    return journal
+
+
+def _print(image: str, result: "Plan", written: str | None, left: list["Finding"]) -> None:
+    """Print what was repaired or would be, and what is left; `written` is the undo journal."""
     for one in left:
         prefix = "cannot be repaired" if one.severity == "corrupt" else "left"
         click.echo(f"{prefix}: {one.code}: {one.message}")
     for change in result.changes:
-        click.echo(f"{'done' if done else 'would'}: {change.description} (byte {change.offset})")
-    if result.changes and not done:
+        click.echo(f"{'done' if written else 'would'}: {change.description} (byte {change.offset})")
+    if written:
+        click.echo(f"{image}: repaired; --undo {written} restores it")
+    elif result.changes:
         click.echo(f"{image}: nothing was written; --yes writes it")
-    elif done:
-        click.echo(f"{image}: repaired; --undo {journal} restores it")
     elif left:
         click.echo(f"{image}: nothing was written: repair cannot help")
     else:
         click.echo(f"{image}: nothing to repair")
-    if left:
-        for line in report.advice():
-            click.echo(f"help: {line}")
-    context.exit(code)
 
 
 def _left(report: "ChainReport", before: "Plan | None") -> list["Finding"]:

@@ -1,4 +1,4 @@
-"""`vhdtool report`: a run's verdict as JUnit, HTML and a table."""
+"""`vhdtool report`: a run's verdict as JUnit XML, HTML and a table."""
 
 import io
 import sys

@@ -27,14 +27,14 @@ def resize(image: str, size: int, force_epoch: int | None, quiet: bool) -> None:
     \b
     Example: vhdtool resize disk.vhd 40g
     """
-    from vhdtool.image.edit.resize import resize as work
+    from vhdtool.image.edit.resize import resize as resize_image
     from vhdtool.vhd.creators import creator_name
 
     take_dead_lease(image, force_epoch)
     before = read_footer(image)
     if not quiet:
         note_orphans(image, STAYS)
-    footer = work(image, size)
+    footer = resize_image(image, size)
     if quiet:
         return
     click.echo(f"{image}: {footer.current_size} bytes")

@@ -1,4 +1,4 @@
-"""`vhdtool scan`."""
+"""`vhdtool scan`: the images of a directory as trees."""
 
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,9 @@ def scan(context: click.Context, paths: tuple[str, ...], as_json: bool) -> None:
     \b
     Example: vhdtool scan /srv/images
     """
-    from vhdtool.image.chain.tree import scan as work
+    from vhdtool.image.chain.tree import scan as scan_paths
 
-    roots = work(list(paths))
+    roots = scan_paths(list(paths))
     if as_json:
         print_json([node.as_dict() for node in roots])
     else:

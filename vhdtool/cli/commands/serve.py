@@ -1,4 +1,4 @@
-"""`vhdtool serve`."""
+"""`vhdtool serve`: an image for NBD clients."""
 
 import os
 from pathlib import Path
@@ -93,7 +93,7 @@ def serve(
     """
     from vhdtool.errors import UsageError
     from vhdtool.tapdisk.serve import Service
-    from vhdtool.tapdisk.serve import serve as run
+    from vhdtool.tapdisk.serve import serve as serve_image
 
     if (socket is None) == (tcp is None):
         raise UsageError("choose one of --socket PATH and --tcp HOST:PORT")
@@ -103,7 +103,7 @@ def serve(
         raise UsageError("--read-only takes no lease; it excludes --force and --record")
     out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
     try:
-        run(
+        serve_image(
             Service(
                 image=Path(image),
                 place=Path(socket) if socket is not None else _tcp_address("--tcp", tcp or ""),

@@ -36,10 +36,10 @@ def snapshot(
     \b
     Example: vhdtool snapshot base.vhd child.vhd
     """
-    from vhdtool.image.create import differencing as maker
+    from vhdtool.image.create.differencing import snapshot as create_snapshot
 
     take_dead_lease(child, force_epoch)
-    footer, real = maker.snapshot(
+    footer, real = create_snapshot(
         parent, child, raw_parent, limit, not keep_empty, force, batmap=batmap
     )
     if not quiet:

@@ -1,4 +1,4 @@
-"""`vhdtool tap`: tap-ctl under the name that people find in `vhdtool --help`."""
+"""`vhdtool tap`: the command line of tap-ctl as a command of vhdtool."""
 
 import sys
 
@@ -8,8 +8,8 @@ import click
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND ...")
-def tap(words: tuple[str, ...]) -> None:
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND ...")
+def tap(arguments: tuple[str, ...]) -> None:
     """Control tapdisks with the commands of blktap's tap-ctl.
 
     Flags, output and exit codes are those of tap-ctl.
@@ -23,7 +23,6 @@ def tap(words: tuple[str, ...]) -> None:
     Example: vhdtool tap --run-dir /run/taps create -a vhd:/srv/disk.vhd
              vhdtool tap --run-dir /run/taps list
     """
-    # Imported late, as each command is.
     from vhdtool.cli.tap_ctl import call
 
-    sys.exit(call(list(words)))
+    sys.exit(call(list(arguments)))

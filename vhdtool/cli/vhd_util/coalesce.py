@@ -17,7 +17,7 @@ from vhdtool.storage.image_lock import LockMode
 
 def coalesce(options: Options) -> int:
     require(options, "n")
-    from vhdtool.image.edit.coalesce import coalesce as work
+    from vhdtool.image.edit.coalesce import coalesce as coalesce_image
     from vhdtool.vhd.footer import DIFFERENCING
 
     storage, meta = open_image(options["n"])
@@ -27,7 +27,7 @@ def coalesce(options: Options) -> int:
         raise CommandFailed(f"error coalescing: {-errno.EINVAL}", errno.EINVAL)
     try:
         note_coalesced(options["n"])
-        done = work(options["n"], mode=LockMode.BENEATH)
+        done = coalesce_image(options["n"], mode=LockMode.BENEATH)
     except VhdtoolError as error:
         explain(error)
         raise CommandFailed(f"error coalescing: {-errno_of(error)}", errno_of(error)) from None

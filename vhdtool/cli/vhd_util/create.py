@@ -28,18 +28,18 @@ def create(options: Options) -> int:
 
 def snapshot(options: Options) -> int:
     require(options, "np")
-    from vhdtool.image.create import differencing as child
+    from vhdtool.image.create import differencing
     from vhdtool.image.edit.batmap_fields import read_batmap_fields, set_key
 
     name, raw = options["n"], "m" in options
     limit = parse_number(options.get("l", ""))
-    parent = child.parent_facts(options["p"], raw, alone=not limit)
+    parent = differencing.parent_facts(options["p"], raw, alone=not limit)
     if "e" not in options and not raw:
-        parent = child.nearest_with_data(parent, alone=not limit)
+        parent = differencing.nearest_with_data(parent, alone=not limit)
     if limit and parent.depth + 1 > limit:
         text = f"snapshot depth exceeded: current depth: {parent.depth}, limit: {limit}"
         raise CommandFailed(text, errno.ENOSPC)
-    _, path = child.snapshot(
+    _, path = differencing.snapshot(
         options["p"],
         name,
         raw,

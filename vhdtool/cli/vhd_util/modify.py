@@ -38,7 +38,7 @@ def set_field(options: Options) -> int:
 
 def modify(options: Options) -> int:
     require(options, "n")
-    from vhdtool.image.edit import modify as work
+    from vhdtool.image.edit.modify import discard_blocks, set_file_size
     from vhdtool.vhd.footer import DIFFERENCING
 
     name = options["n"]
@@ -47,7 +47,7 @@ def modify(options: Options) -> int:
     if "z" in options:
         try:
             close_image(name)
-            work.discard_blocks(name)
+            discard_blocks(name)
         except VhdtoolError as error:
             explain(error)
             raise CommandFailed(
@@ -56,7 +56,7 @@ def modify(options: Options) -> int:
     if "s" in options:
         size = parse_number(options["s"])
         try:
-            work.set_file_size(name, size)
+            set_file_size(name, size)
         except VhdtoolError as error:
             explain(error)
             text = f"failed to set physical size to {size}: {-errno_of(error)}"

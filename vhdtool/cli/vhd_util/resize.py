@@ -35,14 +35,14 @@ def resize(options: Options) -> int:
         if size > len(meta.bat) * DEFAULT_BLOCK:
             explain(VhdtoolError(f"{name}: its BAT is too small for {size} bytes; see -j"))
             return errno.EINVAL
-    from vhdtool.image.edit.resize import resize as work
+    from vhdtool.image.edit.resize import resize as resize_image
 
     note_orphans(name, STAYS)
     try:
         if fast:
-            work(name, size, mode=LockMode.BENEATH)
+            resize_image(name, size, mode=LockMode.BENEATH)
         else:
-            work(name, size, journal)
+            resize_image(name, size, journal)
     except VhdtoolError as error:
         explain(error)
         raise CommandFailed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
@@ -56,8 +56,8 @@ def fill(options: Options) -> int:
             "-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP
         )
     open_image(options["n"])[0].close()
-    from vhdtool.image.edit.coalesce import fill as work
+    from vhdtool.image.edit.coalesce import fill as fill_image
 
     note_orphans(options["n"], STAYS)
-    work(options["n"])
+    fill_image(options["n"])
     return 0
