@@ -1,10 +1,13 @@
 """Strategies are data: their steps, what is expected of them, and which points they must show."""
 
+from pathlib import Path
+
 import pytest
 
 from vhdtool.errors import UsageError
 from vhdtool.lab.strategies import ALL_POINTS, STRATEGIES, Step, leg, named
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 TABLE = {
     "overlap": ("corrupt", "refused"),
     "late-close": ("corrupt", "refused"),

@@ -1,8 +1,9 @@
-"""The orders of storage operations, as data. Adding a strategy is adding a list.
+"""The strategies, as data: steps, expectations and texts. A new strategy is a new entry here.
 
-A leg is one migration. Its steps stand around the hypervisor's two points: SUSPENDED (the source
-guest is stopped, all its I/O is answered) and RESUME (the destination may run). Each step is an
-operation on S (source) or D (destination); docs/strategies.md says what each does.
+A leg is one migration. Its steps come before, between and after the hypervisor's two points:
+SUSPENDED (the guest at the source is stopped, all its requests are answered) and RESUME (the guest
+may run at the destination). Each step is an operation on S (source) or D (destination);
+docs/strategies.md says what each operation does.
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ class Step:
 
     @classmethod
     def parse(cls, text: str) -> "Step":
-        """`D.open(each)` and the like. Raises UsageError for what is no operation.
+        """Parse a step. Raises UsageError when there is no such operation.
 
         >>> Step.parse("D.open(each)")
         Step(side='D', operation='open', argument='each')
@@ -50,9 +51,9 @@ class Step:
 class Leg:
     """One migration: steps before SUSPENDED, between SUSPENDED and RESUME, after RESUME.
 
-    `attach` steps of `before` run before the destination's QEMU starts, all others while the
-    guest's memory is copied. `back`: the hosts have changed roles. `fault`: what is broken after
-    the steps of `switch`; `recover` are the steps that give the guest back to the source.
+    An `attach` at the start of `before` comes before the destination's guest starts, the other
+    steps while the guest's memory is copied. `back`: the hosts have changed roles. `fault`: what
+    the runner breaks after the steps of `switch`; `recover` are the steps of the rollback.
     """
 
     before: tuple[Step, ...]
@@ -65,30 +66,29 @@ class Leg:
 
     @property
     def pauses_destination(self) -> bool:
-        """Whether the destination's guest waits for its disk from SUSPENDED to the last step.
+        """Whether the shim makes the destination's guest wait from SUSPENDED to the last step.
 
-        A leg without steps there need not wait.
+        A leg without steps between SUSPENDED and RESUME needs no wait.
         """
         return not self.switch or Step("D", "pause") in self.before
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A named order, what it is expected to do to the disk, and which points it must show."""
+    """A named order, its expected verdicts, and the snapshots that its record must have."""
 
     name: str
-    option: str
     legs: tuple[Leg, ...]
     safe: bool
     label: str
-    """The report's mark beside the name: the option of the mail that the order belongs to."""
+    """The option of the mail that the order belongs to; reports show it beside the name."""
     summary: str
-    """What the order does, in the words of the report."""
+    """What the order does, for reports and `vhdtool lab strategies`."""
     refused_points: tuple[str, ...] = ("all-closed",)
     not_on: Mapping[str, str] = field(default_factory=dict)
-    """Kinds of image that the order cannot run on, and why."""
+    """Kinds of image on which the order cannot run, and why."""
     lun: bool = False
-    """The image lies on a LUN, which with the guard on lets one host in at a time."""
+    """Whether the image is on a LUN, which with the guard on one host at a time can use."""
 
     def runs_on(self, image: str) -> bool:
         return image not in self.not_on
@@ -100,14 +100,14 @@ class Strategy:
         return "refused" if guard else "corrupt"
 
     def points(self, guard: bool) -> dict[str, list[str]]:
-        """The points that each leg must have recorded; a refused one has fewer."""
+        """The snapshots that each leg must have; a refused one has fewer."""
         if guard and not self.safe:
             return {"1": list(self.refused_points)}
         return {str(n): list(leg.points) for n, leg in enumerate(self.legs, start=1)}
 
 
 def leg(text: str, **more: object) -> Leg:
-    """A leg from one line: `before · switch · RESUME-steps`, parts divided by `|`."""
+    """Make a leg from one line: the steps before, between and after, divided by `|`."""
     before, switch, after = (
         tuple(Step.parse(word) for word in part.split()) for part in text.split("|")
     )
@@ -121,7 +121,6 @@ STRATEGIES = {
     for strategy in (
         Strategy(
             "overlap",
-            "the report: the destination opens early",
             (leg("D.attach D.open | | S.deactivate S.detach"),),
             safe=False,
             label="the bug",
@@ -133,7 +132,6 @@ STRATEGIES = {
         ),
         Strategy(
             "late-close",
-            "libxl's order",
             (leg("| D.attach D.open | S.deactivate S.detach"),),
             safe=False,
             label="the bug",
@@ -145,7 +143,6 @@ STRATEGIES = {
         ),
         Strategy(
             "reopen-early",
-            "B done before the source closed",
             (leg("D.attach D.open | D.pause D.unpause S.deactivate | S.detach"),),
             safe=False,
             label="B, too early",
@@ -157,7 +154,6 @@ STRATEGIES = {
         ),
         Strategy(
             "activate",
-            "A",
             (leg(_ACTIVATE),),
             safe=True,
             label="A",
@@ -168,7 +164,6 @@ STRATEGIES = {
         ),
         Strategy(
             "reopen",
-            "B",
             (leg("D.attach D.open | S.deactivate D.pause D.unpause | S.detach"),),
             safe=True,
             label="B",
@@ -179,7 +174,6 @@ STRATEGIES = {
         ),
         Strategy(
             "hold",
-            "B, the destination paused from the start",
             (leg("D.attach D.open D.pause | S.deactivate D.unpause | S.detach"),),
             safe=True,
             label="B, held",
@@ -190,7 +184,6 @@ STRATEGIES = {
         ),
         Strategy(
             "implicit",
-            "C: every request closes and opens",
             (leg("D.attach D.open(each) | S.deactivate | S.detach"),),
             safe=True,
             label="C",
@@ -202,7 +195,6 @@ STRATEGIES = {
         ),
         Strategy(
             "implicit-first",
-            "C, but only the first request reopens, and a probe uses it up",
             (leg("D.attach D.open(first) D.probe | S.deactivate | S.detach"),),
             safe=False,
             label="C, first only",
@@ -214,7 +206,6 @@ STRATEGIES = {
         ),
         Strategy(
             "login",
-            "A, on a LUN that lets no second host log in",
             (leg("| S.deactivate D.attach D.activate | S.detach"),),
             safe=True,
             label="A, exclusive",
@@ -224,7 +215,6 @@ STRATEGIES = {
         ),
         Strategy(
             "activate-back",
-            "A, there and back",
             (leg(_ACTIVATE), leg(_ACTIVATE, back=True)),
             safe=True,
             label="A, there and back",
@@ -232,7 +222,6 @@ STRATEGIES = {
         ),
         Strategy(
             "activate-retry",
-            "A, failed and tried again",
             (
                 leg(
                     "D.attach | S.deactivate D.activate |",
@@ -256,7 +245,7 @@ STRATEGIES = {
 
 
 def named(name: str) -> Strategy:
-    """The strategy of that name. Raises UsageError, listing all, when there is none."""
+    """The strategy of that name. Raises UsageError, which lists all, when there is none."""
     try:
         return STRATEGIES[name]
     except KeyError:

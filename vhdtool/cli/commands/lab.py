@@ -112,7 +112,7 @@ def strategies() -> None:
     from vhdtool.lab.strategies import STRATEGIES
 
     for strategy in STRATEGIES.values():
-        click.echo(f"{strategy.name}: {strategy.option}")
+        click.echo(f"{strategy.name} ({strategy.label}): {strategy.summary}")
         click.echo(
             f"  expected: {strategy.expected(False)} with the guard off, "
             f"{strategy.expected(True)} with it on"
