@@ -1,15 +1,19 @@
-"""Requests that the library serves: the same answers as Python's, and the same rules."""
+"""Requests that the fast path serves: the same replies as the plain path's, and the same rules."""
 
 import contextlib
 import errno
+import mmap
 import os
 import random
 import socket
+import sys
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,13 +26,14 @@ from vhdtool.image.disk.open import RAW
 from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
+from vhdtool.nbd.metrics import BUCKETS, new_counters
 from vhdtool.nbd.plain_path import PlainPath
 from vhdtool.tapdisk.router import RequestRouter
 
 OFF = os.environ.get("VHDTOOL_FAST_PATH") == "off"
 
 
-def test_the_library_was_built() -> None:
+def test_the_fast_path_was_built() -> None:
     """`make setup` builds it; all tests here run without it too, with VHDTOOL_FAST_PATH=off."""
     assert fast_path.available is not OFF
 
@@ -155,7 +160,7 @@ def test_a_tail_that_was_cut_off_is_told_by_python(rig: Rig) -> None:
 def test_a_write_that_the_kernel_refuses_is_done_by_python(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library writes to a descriptor that is open for reading only."""
+    """The fast path writes to a descriptor that is open for reading only."""
     read_only = os.open(rig.path, os.O_RDONLY)
     real = DynamicDisk.fast_path_layout
 
@@ -357,7 +362,7 @@ def test_a_slow_client_writes_nothing_after_a_lost_lease(rig: Rig) -> None:
     thief.close()
 
 
-def test_without_memory_for_the_library_python_serves(
+def test_without_memory_for_the_fast_path_python_serves(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fast_path.available:
@@ -433,3 +438,118 @@ def test_latencies_are_counted(rig: Rig) -> None:
     lines = list(rig.disk.router.latency.lines("n"))
     assert float(lines[-1].split()[1]) >= 50
     client.close()
+
+
+class Bare:
+    """A session in C by itself, between two sockets."""
+
+    def __init__(self) -> None:
+        self.client, self.server = socket.socketpair()
+        self.gate = fast_path.c.Gate()
+        self.inbox = mmap.mmap(-1, 1 << 20)
+        self.counters = new_counters()
+        self.session = fast_path.c.Session(
+            self.server.fileno(), self.inbox, self.counters, self.gate, False, BUCKETS
+        )
+
+    def use(self, **changes: Any) -> None:
+        layout: dict[str, Any] = {"fd": 0, "size": 8 * BLOCK, "generation": 0, "direct": False}
+        layout |= {"writable": True, "block_bytes": BLOCK, "bitmap_bytes": 512, "zeros": True}
+        layout |= {"bat": array("I", [0] * 8), "full": bytearray(8), "whole": True}
+        self.session.use(**(layout | changes))
+
+
+@pytest.fixture
+def bare() -> Iterator[Bare]:
+    if OFF:
+        pytest.skip("the fast path is switched off")
+    one = Bare()
+    yield one
+    one.client.close()
+    one.server.close()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bat": array("I", [0] * 7)},
+        {"bat": array("Q", [0] * 8)},
+        {"full": bytearray(7)},
+        {"full": array("H", [0] * 8)},
+        {"size": 9 * BLOCK},
+        {"block_bytes": 512},
+    ],
+)
+def test_a_layout_with_too_little_behind_it_is_refused(bare: Bare, changes: Any) -> None:
+    bare.use()
+    with pytest.raises(ValueError, match="too short"):
+        bare.use(**changes)
+
+
+def test_tables_in_use_cannot_shrink(bare: Bare) -> None:
+    bat, full = array("I", [0] * 8), bytearray(8)
+    bare.use(bat=bat, full=full)
+    with pytest.raises(BufferError):
+        bat.pop()
+    with pytest.raises(BufferError):
+        full.clear()
+    bare.session.close()
+    bat.pop()
+    full.clear()
+
+
+def test_a_session_checks_what_it_is_given(bare: Bare) -> None:
+    session, counters = fast_path.c.Session, new_counters()
+    sock, inbox, gate = bare.server.fileno(), bare.inbox, bare.gate
+    with pytest.raises(ValueError, match="counters: too short"):
+        session(sock, inbox, array("Q", [0] * 3), gate, False, BUCKETS)
+    with pytest.raises(ValueError, match="counters: too short"):
+        session(sock, inbox, array("I", [0] * 5), gate, False, BUCKETS)
+    with pytest.raises(ValueError, match="more than 31 bounds"):
+        session(sock, inbox, counters, gate, False, [1.0] * 32)
+    with pytest.raises(BufferError):
+        session(sock, b"not writable", counters, gate, False, BUCKETS)
+    with pytest.raises(TypeError):
+        session(sock, inbox, counters, object(), False, BUCKETS)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        session(sock, inbox, counters, gate, False, [None])  # type: ignore[list-item]
+    for start, end in ((1, 0), (0, (1 << 20) + 1)):
+        with pytest.raises(ValueError, match="outside of the inbox"):
+            bare.session.serve(start, end)
+    with pytest.raises(ValueError, match="no request failed"):
+        bare.session.answered()
+    with pytest.raises(ValueError, match="no request failed"):
+        bare.session.failed_request()
+
+
+def test_a_closed_session_only_tells_the_times(bare: Bare) -> None:
+    bare.session.close()
+    for call in (bare.session.close, bare.session.drain, bare.session.take_latencies, bare.use):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    assert (bare.session.idle_since, bare.session.stalled_since) == (0, 0)
+
+
+def test_a_second_thread_is_kept_out_of_a_session(bare: Bare) -> None:
+    bare.use()
+    thread, result = in_thread(lambda: bare.session.serve(0, 0))
+    while not bare.session.idle_since:
+        thread.join(0.001)
+    for call in (bare.session.close, bare.session.drain, bare.use):
+        with pytest.raises(RuntimeError, match="another thread"):
+            call()
+    bare.client.close()
+    thread.join(10)
+    assert result == [(fast_path.c.DISCONNECTED, 0, 0)]
+
+
+def test_sessions_leave_no_references(bare: Bare) -> None:
+    before = sys.getrefcount(bare.gate)
+    for _ in range(50):
+        other = Bare()
+        other.client.close()
+        other.server.close()
+        session = fast_path.c.Session(0, bare.inbox, bare.counters, bare.gate, True, BUCKETS)
+        del session
+    after = sys.getrefcount(bare.gate)
+    assert after == before

@@ -34,7 +34,7 @@ class Session:
         cls,
         sock: int,
         inbox: Any,
-        tally: array[int],
+        counters: array[int],
         gate: Gate,
         structured: bool,
         bounds: Sequence[float],

@@ -126,8 +126,8 @@ void client_reply(struct session *s, struct slot *slot)
     if (read)
         s->out[s->outs++] = (struct iovec){slot->data, slot->length};
     s->replying[s->replies++] = (int)(slot - s->slots);
-    s->tally[read ? 0 : 1] += slot->length;
-    s->tally[read ? 2 : 3]++;
+    s->counters[read ? 0 : 1] += slot->length;
+    s->counters[read ? 2 : 3]++;
 }
 
 /* Sends all replies; 0 when the client has gone. Nothing is in flight while it waits for it. */

@@ -105,7 +105,7 @@ struct session {
     struct gate *gate;
     struct layout layout;
     int structured; /* replies */
-    uint64_t *tally; /* bytes read, bytes written, reads, writes */
+    uint64_t *counters; /* bytes read, bytes written, reads, writes */
     struct latency latency;
 
     int sock;

@@ -19,7 +19,7 @@ typedef struct {
     PyObject_HEAD
     struct session *session; /* NULL when closed */
     PyObject *gate;
-    Py_buffer inbox, tally, bat, full;
+    Py_buffer inbox, counters, bat, full;
     /* Outside the session: others look at it, also after the end. */
     _Atomic int64_t since[2];
     int busy; /* a thread is in it, without Python's lock */
@@ -152,7 +152,7 @@ static void release(Session *self)
         PyMem_Free(s);
     }
     PyBuffer_Release(&self->inbox);
-    PyBuffer_Release(&self->tally);
+    PyBuffer_Release(&self->counters);
     PyBuffer_Release(&self->bat);
     PyBuffer_Release(&self->full);
     Py_CLEAR(self->gate);
@@ -166,12 +166,12 @@ static void session_dealloc(PyObject *self)
 
 static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"sock", "inbox", "tally", "gate", "structured", "bounds", NULL};
+    static char *names[] = {"sock", "inbox", "counters", "gate", "structured", "bounds", NULL};
     const struct state *state = PyType_GetModuleState(type);
     int sock, structured;
-    PyObject *inbox, *tally, *gate, *bounds;
+    PyObject *inbox, *counters, *gate, *bounds;
     if (!state || !PyArg_ParseTupleAndKeywords(args, kwargs, "iOOO!pO:Session", names, &sock, &inbox,
-                                               &tally, state->gate, &gate, &structured, &bounds))
+                                               &counters, state->gate, &gate, &structured, &bounds))
         return NULL;
     Session *self = (Session *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (!self)
@@ -182,15 +182,15 @@ static PyObject *session_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
         return PyErr_NoMemory();
     }
     if (PyObject_GetBuffer(inbox, &self->inbox, PyBUF_WRITABLE) < 0 ||
-        PyObject_GetBuffer(tally, &self->tally, PyBUF_WRITABLE) < 0 ||
-        !require(&self->inbox, "inbox", 1, 1) || !require(&self->tally, "tally", 8, 4) ||
+        PyObject_GetBuffer(counters, &self->counters, PyBUF_WRITABLE) < 0 ||
+        !require(&self->inbox, "inbox", 1, 1) || !require(&self->counters, "counters", 8, 4) ||
         !parse_bounds(bounds, &s->latency))
         goto failed;
     s->sock = sock;
     s->structured = structured;
     s->inbox = self->inbox.buf;
     s->in_size = self->inbox.len > UINT32_MAX ? UINT32_MAX : (uint32_t)self->inbox.len;
-    s->tally = self->tally.buf;
+    s->counters = self->counters.buf;
     s->since = self->since;
     s->gate = &((Gate *)gate)->gate;
     self->gate = Py_NewRef(gate);

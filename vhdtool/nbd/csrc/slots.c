@@ -79,7 +79,7 @@ int slots_afford(struct session *s, uint32_t length, uint32_t here)
 {
     struct slot *slot = &s->slots[s->spare[s->spares - 1]];
     int large = length > LARGE;
-    if (large && !s->huge && s->tally[0] + s->tally[1] > HUGE_AFTER) {
+    if (large && !s->huge && s->counters[0] + s->counters[1] > HUGE_AFTER) {
         /* Memory that has been touched already stays in small pages: it begins anew. */
         if (s->taken) {
             s->starved = 1;
