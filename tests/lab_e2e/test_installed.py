@@ -125,5 +125,7 @@ def test_an_installed_collection_and_wheel_run_a_case(
 
     documented = run(python, "-m", "ansible", "doc", "-t", "module", "vhdtool.lab.preflight")
     assert str(tmp_path / "home") in documented
-    run(*playbook, "vhdtool.lab.teardown")
+    assert "changed: [localhost]" in output
+    assert "changed: [localhost]" in run(*playbook, "vhdtool.lab.teardown")
+    assert "changed: [localhost]" not in run(*playbook, "vhdtool.lab.teardown")
     assert not hosts.down(force=True), "teardown has ended the hosts"
