@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 
@@ -27,7 +28,7 @@ def tag_trouble(
     return None
 
 
-def left_out(variables: dict) -> list[str]:
+def left_out(variables: dict[str, Any]) -> list[str]:
     """The hosts that a run needs and that the play has not."""
     groups = variables["groups"]
     needed = set(groups.get("hypervisors", ()))
@@ -37,12 +38,14 @@ def left_out(variables: dict) -> list[str]:
     return sorted(needed - set(variables["ansible_play_hosts_all"]))
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]
     """See the module of the same name for arguments and results."""
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
@@ -55,6 +58,7 @@ class ActionModule(ActionBase):
                 "imported": {"type": "bool", "default": False},
             }
         )
+        assert task_vars is not None
         tags = (list(task_vars["ansible_run_tags"]), list(task_vars["ansible_skip_tags"]))
         trouble = tag_trouble(arguments["parts"], *tags, arguments["imported"])
         if trouble:

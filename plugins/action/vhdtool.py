@@ -10,26 +10,29 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 HOLDER = "VHDLAB_HOLDER"
 MARK = "VHDLAB_RUN"
-KEPT_LINES = 2000
+RETURNED_LINES = 2000
 
 
-def started(pid: int) -> str:
+def start_time(pid: int) -> str:
     """The start time of a process in clock ticks since boot (proc(5), field 22 of stat)."""
     with open(f"/proc/{pid}/stat") as file:
         return file.read().rpartition(")")[2].split()[19]
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]
     """See the module of the same name for arguments and results."""
 
     TRANSFERS_FILES = False
 
-    def run(self, tmp=None, task_vars=None):
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             argument_spec={
@@ -53,19 +56,19 @@ class ActionModule(ActionBase):
             "shown": bool(lines) and not arguments["quiet"],
             "rc": rc,
             "stdout_lines": list(lines),
-            "cmd": argv,
+            "cmd": ["vhdtool", *arguments["argv"]],
         }
         if rc != 0:
             result["msg"] = " / ".join(list(lines)[-3:]) or f"{' '.join(argv[4:])}: exit code {rc}"
         return result
 
-    def _stream(self, argv, quiet):
+    def _stream(self, argv: list[str], quiet: bool) -> tuple[int, deque[str]]:
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
         # This is a worker; its parent is ansible-playbook, the run that holds the lab. By the mark
         # `vhdtool hosts down` finds the processes of a run that was killed.
         environment.setdefault(HOLDER, str(os.getppid()))
-        environment.setdefault(MARK, f"playbook-{os.getppid()}-{started(os.getppid())}")
-        lines: deque[str] = deque(maxlen=KEPT_LINES)
+        environment.setdefault(MARK, f"playbook-{os.getppid()}-{start_time(os.getppid())}")
+        lines: deque[str] = deque(maxlen=RETURNED_LINES)
         with subprocess.Popen(
             argv,
             env=environment,

@@ -10,6 +10,8 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from ansible import constants as C
 from ansible.plugins.callback.default import CallbackModule as Default
@@ -30,8 +32,8 @@ extends_documentation_fragment:
 """
 
 
-def message(result: dict) -> str:
-    """What went wrong, in one line."""
+def message(result: dict[str, Any]) -> str:
+    """The failure that a task's result describes, in one line."""
     errors = result.get("argument_errors")
     if errors:
         return "; ".join(str(error) for error in errors)
@@ -44,23 +46,38 @@ def message(result: dict) -> str:
     return " / ".join(" ".join(part.split()) for part in parts)
 
 
-class CallbackModule(Default):
+def when_verbose(name: str) -> Callable[..., None]:
+    """A method of the default callback that is called with `-v` only."""
+
+    def method(self: CallbackModule, *arguments: Any, **named: Any) -> None:
+        if self.verbose:
+            getattr(Default, name)(self, *arguments, **named)
+
+    return method
+
+
+class CallbackModule(Default):  # type: ignore[misc]
     """The default callback, silent about tasks that changed nothing."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "vhdtool.lab.brief"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         # A full disk under the log is reported once by the lab, not here for each line.
         logging.raiseExceptions = False
-        self._record = self._failure = None
+        self._record: str | None = None
+        self._failure: str | None = None
         self._pid = os.getpid()
         # Ansible calls no callback after Ctrl-C.
         atexit.register(self._end_record)
 
-    def _end_record(self):
+    @property
+    def verbose(self) -> bool:
+        return bool(self._display.verbosity > 0)
+
+    def _end_record(self) -> None:
         """Writes to the record why the run has ended, unless that is written there."""
         forked = os.getpid() != self._pid
         if forked or self._record is None:
@@ -71,89 +88,57 @@ class CallbackModule(Default):
             [*command, f"--error={why}"], stdin=subprocess.DEVNULL, timeout=60, check=False
         )
 
-    def _note(self, result, text):
+    def _failed(self, result: Any, text: str) -> None:
         self._failure = self._failure or f"{result._host.get_name()}: {text}"
 
-    def _plain(self) -> bool:
-        return self._display.verbosity > 0
+    def _show(self, result: Any, what: str, text: str, color: str) -> None:
+        self._display.display(f"{result._host.get_name()}: {what}: {text}", color=color)
 
-    def v2_playbook_on_start(self, playbook):
-        if self._plain():
-            super().v2_playbook_on_start(playbook)
+    v2_playbook_on_start = when_verbose("v2_playbook_on_start")
+    v2_playbook_on_task_start = when_verbose("v2_playbook_on_task_start")
+    v2_playbook_on_handler_task_start = when_verbose("v2_playbook_on_handler_task_start")
+    v2_playbook_on_include = when_verbose("v2_playbook_on_include")
+    v2_playbook_on_no_hosts_remaining = when_verbose("v2_playbook_on_no_hosts_remaining")
+    v2_runner_on_start = when_verbose("v2_runner_on_start")
+    v2_runner_on_skipped = when_verbose("v2_runner_on_skipped")
+    v2_runner_item_on_ok = when_verbose("v2_runner_item_on_ok")
+    v2_runner_item_on_failed = when_verbose("v2_runner_item_on_failed")
+    v2_runner_item_on_skipped = when_verbose("v2_runner_item_on_skipped")
 
-    def v2_playbook_on_play_start(self, play):
-        if self._plain():
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        if self.verbose:
             super().v2_playbook_on_play_start(play)
         elif play.get_name().strip():
             self._play = play
             self._display.display(f"== {play.get_name().strip()}", color=C.COLOR_HIGHLIGHT)
 
-    def v2_playbook_on_task_start(self, task, is_conditional):
-        if self._plain():
-            super().v2_playbook_on_task_start(task, is_conditional)
-
-    def v2_playbook_on_handler_task_start(self, task):
-        if self._plain():
-            super().v2_playbook_on_handler_task_start(task)
-
-    def v2_playbook_on_include(self, included_file):
-        if self._plain():
-            super().v2_playbook_on_include(included_file)
-
-    def v2_runner_on_start(self, host, task):
-        if self._plain():
-            super().v2_runner_on_start(host, task)
-
-    def v2_runner_on_ok(self, result):
+    def v2_runner_on_ok(self, result: Any) -> None:
         command = [str(word) for word in result._result.get("cmd") or []]
-        if command[4:6] == ["lab", "begin"]:
-            self._record = command[6]
-        if self._plain():
+        if command[:3] == ["vhdtool", "lab", "begin"]:
+            self._record = command[3]
+        if self.verbose:
             super().v2_runner_on_ok(result)
         elif result._result.get("changed") and not result._result.get("shown"):
             name = result._task.get_name().removeprefix("vhdtool.lab.")
-            self._line(result, "changed", name, C.COLOR_CHANGED)
+            self._show(result, "changed", name, C.COLOR_CHANGED)
 
-    def v2_runner_on_skipped(self, result):
-        if self._plain():
-            super().v2_runner_on_skipped(result)
-
-    def v2_runner_on_failed(self, result, ignore_errors=False):
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:
-            self._note(result, message(result._result))
-        if self._plain():
+            self._failed(result, message(result._result))
+        if self.verbose:
             super().v2_runner_on_failed(result, ignore_errors)
         elif not ignore_errors and not result._result.get("shown"):
-            self._line(result, "failed", message(result._result), C.COLOR_ERROR)
+            self._show(result, "failed", message(result._result), C.COLOR_ERROR)
 
-    def v2_runner_on_unreachable(self, result):
-        self._note(result, "unreachable: " + message(result._result))
-        if self._plain():
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._failed(result, "unreachable: " + message(result._result))
+        if self.verbose:
             super().v2_runner_on_unreachable(result)
         else:
-            self._line(result, "unreachable", message(result._result), C.COLOR_UNREACHABLE)
+            self._show(result, "unreachable", message(result._result), C.COLOR_UNREACHABLE)
 
-    def v2_runner_item_on_ok(self, result):
-        if self._plain():
-            super().v2_runner_item_on_ok(result)
-
-    def v2_runner_item_on_failed(self, result):
-        if self._plain():
-            super().v2_runner_item_on_failed(result)
-
-    def v2_runner_item_on_skipped(self, result):
-        if self._plain():
-            super().v2_runner_item_on_skipped(result)
-
-    def v2_playbook_on_no_hosts_remaining(self):
-        if self._plain():
-            super().v2_playbook_on_no_hosts_remaining()
-
-    def _line(self, result, what: str, text: str, color: str) -> None:
-        self._display.display(f"{result._host.get_name()}: {what}: {text}", color=color)
-
-    def v2_playbook_on_stats(self, stats):
-        if self._plain():
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self.verbose:
             super().v2_playbook_on_stats(stats)
             return
         for host in sorted(stats.processed):

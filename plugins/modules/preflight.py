@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import tempfile
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -101,7 +102,7 @@ def port_trouble(address: str, port: int) -> str | None:
     return None
 
 
-def troubles(arguments: dict) -> list[str]:
+def troubles(arguments: dict[str, Any]) -> list[str]:
     """Everything that stands in the way, a line each."""
     if os.geteuid() != 0:
         return [f"tasks run as user {os.geteuid()} and not as root; set ansible_become: true"]
@@ -137,13 +138,13 @@ def write_trouble(directory: str) -> str | None:
     return None
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     """Which machine this is to its peers: an NFS server tells clients apart by the node name."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return {"node": os.uname().nodename, "boot_id": file.read().strip()}
 
 
-def way_in() -> dict:
+def way_in() -> dict[str, Any]:
     """How this module was started, as sudo(8) and Python say."""
     return {"python": sys.executable, "sudo": "SUDO_UID" in os.environ}
 

@@ -47,7 +47,7 @@ shown:
   type: bool
   returned: when the program could be started
 cmd:
-  description: The command that was run.
+  description: The command that was run, as a user would type it.
   type: list
   returned: when the program could be started
 """
