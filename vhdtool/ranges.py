@@ -12,7 +12,7 @@ DataRange = tuple[int, bool]
 
 
 def join(items: Iterable[T], joined: Callable[[T, T], T | None]) -> Iterator[T]:
-    """Replaces neighbours by `joined` of the two, unless that is None."""
+    """Replace neighbours by `joined` of the two, unless that is None."""
     last: T | None = None
     for item in items:
         both = None if last is None else joined(last, item)
@@ -24,7 +24,7 @@ def join(items: Iterable[T], joined: Callable[[T, T], T | None]) -> Iterator[T]:
 
 
 def merge(ranges: Iterable[Range]) -> list[Range]:
-    """Sorts ranges and merges those that overlap or touch; drops empty ones.
+    """Sort ranges and merge those that overlap or touch; drop empty ones.
 
     >>> merge([(4, 6), (0, 2), (2, 3), (9, 9), (5, 8)])
     [(0, 3), (4, 8)]
@@ -37,7 +37,7 @@ def _touching(one: Range, other: Range) -> Range | None:
 
 
 def subtract(whole: Range, owned: Iterable[Range]) -> Iterator[Range]:
-    """Yields the parts of `whole` outside of all `owned` ranges, which are sorted by start.
+    """Yield the parts of `whole` outside of all `owned` ranges, which are sorted by start.
 
     >>> list(subtract((0, 10), [(1, 3), (2, 4), (8, 12)]))
     [(0, 1), (4, 8)]
@@ -54,7 +54,7 @@ def subtract(whole: Range, owned: Iterable[Range]) -> Iterator[Range]:
 
 
 def merge_data(ranges: Iterable[DataRange], most: int) -> list[DataRange]:
-    """Merges neighbours of one kind; returns the first `most` of the resulting ranges.
+    """Merge neighbours of one kind; return the first `most` of the resulting ranges.
 
     >>> merge_data([(1, True), (2, True), (4, False), (8, True)], most=2)
     [(3, True), (4, False)]

@@ -206,13 +206,14 @@ def test_a_child_is_never_whole() -> None:
 
 def test_memory_keeps_a_bounded_number_of_bitmaps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockmap, "CACHED_BITMAPS", 8)
-    disk = DynamicDisk(empty_image())
+    image = empty_image()
+    blocks = BlockMap(read_block_tables(image), image)
     for block in range(100):
-        disk.write(block * BLOCK, bytes([1]) * SECTOR)
-    assert disk._map.cached_bitmaps() == 8
+        blocks.set_bitmap(block, b"\x80" + bytes(SECTOR - 1))
+    assert blocks.cached_bitmaps() == 8
     for block in range(100):
-        disk.write(block * BLOCK, bytes([1]) * BLOCK)
-    assert disk._map.cached_bitmaps() <= 8
+        blocks.set_bitmap(block, b"\xff" * SECTOR)
+    assert blocks.cached_bitmaps() == 0
 
 
 def test_nothing_is_written_when_nothing_was() -> None:

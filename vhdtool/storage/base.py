@@ -19,7 +19,7 @@ class Closing:
     """A context manager that closes."""
 
     def close(self) -> None:
-        """Releases what it holds."""
+        """Release what it holds."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -52,27 +52,27 @@ class Storage(Closing):
     """Whether it holds the image's lock, so that the three methods at the end have a meaning."""
 
     def pread(self, offset: int, length: int) -> bytes:
-        """Returns the bytes at `offset`; fewer at the end, none behind it."""
+        """Return the bytes at `offset`; fewer at the end, none behind it."""
         raise NotImplementedError
 
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes all of `data`; a gap behind the old end reads back as zeros."""
+        """Write all of `data`; a gap behind the old end reads back as zeros."""
         raise NotImplementedError
 
     def zero(self, offset: int, length: int) -> None:
-        """Makes a range read back as zeros, as a hole where possible; may extend the end."""
+        """Make a range read back as zeros, as a hole where possible; may extend the end."""
         raise NotImplementedError
 
     def truncate(self, size: int) -> None:
-        """Cuts or extends to `size` bytes; a block device keeps its length."""
+        """Cut or extend to `size` bytes; a block device keeps its length."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Returns when all that was written is on stable storage."""
+        """Return when all that was written is on stable storage."""
         raise NotImplementedError
 
     def size(self) -> int:
-        """Returns the offset of the end."""
+        """Return the offset of the end."""
         raise NotImplementedError
 
     # capabilities
@@ -82,23 +82,23 @@ class Storage(Closing):
         return None
 
     def discard(self, offset: int, length: int) -> None:
-        """Frees a range where that is cheap; it reads back unchanged, or as zeros."""
+        """Free a range where that is cheap; it reads back unchanged, or as zeros."""
         self.zero(offset, length)
 
     def will_need(self, offset: int, length: int) -> None:
-        """Announces that a range will be read, so that a cache may fetch it now."""
+        """Announce that a range will be read, so that a cache may fetch it now."""
 
     # a storage that holds the lock of its image
 
     def check_identity(self) -> None:
-        """Raises LeaseLost when the image's path does not lead to the open file any more."""
+        """Raise LeaseLost when the image's path does not lead to the open file any more."""
 
     def lock_is_lost(self) -> bool:
         """Whether another process has the lock; False where that cannot be known."""
         return False
 
     def reopened(self) -> Self:
-        """Opens the same image anew and moves the lock there; this storage must close then."""
+        """Open the same image anew and move the lock there; this storage must close then."""
         raise NotImplementedError
 
 
@@ -121,10 +121,10 @@ class ReadOnlyStorage(Storage):
         self._refuse()
 
     def flush(self) -> None:
-        """Does nothing: nothing was written."""
+        """Do nothing: nothing was written."""
 
     def close(self) -> None:
-        """Releases nothing by default."""
+        """Release nothing by default."""
 
 
 class BorrowedStorage(Storage):
@@ -155,4 +155,4 @@ class BorrowedStorage(Storage):
         return self.inner.size()
 
     def close(self) -> None:
-        """Leaves `inner` open."""
+        """Leave `inner` open."""

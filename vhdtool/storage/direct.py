@@ -23,7 +23,7 @@ class DirectIO:
         self._spare: list[mmap.mmap] = []
 
     def read(self, fd: int, offset: int, length: int) -> bytes:
-        """Returns the bytes at `offset`, at most `length`; neither need be aligned."""
+        """Return the bytes at `offset`, at most `length`; neither need be aligned."""
         first = offset - offset % ALIGN
         end = -(-(offset + length) // ALIGN) * ALIGN
         parts = []
@@ -46,7 +46,7 @@ class DirectIO:
         return data
 
     def write(self, fd: int, offset: int, data: memoryview) -> None:
-        """Writes all of `data`; offset and length are multiples of ALIGN."""
+        """Write all of `data`; offset and length are multiples of ALIGN."""
         while data:
             part = data[:_LARGEST]
             buffer = self._take(len(part))
@@ -73,5 +73,5 @@ class DirectIO:
             self._spare.append(buffer)
 
     def clear(self) -> None:
-        """Frees the spare buffers."""
+        """Free the spare buffers."""
         self._spare.clear()

@@ -1,4 +1,4 @@
-"""A file or block device, with O_DIRECT where asked for and possible."""
+"""A file or block device, with O_DIRECT where it is asked for and possible."""
 
 import contextlib
 import errno
@@ -106,7 +106,7 @@ class FileStorage(Storage):
             raise self._failure(error, f"read {length} bytes at {offset}") from None
 
     def readinto(self, offset: int, view: memoryview) -> int:
-        """Fills `view` with the bytes at `offset`; returns their number, lower at the end."""
+        """Fill `view` with the bytes at `offset`; return their number, lower at the end."""
         if self.direct:
             data = self.pread(offset, len(view))
             view[: len(data)] = data
@@ -123,7 +123,7 @@ class FileStorage(Storage):
         return done
 
     def pwrite(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Writes all of `data`. Raises ValueError when direct and not in whole sectors."""
+        """Write all of `data`. Raises ValueError when direct and not in whole sectors."""
         view = memoryview(data).cast("B")
         size = len(view)
         try:
@@ -142,7 +142,7 @@ class FileStorage(Storage):
             raise self._failure(error, f"write {len(data)} bytes at {offset}") from None
 
     def zero(self, offset: int, length: int) -> None:
-        """Punches a hole, and extends the file where the range ends behind it."""
+        """Punch a hole, and extend the file where the range ends behind it."""
         if length <= 0:
             return
         try:
@@ -158,7 +158,7 @@ class FileStorage(Storage):
             raise self._failure(error, f"zero {length} bytes at {offset}") from None
 
     def discard(self, offset: int, length: int) -> None:
-        """Punches a hole where the file system supports it; elsewhere does nothing."""
+        """Punch a hole where the file system supports it; elsewhere do nothing."""
         try:
             length = min(length, self.size() - offset)
             if length > 0:
@@ -167,7 +167,7 @@ class FileStorage(Storage):
             raise self._failure(error, f"free {length} bytes at {offset}") from None
 
     def will_need(self, offset: int, length: int) -> None:
-        """Starts to read the range into the page cache, unless that is bypassed."""
+        """Start to read the range into the page cache, unless that is bypassed."""
         if not self.direct:
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
@@ -181,7 +181,7 @@ class FileStorage(Storage):
             length -= len(part)
 
     def truncate(self, size: int) -> None:
-        """Sets the length; a block device keeps its own."""
+        """Set the length; a block device keeps its own."""
         if self.is_block_device:
             return
         try:
@@ -217,7 +217,7 @@ class FileStorage(Storage):
             os.close(fd)
 
     def _leave_direct(self, error: OSError) -> None:
-        """Switches to buffered access where O_DIRECT needs a larger alignment than a sector."""
+        """Switch to buffered access where O_DIRECT needs a larger alignment than a sector."""
         if error.errno != errno.EINVAL:
             raise error
         # Another thread may have switched already; any other cause fails the buffered attempt.

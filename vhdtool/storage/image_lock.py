@@ -63,7 +63,7 @@ class NoLocks(ActivationRefused):
 
 
 def lock_image(fd: int, name: str, mode: LockMode, qemu: bool = True) -> None:
-    """Locks an image through the descriptor that will do the I/O; closing it unlocks.
+    """Lock an image through the descriptor that will do the I/O; closing it unlocks.
 
     `qemu`: QEMU's bytes too; False where a QEMU of this process opens the file and locks them.
     Raises ImageInUse, NoLocks, or StorageError; then the descriptor may hold part of the lock.
@@ -90,7 +90,7 @@ def _lock_for_qemu(fd: int, name: str, mode: LockMode) -> None:
 
 
 def move_lock(old: int, new: int, name: str, qemu: bool = True) -> None:
-    """Moves a server's lock to another descriptor of the same file; `old` must close then.
+    """Move a server's lock to another descriptor of the same file; `old` must close then.
 
     At every moment one of the two excludes all others. Raises LeaseLost where `old` has lost its
     lock: then neither may write.
@@ -181,7 +181,7 @@ def locks_exclude(path: str, fd: int) -> bool:
 
 
 def require_name(fd: int, path: str) -> None:
-    """Raises ImageInUse unless `path` still leads to the open file.
+    """Raise ImageInUse unless `path` still leads to the open file.
 
     Call it with the lock held: the previous holder may have put another file at the path.
     """
@@ -196,7 +196,7 @@ def require_name(fd: int, path: str) -> None:
 
 
 def in_use(fd: int, name: str) -> ImageInUse:
-    """Makes the error, with the processes of this host that have the image locked."""
+    """Make the error, with the processes of this host that have the image locked."""
     users = local_users(fd)
     who = ", ".join(f"{command} (pid {pid})" for pid, command in users)
     if who:

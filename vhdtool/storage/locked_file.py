@@ -66,7 +66,7 @@ class ImageFile(FileStorage):
                 raise
 
     def check_identity(self) -> None:
-        """Raises LeaseLost when the path does not lead to the open file any more."""
+        """Raise LeaseLost when the path does not lead to the open file any more."""
         try:
             there = os.stat(self.path)
         except FileNotFoundError:
@@ -87,7 +87,7 @@ class ImageFile(FileStorage):
         return lock_is_lost(self._fd)
 
     def reopened(self) -> Self:
-        """Opens the file at the path anew, in the same way, and moves the server's lock there.
+        """Open the file at the path anew, in the same way, and move the server's lock there.
 
         This storage must close then. Raises StorageError, or LeaseLost when the lock is lost or
         the path leads to another file.

@@ -86,21 +86,21 @@ class MemoryStorage(Storage):
         self._size = size
 
     def flush(self) -> None:
-        """Does nothing: memory has no cache."""
+        """Do nothing: memory has no cache."""
 
     def size(self) -> int:
         return self._size
 
     def close(self) -> None:
-        """Keeps the bytes, so that a test can read them."""
+        """Keep the bytes, so that a test can read them."""
 
     def copy(self) -> "MemoryStorage":
-        """Returns an independent storage with the same bytes."""
+        """Return an independent storage with the same bytes."""
         twin = MemoryStorage(name=self.name, writable=True)
         twin._pages = {number: bytearray(page) for number, page in self._pages.items()}
         twin._size = self._size
         return twin
 
     def getvalue(self) -> bytes:
-        """Returns all bytes."""
+        """Return all bytes."""
         return self.pread(0, self._size)

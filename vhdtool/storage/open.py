@@ -20,7 +20,7 @@ def open_anywhere(
     direct: bool = False,
     follow: bool = True,
 ) -> "FileStorage | IscsiStorage":
-    """Opens the storage at a path or `iscsi://HOST[:PORT]/TARGET/LUN`; a LUN is always direct.
+    """Open the storage at a path or `iscsi://HOST[:PORT]/TARGET/LUN`; a LUN is always direct.
 
     Raises StorageError, and UsageError for an invalid URL.
     """

@@ -48,7 +48,7 @@ class Lun:
 
     @classmethod
     def parse(cls, text: str) -> "Lun":
-        """Parses `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`, or the same with one slash.
+        """Parse `iscsi://[USER%SECRET@]HOST[:PORT]/TARGET/LUN`, or the same with one slash.
 
         Raises UsageError.
         """
@@ -135,7 +135,7 @@ class Session:
         send: bytes | bytearray | memoryview | None = None,
         writes: bool = False,
     ) -> bytes:
-        """Runs one command; returns the data that it receives. Raises ScsiError.
+        """Run one command; return the data that it receives. Raises ScsiError.
 
         After a unit attention the command is sent again, except where it `writes` and reservations
         have changed meanwhile.
@@ -155,7 +155,7 @@ class Session:
     def _run(
         self, doing: str, cdb: bytes, receive: int, send: bytes | bytearray | memoryview | None
     ) -> tuple[int, int, int, bytes, str]:
-        """Returns (status, sense key, sense code, data received, the library's message)."""
+        """Return (status, sense key, sense code, data received, the library's message)."""
         lib = self._library
         length = receive if send is None else len(send)
         direction = _WRITE if send is not None else _READ if receive else _NONE
@@ -192,7 +192,7 @@ class Session:
         self._library.iscsi_disconnect(self._context)
 
     def close(self) -> None:
-        """Releases one use; the last one logs out."""
+        """Release one use; the last one logs out."""
         with Session._opening:
             self._users -= 1
             if self._users:

@@ -29,7 +29,7 @@ def _fallocate() -> tuple[Callable[..., Any], Callable[[], int]] | None:
 
 
 def punch_hole(fd: int, offset: int, length: int) -> bool:
-    """Deallocates a range, which then reads as zeros; returns False where that is not supported.
+    """Deallocate a range, which then reads as zeros; return False where that is not supported.
 
     Raises OSError when it is supported and fails.
     """
@@ -47,7 +47,7 @@ def punch_hole(fd: int, offset: int, length: int) -> bool:
 
 
 def preallocate(fd: int, end: int) -> bool:
-    """Reserves space up to byte `end`, also behind the end of the file, whose length stays.
+    """Reserve space up to byte `end`, also behind the end of the file, whose length stays.
 
     Returns False where the file system does not support it. Raises OSError when space is short.
     """
@@ -75,7 +75,7 @@ class DataMap:
         self._empty_from: int | None = None
 
     def ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yields the ranges [first, stop) of data within bytes [start, end).
+        """Yield the ranges [first, stop) of data within bytes [start, end).
 
         All of it counts as data on a file system that cannot report holes.
         """
@@ -118,7 +118,7 @@ class Contents:
         self._map = None if fd is None else DataMap(fd)
 
     def data_ranges(self, offset: int, length: int) -> Iterator[DataRange]:
-        """Yields the ranges of `length` bytes from `offset`, in order.
+        """Yield the ranges of `length` bytes from `offset`, in order.
 
         A range behind the end of the file counts as data: reading it fails, as it should.
         """

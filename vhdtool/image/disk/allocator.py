@@ -72,7 +72,7 @@ class Allocator:
         return self.end * SECTOR
 
     def allocate(self, block: int) -> None:
-        """Allocates a block; some that follow it too, while blocks are asked for in order.
+        """Allocate a block; some that follow it too, while blocks are asked for in order.
 
         Raises SplitBrain, LeaseLost, StorageError.
         """
@@ -124,12 +124,12 @@ class Allocator:
         return entries
 
     def write_entries(self, entries: Entries) -> None:
-        """Writes entries of one BAT sector, with one write."""
+        """Write entries of one BAT sector, with one write."""
         offset, _ = self.blocks.bat_sector(min(entries))
         self.writer.write(offset, self.blocks.bat_sector_with(entries))
 
     def allocated(self, entries: Entries, bitmap: bytes) -> None:
-        """Notes that blocks are allocated, each with this bitmap. Memory changes last."""
+        """Note that blocks are allocated, each with this bitmap. Memory changes last."""
         for block, entry in entries.items():
             # The bitmap first: a reader that finds the entry must find the bitmap as well.
             self.blocks.set_bitmap(block, bitmap)
@@ -141,7 +141,7 @@ class Allocator:
             self.writer.hooks.allocated(block, entry)
 
     def settle(self) -> None:
-        """Finds out whether a failed BAT write reached the disk: then its blocks are allocated.
+        """Find out whether a failed BAT write reached the disk: then its blocks are allocated.
 
         Raises SplitBrain.
         """
@@ -157,7 +157,7 @@ class Allocator:
         self._unsettled = {}
 
     def forget(self) -> None:
-        """Forgets the preallocation, and reads the file's size again."""
+        """Forget the preallocation, and read the file's size again."""
         self._preallocation.forget()
         self._file_size = None
         with contextlib.suppress(StorageError):
@@ -166,7 +166,7 @@ class Allocator:
     # another writer
 
     def _require_sole_writer(self, block: int) -> None:
-        """Raises SplitBrain where BAT sector or file size differ from memory (rule 4)."""
+        """Raise SplitBrain where BAT sector or file size differ from memory (rule 4)."""
         try:
             offset, known = self.blocks.bat_sector(block)
             if self.storage.pread(offset, SECTOR) != known:
@@ -178,7 +178,7 @@ class Allocator:
             raise
 
     def require_same_size(self) -> None:
-        """Raises SplitBrain unless the file has its size: another BAT sector may have changed."""
+        """Raise SplitBrain unless the file has its size: another BAT sector may have changed."""
         size = self.storage.size()
         if self._file_size is None:
             self._file_size = size

@@ -42,7 +42,7 @@ class Parent(Protocol):
         raise NotImplementedError
 
     def close(self) -> None:
-        """Closes its images."""
+        """Close its images."""
         return
 
 
@@ -84,19 +84,19 @@ class OpenDisk:
         raise NotImplementedError
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Makes a range read as zeros."""
+        """Make a range read as zeros."""
         raise NotImplementedError
 
     def trim(self, offset: int, length: int) -> None:
-        """Frees the space of a range where that is cheap; its content is undefined then."""
+        """Free the space of a range where that is cheap; its content is undefined then."""
         raise NotImplementedError
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Announces that a range will be read."""
+        """Announce that a range will be read."""
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Returns when all that was written is durable."""
+        """Return when all that was written is durable."""
         raise NotImplementedError
 
     def extents(self, offset: int, length: int, most: int) -> list[DataRange]:
@@ -104,15 +104,15 @@ class OpenDisk:
         raise NotImplementedError
 
     def finish(self) -> bool:
-        """Makes all durable and closes the image, but not its storage; True: it wrote a footer."""
+        """Make all durable and close the image, but not its storage; True: it wrote a footer."""
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """Closes the storage and writes nothing."""
+        """Close the storage and write nothing."""
         raise NotImplementedError
 
     def close(self) -> bool:
-        """Does `finish`, and closes the storage in any case."""
+        """Call `finish`, and close the storage in any case."""
         try:
             return self.finish()
         finally:
@@ -125,11 +125,11 @@ class OpenDisk:
         return None
 
     def allocate(self, block: int) -> None:
-        """Allocates a block for the fast path. Raises SplitBrain, LeaseLost."""
+        """Allocate a block for the fast path. Raises SplitBrain, LeaseLost."""
         raise NotImplementedError
 
 
 def require_inside(name: str, size: int, offset: int, length: int) -> None:
-    """Raises ValueError for a request that exceeds a disk of `size` bytes."""
+    """Raise ValueError for a request that exceeds a disk of `size` bytes."""
     if offset < 0 or length < 0 or offset + length > size:
         raise ValueError(f"{name}: {length} bytes at {offset} pass the disk's end")

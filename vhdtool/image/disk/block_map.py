@@ -64,7 +64,7 @@ class BlockMap:
         return bytes(raw)
 
     def set_entry(self, block: int, entry: int) -> None:
-        """Notes that the BAT on disk has `entry` for `block`."""
+        """Note that the BAT on disk has `entry` for `block`."""
         start = block * 4
         self._raw_bat[start : start + 4] = entry.to_bytes(4, "big")
         self.bat[block] = entry
@@ -95,7 +95,7 @@ class BlockMap:
         return bitmap
 
     def set_bitmap(self, block: int, bitmap: bytes) -> None:
-        """Notes the bitmap on disk; drops the oldest one when there are too many."""
+        """Note the bitmap on disk; drop the oldest one when there are too many."""
         if bits.all_set(bitmap, self.layout.sectors):
             # Its flag says the same in a byte.
             self.full[block] = 1

@@ -41,7 +41,7 @@ class BlockReader:
             length -= count
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns `length` bytes. Raises CorruptImage where the file has lost data."""
+        """Return `length` bytes. Raises CorruptImage where the file has lost data."""
         parts = [
             self.read_block(block, within, count)
             for block, within, count in self.split(offset, length)
@@ -49,7 +49,7 @@ class BlockReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_block(self, block: int, within: int, count: int) -> bytes:
-        """Returns `count` bytes of one block."""
+        """Return `count` bytes of one block."""
         entry = self._blocks.bat[block]
         if entry == UNUSED:
             return self._below(block, within, count)
@@ -66,7 +66,7 @@ class BlockReader:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def present(self, offset: int, count: int) -> bytes:
-        """Returns bytes of the file that are present by the metadata. Raises CorruptImage."""
+        """Return bytes of the file that are present by the metadata. Raises CorruptImage."""
         data = self._storage.pread(offset, count)
         if len(data) == count:
             return data

@@ -73,7 +73,7 @@ class DynamicDisk(OpenDisk):
     # reading
 
     def read(self, offset: int, length: int) -> bytes:
-        """Returns `length` bytes: an absent sector comes from the parent, or is zeros.
+        """Return `length` bytes: an absent sector comes from the parent, or is zeros.
 
         Raises CorruptImage where the file has lost data that the metadata calls present.
         """
@@ -83,7 +83,7 @@ class DynamicDisk(OpenDisk):
         return self._reader.read(offset, length)
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Announces that a range will be read. Nothing is fetched from a parent."""
+        """Announce that a range will be read. Nothing is fetched from a parent."""
         for block, within, count in self._reader.split(offset, length):
             if (entry := self.bat[block]) != UNUSED:
                 self.storage.will_need(self._map.layout.data_offset(entry) + within, count)
@@ -94,7 +94,7 @@ class DynamicDisk(OpenDisk):
     # writing
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Writes bytes at an offset; the metadata that they need is on the disk on return.
+        """Write bytes at an offset; the metadata that they need is on the disk on return.
 
         Raises SplitBrain or LeaseLost when another writer has been here.
         """
@@ -143,11 +143,11 @@ class DynamicDisk(OpenDisk):
             self._map.set_bitmap(block, bytes(bitmap))
 
     def allocate(self, block: int) -> None:
-        """Allocates a block, unless it is allocated. Raises StorageError, SplitBrain, LeaseLost."""
+        """Allocate a block, unless it is allocated. Raises StorageError, SplitBrain, LeaseLost."""
         self._allocate(block, 0, _NO_DATA)
 
     def _allocate(self, block: int, first: int, data: memoryview) -> bool:
-        """Allocates a block for `data`, unless it is allocated; True: has written the data too."""
+        """Allocate a block for `data`, unless allocated; True: it has written the data too."""
         with self._map.lock:
             self._dirty = True
             self._allocator.settle()
@@ -156,7 +156,7 @@ class DynamicDisk(OpenDisk):
             return self.policy.allocate(self._allocator, block, first, data)
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """Makes a range read as zeros; without a parent it allocates nothing."""
+        """Make a range read as zeros; without a parent it allocates nothing."""
         for block, within, count in self._reader.split(offset, length):
             if self.parent is not None or within % SECTOR or count % SECTOR:
                 self._write_block(block, within, memoryview(bytes(count)))
@@ -166,7 +166,7 @@ class DynamicDisk(OpenDisk):
                 self.storage.zero(at, size)
 
     def trim(self, offset: int, length: int) -> None:
-        """Frees the whole sectors of a range in this file, where that is cheap.
+        """Free the whole sectors of a range in this file, where that is cheap.
 
         Freed sectors read as zeros. They stay allocated, so a parent does not show through.
         """
@@ -201,7 +201,7 @@ class DynamicDisk(OpenDisk):
     # closing
 
     def finish(self) -> bool:
-        """Ends the file with its footer and leaves it open; True when it wrote one.
+        """End the file with its footer and leave it open; True when it wrote one.
 
         Writes nothing when nothing was written since opening, as tapdisk2 does. Raises SplitBrain
         or LeaseLost instead of overwriting what another host wrote. After a StorageError it may be

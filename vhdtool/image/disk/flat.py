@@ -3,7 +3,7 @@
 from vhdtool.image.check.admission import require_closed_fixed
 from vhdtool.image.disk.base import OpenDisk, require_inside
 from vhdtool.nbd.backend import FastPathLayout
-from vhdtool.ranges import merge_data
+from vhdtool.ranges import DataRange, merge_data
 from vhdtool.storage import Storage
 from vhdtool.storage.sparse import Contents
 from vhdtool.vhd.units import raw_disk_size
@@ -25,7 +25,6 @@ class FlatDisk(OpenDisk):
         return None if fd is None else FastPathLayout(fd, self.storage.direct, self.size)
 
     def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes; raises ValueError past the end."""
         self._inside(offset, length)
         return self.storage.pread(offset, length).ljust(length, b"\0")
 
@@ -38,26 +37,24 @@ class FlatDisk(OpenDisk):
         self.storage.zero(offset, length)
 
     def trim(self, offset: int, length: int) -> None:
-        """Frees what a range takes in the file, where that can be done; it reads as zeros then."""
+        """Free the space of a range where that is cheap; it reads as zeros then."""
         self._inside(offset, length)
         self.storage.discard(offset, length)
 
     def prefetch(self, offset: int, length: int) -> None:
-        """The range is going to be read."""
         self._inside(offset, length)
         self.storage.will_need(offset, length)
 
     def flush(self) -> None:
         self.storage.flush()
 
-    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[tuple[int, bool]]:
-        """(bytes, may hold data) of the first `most` ranges, as the file system knows them now."""
+    def extents(self, offset: int, length: int, most: int = 1 << 14) -> list[DataRange]:
         self._inside(offset, length)
         contents = Contents(self.storage, self.size if self._raw else None)
         return merge_data(contents.data_ranges(offset, length), most)
 
     def finish(self) -> bool:
-        """All that was written is durable; there is no footer to write."""
+        """Make all durable; there is no footer to write."""
         self.storage.flush()
         return False
 

@@ -24,17 +24,17 @@ class MetadataWriter:
         self._batmap = tables.batmap
 
     def write(self, offset: int, data: bytes) -> None:
-        """Writes bytes of metadata, if they may be written."""
+        """Write bytes of metadata, if they may be written."""
         self.hooks.may_write_metadata()
         self.storage.pwrite(offset, data)
         self.wrote()
 
     def wrote(self) -> None:
-        """Notes the time of a metadata write."""
+        """Note the time of a metadata write."""
         self.last_time = self.hooks.clock()
 
     def truncate(self, size: int) -> None:
-        """Cuts the file to `size` bytes, if it may be cut."""
+        """Cut the file to `size` bytes, if it may be cut."""
         self.hooks.may_write_metadata()
         self.storage.truncate(size)
         self.wrote()
@@ -44,11 +44,11 @@ class MetadataWriter:
         return self.storage.pread(self._header.bat_offset, self._header.bat_bytes)
 
     def write_bitmap(self, entry: int, bitmap: bytes, begin: int, end: int) -> None:
-        """Writes sectors [begin, end) of the bitmap of the block at `entry`."""
+        """Write sectors [begin, end) of the bitmap of the block at `entry`."""
         self.write((entry + begin) * SECTOR, bitmap[begin * SECTOR : end * SECTOR])
 
     def write_batmap(self, blocks: BlockMap, always: bool = False) -> None:
-        """Writes the batmap where the image has one and it has changed, or `always`.
+        """Write the batmap where the image has one and it has changed, or `always`.
 
         The map comes before its header: until the checksum fits, the map is not believed.
         """
@@ -65,7 +65,7 @@ class MetadataWriter:
         self.write(self._header.bat_end, replace(batmap, checksum=check).pack())
 
     def write_footer(self, offset: int) -> None:
-        """Writes the footer at byte `offset` and cuts the file behind it; durable on return."""
+        """Write the footer at byte `offset` and cut the file behind it; durable on return."""
         self.write(offset, self.footer.pack())
         self.hooks.reached("close-footer")
         end = offset + SECTOR

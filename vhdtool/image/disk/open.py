@@ -33,7 +33,7 @@ def open_disk(
     hooks: Hooks | None = None,
     policy: WritePolicy | None = None,
 ) -> OpenDisk:
-    """Opens the image in `storage`, which is the file at `path`: parents are looked for beside it.
+    """Open the image in `storage`, which is the file at `path`: parents are looked for beside it.
 
     `kind` is one of KINDS. `exclusive`: nobody may write the parents as long as the image is open,
     and QEMU's lock is taken on a qcow2 image. The other options are those of DynamicDisk. With a
@@ -96,7 +96,7 @@ def build_disk(
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """Detects whether the file is a VHD or qcow2; raw cannot be detected.
+    """Detect whether the file is a VHD or qcow2; raw cannot be detected.
 
     Raises NotAVhd, UsageError or StorageError.
     """
@@ -111,7 +111,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
 
 def disk_size(path: str | os.PathLike[str], kind: str) -> int:
-    """Reads the disk's size in bytes.
+    """Read the disk's size in bytes.
 
     Raises NotAVhd, CorruptImage, UnsupportedImage or StorageError.
     """

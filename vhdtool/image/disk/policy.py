@@ -26,13 +26,13 @@ class WritePolicy(Protocol):
         """The sector behind which new blocks go."""
 
     def begin(self, allocator: Allocator, tables: BlockTables, unclean: bool) -> bool:
-        """Accepts an image or raises; returns whether it must be finished even if not written."""
+        """Accept an image or raise; return whether it must be finished even if not written."""
 
     def allocate(self, allocator: Allocator, block: int, first: int, data: memoryview) -> bool:
-        """Allocates a block for `data` from sector `first` on; True: has written the data too."""
+        """Allocate a block for `data` from sector `first` on; True: it has written the data too."""
 
     def finish(self, allocator: Allocator) -> None:
-        """Ends the file with its footer."""
+        """End the file with its footer."""
 
 
 class Guarded:
@@ -51,7 +51,7 @@ class Guarded:
         return first_free_sector(storage, tables.ends, tables.layout, tables.bat, tables.end)
 
     def begin(self, allocator: Allocator, tables: BlockTables, unclean: bool) -> bool:
-        """Raises CorruptImage, or UncleanImage where another writer may have the image."""
+        """Raise CorruptImage, or UncleanImage where another writer may have the image."""
         storage = allocator.storage
         require_servable(storage, tables)
         if tables.closed(allocator.end):

@@ -34,7 +34,7 @@ class Preallocation:
         self._ahead = FIRST_AHEAD
 
     def extend(self, end: int, entry: int, wanted: int) -> bool:
-        """Preallocates the block at `entry`, the first behind sector `end`; True: it wrote.
+        """Preallocate the block at `entry`, the first behind sector `end`; True: it wrote.
 
         `wanted`: how many more blocks the disk can ever need. Raises StorageError.
         """
@@ -73,5 +73,5 @@ class Preallocation:
                 self._storage.pwrite(sector * SECTOR, self._bitmap)
 
     def forget(self) -> None:
-        """Forgets what is preallocated: something was written there, or the file was cut."""
+        """Forget what is preallocated: something was written there, or the file was cut."""
         self._end = 0

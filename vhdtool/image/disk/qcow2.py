@@ -55,17 +55,17 @@ class Qcow2Disk(OpenDisk):
         self._write(offset, length, lambda: self._disk.zero(offset, length))
 
     def trim(self, offset: int, length: int) -> None:
-        """Frees whole clusters in the file; they read as zeros then."""
+        """Free whole clusters in the file; they read as zeros then."""
         self._inside(offset, length)
         self.hooks.may_write_metadata()
         self._disk.trim(offset, length)
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Does nothing: qemu-nbd has no such request."""
+        """Do nothing: qemu-nbd has no such request."""
         self._inside(offset, length)
 
     def _write(self, offset: int, length: int, write: Callable[[], None]) -> None:
-        """Writes, and reports the blocks that this allocates."""
+        """Write, and report the blocks that this allocates."""
         if not length:
             return
         blocks = range(offset // self.block_bytes, (offset + length - 1) // self.block_bytes + 1)
@@ -87,7 +87,7 @@ class Qcow2Disk(OpenDisk):
         return not any(data for _, data in self._disk.extents(start, length, 1 << 16))
 
     def flush(self) -> None:
-        """Flushes, at which QEMU writes its tables: so the lease must still be ours."""
+        """Flush, at which QEMU writes its tables: so the lease must still be ours."""
         self.hooks.may_write_metadata()
         self._disk.flush()
         self.last_metadata = monotonic()
@@ -97,7 +97,7 @@ class Qcow2Disk(OpenDisk):
         return self._disk.extents(offset, length, most)
 
     def finish(self) -> bool:
-        """Makes all durable and has QEMU close the image, which has no footer."""
+        """Make all durable and have QEMU close the image, which has no footer."""
         self.flush()
         self._server.stop()
         self.last_metadata = monotonic()

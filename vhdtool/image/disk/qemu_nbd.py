@@ -96,7 +96,7 @@ class QemuNbd:
         raise StorageError(self.path, "start qemu-nbd", errno.ETIMEDOUT)
 
     def _connected(self, child: subprocess.Popen[bytes], socket_path: Path) -> NbdStorage:
-        """Connects; qemu-nbd listens before it opens the image, and exits when it cannot."""
+        """Connect; qemu-nbd listens before it opens the image, and exits when it cannot."""
         try:
             return NbdStorage(socket_path, self.path)
         except StorageError:
@@ -121,7 +121,7 @@ class QemuNbd:
         return f"/proc/self/fd/{self._file}"
 
     def stop(self) -> None:
-        """Ends it cleanly, so that it writes what it has in memory. Raises StorageError."""
+        """End it cleanly, so that it writes what it has in memory. Raises StorageError."""
         child = self._child
         assert child is not None
         self.storage.close()
@@ -134,7 +134,7 @@ class QemuNbd:
             raise VhdtoolError(f"{self.path}: qemu-nbd did not close it: {self._message(child)}")
 
     def kill(self) -> None:
-        """Ends it at once, whatever it still had to write. Does nothing when it has ended."""
+        """End it at once, whatever it still had to write. Does nothing when it has ended."""
         child = self._child
         if child is not None and child.poll() is None:
             child.kill()

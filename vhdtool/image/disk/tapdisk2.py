@@ -33,7 +33,7 @@ class Tapdisk2:
         return tables.end
 
     def begin(self, allocator: Allocator, tables: BlockTables, unclean: bool) -> bool:
-        """Accepts any image."""
+        """Accept any image."""
         if self.kill_footer:
             # Unread: in an image without a footer this overwrites guest data.
             allocator.writer.write(allocator.storage.size() - SECTOR, KILLED)
@@ -55,7 +55,7 @@ class Tapdisk2:
         return True
 
     def finish(self, allocator: Allocator) -> None:
-        """Writes the footer, truncates, writes copy and batmap; flushes once, at the end."""
+        """Write the footer, truncate, write copy and batmap; flush once, at the end."""
         storage, writer = allocator.storage, allocator.writer
         raw = writer.footer.pack()
         offset = allocator.footer_offset()
