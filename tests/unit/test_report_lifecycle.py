@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_the_first_files_of_a_record(
     """The second of three pieces finds no room: the first must not be the new one."""
     shutil.copytree(record[0], run / CASE)
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    monkeypatch.setattr(build, "_write_beside", full_after(1, build._write_beside))
+    monkeypatch.setattr(build, "write_beside", full_after(1, build.write_beside))
     with pytest.raises(UsageError, match="No space left"), ended_early(run, {}):
         end(run, {CASE: record[1]})
     assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before

@@ -12,8 +12,8 @@ read           command read
 scan           command scan
 check          command check
 modify         commands set and modify
-resize         commands resize and fill
-coalesce       command coalesce
+resize         command resize
+coalesce       commands coalesce and fill
 repair         commands repair and revert
 key_hash       command key: the hash that identifies an encryption key
 metadata_text  footer, header, locators and batmap as `vhd-util read -p` prints them

@@ -1,8 +1,8 @@
-"""`vhd-util coalesce`."""
+"""`vhd-util coalesce` and `fill`."""
 
 import errno
 
-from vhdtool.cli.notes import note_coalesced
+from vhdtool.cli.notes import STAYS, note_coalesced, note_orphans
 from vhdtool.cli.vhd_util.conventions import (
     CommandFailed,
     Options,
@@ -32,4 +32,18 @@ def coalesce(options: Options) -> int:
         explain(error)
         raise CommandFailed(f"error coalescing: {-errno_of(error)}", errno_of(error)) from None
     print(f"Coalesced {done.sectors} sectors", end="")
+    return 0
+
+
+def fill(options: Options) -> int:
+    require(options, "n")
+    if set(options) - {"n"}:
+        raise CommandFailed(
+            "-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP
+        )
+    open_image(options["n"])[0].close()
+    from vhdtool.image.edit.coalesce import fill as fill_image
+
+    note_orphans(options["n"], STAYS)
+    fill_image(options["n"])
     return 0

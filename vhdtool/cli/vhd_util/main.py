@@ -26,7 +26,7 @@ COMMANDS = {
     "set": ("modify:set_field", "n:f:v:"),
     "repair": ("repair:repair", "n:b"),
     "resize": ("resize:resize", "n:s:j:f"),
-    "fill": ("resize:fill", "n:f:t:bB"),
+    "fill": ("coalesce:fill", "n:f:t:bB"),
     "coalesce": ("coalesce:coalesce", "n:sp"),
     "modify": ("modify:modify", "n:s:p:mz"),
     "scan": ("scan:scan", "m:fcl:pavM"),

@@ -1,4 +1,4 @@
-"""`vhd-util resize` and `fill`."""
+"""`vhd-util resize`."""
 
 import errno
 
@@ -46,18 +46,4 @@ def resize(options: Options) -> int:
     except VhdtoolError as error:
         explain(error)
         raise CommandFailed(f"resize failed: {-errno_of(error)}", errno_of(error)) from None
-    return 0
-
-
-def fill(options: Options) -> int:
-    require(options, "n")
-    if set(options) - {"n"}:
-        raise CommandFailed(
-            "-b, -f, -t and -B are not supported: blocks are filled whole", errno.ENOTSUP
-        )
-    open_image(options["n"])[0].close()
-    from vhdtool.image.edit.coalesce import fill as fill_image
-
-    note_orphans(options["n"], STAYS)
-    fill_image(options["n"])
     return 0

@@ -32,7 +32,7 @@ def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[P
     parts: dict[Path, str] = {}
     try:
         for path, content in documents.items():
-            parts[path] = _write_beside(path, content)
+            parts[path] = write_beside(path, content)
         for path in documents:
             os.replace(parts[path], path)
             del parts[path]
@@ -47,7 +47,7 @@ def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[P
     return xml, html
 
 
-def _write_beside(path: Path, content: bytes) -> str:
+def write_beside(path: Path, content: bytes) -> str:
     """Write the content to a temporary file in the same directory; return its name."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
