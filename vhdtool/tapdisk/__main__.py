@@ -1,8 +1,8 @@
 """One shim process: `python3 -m vhdtool.tapdisk --dir DIR --name NAME --host HOST [--faithful]`.
 
 Control socket DIR/NAME.ctl, NBD socket DIR/NAME.nbd (while attached), events as JSON lines on
-standard output. TERM or INT closes the disk with its footer, gives the lease up and exits 0; USR1
-writes its state to the log.
+standard output. TERM or INT closes the disk with its footer, releases the lease and exits 0; USR1
+writes the state to the log.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main() -> int:
     parser.add_argument("--name", default="disk", help="base name of the sockets")
     parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
     parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
-    parser.add_argument("--lease", metavar=KINDS, help="what keeps the lease beside the record")
-    parser.add_argument("--no-follow", action="store_true", help="no image by a symbolic link")
+    parser.add_argument("--lease", metavar=KINDS, help="a lock manager or reservation")
+    parser.add_argument("--no-follow", action="store_true", help="refuse symbolic links")
     args = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     guard = not args.faithful

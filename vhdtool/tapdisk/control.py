@@ -1,12 +1,12 @@
-"""The JSON control socket: a line a request, a line a reply, events in between.
+"""The JSON control socket: one line a request, one line a reply, events in between.
 
     {"id": 1, "op": "attach", "path": "/srv/vhdlab/d.vhd", "size": 1073741824}
     {"id": 1, "ok": {}}                       or  {"id": 1, "error": {"type": …, "message": …}}
-    {"event": "attached", "mono": …, …}       on connections that said {"op": "events"}
+    {"event": "attached", "mono": …, …}       on connections that asked for {"op": "events"}
 
 Operations: export(size) attach(path, size, format, record) open(mode) activate(force) pause
 unpause deactivate(queue) stop-queueing detach may-serve probe status events exit. Operations of
-all connections run one after the other; status waits for none.
+all connections run one at a time; `status` and `events` do not wait for them.
 """
 
 import json
@@ -27,7 +27,9 @@ from vhdtool.tapdisk.events import Events, Outbox
 
 log = logging.getLogger("control")
 MAX_LINE = 64 << 10
+"""Bytes of a request."""
 MOST_CLIENTS = 64
+Request = dict[str, Any]
 
 
 class Control:
@@ -41,6 +43,20 @@ class Control:
         self._op = threading.Lock()
         self._server: NbdServer | None = None
         self._path = control
+        self._operations: dict[str, Callable[[Request], None]] = {
+            "export": self._export,
+            "attach": self._attach,
+            "open": lambda request: disk.open(request.get("mode", "plain")),
+            "activate": lambda request: disk.activate(request.get("force")),
+            "pause": lambda request: disk.pause(),
+            "unpause": lambda request: disk.unpause(),
+            "deactivate": lambda request: disk.deactivate(bool(request.get("queue", False))),
+            "stop-queueing": lambda request: disk.stop_queueing(),
+            "detach": lambda request: self._detach(),
+            "may-serve": lambda request: disk.may_serve(),
+            "probe": lambda request: disk.probe(),
+            "exit": self._exit,
+        }
         self._acceptor = Acceptor(
             listen_unix(control), self._serve, name="control", most=MOST_CLIENTS, reserve=True
         )
@@ -54,18 +70,18 @@ class Control:
             try:
                 while (raw := lines.readline(MAX_LINE)).endswith(b"\n"):
                     since, peer.settled = 0.0, True
-                    answer, subscribed = self._answer(raw, outbox.send)
+                    reply, subscribed = self._reply(raw, outbox.send)
                     listens = listens or subscribed
-                    outbox.send(json.dumps(answer))
+                    outbox.send(json.dumps(reply))
                     since = time.monotonic()
             finally:
                 outbox.close()
 
-    def _answer(self, raw: bytes, send: Callable[[str], None]) -> tuple[dict[str, Any], bool]:
-        """(the answer, whether `send` gets the events from now on)."""
+    def _reply(self, raw: bytes, send: Callable[[str], None]) -> tuple[Request, bool]:
+        """Returns the reply, and whether `send` gets the events from now on."""
         number = None
         try:
-            # Paths are bytes: those that are not UTF-8 pass through as they are.
+            # A path that is not UTF-8 comes as its bytes.
             request = json.loads(raw.decode("utf-8", "surrogateescape"))
             if not isinstance(request, dict) or not isinstance(request.get("op"), str):
                 raise UsageError('a request is an object with an "op"')
@@ -78,55 +94,47 @@ class Control:
             took = time.monotonic() - started
             return {"id": number, "ok": result, "took_ms": round(took * 1000, 3)}, False
         except (VhdtoolError, OSError) as error:
-            told = _told(error)
+            failure = _described(error)
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-            told = {"type": "UsageError", "message": repr(error)}
+            failure = {"type": "UsageError", "message": repr(error)}
         except Exception as error:
             log.exception("defect in a control operation")
-            told = _told(error)
-        return {"id": number, "error": told}, False
+            failure = _described(error)
+        return {"id": number, "error": failure}, False
 
-    def do(self, request: dict[str, Any]) -> dict[str, Any]:
+    def do(self, request: Request) -> dict[str, Any]:
         """Runs one operation. Raises what the disk raises, UsageError for an unknown one."""
-        disk, op = self.disk, request["op"]
-        if op == "status":
-            # Asked most of all when another operation does not come to an end.
-            return disk.status()
+        name = request["op"]
+        if name == "status":
+            # Needed most when another operation does not end.
+            return self.disk.status()
         with self._op:
-            if op == "export":
-                disk.promise(int(request["size"]))
-                self._listen_or_detach()
-            elif op == "attach":
-                kind = str(request.get("format", "vhd"))
-                record = _path(request, "record") if "record" in request else None
-                disk.attach(_path(request, "path"), int(request["size"]), kind, record)
-                self._listen_or_detach()
-            elif op == "open":
-                disk.open(request.get("mode", "plain"))
-            elif op == "activate":
-                disk.activate(request.get("force"))
-            elif op == "deactivate":
-                disk.deactivate(bool(request.get("queue", False)))
-            elif op == "detach":
-                self._detach()
-            elif op == "exit":
-                try:
-                    self._detach()
-                finally:
-                    self.ended.set()
-            elif op in ("pause", "unpause", "stop-queueing", "may-serve", "probe"):
-                getattr(disk, op.replace("-", "_"))()
-            else:
-                raise UsageError(f"no operation {op!r}")
-            return disk.status()
+            operation = self._operations.get(name)
+            if operation is None:
+                raise UsageError(f"no operation {name!r}")
+            operation(request)
+            return self.disk.status()
 
-    def _listen(self) -> None:
-        if self._server is None:
-            self._server = NbdServer(self.disk.router, self.export)
+    def _export(self, request: Request) -> None:
+        self.disk.promise(int(request["size"]))
+        self._listen_or_detach()
+
+    def _attach(self, request: Request) -> None:
+        kind = str(request.get("format", "vhd"))
+        record = _path(request, "record") if "record" in request else None
+        self.disk.attach(_path(request, "path"), int(request["size"]), kind, record)
+        self._listen_or_detach()
+
+    def _exit(self, request: Request) -> None:
+        try:
+            self._detach()
+        finally:
+            self.ended.set()
 
     def _listen_or_detach(self) -> None:
         try:
-            self._listen()
+            if self._server is None:
+                self._server = NbdServer(self.disk.router, self.export)
         except VhdtoolError:
             self.disk.detach()
             raise
@@ -145,12 +153,12 @@ class Control:
                 self._path.unlink(missing_ok=True)
 
 
-def _told(error: BaseException) -> dict[str, str]:
+def _described(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error)}
 
 
 def _path(request: dict[str, Any], name: str) -> Path:
-    """The path in a request. Raises UsageError for what no file can be called."""
+    """Returns a path in a request. Raises UsageError for a name that no file can have."""
     text = request[name]
     try:
         if not isinstance(text, str) or b"\0" in os.fsencode(text):

@@ -118,6 +118,17 @@ class TapDisk:
                 self.session.open_with_lease("activate", "activated", force_epoch)
                 self._serve("activate")
 
+    def start(self, force_epoch: int | None = None) -> None:
+        """Activates an attached disk, or opens it with the guard off; a failure detaches it."""
+        try:
+            if self.settings.guard:
+                self.activate(force_epoch)
+            else:
+                self.open()
+        except BaseException:
+            self.detach()
+            raise
+
     def pause(self) -> None:
         """Holds requests, closes the image, and releases the lease, if there is one."""
         with self._op:

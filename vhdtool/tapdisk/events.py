@@ -1,6 +1,6 @@
-"""Events of a disk, stamped once, told to the log and to all who listen, in one order.
+"""Events of a disk: stamped once, sent to the log and to every listener in one order.
 
-Telling never waits: a disk must not stand still because somebody does not read its events.
+Sending never blocks: a disk must not wait for a reader of its events.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ from typing import Any, Protocol, TextIO
 
 log = logging.getLogger("events")
 MOST_BACKLOG = 4 << 20
-"""Bytes that wait for a reader; who lets more gather is dropped."""
+"""Bytes that may wait for a reader; with more it is dropped."""
 
 
 class Reader(Protocol):
-    """Who reads lines: a socket, or what behaves like one."""
+    """Receives lines: a socket, or an object with a socket's methods."""
 
     def send(self, data: bytes, flags: int, /) -> int: ...
     def sendall(self, data: bytes, /) -> None: ...
@@ -38,10 +38,10 @@ class Pipe:
         self._free.register(fd, select.POLLOUT)
 
     def send(self, data: bytes, flags: int) -> int:
-        """Writes what fits. Raises BlockingIOError when nothing does."""
+        """Writes as much as fits. Raises BlockingIOError when nothing fits."""
         if not self._free.poll(0):
             raise BlockingIOError
-        # A pipe that can be written takes so many bytes without waiting.
+        # A pipe that is ready takes PIPE_BUF bytes without blocking.
         return os.write(self._fd, data[: select.PIPE_BUF])
 
     def sendall(self, data: bytes) -> None:
@@ -49,11 +49,11 @@ class Pipe:
             data = data[os.write(self._fd, data) :]
 
     def shutdown(self, how: int) -> None:
-        """Others may have the pipe open."""
+        """Does nothing: other processes may have the pipe open."""
 
 
 class Outbox:
-    """Lines to one client, in order. `send` returns at once, whatever the client does."""
+    """Lines to one client, in order. `send` never blocks."""
 
     def __init__(self, client: Reader) -> None:
         self.client = client
@@ -64,13 +64,13 @@ class Outbox:
         self._closed = False
 
     def send(self, line: str) -> None:
-        """Sends a line, or keeps it for later. Raises OSError when the client is gone."""
+        """Sends a line now or later. Raises OSError when the client is gone."""
         data = line.encode() + b"\n"
         with self._lock:
             if self._closed:
                 raise ConnectionError("the client is gone")
             if not self._waiting:
-                data = data[self._now(data) :]
+                data = data[self._send_now(data) :]
             if not data:
                 return
             self._waiting.append(data)
@@ -83,8 +83,8 @@ class Outbox:
                 self._writer.start()
             self._lock.notify()
 
-    def _now(self, data: bytes) -> int:
-        """Bytes that the client's socket takes without waiting."""
+    def _send_now(self, data: bytes) -> int:
+        """Returns how many bytes the client's socket took without blocking."""
         try:
             return self.client.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -107,7 +107,7 @@ class Outbox:
                 self.close()
                 return
             with self._lock:
-                # Taken away only now: until then `send` has to queue behind it.
+                # Removed only now: until then `send` must queue behind it.
                 if self._waiting:
                     self._size -= len(self._waiting.popleft())
 
@@ -119,26 +119,26 @@ class Outbox:
         self._lock.notify()
 
     def close(self) -> None:
-        """Nothing more is sent, and the connection ends."""
+        """Sends nothing more and ends the connection."""
         with self._lock:
             self._drop()
 
 
 class Events:
-    """Where a disk tells what happens to it."""
+    """Receives the events of a disk and passes them on."""
 
     def __init__(self, host: str, out: TextIO) -> None:
         self.host = host
         self._out: TextIO | None = out
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str], None]] = []
-        if (fd := _waits_for_a_reader(out)) is not None:
+        if (fd := _blocking_fd(out)) is not None:
             self._to_pipe = Outbox(Pipe(fd))
             self._out = None
-            self._listeners.append(self._tell_pipe)
+            self._listeners.append(self._send_to_pipe)
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Stamps and tells an event. Never raises: what happened to the disk has happened."""
+        """Stamps and sends an event. Never raises: the event has happened, whoever reads it."""
         with self._lock:
             stamp = {"mono": time.monotonic(), "wall": time.time(), "pid": os.getpid()}
             line = json.dumps({"event": event, "host": self.host, **stamp, **fields})
@@ -149,7 +149,7 @@ class Events:
                     self._listeners.remove(listener)
             self._write(line)
 
-    def _tell_pipe(self, line: str) -> None:
+    def _send_to_pipe(self, line: str) -> None:
         try:
             self._to_pipe.send(line)
         except OSError as error:
@@ -163,7 +163,7 @@ class Events:
             self._out.write(line + "\n")
             self._out.flush()
         except (OSError, ValueError) as error:
-            # A full or closed log is no reason to fail the guest's write.
+            # A full or closed log must not fail the guest's write.
             log.error("events are no longer logged: %s", error)
             self._out = None
 
@@ -173,8 +173,8 @@ class Events:
             self._listeners.append(listener)
 
 
-def _waits_for_a_reader(out: TextIO) -> int | None:
-    """The descriptor of a log that is a pipe or a terminal, whose reader may stop reading."""
+def _blocking_fd(out: TextIO) -> int | None:
+    """Returns the descriptor of a pipe, socket or terminal, which blocks without a reader."""
     try:
         fd = out.fileno()
         mode = os.fstat(fd).st_mode

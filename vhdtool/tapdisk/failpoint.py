@@ -1,4 +1,4 @@
-"""Kill points: with VHDTOOL_FAILPOINT=name[:n] the process dies the n-th time it gets there.
+"""Kill points: VHDTOOL_FAILPOINT=name[:n] kills the process when it gets there the n-th time.
 
 For crash tests only. Without the variable a point costs one comparison.
 """
@@ -24,10 +24,10 @@ NAMES = (
 
 
 class _Trap:
-    """Counts the visits to one point."""
+    """Counts the visits of one kill point."""
 
-    def __init__(self, wish: str) -> None:
-        self.point, _, count = wish.partition(":")
+    def __init__(self, setting: str) -> None:
+        self.point, _, count = setting.partition(":")
         self._left = int(count) if count.isdigit() else 1
         self._lock = threading.Lock()
 
@@ -42,6 +42,6 @@ _trap = _Trap(os.environ.get("VHDTOOL_FAILPOINT", ""))
 
 
 def reached(point: str) -> None:
-    """Dies here, as by kill -9, when it is this point's turn."""
+    """Kills the process as `kill -9` does, if this is the point and the visit."""
     if point == _trap.point:
         _trap.visit()

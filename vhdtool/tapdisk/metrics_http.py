@@ -1,4 +1,4 @@
-"""The HTTP server that Prometheus asks for metrics. Loaded only where it is asked for."""
+"""The HTTP server that Prometheus asks for metrics. Imported only when it is needed."""
 
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -10,14 +10,14 @@ from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_tcp
 from vhdtool.tapdisk.states import State
 
 MOST_CLIENTS = 16
-PATIENCE = 10.0
-"""Seconds that a client has to ask, and to take what it asked for."""
+TIMEOUT = 10.0
+"""Seconds that a client has to send its request and to receive the reply."""
 
 
 class MetricsServer:
     """Answers GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
 
-    def __init__(self, place: TcpAddress, text: Callable[[], str]) -> None:
+    def __init__(self, address: TcpAddress, text: Callable[[], str]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path.partition("?")[0] not in ("/", "/metrics"):
@@ -31,16 +31,16 @@ class MetricsServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """A scrape is no event."""
+                """Logs no scrapes."""
 
         def serve(peer: Peer) -> None:
             keep_alive(peer.socket)
-            # It answers one request and ends, so it is never settled: the whole has a deadline.
+            # One request a connection: it is never settled, so the deadline covers all of it.
             Handler(peer.socket, peer.socket.getpeername(), self)  # type: ignore[arg-type]
 
-        listener = listen_tcp(place)
+        listener = listen_tcp(address)
         self.port: int = listener.getsockname()[1]
-        self._acceptor = Acceptor(listener, serve, "metrics", MOST_CLIENTS, PATIENCE)
+        self._acceptor = Acceptor(listener, serve, "metrics", MOST_CLIENTS, TIMEOUT)
 
     def stop(self) -> None:
         self._acceptor.stop()

@@ -1,4 +1,4 @@
-"""One image served to NBD clients by one process, from activation to a clean close."""
+"""Serves one image to NBD clients, from activation to a clean close."""
 
 import os
 import signal
@@ -27,37 +27,37 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Service:
-    """What is to be served, and how."""
+    """What is served, and how."""
 
     image: Path
-    place: Path | TcpAddress
+    address: Path | TcpAddress
     host: str
     kind: str | None = None
-    """What the image is, one of openimage's KINDS; None: what it shows itself to be."""
+    """The image's format, one of KINDS of image.disk.open; None: as detected."""
     guard: bool = True
     direct: bool = True
     follow: bool = True
-    """Whether the image may be named by a symbolic link."""
+    """Whether the image may be a symbolic link."""
     force_epoch: int | None = None
     lease: str | None = None
-    """What keeps the lease, as `choose` reads it; None is the epoch record alone."""
+    """The lease backend, as leases.factory reads it; None: the epoch record alone."""
     record: Path | None = None
-    """The epoch record; None: beside the image."""
+    """The epoch record; None: the one beside the image."""
     read_only: bool = False
-    """Any number of hosts may read; no record is kept."""
+    """Any number of hosts may read; no lease is taken."""
     events: TextIO | None = None
     metrics: TcpAddress | None = None
-    """Where Prometheus finds the figures."""
+    """The address at which Prometheus asks for metrics."""
     tls: "Tls | None" = None
-    """Without it clients are served in clear, with it no other way."""
+    """None: clients are served in clear; else with TLS only."""
 
 
 def serve(service: Service, ready: Callable[[str], None]) -> None:
-    """Serves until TERM or INT, then closes the image with its footer and gives the lease up.
+    """Serves until TERM or INT, then closes the image with its footer and releases the lease.
 
     `ready` is called with the URI once clients can connect. Raises ActivationRefused while
-    another process has the image, LeaseLost when it was taken from us (then it is not closed), or
-    what keeps it from being opened, served or closed.
+    another process has the image, LeaseLost when we lost it (it is not closed then), or what
+    prevents opening, serving or closing it.
     """
     ended = threading.Event()
     before = [
@@ -71,7 +71,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
         )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
-            server = NbdServer(disk.router, service.place, service.tls)
+            server = NbdServer(disk.router, service.address, service.tls)
             disconnect = server.stop
             if service.metrics is not None:
                 _publish(service.metrics, disk)
@@ -82,23 +82,23 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
             disk.detach(disconnect)
         if lost:
             raise LeaseLost(
-                f"{service.image}: was taken away while it was served, and is not closed; look who "
-                "has it now, and what `vhdtool check --unclean` says"
+                f"{service.image}: its lease was lost while it was served, so it is not closed; "
+                "find out who has it now, and what `vhdtool check --unclean` says"
             )
     finally:
         for number, handler in before:
             signal.signal(number, handler)
 
 
-def _publish(place: TcpAddress, disk: TapDisk) -> None:
-    # Few ask for metrics, and an HTTP server is a tenth of all that is loaded.
+def _publish(address: TcpAddress, disk: TapDisk) -> None:
+    # Rarely needed, and an HTTP server is a tenth of all modules.
     from vhdtool.tapdisk.metrics_http import MetricsServer, prometheus
 
-    MetricsServer(place, lambda: prometheus(disk.status(), disk.router.latency))
+    MetricsServer(address, lambda: prometheus(disk.status(), disk.router.latency))
 
 
 def _require_no_link(image: Path) -> None:
-    """What can be said before it is opened, which looks again."""
+    """Checks before the image is opened; opening checks again."""
     if image.is_symlink():
         raise UsageError(f"{image}: is a symbolic link, which --no-follow does not allow")
 
@@ -107,7 +107,7 @@ def _activated(service: Service) -> TapDisk:
     if is_lun(service.image):
         if service.record is None:
             raise UsageError(
-                f"{service.image}: a LUN has no place beside it for the epoch record: name a file "
+                f"{service.image}: a LUN has no file beside it for the epoch record: name one "
                 "that all hosts see, or with --lease scsi:... any file, with --record"
             )
     elif not service.image.parent.is_dir():
@@ -134,12 +134,5 @@ def _activated(service: Service) -> TapDisk:
         )
     )
     disk.attach(service.image, size, kind, service.record)
-    try:
-        if service.guard:
-            disk.activate(service.force_epoch)
-        else:
-            disk.open()
-    except BaseException:
-        disk.detach()
-        raise
+    disk.start(service.force_epoch)
     return disk

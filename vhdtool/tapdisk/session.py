@@ -23,7 +23,7 @@ from vhdtool.image.disk.tapdisk2 import Tapdisk2
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
 from vhdtool.leases.location import remember_record
-from vhdtool.storage import Storage
+from vhdtool.storage import Storage, StorageError
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.paths import on_nfs, persistent_path
 from vhdtool.tapdisk.access import Settings
@@ -341,11 +341,11 @@ class ImageSession:
         if self._settings.guard and self._storage is not None:
             self._storage.check_identity()
 
-    def fence_if_lock_lost(self, error: Exception) -> None:
+    def fence_if_lock_lost(self, error: StorageError) -> None:
         """Fences the disk when a request's error shows that another host got the image's lock."""
         if (
             self.holds_lease
-            and getattr(error, "errno", None) == EIO
+            and error.errno == EIO
             and self._storage is not None
             and self._storage.lock_is_lost()
         ):

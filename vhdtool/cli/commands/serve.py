@@ -106,7 +106,7 @@ def serve(
         serve_image(
             Service(
                 image=Path(image),
-                place=Path(socket) if socket is not None else _tcp_address("--tcp", tcp or ""),
+                address=Path(socket) if socket is not None else _tcp_address("--tcp", tcp or ""),
                 host=host or os.uname().nodename,
                 kind="raw" if raw else kind,
                 guard=not faithful,

@@ -148,14 +148,7 @@ def open_disk(params: wire.Params, filters: "Filters | None", settings: DaemonSe
     if filters is not None:
         set_filters(disk, filters)
     disk.attach(path, disk_size(path, kind), kind)
-    try:
-        if settings.guard:
-            disk.activate()
-        else:
-            disk.open()
-    except BaseException:
-        disk.detach()
-        raise
+    disk.start()
     return disk
 
 
