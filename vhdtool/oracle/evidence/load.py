@@ -8,6 +8,7 @@ from vhdtool.oracle.evidence.console import Console
 from vhdtool.oracle.evidence.depth import DEEP, SLOTS, DeepContent, Depth
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 
+_depth = lru_cache(maxsize=4)(Depth)
 _schedule = lru_cache(maxsize=4)(Schedule)
 """Cached: a schedule shuffles all blocks, and each planted fault needs it."""
 
@@ -79,13 +80,19 @@ def depth_of(case: Case) -> Depth | None:
     sectors, block = case.image_bytes // SECTOR, case.block_bytes // SECTOR
     first = -(-sectors // block) - case.deep_blocks
     count = sectors // block - first
-    return Depth(first, count, block, case.frees) if count > 0 else None
+    return _depth(first, count, block, case.frees) if count > 0 else None
 
 
 def _deep_content(case: Case, console: Console) -> DeepContent | None:
     depth = depth_of(case)
     if depth is None:
         return None
-    acked = {slot: len(console.deep.get(slot, ())) for slot in range(SLOTS)}
+    acked = tuple(len(console.deep.get(slot, ())) for slot in range(SLOTS))
     whole = console.issued is not None and not console.problems and not console.errors
-    return DeepContent(depth, acked, ended=whole)
+    return _replayed(depth, acked, whole)
+
+
+@lru_cache(maxsize=4)
+def _replayed(depth: Depth, acked: tuple[int, ...], ended: bool) -> DeepContent:
+    """Cached: it replays every operation, and most planted faults leave the deep half as it is."""
+    return DeepContent(depth, dict(enumerate(acked)), ended)

@@ -76,12 +76,15 @@ class OverlayView(View):
         self.name = base.name
         self._base = base
         self._patches = sorted(patches)
+        self._starts = [start for start, _ in self._patches]
+        self._longest = max((len(patch) for _, patch in patches), default=0)
         self._extents: list[Extent] | None = None
 
     def pread(self, offset: int, length: int) -> bytes:
         data = self._base.pread(offset, length)
         end = offset + len(data)
-        for start, patch in self._patches:
+        nearest = bisect.bisect_left(self._starts, offset - self._longest)
+        for start, patch in self._patches[nearest:]:
             if start >= end:
                 break
             low, high = max(offset, start), min(end, start + len(patch))
