@@ -57,7 +57,7 @@ TESTS = {
     "metadata pieces", "readers.qcow2": "view", "readers.vhd": "view", "verdict": "verdict",
 }  # fmt: skip
 """The tests that touch a module, by the rest of their name, beside those of all checks."""
-COMMON = ("checks", "decides")
+COMMON = ("bounds", "checks", "decides")
 
 
 def tests_of(mutant: Mutant) -> list[str]:
