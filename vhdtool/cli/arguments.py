@@ -7,20 +7,10 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
-
-
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
-
-
 image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
-
-
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 
 

@@ -33,14 +33,8 @@ def note_two_sizes(image: str) -> None:
 
 
 NOT_COPIED = "not in the copy"
-
-
 STAYS = "unchanged"
-
-
 MAY_BE_OVERWRITTEN = "may be overwritten or cut off, since the image was not closed"
-
-
 REMOVED_WITH_FILE = "lost when the file is removed"
 
 

@@ -12,8 +12,6 @@ import click
 from vhdtool.errors import UsageError
 
 _INTERVAL = 0.1
-
-
 _WIDTH = 30
 
 

@@ -15,7 +15,7 @@ Examples:
   git bisect run vhdtool judge runs/latest
 
 \b
-Exit codes: 0 every verdict is the expected one; 1 one is not;
+Exit codes: 0 every verdict is as expected; 1 a verdict is not;
 125 inconclusive, an error in the lab, or wrong usage.
 """
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vhdtool.lab.options import RunOptions
 
 EPILOG = """\b
-Exit codes: 0 every verdict is the expected one; 1 one is not;
+Exit codes: 0 every verdict is as expected; 1 a verdict is not;
 125 inconclusive, an error in the lab, or wrong usage.
 """
 
