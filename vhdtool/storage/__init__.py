@@ -7,8 +7,7 @@ image_lock   Byte-range locks on an image: who may write it, whatever path leads
 iscsi        A LUN: a block device that needs no kernel module
 locked_file  The file or block device of an image, locked through the descriptor that does the I/O
 memory       Sparse memory, so that a test may use a disk of terabytes
-open         Opens a storage by its path or iSCSI URL
-paths        What a path leads to: its persistent name, its mount, the file behind a loop device
+paths        What a path leads to: its storage, persistent name, mount, file behind a loop device
 scsi         SCSI commands to a LUN over iSCSI, through the system's libiscsi
 sparse       Holes of a sparse file: to punch them, and to find the data between them
 """

@@ -1,16 +1,43 @@
-"""What a path leads to: its persistent name, its mount, and the file behind a loop device."""
+"""What a path leads to: its storage, persistent name, mount, and the file behind a loop device."""
 
 import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vhdtool.storage.file import FileStorage
+
+if TYPE_CHECKING:
+    from vhdtool.storage.iscsi import IscsiStorage
 
 SYSFS = "/sys/block"
 MAPPER = "/dev/mapper"
 MOUNTINFO = "/proc/self/mountinfo"
 _DM = re.compile(r"/dev/(dm-\d+)")
 _LOCAL_LOCKS = ("nolock", "local_lock=all", "local_lock=posix", "localflocks", "nobrl")
+
+
+def is_lun(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an iSCSI URL; a Path has joined its two slashes to one."""
+    return os.fspath(path).startswith("iscsi:/")
+
+
+def open_storage(
+    path: str | os.PathLike[str], direct: bool = False
+) -> "FileStorage | IscsiStorage":
+    """Open a file, a block device, or `iscsi://HOST[:PORT]/TARGET/LUN`, which is always direct.
+
+    Raises StorageError, and UsageError for an invalid URL.
+    """
+    if not is_lun(path):
+        return FileStorage(path, direct=direct)
+    # Imported late: files do not need it.
+    from vhdtool.storage.iscsi import IscsiStorage
+    from vhdtool.storage.scsi import Lun
+
+    return IscsiStorage(Lun.parse(os.fspath(path)))
 
 
 def persistent_path(path: str | os.PathLike[str]) -> str:

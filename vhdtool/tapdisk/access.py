@@ -12,7 +12,7 @@ from vhdtool.leases.lease import Lease
 from vhdtool.nbd.backend import FastPathGate, NoFastPath
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import LockMode, NoLocks
-from vhdtool.storage.open import is_lun, open_anywhere
+from vhdtool.storage.paths import is_lun, open_storage
 
 log = logging.getLogger("disk")
 
@@ -47,7 +47,7 @@ class ImageOpener:
     def __call__(self, path: Path, access: Access, kind: str) -> Storage:
         """Raises ImageInUse, NoLocks, StorageError."""
         if is_lun(path):
-            return open_anywhere(path)
+            return open_storage(path)
         if access in (Access.ACTIVE, Access.SHARED):
             mode = LockMode.SERVED if access is Access.ACTIVE else LockMode.SHARED
             try:

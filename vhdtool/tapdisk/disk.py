@@ -15,8 +15,7 @@ from typing import Any
 from vhdtool.errors import ActivationRefused, StateError, UsageError, VhdtoolError
 from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
-from vhdtool.storage.open import is_lun
-from vhdtool.storage.paths import persistent_path
+from vhdtool.storage.paths import is_lun, persistent_path
 from vhdtool.tapdisk.access import Settings
 from vhdtool.tapdisk.gate import Gate
 from vhdtool.tapdisk.router import RequestRouter

@@ -16,7 +16,7 @@ from vhdtool.nbd import fast_path
 from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import TcpAddress
 from vhdtool.storage import StorageError
-from vhdtool.storage.open import is_lun
+from vhdtool.storage.paths import is_lun
 from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.events import Events, log_status

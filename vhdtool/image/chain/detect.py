@@ -6,7 +6,7 @@ from vhdtool.errors import NotAVhd, UsageError
 from vhdtool.image.metadata.ends import read_ends
 from vhdtool.image.metadata.signatures import description, format_by_suffix, signature
 from vhdtool.storage import Storage
-from vhdtool.storage.open import open_anywhere
+from vhdtool.storage.paths import open_storage
 
 NAMES = {"vpc": "vpc", "vhd": "vpc", "raw": "raw", "qcow2": "qcow2", "vhdx": "vhdx"}
 """Value of -f and -O -> qemu-img's name of the format."""
@@ -16,7 +16,7 @@ _AS_RAW = "`--format raw` takes the file as a raw disk"
 
 def guess_input(path: str | os.PathLike[str]) -> str:
     """The format of a file to be converted: that of `identify`, else raw. Raises as it does."""
-    with open_anywhere(path) as storage:
+    with open_storage(path) as storage:
         return identify(storage, ("qcow2", "vhdx")) or "raw"
 
 

@@ -14,7 +14,7 @@ from vhdtool.image.metadata.qcow2 import read_header
 from vhdtool.image.metadata.read import FixedImage
 from vhdtool.image.metadata.signatures import description
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.open import open_anywhere
+from vhdtool.storage.paths import open_storage
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.units import raw_disk_size
 
@@ -100,7 +100,7 @@ def kind_of(path: str | os.PathLike[str]) -> str:
 
     Raises NotAVhd, UsageError or StorageError.
     """
-    with open_anywhere(path) as storage:
+    with open_storage(path) as storage:
         found = identify(storage, ("qcow2",))
         if found is None:
             raise NotAVhd(
@@ -117,7 +117,7 @@ def disk_size(path: str | os.PathLike[str], kind: str) -> int:
     """
     if kind not in KINDS:
         raise UsageError(f"format {kind!r} is none of {', '.join(KINDS)}")
-    with open_anywhere(path) as storage:
+    with open_storage(path) as storage:
         if kind == RAW:
             return raw_disk_size(storage.size())
         if kind == QCOW2:

@@ -14,7 +14,7 @@ from vhdtool.image.metadata import qcow2
 from vhdtool.image.metadata.dump import dump_metadata
 from vhdtool.lab.hosts.agent_files import run_command
 from vhdtool.storage import FileStorage
-from vhdtool.storage.open import open_anywhere
+from vhdtool.storage.paths import open_storage
 
 
 class ImageOperations:
@@ -55,7 +55,7 @@ class ImageOperations:
 
     def peek(self, path: str) -> int:
         """Read the first sector of a file or LUN; the number of bytes read."""
-        with open_anywhere(path, direct=True) as storage:
+        with open_storage(path, direct=True) as storage:
             return len(storage.pread(0, 512))
 
     def check(self, path: str) -> dict[str, Any]:
