@@ -185,7 +185,7 @@ class LeaseSuite:
         with pytest.raises(OSError, match="nothing more is written"):
             shim.put(2, 2, length=BLOCK)
         assert shim.state == "fenced"
-        assert len(shim.told("fenced")) == 1
+        assert len(shim.emitted("fenced")) == 1
         with pytest.raises(OSError, match="fenced"):
             shim.write(SIZE - 512, memoryview(bytes(512)))
         shim.deactivate()

@@ -124,7 +124,7 @@ class Shim(DirectDisk):
     def put(self, block: int, fill: int, within: int = 0, length: int = 512) -> None:
         self.write(block * BLOCK + within, memoryview(bytes([fill]) * length))
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def emitted(self, event: str) -> list[dict[str, Any]]:
         return [one for one in self.events if one["event"] == event]
 
 

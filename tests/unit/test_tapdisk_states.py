@@ -104,7 +104,7 @@ def test_who_may_not_serve_says_so_at_once(one: Shim, state: State) -> None:
         one.probe()
     with pytest.raises(ActivationRefused):
         one.may_serve()
-    assert [e["op"] for e in one.told("refused")] == ["probe", "may-serve"]
+    assert [e["op"] for e in one.emitted("refused")] == ["probe", "may-serve"]
 
 
 def test_the_table_in_the_documentation_is_made_from_the_states() -> None:
@@ -203,7 +203,7 @@ def test_events_of_a_life_carry_epochs(one: Shim) -> None:
         ("deactivated", 5, 4),
         ("detached", None, None),
     ]
-    paused, deactivated = one.told("paused")[0], one.told("deactivated")[0]
+    paused, deactivated = one.emitted("paused")[0], one.emitted("deactivated")[0]
     assert paused["wrote_footer"] is True
     assert paused["truncated_to"] == one.settings.open_storage(Path(), Access.STANDBY, "vhd").size()
     assert paused["last_metadata_mono"] is not None
@@ -220,7 +220,7 @@ def test_a_refused_activation_leaves_all_as_it_was(
     with pytest.raises(ActivationRefused, match="held by b"):
         one.activate()
     assert one.status() == before
-    assert one.told("refused")[0]["op"] == "activate"
+    assert one.emitted("refused")[0]["op"] == "activate"
     assert fails(one)
     other.deactivate()
     one.activate()
@@ -264,7 +264,7 @@ def test_no_footer_no_activation_and_the_lease_is_free_again(
     one.attached()
     with pytest.raises(ActivationRefused, match="no footer at the end"):
         one.activate()
-    refused = one.told("refused")[0]
+    refused = one.emitted("refused")[0]
     assert (refused["op"], refused["released"]) == ("activate", 2)
     assert one.session.lease.holder() is None
 
@@ -309,7 +309,7 @@ def test_a_corrupt_image_is_told_and_not_served(one: Shim, image: MemoryStorage)
     with pytest.raises(CorruptImage):
         one.activate()
     assert one.state == "attached"
-    assert one.told("refused")
+    assert one.emitted("refused")
 
 
 @pytest.mark.parametrize("size", [0, -512, 100, 1 << 70])
@@ -345,7 +345,7 @@ def test_each_request_reads_the_metadata_anew(
     other = Shim("b", image, tmp_path).activated()
     one.attached().open("each")
     assert fails(one)
-    assert one.told("refused")[0]["op"] == "request"
+    assert one.emitted("refused")[0]["op"] == "request"
     with pytest.raises(ActivationRefused, match="held by b"):
         one.may_serve()
     other.put(3, 3)
@@ -356,10 +356,10 @@ def test_each_request_reads_the_metadata_anew(
     one.put(4, 4)
     assert one.state == "active"
     one.deactivate()
-    assert [e["implicit"] for e in one.told("activated")] == [True]
-    assert len(one.told("first-request")) == 1
-    assert len(one.told("first-write")) == 1
-    assert one.told("deactivated")[0]["reopens"] == 4
+    assert [e["implicit"] for e in one.emitted("activated")] == [True]
+    assert len(one.emitted("first-request")) == 1
+    assert len(one.emitted("first-write")) == 1
+    assert one.emitted("deactivated")[0]["reopens"] == 4
     assert verdict(image).findings == []
     other.detach()
 
@@ -370,17 +370,17 @@ def test_only_the_first_request_reopens(off: Shim, image: MemoryStorage, tmp_pat
     off.probe()
     other.put(3, 3)
     assert off.read(3 * BLOCK, SECTOR) == bytes(SECTOR)
-    assert [e.get("implicit") for e in off.told("opened")] == [None, True]
+    assert [e.get("implicit") for e in off.emitted("opened")] == [None, True]
 
 
 def test_guard_off_each_reopens_and_tells_once(off: Shim) -> None:
     off.attached().open("each")
     for block in range(4):
         off.put(block, 1)
-    assert [e.get("implicit") for e in off.told("opened")] == [None, True]
-    assert [e["epoch"] for e in off.told("first-request")] == [2]
+    assert [e.get("implicit") for e in off.emitted("opened")] == [None, True]
+    assert [e["epoch"] for e in off.emitted("first-request")] == [2]
     off.detach()
-    assert off.told("closed")[0]["reopens"] == 4
+    assert off.emitted("closed")[0]["reopens"] == 4
 
 
 def test_a_failed_reopen_is_an_error_and_is_tried_again(
@@ -429,7 +429,7 @@ def test_a_deactivation_on_a_full_disk_changes_nothing(
     shim.deactivate()
     shim.detach()
     assert verdict(image).findings == []
-    assert len(shim.told("deactivated")) == 1
+    assert len(shim.emitted("deactivated")) == 1
 
 
 def test_a_detach_on_a_full_disk_says_so_and_detaches(image: MemoryStorage, tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_a_detach_on_a_full_disk_says_so_and_detaches(image: MemoryStorage, tmp_
     with pytest.raises(StorageError, match="No space"):
         shim.detach()
     assert shim.state == "detached"
-    assert shim.told("closed")[0]["wrote_footer"] is False
+    assert shim.emitted("closed")[0]["wrote_footer"] is False
     assert verdict(image, "unclean").exit_code in (0, 3)
 
 
@@ -525,7 +525,7 @@ def test_a_stolen_lease_is_noticed_by_closing(
         getattr(one, operation)()
     assert image.getvalue() == before
     assert one.state == ("detached" if operation == "detach" else "fenced")
-    assert one.told("fenced")
+    assert one.emitted("fenced")
     thief.put(1, 1)
     thief.detach()
 
