@@ -166,6 +166,16 @@ def test_group_help_imports_no_command() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_info_starts_without_leases_and_journal(image: Path) -> None:
+    code = (
+        f"import sys; from vhdtool.cli.main import run; run(['info', {str(image)!r}]);"
+        "print([name for name in sys.modules if name.startswith(('vhdtool.leases',"
+        " 'vhdtool.image.journal', 'vhdtool.image.chain.open', 'vhdtool.lab', 'rich'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_a_pipe_that_closes_is_no_traceback(image: Path) -> None:
     done = subprocess.run(
         f"{sys.executable} -m vhdtool read {image} | head -c 10 >/dev/null",

@@ -6,7 +6,6 @@ from typing import Any
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
-from vhdtool.image.chain.open import open_chain
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.creators import creator_name, host_name, size_for_qemu
@@ -59,6 +58,9 @@ def _chain(name: str, storage: FileStorage, meta: Metadata) -> list[dict[str, An
         nearest = find_parent(name, storage, meta.header)
     except VhdtoolError as error:
         return [{"image": None, "error": str(error)}]
+    # Imported here for the start-up time of `vhdtool info`: only a child needs it.
+    from vhdtool.image.chain.open import open_chain
+
     try:
         with open_chain(nearest, raw=meta.header.parent_uuid == NO_UUID, names_only=True) as reader:
             return [
