@@ -81,6 +81,12 @@ class Storage(Closing):
         """The file descriptor, where one reaches all bytes at their offsets."""
         return None
 
+    def readinto(self, offset: int, view: memoryview) -> int:
+        """Fill `view` with the bytes at `offset`; return their number, lower at the end."""
+        data = self.pread(offset, len(view))
+        view[: len(data)] = data
+        return len(data)
+
     def discard(self, offset: int, length: int) -> None:
         """Free a range where that is cheap; it reads back unchanged, or as zeros."""
         self.zero(offset, length)

@@ -106,11 +106,8 @@ class FileStorage(Storage):
             raise self._failure(error, f"read {length} bytes at {offset}") from None
 
     def readinto(self, offset: int, view: memoryview) -> int:
-        """Fill `view` with the bytes at `offset`; return their number, lower at the end."""
         if self.direct:
-            data = self.pread(offset, len(view))
-            view[: len(data)] = data
-            return len(data)
+            return super().readinto(offset, view)
         done = 0
         try:
             while done < len(view):

@@ -104,6 +104,12 @@ class DataMap:
         return last
 
 
+def data_map(storage: Storage) -> DataMap | None:
+    """The data of a storage; None where it has no descriptor, so that all of it may be data."""
+    fd = storage.fileno()
+    return None if fd is None else DataMap(fd)
+
+
 class Contents:
     """Which ranges of a storage may hold data, in whole sectors.
 
@@ -114,8 +120,7 @@ class Contents:
     def __init__(self, storage: Storage, size: int | None = None) -> None:
         """`size`: where the file counts as ended, by default where it does end."""
         self._size = storage.size() if size is None else size
-        fd = storage.fileno()
-        self._map = None if fd is None else DataMap(fd)
+        self._map = data_map(storage)
 
     def data_ranges(self, offset: int, length: int) -> Iterator[DataRange]:
         """Yield the ranges of `length` bytes from `offset`, in order.

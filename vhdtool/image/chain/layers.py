@@ -8,9 +8,9 @@ from functools import cached_property
 from vhdtool.errors import CorruptImage
 from vhdtool.image.metadata.read import Metadata
 from vhdtool.ranges import DataRange, join
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import Storage
 from vhdtool.storage.base import Closing
-from vhdtool.storage.sparse import Contents, DataMap
+from vhdtool.storage.sparse import Contents, DataMap, data_map
 from vhdtool.vhd.bits import reversed_bits, runs
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.units import SECTOR, UNUSED, pad, raw_disk_size
@@ -44,7 +44,7 @@ class Layer:
         self.metadata = metadata
         self.size = metadata.size if metadata is not None else raw_disk_size(storage.size())
         self._bitmaps: dict[int, bytes] = {}
-        self._holes: DataMap | None = None
+        self._data: DataMap | None = None
         # Both are empty for a raw disk and a fixed VHD.
         self.layout = metadata.layout if metadata is not None else None
         self._bat = metadata.bat if metadata is not None else array("I")
@@ -75,12 +75,12 @@ class Layer:
 
     def _flat(self, start: int, end: int) -> Iterator[tuple[int, int, int | None]]:
         """The ranges of a raw or fixed disk. It has no parent, so a hole counts as not present."""
-        if not isinstance(self.storage, FileStorage):
+        if self._data is None:
+            self._data = data_map(self.storage)
+        if self._data is None:
             yield start, end - start, start
             return
-        if self._holes is None:
-            self._holes = DataMap(self.storage.fileno())
-        for first, stop in self._holes.ranges(start, end):
+        for first, stop in self._data.ranges(start, end):
             # Round up where the file ends within a sector.
             stop = min(pad(stop), end)
             if first > start:
@@ -206,12 +206,10 @@ class Reader(Closing):
 
     def fetch_into(self, extent: Extent, view: memoryview) -> None:
         """Read an extent that has a file offset into `view`. Raises as `fetch` does."""
-        layer = self.layers[extent.depth]
-        if extent.offset is not None and isinstance(layer.storage, FileStorage):
-            count = layer.storage.readinto(extent.offset, view)
-            if count == extent.length:
-                return
-        view[:] = self.fetch(extent)
+        assert extent.offset is not None
+        storage = self.layers[extent.depth].storage
+        if storage.readinto(extent.offset, view) < extent.length:
+            view[:] = self.fetch(extent)
 
     def close(self) -> None:
         for layer in self.layers:

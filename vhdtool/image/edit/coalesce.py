@@ -106,11 +106,11 @@ def _verify(name: str, raw: bool, upper: Reader, written: hashlib.blake2b) -> No
             changeable(ancestor)
     digest = _digest()
     with open_chain(name, raw) as result:
-        storage = result.layers[0].storage
-        if isinstance(storage, FileStorage):
+        fd = result.layers[0].storage.fileno()
+        if fd is not None:
             # Drop the page cache, so that the data comes from the disk where that is possible.
             with suppress(OSError):
-                os.posix_fadvise(storage.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for extent in _data_extents(upper):
             digest.update(result.read(extent.start, extent.length))
     if digest.digest() != written.digest():

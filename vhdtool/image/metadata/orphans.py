@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from vhdtool.image.metadata.placement import BLOCK_BITS, BLOCK_MASK, Placement
-from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.sparse import DataMap
+from vhdtool.storage import Storage
+from vhdtool.storage.sparse import data_map
 from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
 from vhdtool.vhd.bits import all_set, count_set, last_set, runs, set_runs
 from vhdtool.vhd.bits import test_bit as bit
@@ -120,7 +120,7 @@ def _orphans_in(storage: Storage, placement: Placement, first: int, end: int) ->
     total = layout.total_sectors
     # Only the end of an image that was not closed may cut a block off.
     shortest = layout.bitmap_sectors + 1 if end == placement.file_sectors else total
-    data = DataMap(storage.fileno()) if isinstance(storage, FileStorage) else None
+    data = data_map(storage)
     while end - first >= shortest:
         if data is not None:
             begin = next(data.ranges(first * SECTOR, end * SECTOR), (end * SECTOR, 0))[0] // SECTOR
