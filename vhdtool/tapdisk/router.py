@@ -16,6 +16,8 @@ from vhdtool.tapdisk.session import ImageSession
 from vhdtool.tapdisk.states import GateMode, ReopenMode
 
 T = TypeVar("T")
+_PLAIN = ReopenMode.PLAIN
+"""As gate._HOLD."""
 REQUESTS = ("read", "write", "other")
 """As `status` names the counters."""
 
@@ -128,7 +130,7 @@ class RequestRouter(Backend):
     def _request(self, kind: str, serve: Callable[[OpenDisk], T]) -> T:
         self._gate.enter()
         try:
-            if self.reopen_mode is ReopenMode.PLAIN:
+            if self.reopen_mode is _PLAIN:
                 return serve(self._session.ready(kind))
             with self._reopening:
                 self._reopen()

@@ -32,6 +32,8 @@ from vhdtool.tapdisk.gate import Gate
 from vhdtool.tapdisk.states import GateMode, ReopenMode, State, StateTable
 
 log = logging.getLogger("disk")
+_FENCED = State.FENCED
+"""As gate._HOLD."""
 LEASE_CHECK = 0.1
 """Seconds: a request checks the lease when the last check is older. Every metadata write checks
 it; this bounds the guest data that a holder can still write after it lost the lease."""
@@ -258,7 +260,7 @@ class ImageSession:
     def ready(self, kind: str) -> OpenDisk:
         """Returns the image that serves a request now. Raises LeaseLost, or OSError for none."""
         image = self.image
-        if image is None or self._states.current is State.FENCED:
+        if image is None or self._states.current is _FENCED:
             raise OSError(EIO, "the disk is not open")
         now = monotonic()
         if now - self.checked > LEASE_CHECK:
