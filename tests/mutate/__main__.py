@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Mutates the oracles' code and asks who sees it: the planted faults, or the unit tests.
+"""Mutates the code of the oracles, and reports whether planted faults or unit tests see it.
 
     python -m tests.mutate [--count N] [--seed N] [--only TEXT] [RUN or CASE ...]
 
-Each mutant judges real records with it: the committed ones, and those of RUN. It is seen by
-planted faults where one is missed or a record gets another verdict. What is not seen so must be
-seen by the unit tests, or stand in equivalent.toml with the reason why it changes nothing.
-Exit 1 when one survives both and stands not there.
+Each mutant judges real records: the committed ones, and those of RUN. Records alone see it if it
+misses a planted fault, or gives a record another verdict. Otherwise the unit tests must see it, or
+equivalent.toml must list it with the reason why it changes nothing. Exits with 1 if a mutant
+survives.
 """
 
 import argparse
@@ -48,20 +48,20 @@ EQUIVALENT: dict[str, dict[str, str]] = tomllib.loads((HERE / "equivalent.toml")
 """Module -> name of a mutant -> why it changes nothing."""
 COUNT = 130
 TIMEOUT = 300
-"""Seconds; a mutant that loops for ever is seen too."""
+"""Seconds; a mutant that loops for ever counts as seen."""
 TESTS = {
     "checks.activation": "activation", "checks.content": "content", "checks.in_flight": "depth",
     "checks.leftovers": "leftovers", "checks.metadata": "metadata", "checks.structure": "verdict",
     "coverage": "verdict depth", "evidence.legs": "activation verdict",
-    "evidence.console": "console", "evidence.load": "content", "evidence.snapshots":
+    "evidence.console": "console", "evidence.load": "content depth", "evidence.snapshots":
     "metadata pieces", "readers.qcow2": "view", "readers.vhd": "view", "verdict": "verdict",
 }  # fmt: skip
-"""The tests that touch a module, by the rest of their name, beside those of all checks."""
+"""Module -> the rest of the names of its test modules, besides COMMON."""
 COMMON = ("bounds", "checks", "decides")
 
 
 def tests_of(mutant: Mutant) -> list[str]:
-    """The test modules that touch the mutated one, the quickest first."""
+    """The test modules for a mutated module, the quickest first."""
     name = mutant.module.removeprefix("vhdtool.oracle.")
     names = [*COMMON, *TESTS.get(name, "metadata activation").split()]
     paths = [f"tests/unit/test_oracle_{one}.py" for one in names]
@@ -69,8 +69,8 @@ def tests_of(mutant: Mutant) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Told:
-    """`by`: planted, verdict, tests, equivalent or survived."""
+class Result:
+    """What saw a mutant. `by`: planted, verdict, tests, equivalent or survived."""
 
     mutant: Mutant
     by: str
@@ -78,7 +78,7 @@ class Told:
 
 
 def records(paths: Sequence[Path], folder: Path) -> list[str]:
-    """Each record with the verdict that today's judge gives it: "DIRECTORY=VERDICT"."""
+    """Each record with the verdict of the unchanged code: "DIRECTORY=VERDICT"."""
     for archive in sorted((ROOT / "tests" / "records").glob("*.tar.xz")):
         with tarfile.open(archive) as tar:
             safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -96,29 +96,29 @@ def records(paths: Sequence[Path], folder: Path) -> list[str]:
     return known
 
 
-def try_one(mutant: Mutant, known: Sequence[str], folder: Path, tests: bool = True) -> Told:
-    """Who sees it."""
+def try_one(mutant: Mutant, known: Sequence[str], folder: Path, tests: bool = True) -> Result:
+    """Judges the records with the mutant, then runs the tests."""
     with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".py") as file:
         file.write(mutant.source())
         file.flush()
         start = [sys.executable, str(HERE / "mutated.py"), mutant.module, file.name]
         done = _run([*start, "judge", *known])
         if done is None or done.returncode:
-            return Told(mutant, "planted", "does not end" if done is None else "does not start")
+            return Result(mutant, "planted", "does not end" if done is None else "does not start")
         answer = json.loads(done.stdout)
         if answer is not None:
-            return Told(mutant, answer[0], f"{answer[1]}: {answer[2]}")
+            return Result(mutant, answer[0], f"{answer[1]}: {answer[2]}")
         why = EQUIVALENT.get(mutant.module, {}).get(mutant.name)
         if why is not None:
-            return Told(mutant, "equivalent", why)
+            return Result(mutant, "equivalent", why)
         if not tests:
-            return Told(mutant, "survived", "the tests were not asked")
+            return Result(mutant, "survived", "the tests were not run")
         done = _run([*start, "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_of(mutant)])
         if done is None or done.returncode:
             failed = [] if done is None else done.stdout.splitlines()
             failed = [line for line in failed if line.startswith(("FAILED", "ERROR"))]
-            return Told(mutant, "tests", failed[0] if failed else "")
-    return Told(mutant, "survived")
+            return Result(mutant, "tests", failed[0] if failed else "")
+    return Result(mutant, "survived")
 
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
@@ -145,7 +145,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the choice")
     parser.add_argument("--only", default="", help="mutants whose module or name has this text")
     parser.add_argument("--no-tests", action="store_true", help="planted faults only")
-    parser.add_argument("--list", action="store_true", help="print each mutant and who saw it")
+    parser.add_argument("--list", action="store_true", help="print each mutant and what saw it")
     options = parser.parse_args()
     mutants = [m for m in all_mutants() if options.only in f"{m.module} {m.name}"]
     chosen = sample(mutants, options.count or len(mutants), options.seed)
@@ -158,27 +158,27 @@ def main() -> int:
                 pool.submit(try_one, mutant, known, folder, not options.no_tests)
                 for mutant in chosen
             ]
-            told = []
+            results = []
             for job in as_completed(jobs):
-                told.append(one := job.result())
+                results.append(one := job.result())
                 if options.list or one.by == "survived":
                     text = f"{one.by}: {one.mutant.module}: {one.mutant.name}"
                     print(f"{text}  [{one.detail[:120]}]", file=sys.stderr, flush=True)
-    table(told, len(mutants), len(known), time.monotonic() - start)
-    return 1 if any(one.by == "survived" for one in told) else 0
+    table(results, len(mutants), len(known), time.monotonic() - start)
+    return 1 if any(one.by == "survived" for one in results) else 0
 
 
-def table(told: Sequence[Told], of: int, records_tried: int, seconds: float) -> None:
-    """By module, and in all."""
+def table(results: Sequence[Result], total: int, records_tried: int, seconds: float) -> None:
+    """Prints the counts by module, and in total."""
     columns = ("planted", "verdict", "tests", "equivalent", "survived")
-    print(f"{len(told)} of {of} mutants, {records_tried} records, {seconds:.0f} s\n")
+    print(f"{len(results)} of {total} mutants, {records_tried} records, {seconds:.0f} s\n")
     print("| module | mutants | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * (len(columns) + 1))
-    for module in (*dict.fromkeys(sorted(one.mutant.module for one in told)), "all"):
-        mine = Counter(one.by for one in told if module in (one.mutant.module, "all"))
+    for module in (*dict.fromkeys(sorted(one.mutant.module for one in results)), "all"):
+        mine = Counter(one.by for one in results if module in (one.mutant.module, "all"))
         counts = " | ".join(str(mine[column]) for column in columns)
         print(f"| {module.removeprefix('vhdtool.oracle.')} | {mine.total()} | {counts} |")
-    real = [one for one in told if one.by != "equivalent"]
+    real = [one for one in results if one.by != "equivalent"]
     by = Counter(one.by for one in real)
     if real:
         share = {key: round(100 * by[key] / len(real)) for key in ("planted", "verdict")}
@@ -186,9 +186,9 @@ def table(told: Sequence[Told], of: int, records_tried: int, seconds: float) -> 
         print(
             f"\nOf {len(real)} that change something, real records alone show {both} %: "
             f"{share['planted']} % by a planted fault that is missed, {share['verdict']} % by "
-            f"another verdict on a record that nothing was planted in."
+            f"another verdict on a record without a planted fault."
         )
-    for one in told:
+    for one in results:
         if one.by == "survived":
             print(f"\nsurvived: {one.mutant.module}: {one.mutant.name}")
 

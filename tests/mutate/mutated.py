@@ -1,7 +1,7 @@
-"""Runs inside a process of its own: imports one module of the package from a mutated source.
+"""Runs in a process of its own, with one module of the package imported from a mutated source.
 
-mutated.py MODULE SOURCE judge CASE=VERDICT ...     how the records are judged: JSON
-mutated.py MODULE SOURCE pytest ARGUMENT ...        pytest's exit code
+mutated.py MODULE SOURCE judge CASE=VERDICT ...     prints JSON: what the records show
+mutated.py MODULE SOURCE pytest ARGUMENT ...        exits with pytest's code
 """
 
 import importlib.abc
@@ -26,7 +26,7 @@ class _Loader(SourceFileLoader):
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds `module` with another source, and nothing else."""
+    """Finds `module` with another source; leaves all other modules to the usual finders."""
 
     def __init__(self, module: str, source: str) -> None:
         self.module, self.source = module, source
@@ -44,18 +44,18 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def judge(cases: Sequence[str]) -> int:
-    """The first record on which this judge is not what it should be, and why; null: none."""
+    """Prints [kind, record, why] of the first record that shows the mutant; null if none does."""
     from vhdtool.oracle.verdict import judge_case
 
     for case in cases:
-        path, _, right = case.rpartition("=")
+        path, _, expected = case.rpartition("=")
         entry = judge_case(Path(path))
         planted = entry["planted"]
         missed = planted["faults"] - planted["caught"]
         if missed or "planted" in entry["why"]:
             print(json.dumps(["planted", Path(path).name, entry["why"]]))
             return 0
-        if entry["verdict"] != right:
+        if entry["verdict"] != expected:
             print(json.dumps(["verdict", Path(path).name, entry["why"]]))
             return 0
     print("null")

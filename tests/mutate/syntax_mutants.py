@@ -1,8 +1,8 @@
 """Mutants of a Python module: one small change of its syntax tree each, as a careless edit makes.
 
-The list is the same on every machine: modules by name, places in the order of the source. A
-mutant's name holds the function and the text that changed, not a line number, so that it stays
-when something above it changes.
+The list is the same on every machine: modules by name, changes in the order of the source. A
+mutant's name has the function and the changed text, but no line number, so that it stays the same
+when code above it changes.
 """
 
 import ast
@@ -18,14 +18,14 @@ _WEAKER: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
 _OTHER_CALL = {"any": "all", "all": "any", "min": "max", "max": "min"}
-_MESSAGES = ("text", "detail", "what", "where", "until", "reason", "why", "said", "near", "since")
-"""Names of variables that hold words."""
+_MESSAGES = ("text", "detail", "what", "where", "until", "reason", "why", "near", "since")
+"""Names of variables that hold parts of messages."""
 _WIDTH = 90
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`number` counts the places of `path` that can be changed."""
+    """Change `number` of those that are possible in the module at `path`."""
 
     path: Path
     module: str
@@ -41,7 +41,7 @@ class Mutant:
 
 
 def mutants_of(path: Path, module: str) -> list[Mutant]:
-    """Every mutant of one module, each with a name of its own."""
+    """Every mutant of a module; their names differ."""
     found: list[Mutant] = []
     seen: dict[str, int] = defaultdict(int)
     sites = _sites(ast.parse(path.read_text()))
@@ -54,7 +54,7 @@ def mutants_of(path: Path, module: str) -> list[Mutant]:
 
 
 def sample(mutants: Sequence[Mutant], count: int, seed: int) -> list[Mutant]:
-    """`count` of them, the kinds and modules in turn, so that no large module crowds out others."""
+    """`count` of them, from all modules and kinds in turn, so that no large module prevails."""
     rng = random.Random(seed)
     piles: dict[tuple[str, str], list[Mutant]] = defaultdict(list)
     for mutant in mutants:
@@ -101,12 +101,12 @@ def _walk(node: ast.AST, function: str) -> Iterator[_Site]:
                 continue
             index = place if isinstance(value, list) else None
             for kind, new in _changes(node, name, child, function):
-                yield kind, function, _said(child), _said(new), (node, name, index, new)
+                yield kind, function, _source(child), _source(new), (node, name, index, new)
             yield from _walk(child, function)
 
 
 def _is_text(node: ast.AST, name: str) -> bool:
-    """Annotations, decorators and messages: a change there decides nothing."""
+    """Annotations, decorators and messages: a change there changes no verdict."""
     if isinstance(node, ast.JoinedStr):
         return True
     if isinstance(node, ast.Assign | ast.AugAssign):
@@ -116,7 +116,7 @@ def _is_text(node: ast.AST, name: str) -> bool:
     return name in ("annotation", "returns", "decorator_list", "type_params", "bases", "msg")
 
 
-def _said(node: object) -> str:
+def _source(node: object) -> str:
     return " ".join(ast.unparse(node).split()) if isinstance(node, ast.AST) else "nothing"
 
 
@@ -149,7 +149,7 @@ def _logic(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 def _calls(node: ast.Call) -> Iterator[tuple[str, ast.AST]]:
-    """`all` for `any`, and findings that judge nothing."""
+    """`all` for `any`, and findings of severity `info`."""
     called = node.func.id if isinstance(node.func, ast.Name) else ""
     if called in _OTHER_CALL:
         yield "any/all", ast.Call(ast.Name(_OTHER_CALL[called]), node.args, node.keywords)
@@ -195,7 +195,7 @@ def _constants(parent: ast.AST, name: str, node: ast.AST) -> Iterator[tuple[str,
 
 
 def _fields(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """One word fewer in a tuple or set of words: a field that is not compared."""
+    """One string fewer in a tuple or set of strings: a field that is not compared."""
     if not isinstance(node, ast.Tuple | ast.Set) or len(node.elts) < 2:
         return
     if all(isinstance(e, ast.Constant) and isinstance(e.value, str) for e in node.elts):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Changes a record in hundreds of ways and asks the judge each time: none of its answers is wrong.
+"""Changes a record in hundreds of ways, and judges it each time: no verdict may be wrong.
 
     python -m tests.tamper [--sample N] [--seed N] [--only TEXT] [RUN or CASE ...]
 
 Without a directory, real labs are run first. A case whose own verdict is neither consistent nor
-refused is left out: whatever is done to it, it stays what it is. Exit 1 when a verdict is wrong.
+refused is skipped, because no change makes it either. Exits with 1 if a verdict is wrong.
 """
 
 import argparse
@@ -21,20 +21,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from tests.tamper.case import case, pieces_of
-from tests.tamper.change import Change
-from tests.tamper.console import console
-from tests.tamper.draft import Draft
-from tests.tamper.events import events
-from tests.tamper.held import held
-from tests.tamper.image import image
-from tests.tamper.snapshots import snapshots
+from tests.tamper.case import case_changes, files_of
+from tests.tamper.console import console_changes
+from tests.tamper.draft import Change, Draft
+from tests.tamper.events import event_changes
+from tests.tamper.holdings import holdings_changes
+from tests.tamper.image import image_changes
+from tests.tamper.snapshots import snapshot_changes
 from vhdtool.oracle import verdict
 from vhdtool.oracle.planted.plant import Planted
 from vhdtool.oracle.verdict import judge_case
 
 ROOT = Path(__file__).resolve().parents[2]
 
+KINDS = (
+    event_changes,
+    snapshot_changes,
+    image_changes,
+    console_changes,
+    holdings_changes,
+    case_changes,
+)
 LABS = (
     {"STRATEGY": "activate,activate-back,activate-retry,login,overlap"},
     {"STRATEGY": "activate,overlap", "IMAGE": "qcow2"},
@@ -42,16 +49,16 @@ LABS = (
 
 
 def changes(draft: Draft, other: Path | None) -> Iterator[Change]:
-    """Every change that has a place in this record."""
-    for kind in (events, snapshots, image, console, held, case):
+    """Every change that this record allows; `other`: a record of another run."""
+    for kind in KINDS:
         yield from kind(draft)
     if other is not None:
-        yield from pieces_of(other)
+        yield from files_of(other)
 
 
 @dataclass
-class Told:
-    """What came of the changes of one case."""
+class Result:
+    """The outcome of all changes of one case."""
 
     case: str
     verdict: str
@@ -62,29 +69,30 @@ class Told:
 
 def tamper(
     path: Path, other: Path | None = None, sample: int | None = None, seed: int = 1, only: str = ""
-) -> Told:
-    """Tries all changes, or a sample of them, on one case. Leaves the case as it is."""
+) -> Result:
+    """Tries all changes, or a sample of them, on a copy of a case."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Draft(path, Path(folder))
         clean = str(judge_case(draft.path)["verdict"])
-        told = Told(path.name, clean)
+        result = Result(path.name, clean)
         if clean not in ("consistent", "refused"):
-            return told
+            return result
         start = time.monotonic()
         todo = [change for change in changes(draft, other) if only in change.name]
         if sample is not None and sample < len(todo):
             todo = random.Random(seed).sample(todo, sample)
         for change in todo:
-            _try(draft, change, clean, told)
-        told.seconds = time.monotonic() - start
-    return told
+            _try(draft, change, clean, result)
+        result.seconds = time.monotonic() - start
+    return result
 
 
 @contextlib.contextmanager
 def unplanted(change: Change) -> Iterator[None]:
-    """A contradiction must be seen by the oracles themselves, not because a plant was missed.
+    """Plants no faults, unless the verdict must not change.
 
-    It also takes a third of the time.
+    The oracles must see a contradiction themselves, and not because a planted fault was missed. It
+    also takes a third of the time.
     """
     if "same" in change.right:
         yield
@@ -93,7 +101,7 @@ def unplanted(change: Change) -> Iterator[None]:
         yield
 
 
-def _try(draft: Draft, change: Change, clean: str, told: Told) -> None:
+def _try(draft: Draft, change: Change, clean: str, result: Result) -> None:
     try:
         change.apply(draft)
         draft.save()
@@ -104,19 +112,19 @@ def _try(draft: Draft, change: Change, clean: str, told: Told) -> None:
         return
     finally:
         draft.restore()
-    told.tried += 1
+    result.tried += 1
     right = {clean if verdict == "same" else verdict for verdict in change.right}
     if entry["verdict"] not in right:
-        told.wrong.append(f"{change.name}: {entry['verdict']} ({entry['why'][:200]})")
-        print(f"wrong: {told.case}: {told.wrong[-1]}", file=sys.stderr, flush=True)
+        result.wrong.append(f"{change.name}: {entry['verdict']} ({entry['why'][:200]})")
+        print(f"wrong: {result.case}: {result.wrong[-1]}", file=sys.stderr, flush=True)
 
 
 def cases_of(paths: list[Path]) -> list[Path]:
-    """The cases in directories that are cases or runs."""
+    """The case directories among, and inside, these directories."""
     found: list[Path] = []
     for path in paths:
         inside = [path] if (path / "case.json").exists() else []
-        inside = inside or sorted(piece.parent for piece in path.glob("*/case.json"))
+        inside = inside or sorted(file.parent for file in path.glob("*/case.json"))
         if not inside:
             raise SystemExit(f"tamper: {path}: neither a case nor a run with cases")
         found += inside
@@ -124,9 +132,9 @@ def cases_of(paths: list[Path]) -> list[Path]:
 
 
 def labs(folder: Path) -> list[Path]:
-    """Fresh records, of real migrations."""
+    """Runs real labs, and returns the run directories."""
     runs = []
-    # `make tamper SAMPLE=...` hands its own variables on to each make that it starts.
+    # `make tamper SAMPLE=...` passes its own variables to each make that it starts.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
     environment.pop("MFLAGS", None)
     for name in ("SAMPLE", "RUNS", "SEED"):
@@ -157,10 +165,10 @@ def main() -> int:
             found = [job.result() for job in jobs]
     print("| case | verdict | changes | wrong | seconds |")
     print("|---|---|---|---|---|")
-    for told in found:
-        counts = f"{told.tried} | {len(told.wrong)} | {told.seconds:.0f}"
-        print(f"| {told.case} | {told.verdict} | {counts} |")
-    return 1 if any(told.wrong for told in found) or not found else 0
+    for result in found:
+        counts = f"{result.tried} | {len(result.wrong)} | {result.seconds:.0f}"
+        print(f"| {result.case} | {result.verdict} | {counts} |")
+    return 1 if any(result.wrong for result in found) or not found else 0
 
 
 if __name__ == "__main__":

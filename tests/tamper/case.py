@@ -1,15 +1,14 @@
-"""Changes of case.json, of whole pieces, and of what lies beside them."""
+"""Changes of case.json, of whole files, and of files beside them."""
 
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.tamper.change import CONTRADICTS, FAILED, SAME, Change
-from tests.tamper.draft import Draft
+from tests.tamper.draft import CONTRADICTS, FAILED, SAME, Change, Draft
 
 
-def case(draft: Draft) -> Iterator[Change]:
+def case_changes(draft: Draft) -> Iterator[Change]:
     known = draft.case
     hosts = known["hosts"]
     swapped = "->".join(reversed(known["direction"].split("->")))
@@ -45,8 +44,8 @@ def case(draft: Draft) -> Iterator[Change]:
         yield Change(f"harmless: case.json: {_short(values)}", SAME,
                      lambda d, v=values: d.case.update(v))  # fmt: skip
     yield Change("harmless: case.json: keys in another order", SAME, _reorder)
-    yield from _twice()
-    yield from _pieces()
+    yield from _repeated_keys()
+    yield from _files()
 
 
 def _short(values: dict[str, Any]) -> str:
@@ -61,8 +60,8 @@ def _reorder(draft: Draft) -> None:
     draft.case = dict(reversed(list(draft.case.items())))
 
 
-def _twice() -> Iterator[Change]:
-    """Of a key given twice readers take the first or the last."""
+def _repeated_keys() -> Iterator[Change]:
+    """A repeated key: parsers differ in whether they take the first or the last value."""
 
     def twice(name: str, text: str) -> Callable[[Draft], None]:
         def raw(draft: Draft) -> None:
@@ -78,7 +77,7 @@ def _twice() -> Iterator[Change]:
     yield Change("console.jsonl: two hosts", CONTRADICTS, raw=twice("console.jsonl", '"host": "a"'))
 
 
-def _pieces() -> Iterator[Change]:
+def _files() -> Iterator[Change]:
     for name in ("case.json", "events.jsonl", "console.jsonl"):
         yield Change(
             f"{name}: gone", CONTRADICTS, raw=lambda d, name=name: (d.path / name).unlink()
@@ -114,8 +113,8 @@ def _litter(draft: Draft) -> None:
     os.mkfifo(draft.path / "some.fifo")
 
 
-def pieces_of(other: Path) -> Iterator[Change]:
-    """Pieces of another run, which fit one another and not this one."""
+def files_of(other: Path) -> Iterator[Change]:
+    """Files of another run, which agree with one another but not with this record."""
     texts = ("case.json", "events.jsonl", "console.jsonl", "reproduce.txt")
     for name in texts:
         if (other / name).exists():

@@ -1,82 +1,81 @@
-"""Changes of the consoles: what the guest said, where, and when."""
+"""Changes of the consoles: other lines, other hosts, other times."""
 
 from collections.abc import Callable, Iterator
 
-from tests.tamper.change import CONTRADICTS, DOUBTFUL, EITHER, FAILED, SAME, Change
-from tests.tamper.draft import Draft
+from tests.tamper.draft import CONTRADICTS, DOUBTFUL, EITHER, FAILED, SAME, Change, Draft
 
-Piece = tuple[str, float, bytes]
+Chunk = tuple[str, float, bytes]
 TORN = CONTRADICTS | FAILED
-"""A panic in the record is an error as well: it says nothing about the disk."""
+"""A panic in the record is an error too: it says nothing about the disk."""
 
 
-def console(draft: Draft) -> Iterator[Change]:
-    pieces = draft.lines_of()
-    acks = [n for n, piece in enumerate(pieces) if piece[2].startswith(b"acked")]
+def console_changes(draft: Draft) -> Iterator[Change]:
+    chunks = draft.console_chunks()
+    acks = [n for n, chunk in enumerate(chunks) if chunk[2].startswith(b"acked")]
     if not acks:
-        acks = [n for n, piece in enumerate(pieces) if b"acked" in piece[2]]
+        acks = [n for n, chunk in enumerate(chunks) if b"acked" in chunk[2]]
     for n in (acks[5], acks[len(acks) // 2], acks[-3]):
-        yield _said(f"console {n}: gone", lambda p, n=n: p.pop(n))
-        yield _said(f"console {n}: doubled", lambda p, n=n: p.insert(n, p[n]))
-        yield _said(f"console {n}: on the other host", lambda p, n=n: _host(p, n, n + 1, draft),
+        yield _change(f"console {n}: gone", lambda p, n=n: p.pop(n))
+        yield _change(f"console {n}: doubled", lambda p, n=n: p.insert(n, p[n]))
+        yield _change(f"console {n}: on the other host", lambda p, n=n: _host(p, n, n + 1, draft),
                     EITHER)  # fmt: skip
     for seconds in (-1000, 1000):
-        yield _said(f"console: all {seconds:+} s", lambda p, s=seconds: _late(p, 0, s))
-    yield _said("console: the second half +1000 s", lambda p: _late(p, len(p) // 2, 1000),
+        yield _change(f"console: all {seconds:+} s", lambda p, s=seconds: _late(p, 0, s))
+    yield _change("console: the second half +1000 s", lambda p: _late(p, len(p) // 2, 1000),
                 EITHER)  # fmt: skip
-    yield _said("console: one +1000 s", lambda p: _late(p, acks[3], 1000, acks[3] + 1))
-    yield _said("console: times in reverse", _reverse)
+    yield _change("console: one +1000 s", lambda p: _late(p, acks[3], 1000, acks[3] + 1))
+    yield _change("console: times in reverse", _reverse)
     first, second = draft.case["hosts"][:2]
     for host in (first, second):
-        yield _said(f"console: all on {host}", lambda p, h=host: _all_on(p, h),
-                    SAME if all(piece[0] == host for piece in pieces) else CONTRADICTS)  # fmt: skip
-    yield _said("console: hosts swapped", lambda p: _swapped(p, first, second))
-    yield _said("console: of a stranger", lambda p: _all_on(p, "gamma"))
-    yield _said("console: the end of a stranger", lambda p: _all_on(p, "gamma", acks[-5]))
-    yield from _lines(pieces)
+        yield _change(f"console: all on {host}", lambda p, h=host: _all_on(p, h),
+                    SAME if all(chunk[0] == host for chunk in chunks) else CONTRADICTS)  # fmt: skip
+    yield _change("console: hosts swapped", lambda p: _swapped(p, first, second))
+    yield _change("console: of an unknown host", lambda p: _all_on(p, "gamma"))
+    yield _change("console: the end of an unknown host", lambda p: _all_on(p, "gamma", acks[-5]))
+    yield from _lines(chunks)
     yield from _logs(draft)
 
 
-def _said(
-    name: str, change: Callable[[list[Piece]], object], right: frozenset[str] = CONTRADICTS
+def _change(
+    name: str, change: Callable[[list[Chunk]], object], right: frozenset[str] = CONTRADICTS
 ) -> Change:
     def apply(draft: Draft) -> None:
-        pieces = draft.lines_of()
-        change(pieces)
-        draft.say(pieces)
+        chunks = draft.console_chunks()
+        change(chunks)
+        draft.write_console(chunks)
 
     return Change(name, right, apply)
 
 
-def _host(pieces: list[Piece], start: int, end: int, draft: Draft) -> None:
+def _host(chunks: list[Chunk], start: int, end: int, draft: Draft) -> None:
     for n in range(start, end):
-        host, mono, data = pieces[n]
-        pieces[n] = (draft.other(host), mono, data)
+        host, mono, data = chunks[n]
+        chunks[n] = (draft.other(host), mono, data)
 
 
-def _late(pieces: list[Piece], start: int, by: float, end: int | None = None) -> None:
-    for n, (host, mono, data) in enumerate(pieces[:end]):
+def _late(chunks: list[Chunk], start: int, by: float, end: int | None = None) -> None:
+    for n, (host, mono, data) in enumerate(chunks[:end]):
         if n >= start:
-            pieces[n] = (host, mono + by, data)
+            chunks[n] = (host, mono + by, data)
 
 
-def _reverse(pieces: list[Piece]) -> None:
-    times = [mono for _, mono, _ in pieces][::-1]
-    pieces[:] = [(host, at, data) for (host, _, data), at in zip(pieces, times, strict=True)]
+def _reverse(chunks: list[Chunk]) -> None:
+    times = [mono for _, mono, _ in chunks][::-1]
+    chunks[:] = [(host, at, data) for (host, _, data), at in zip(chunks, times, strict=True)]
 
 
-def _all_on(pieces: list[Piece], host: str, start: int = 0) -> None:
-    pieces[start:] = [(host, mono, data) for _, mono, data in pieces[start:]]
+def _all_on(chunks: list[Chunk], host: str, start: int = 0) -> None:
+    chunks[start:] = [(host, mono, data) for _, mono, data in chunks[start:]]
 
 
-def _swapped(pieces: list[Piece], one: str, other: str) -> None:
+def _swapped(chunks: list[Chunk], one: str, other: str) -> None:
     names = {one: other, other: one}
-    pieces[:] = [(names[host], mono, data) for host, mono, data in pieces]
+    chunks[:] = [(names[host], mono, data) for host, mono, data in chunks]
 
 
-def _lines(pieces: list[Piece]) -> Iterator[Change]:
-    """Lines more than the guest said, at the end, in the middle, before its `stopped`."""
-    text = b"".join(data for _, _, data in pieces)
+def _lines(chunks: list[Chunk]) -> Iterator[Change]:
+    """Additional lines: at the end, in the middle, before `stopped`."""
+    text = b"".join(data for _, _, data in chunks)
     done = next(line for line in text.split(b"\n") if line.startswith(b"readback done"))
     checked = int(done.split()[2])
     after: tuple[tuple[str, bytes, frozenset[str]], ...] = (
@@ -94,11 +93,11 @@ def _lines(pieces: list[Piece]) -> Iterator[Change]:
         ("other words", b"hello from the initramfs", SAME),
     )
     for name, line, right in after:
-        yield _said(
+        yield _change(
             f"console: {name} at the end", lambda p, line=line: _add(p, len(p), line), right
         )
     early = b"readback done %d 7" % checked
-    yield _said("console: a bad read-back before the good one", lambda p: _before(p, early))
+    yield _change("console: a bad read-back before the good one", lambda p: _before(p, early))
     for text in (b"stopped", b"start", b"readback done", b"ready"):
         right = SAME if text == b"ready" else CONTRADICTS
         yield Change(f"console: no `{text.decode()}`", right, lambda d, n=text: _without(d, n))
@@ -110,23 +109,23 @@ def _lines(pieces: list[Piece]) -> Iterator[Change]:
                                     b"readback done %d 1" % checked))  # fmt: skip
 
 
-def _add(pieces: list[Piece], at: int, line: bytes) -> None:
-    host, mono, _ = pieces[at - 1]
-    pieces.insert(at, (host, mono, line + b"\r\n"))
+def _add(chunks: list[Chunk], at: int, line: bytes) -> None:
+    host, mono, _ = chunks[at - 1]
+    chunks.insert(at, (host, mono, line + b"\r\n"))
 
 
-def _before(pieces: list[Piece], line: bytes) -> None:
-    """Before the line in which the read-back ends, which may come in several pieces."""
+def _before(chunks: list[Chunk], line: bytes) -> None:
+    """Inserts before the line `readback done`, which may be in several chunks."""
     joined = b""
-    for n, (_, _, data) in enumerate(pieces):
+    for n, (_, _, data) in enumerate(chunks):
         joined += data
         if joined.endswith(b"\n") and b"stopped" in joined:
-            _add(pieces, n + 1, line)
+            _add(chunks, n + 1, line)
             return
 
 
 def _without(draft: Draft, start: bytes) -> None:
-    """One line gone, with the offsets of all that follows it."""
+    """Removes a line, and adjusts the offsets of later chunks."""
     for host, log in draft.logs.items():
         kept = [line for line in log.splitlines(keepends=True) if not line.startswith(start)]
         _rewrite(draft, host, log, b"".join(kept))
@@ -138,7 +137,7 @@ def _replace(draft: Draft, old: bytes, new: bytes) -> None:
 
 
 def _rewrite(draft: Draft, host: str, old: bytes, new: bytes) -> None:
-    """Offsets behind the first difference move with the end of the log."""
+    """Adjusts offsets after the first difference by the change of length."""
     by = len(new) - len(old)
     at = next((n for n, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), len(new))
     for chunk in draft.chunks:
@@ -152,9 +151,9 @@ def _logs(draft: Draft) -> Iterator[Change]:
         return lambda d: (d.path / name).write_bytes(data)
 
     panic = b"[    3.0] Kernel panic - not syncing: fatal exception\r\n"
-    yield Change("console: a log of nobody with a panic", TORN,
+    yield Change("console: a log of an unknown host with a panic", TORN,
                  raw=write("console-gamma.log", panic))  # fmt: skip
-    yield Change("console: a log of nobody", CONTRADICTS,
+    yield Change("console: a log of an unknown host", CONTRADICTS,
                  raw=write("console-gamma.log", b"acked 1\r\n"))  # fmt: skip
     yield Change("harmless: an empty console", SAME, raw=write("console-gamma.log", b""))
     for host in draft.logs:

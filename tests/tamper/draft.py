@@ -1,7 +1,7 @@
-"""A record that can be changed, judged, and put back as it was.
+"""A working copy of a record, one change of it, and the verdicts that are right for the change.
 
-Text pieces are kept in memory; the image is patched in place and restored, because copying it for
-every change would take most of the time.
+Text files are changed in memory and written. The image is patched in place and restored, because
+copying it for every change would take most of the time.
 """
 
 import json
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class Draft:
         self._before = {p: p.read_bytes() for p in self._texts()}
         self._patches: list[tuple[int, bytes]] = []
         self._copied = True
-        """The image is the original's, but for the patches."""
+        """Whether the image is that of the original, except for the patches."""
         self._load()
 
     def _texts(self) -> list[Path]:
@@ -40,7 +41,7 @@ class Draft:
             path.stem: json.loads(path.read_text())
             for path in sorted((self.path / "metadata").glob("*.json"))
         }
-        self.held: dict[str, dict[str, Any]] = {
+        self.holdings: dict[str, dict[str, Any]] = {
             path.stem: json.loads(path.read_text())
             for path in sorted((self.path / "held").glob("*.json"))
         }
@@ -62,12 +63,12 @@ class Draft:
     def kind(self) -> str:
         return self.image.suffix[1:]
 
-    # what a forger does
+    # changes
 
     def renumber(self, change: Callable[[list[Event]], None]) -> None:
-        """Changes the list of events; seq follows in events, snapshots and looks at the hosts.
+        """Changes the list of events, and `seq` in events, snapshots and holdings accordingly.
 
-        A snapshot or a look keeps its place behind the last event that stood before it.
+        A snapshot or a host's holdings stay after the last event that was before them.
         """
         numbers = {id(event): event["seq"] for event in self.events}
         change(self.events)
@@ -77,12 +78,12 @@ class Draft:
             last = max(last, numbers.get(id(event), last))
             new[last] = seq
             event["seq"] = seq
-        for taken in (*self.metadata.values(), *self.held.values()):
+        for taken in (*self.metadata.values(), *self.holdings.values()):
             before = [old for old in new if old <= taken["seq"]]
             taken["seq"] = new[max(before)] if before else 0
 
     def index(self, name: str, nth: int = 0, host: str | None = None) -> int:
-        """Where the nth event of that name (of that host) stands. Raises LookupError."""
+        """Index of the nth event of that name (of that host). Raises LookupError."""
         found = [
             n
             for n, event in enumerate(self.events)
@@ -90,8 +91,8 @@ class Draft:
         ]
         return found[nth]
 
-    def steps(self) -> list[int]:
-        """Where the events stand that are no allocations."""
+    def operations(self) -> list[int]:
+        """Indexes of the events that are not allocations."""
         return [n for n, event in enumerate(self.events) if event["event"] != "allocated"]
 
     def allocations(self) -> list[int]:
@@ -100,7 +101,7 @@ class Draft:
     def other(self, host: str) -> str:
         return str(next(name for name in self.case["hosts"] if name != host))
 
-    def lines_of(self) -> list[tuple[str, float, bytes]]:
+    def console_chunks(self) -> list[tuple[str, float, bytes]]:
         """The consoles as (host, mono, bytes) chunks."""
         ends: dict[str, int] = {host: len(log) for host, log in self.logs.items()}
         pieces = []
@@ -110,11 +111,11 @@ class Draft:
             ends[host] = offset
         return pieces[::-1]
 
-    def say(self, pieces: list[tuple[str, float, bytes]]) -> None:
-        """Writes the consoles from chunks."""
+    def write_console(self, chunks: list[tuple[str, float, bytes]]) -> None:
+        """Replaces the consoles by these chunks."""
         logs = dict.fromkeys(self.logs, b"")
         self.chunks = []
-        for host, mono, data in pieces:
+        for host, mono, data in chunks:
             log = logs.setdefault(host, b"")
             self.chunks.append({"host": host, "offset": len(log), "mono": mono})
             logs[host] = log + data
@@ -138,14 +139,14 @@ class Draft:
         self._copied = False
 
     def copy_again(self) -> None:
-        """The image was changed behind our back."""
+        """Restores the image by copying it: it was changed without `patch`."""
         self._copied = False
 
-    # the directory
+    # the directory on disk
 
     def save(self) -> None:
-        """Writes all pieces that differ from what is on disk."""
-        pieces = {
+        """Writes all text files."""
+        files = {
             "case.json": json.dumps(self.case).encode(),
             "events.jsonl": lines(self.events),
             "console.jsonl": lines(self.chunks),
@@ -156,7 +157,7 @@ class Draft:
                 for name, value in values.items()
             },
         }
-        for name, data in pieces.items():
+        for name, data in files.items():
             (self.path / name).write_bytes(data)
         for folder, values in self._folders.items():
             for path in (self.path / folder).glob("*.json"):
@@ -165,10 +166,10 @@ class Draft:
 
     @property
     def _folders(self) -> dict[str, dict[str, dict[str, Any]]]:
-        return {"metadata": self.metadata, "held": self.held}
+        return {"metadata": self.metadata, "held": self.holdings}
 
     def restore(self) -> None:
-        """As it was in the beginning."""
+        """Undoes every change."""
         for offset, old in reversed(self._patches):
             with open(self.image, "r+b") as file:
                 file.seek(offset)
@@ -196,9 +197,35 @@ class Draft:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Holes stay holes."""
+    """Copies a directory or a file; holes stay holes."""
     subprocess.run(["cp", "-a", "--sparse=always", source, target], check=True)
 
 
 def lines(values: list[Event]) -> bytes:
     return "".join(json.dumps(value) + "\n" for value in values).encode()
+
+
+CONTRADICTS = frozenset({"corrupt", "inconclusive"})
+"""A record that contradicts itself is neither consistent nor refused."""
+DAMAGED = frozenset({"corrupt"})
+DOUBTFUL = frozenset({"inconclusive"})
+FAILED = frozenset({"error"})
+SAME = frozenset({"same"})
+"""Harmless: the verdict does not change."""
+EITHER = SAME | CONTRADICTS
+"""Nothing else in the record contradicts the change, or confirms it."""
+Apply = Callable[[Draft], object]
+
+
+@dataclass(frozen=True)
+class Change:
+    """`apply` changes the draft in memory; then it is saved, and `raw` changes its files.
+
+    `right`: the verdicts that are right afterwards. An `apply` that this record does not allow
+    raises LookupError.
+    """
+
+    name: str
+    right: frozenset[str]
+    apply: Apply = lambda draft: None
+    raw: Apply = lambda draft: None

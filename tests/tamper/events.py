@@ -1,15 +1,14 @@
-"""Changes of events.jsonl: dropped, doubled, moved, renamed, re-hosted, re-timed, other fields."""
+"""Changes of events.jsonl: events dropped, repeated, moved, renamed, and with other fields."""
 
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from tests.tamper.change import CONTRADICTS, EITHER, SAME, Change
-from tests.tamper.draft import Draft, Event
+from tests.tamper.draft import CONTRADICTS, EITHER, SAME, Change, Draft, Event
 
 READS = ("opened", "activated", "unpaused")
 RELEASES = ("paused", "closed", "deactivated")
-SHIFTS = {
+RENAMES = {
     "attached": "detached", "detached": "attached", "opened": "unpaused",
     "activated": "attached", "unpaused": "paused", "paused": "unpaused",
     "closed": "attached", "deactivated": "activated", "first-request": "first-write",
@@ -18,22 +17,22 @@ SHIFTS = {
     "migrated": "cancelled", "cancelled": "migrated", "fault-injected": "kept-out",
     "kept-out": "suspended",
 }  # fmt: skip
-"""What an event is renamed to."""
+"""Event -> the name that it gets instead."""
 ALONE = ({"migrate-started", "attached"}, {"resumed", "first-request"})
-"""Neighbours of which either may come first: one is the shim's, the other the controller's."""
+"""Neighbours of which either may be first: one is a shim's, the other the controller's."""
 
 
-def events(draft: Draft) -> Iterator[Change]:
-    """Every event but the allocations, and a few of those."""
+def event_changes(draft: Draft) -> Iterator[Change]:
+    """Changes of every event but the allocations, and of a few of those."""
     some = draft.allocations()
     some = [some[len(some) * part // 8] for part in (0, 1, 3, 5, 7)] + some[-1:]
-    for n in [*draft.steps(), *some]:
+    for n in [*draft.operations(), *some]:
         yield from _single(draft, n)
     yield from _allocations(draft, some[2])
     yield from _neighbours(draft)
     yield from _epochs(draft)
     yield from _all(draft)
-    yield from _strangers(draft)
+    yield from _unknown_process(draft)
     yield from _refusals(draft)
     yield from _harmless()
 
@@ -46,8 +45,8 @@ def _single(draft: Draft, n: int) -> Iterator[Change]:
     right = EITHER if event["event"] == "kept-out" else CONTRADICTS
     yield Change(f"{name}: doubled", right, lambda d: d.renumber(lambda e: _double(e, n)))
     yield Change(f"{name}: gone with a gap", CONTRADICTS, lambda d: _pop(d.events, n))
-    if event["event"] in SHIFTS:
-        new = SHIFTS[event["event"]]
+    if event["event"] in RENAMES:
+        new = RENAMES[event["event"]]
         yield Change(f"{name}: renamed {new}", CONTRADICTS, lambda d: _set(d, n, event=new))
     yield Change(f"{name}: an unknown name", CONTRADICTS, lambda d: _set(d, n, event="paused?"))
     yield Change(f"{name}: of another leg", CONTRADICTS, lambda d: _set(d, n, leg=event["leg"] + 2))
@@ -58,7 +57,7 @@ def _single(draft: Draft, n: int) -> Iterator[Change]:
         yield Change(f"{name}: as the {side}", CONTRADICTS, lambda d: _set(d, n, side=side))
         both = {"host": other, "side": side}
         yield Change(f"{name}: at {other}, its side", CONTRADICTS, lambda d: _set(d, n, **both))
-    yield Change(f"{name}: at a stranger", CONTRADICTS, lambda d: _set(d, n, host="gamma"))
+    yield Change(f"{name}: at an unknown host", CONTRADICTS, lambda d: _set(d, n, host="gamma"))
     if event["pid"] is not None:
         yield Change(f"{name}: another pid", CONTRADICTS, lambda d: _set(d, n, pid=99999))
         yield Change(f"{name}: no pid", CONTRADICTS, lambda d: _set(d, n, pid=None))
@@ -71,7 +70,7 @@ def _single(draft: Draft, n: int) -> Iterator[Change]:
 
 
 def _ends(draft: Draft, n: int, seconds: int) -> bool:
-    """Whether no event of the same clock stands on the side to which it is moved."""
+    """Whether no event of the same clock is on the side to which it is moved."""
     event = draft.events[n]
     whose = (event["host"], event["pid"]) if event["pid"] is not None else None
     rest = draft.events[n + 1 :] if seconds > 0 else draft.events[:n]
@@ -117,21 +116,21 @@ def _allocations(draft: Draft, n: int) -> Iterator[Change]:
         except IndexError:
             continue
         yield Change(
-            f"allocation: all before `{name}` moved behind it", CONTRADICTS,
-            lambda d, name=name: d.renumber(lambda e: _behind(e, name)),
+            f"allocation: all before `{name}` moved after it", CONTRADICTS,
+            lambda d, name=name: d.renumber(lambda e: _moved_after(e, name)),
         )  # fmt: skip
     yield Change(
-        "allocation: none is told", CONTRADICTS,
+        "allocation: none is reported", CONTRADICTS,
         lambda d: d.renumber(lambda e: _keep(e, lambda one: one["event"] != "allocated")),
     )  # fmt: skip
 
 
 def _neighbours(draft: Draft) -> Iterator[Change]:
-    """Two steps change places, with their times; and a step moves to either end."""
-    steps = draft.steps()
+    """Two operations swapped, with their times; and an operation moved to the end."""
+    steps = draft.operations()
     for a, b in itertools.pairwise(steps):
         names = draft.events[a]["event"], draft.events[b]["event"]
-        # A shim that nobody needs any more may be detached before or after what others do.
+        # A shim that is not needed any more may be detached before or after operations of others.
         apart = "detached" in names and draft.events[a]["host"] != draft.events[b]["host"]
         right = EITHER if apart or set(names) in ALONE else CONTRADICTS
         yield Change(
@@ -140,7 +139,7 @@ def _neighbours(draft: Draft) -> Iterator[Change]:
         )  # fmt: skip
     for n in steps[:-1]:
         name = draft.events[n]["event"]
-        # A shim that nobody needs any more may be detached at any time.
+        # A shim that is not needed any more may be detached at any time.
         right = EITHER if name == "detached" and _ends(draft, n, 1) else CONTRADICTS
         yield Change(
             f"event {n + 1} {name}: moved to the end", right,
@@ -149,7 +148,7 @@ def _neighbours(draft: Draft) -> Iterator[Change]:
 
 
 def _epochs(draft: Draft) -> Iterator[Change]:
-    numbered = [n for n in draft.steps() if draft.events[n]["event"] in READS + RELEASES]
+    numbered = [n for n in draft.operations() if draft.events[n]["event"] in READS + RELEASES]
     numbered = [n for n in numbered if draft.events[n]["epoch"] is not None]
     for n in numbered:
         event = draft.events[n]
@@ -171,25 +170,25 @@ def _epochs(draft: Draft) -> Iterator[Change]:
             )  # fmt: skip
     for place in range(2, len(numbered) + 1):
         yield Change(
-            f"two epochs before {place} belong to nobody", CONTRADICTS,
+            f"two epochs before {place} have no event", CONTRADICTS,
             lambda d, place=place: _shift(d, place, 2),
         )  # fmt: skip
 
 
 def _shift(draft: Draft, start: int, by: int) -> None:
-    """Every epoch from `start` on is larger, wherever it is named."""
+    """Makes every epoch from `start` on larger, wherever it is named."""
     for event in draft.events:
         for key in ("epoch", "ended", "released"):
             if isinstance(event.get(key), int) and event[key] >= start:
                 event[key] += by
-    for look in draft.held.values():
-        # The counter stood one below the first epoch when the image was made.
-        if look["epoch"] >= start or start == 1:
-            look["epoch"] += by
+    for held in draft.holdings.values():
+        # When the image was made, the counter was one below the first epoch.
+        if held["epoch"] >= start or start == 1:
+            held["epoch"] += by
 
 
 def _all(draft: Draft) -> Iterator[Change]:
-    """Something changed in all events at once."""
+    """A change of all events at once."""
     first, second = draft.case["hosts"][:2]
     hosts = {first: second, second: first}
     sides = {"source": "destination", "destination": "source"}
@@ -211,7 +210,7 @@ def _all(draft: Draft) -> Iterator[Change]:
     # Two processes of two hosts may have one number; two of one host, one after the other.
     whose = {(event["host"], event["pid"]) for event in draft.events if event["pid"] is not None}
     alone = len({host for host, _ in whose}) == len(whose)
-    # What the hosts held names them too.
+    # The holdings name pids too.
     alone = alone and not (draft.path / "held").exists()
     yield Change("all events: one pid", SAME if alone else EITHER,
                  over(pid=dict.fromkeys(pids, 7)))  # fmt: skip
@@ -225,10 +224,12 @@ def _all(draft: Draft) -> Iterator[Change]:
     yield Change("events: cut off in the middle", CONTRADICTS, _cut)
 
 
-def _strangers(draft: Draft) -> Iterator[Change]:
-    """A process that the record does not know, at several places."""
-    places = [n for n in draft.steps() if draft.events[n]["event"] in ("suspended", "allocated")]
-    places = [*(places or draft.steps()[-3:])[:1], draft.allocations()[-1]]
+def _unknown_process(draft: Draft) -> Iterator[Change]:
+    """Events of a process that the record does not know."""
+    places = [
+        n for n in draft.operations() if draft.events[n]["event"] in ("suspended", "allocated")
+    ]
+    places = [*(places or draft.operations()[-3:])[:1], draft.allocations()[-1]]
     for n in places:
         host = draft.other(_host_at(draft, n))
         base = {**draft.events[draft.allocations()[0]], "host": host, "pid": 4321}
@@ -236,11 +237,11 @@ def _strangers(draft: Draft) -> Iterator[Change]:
         served = {**base, "event": "first-request", "epoch": 77}
         for name, extra in (("allocates", wrote), ("serves", served)):
             yield Change(
-                f"a stranger {name} at {n + 1}", CONTRADICTS,
+                f"an unknown process {name} at {n + 1}", CONTRADICTS,
                 lambda d, n=n, extra=extra: d.renumber(lambda e: e.insert(n, _as(extra, d, n))),
             )  # fmt: skip
         yield Change(
-            f"a stranger reads and writes at {n + 1}", CONTRADICTS,
+            f"an unknown process reads and writes at {n + 1}", CONTRADICTS,
             lambda d, n=n, base=base: _second(d, n, base),
         )  # fmt: skip
 
@@ -257,7 +258,7 @@ def _as(extra: Event, draft: Draft, n: int) -> Event:
 
 
 def _second(draft: Draft, n: int, base: Event) -> None:
-    """A whole activation, with epochs of its own."""
+    """Inserts a whole activation, with epochs of its own."""
     newest = max(e["epoch"] or 0 for e in draft.events[:n] if e["event"] != "allocated")
     _shift(draft, newest + 1, 2)
     one = _as(base, draft, n)
@@ -280,11 +281,11 @@ def _second(draft: Draft, n: int, base: Event) -> None:
 
 
 def _refusals(draft: Draft) -> Iterator[Change]:
-    """A refusal by the wrong side, or at the wrong time, is none."""
-    refused = [n for n in draft.steps() if draft.events[n]["event"] == "refused"]
+    """Refusals by the wrong side, or at the wrong time, which do not count."""
+    refused = [n for n in draft.operations() if draft.events[n]["event"] == "refused"]
     if not refused:
         return
-    last = [n for n in draft.steps() if draft.events[n]["event"] == "cancelled"][-1]
+    last = [n for n in draft.operations() if draft.events[n]["event"] == "cancelled"][-1]
 
     def all_to(d: Draft, **values: Any) -> None:
         for n in refused:
@@ -361,7 +362,7 @@ def _keep(found: list[Event], wanted: Any) -> None:
     found[:] = [event for event in found if wanted(event)]
 
 
-def _behind(found: list[Event], name: str) -> None:
+def _moved_after(found: list[Event], name: str) -> None:
     at = next(n for n, event in enumerate(found) if event["event"] == name)
     moved = [event for event in found[:at] if event["event"] == "allocated"]
     rest = [event for event in found[:at] if event["event"] != "allocated"]

@@ -1,17 +1,16 @@
-"""Changes of the image: sectors, bits, tables, its end; of qcow2 refcounts and flags."""
+"""Changes of the image: sectors, bitmaps, tables, its end; of qcow2 refcounts and flags."""
 
 import os
 import struct
 from collections.abc import Iterator
 
-from tests.tamper.change import CONTRADICTS, DAMAGED, EITHER, SAME, Change
-from tests.tamper.draft import Draft
+from tests.tamper.draft import CONTRADICTS, DAMAGED, EITHER, SAME, Change, Draft
 
 SECTOR = 512
-PLACE = 0x00FFFFFFFFFFFE00
+OFFSET_BITS = 0x00FFFFFFFFFFFE00
 
 
-def image(draft: Draft) -> Iterator[Change]:
+def image_changes(draft: Draft) -> Iterator[Change]:
     size = draft.image.stat().st_size
     for cut in (1, SECTOR, size // 2, size - SECTOR):
         yield Change(f"image: cut off by {cut}", CONTRADICTS, lambda d, c=cut: d.truncate(size - c))
@@ -22,7 +21,7 @@ def image(draft: Draft) -> Iterator[Change]:
 
 
 def _no_holes(draft: Draft) -> None:
-    """Up to a bound: a gigabyte of zeros says no more than a megabyte."""
+    """Writes the holes of the first megabytes; more would take long and show the same."""
     with open(draft.image, "r+b") as file:
         for offset in range(0, min(draft.image.stat().st_size, 8 << 20), 1 << 16):
             os.pwrite(file.fileno(), os.pread(file.fileno(), 1 << 16, offset), offset)
@@ -44,16 +43,16 @@ def _vhd(draft: Draft, size: int) -> Iterator[Change]:
         data = at + bitmap_bytes + header["block_bytes"] - SECTOR
         name = f"image: block {block}"
         yield _patch(f"{name}: a sector of zeros", data, bytes(SECTOR))
-        yield _patch(f"{name}: strange data", data, b"\xa5" * SECTOR)
+        yield _patch(f"{name}: foreign data", data, b"\xa5" * SECTOR)
         yield Change(f"{name}: one byte", DAMAGED, lambda d, p=data: _flip(d, p + 300, 1))
         yield Change(f"{name}: a bit of its bitmap", DAMAGED,
                      lambda d, p=at + first // 8, n=first: _flip(d, p, 0x80 >> n % 8))  # fmt: skip
         yield _patch(f"{name}: free", entry, b"\xff" * 4)
         for by in (1, 8, -8):
             yield _patch(f"{name}: moved by {by}", entry, struct.pack(">I", bat[block] + by))
-        yield _patch(f"{name}: behind the end", entry, struct.pack(">I", size // SECTOR + 64))
+        yield _patch(f"{name}: after the end", entry, struct.pack(">I", size // SECTOR + 64))
     pair = struct.pack(">I", bat[blocks[1]])
-    yield _patch("image: two blocks at one place", bat_offset + 4 * blocks[0], pair)
+    yield _patch("image: two blocks at one sector", bat_offset + 4 * blocks[0], pair)
     free = next(b for b in range(header["max_entries"]) if b not in bat)
     yield _patch("image: a block more", bat_offset + 4 * free, pair)
     for offset, what in (
@@ -69,7 +68,7 @@ def _vhd(draft: Draft, size: int) -> Iterator[Change]:
 
 
 def _sectors(draft: Draft, bat: dict[int, int], blocks: list[int], bitmap_bytes: int) -> None:
-    """The last sectors of two blocks, to which each block's first write went."""
+    """Swaps the last sectors of two blocks, to which the first write of a block goes."""
     inside = draft.case["block_bytes"] - SECTOR + bitmap_bytes
     one, other = (bat[block] * SECTOR + inside for block in (blocks[0], blocks[1]))
     first, second = draft.read(one, SECTOR), draft.read(other, SECTOR)
@@ -88,9 +87,9 @@ def _qcow2(draft: Draft) -> Iterator[Change]:
     for block in (blocks[0], blocks[len(blocks) // 2], blocks[-1]):
         index, at = divmod(block, cluster // 8)
         (l1,) = struct.unpack(">Q", draft.read(l1_offset + 8 * index, 8))
-        entry = (l1 & PLACE) + 8 * at
+        entry = (l1 & OFFSET_BITS) + 8 * at
         (value,) = struct.unpack(">Q", draft.read(entry, 8))
-        count = first_block + 2 * ((value & PLACE) // cluster)
+        count = first_block + 2 * ((value & OFFSET_BITS) // cluster)
         name = f"image: cluster {block}"
         yield _patch(f"{name}: no entry", entry, bytes(8))
         yield _patch(f"{name}: reads as zeros", entry, struct.pack(">Q", value | 1))
@@ -102,7 +101,7 @@ def _qcow2(draft: Draft) -> Iterator[Change]:
         yield _patch(f"{name}: its table not COPIED", l1_offset + 8 * index,
                      struct.pack(">Q", l1 & ~(1 << 63)))  # fmt: skip
         yield _patch(f"{name}: its table gone", l1_offset + 8 * index, bytes(8))
-        yield _patch(f"{name}: a sector of zeros", value & PLACE, bytes(cluster))
+        yield _patch(f"{name}: a sector of zeros", value & OFFSET_BITS, bytes(cluster))
     yield _patch("image: refcount table lost", refcounts, bytes(cluster))
     yield _patch("image: refcount block lost", first_block, bytes(cluster))
     yield _patch("image: a refcount too many", first_block + cluster - 2, b"\0\1",

@@ -1,17 +1,16 @@
-"""Changes of the metadata snapshots: dropped, exchanged, re-numbered, their fields."""
+"""Changes of the snapshots: missing, exchanged, with another seq, other fields."""
 
 import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from tests.tamper.change import CONTRADICTS, EITHER, SAME, Change
-from tests.tamper.draft import Draft
+from tests.tamper.draft import CONTRADICTS, EITHER, SAME, Change, Draft
 
 LIVE = ("source-quiesced", "destination-wrote")
-"""Points at which somebody has the image open."""
+"""Points at which a shim has the image open."""
 
 
-def snapshots(draft: Draft) -> Iterator[Change]:
+def snapshot_changes(draft: Draft) -> Iterator[Change]:
     names = list(draft.metadata)
     for name in names:
         yield from _one(draft, name)
@@ -32,13 +31,13 @@ def _one(draft: Draft, name: str) -> Iterator[Change]:
     point = name.partition("-")[2]
     yield Change(f"{name}: gone", CONTRADICTS, lambda d: _gone(d, name, waive=False))
     yield Change(f"{name}: gone and waived", CONTRADICTS, lambda d: _gone(d, name, waive=True))
-    # QEMU writes the tables of a live image when it likes.
+    # QEMU writes the tables of a live image at any time.
     lags = draft.kind == "qcow2" and point in (*LIVE, "destination-opened")
     seqs = {0, meta["seq"] - 1, meta["seq"] + 40, len(draft.events), 10**9} - {meta["seq"]}
     for seq in sorted(seqs):
         # Between two operations any seq is right.
         near = point == "destination-wrote" and abs(seq - meta["seq"]) < 300 and seq
-        # What QEMU's tables lack may have been told before, so nothing dates such a snapshot.
+        # Blocks that QEMU's tables lack may have been reported before: nothing dates the snapshot.
         near = near or (lags and meta["seq"] < seq < _next_step(draft, meta["seq"]))
         right = EITHER if near else CONTRADICTS
         yield Change(f"{name}: at seq {seq}", right,
@@ -93,7 +92,7 @@ def _exchanged(draft: Draft, one: str, other: str) -> Iterator[Change]:
     """The content of one snapshot under the name and number of the other."""
     a, b = draft.metadata[one], draft.metadata[other]
     if (a["bat"], a["bitmaps"]) == (b["bat"], b["bitmaps"]):
-        # Nothing was written between them; only a size that was told can differ.
+        # Nothing was written between them; only a size that was reported can differ.
         return
 
     def apply(d: Draft) -> None:
@@ -108,24 +107,26 @@ def _exchanged(draft: Draft, one: str, other: str) -> Iterator[Change]:
 
 
 def _in_time(draft: Draft, a: Any, b: Any) -> bool:
-    """Whether all that `b` shows was told before the controller went on behind `a`.
+    """Whether all blocks of `b` were reported before the next operation after `a`.
 
-    A snapshot takes its time, and shows what was allocated meanwhile.
+    Taking a snapshot takes time, and it shows blocks that were allocated meanwhile.
     """
     if a["seq"] > b["seq"]:
         return False
-    behind = [draft.events[n]["seq"] for n in draft.steps() if draft.events[n]["seq"] > a["seq"]]
+    later = [
+        draft.events[n]["seq"] for n in draft.operations() if draft.events[n]["seq"] > a["seq"]
+    ]
     if draft.kind != "vhd":
         # No event says where QEMU puts a block: at the step that follows, `b` may be true of `a`.
-        return bool(behind) and b["seq"] <= behind[0]
-    told = {e["block"]: e["seq"] for e in draft.events if e["event"] == "allocated"}
-    newest = max((told[int(block)] for block in b["bat"].keys() - a["bat"].keys()), default=0)
-    return bool(behind) and newest <= behind[0] + 32
+        return bool(later) and b["seq"] <= later[0]
+    seqs = {e["block"]: e["seq"] for e in draft.events if e["event"] == "allocated"}
+    newest = max((seqs[int(block)] for block in b["bat"].keys() - a["bat"].keys()), default=0)
+    return bool(later) and newest <= later[0] + 32
 
 
 def _next_step(draft: Draft, seq: int) -> int:
-    """The number of the first event of an operation behind `seq`."""
-    numbers = (draft.events[n]["seq"] for n in draft.steps())
+    """`seq` of the first operation after `seq`."""
+    numbers = (draft.events[n]["seq"] for n in draft.operations())
     return next((number for number in numbers if number > seq), len(draft.events))
 
 

@@ -29,7 +29,7 @@ EDITS = {
     "a batmap that overstates is harmless": (
         "checks.structure", '"leaked-tail", ', '"leaked-tail", "batmap-overstates", ',
     ),
-    "the last leg is not looked at": (
+    "the last leg is not checked": (
         "checks.activation", "for leg in legs:\n        if leg.moved",
         "for leg in legs[:-1]:\n        if leg.moved",
     ),
@@ -67,8 +67,8 @@ def test_planted_faults_alone_see_a_careless_edit(name: str, tmp_path: Path) -> 
 def test_planted_faults_see_most_of_a_sample_of_mutants(tmp_path: Path) -> None:
     known = records([], tmp_path)
     chosen = sample(all_mutants(), 8, SEED)
-    told = [try_one(mutant, known, tmp_path, tests=False) for mutant in chosen]
-    missed = [f"{one.mutant.module}: {one.mutant.name}" for one in told if one.by == "survived"]
+    results = [try_one(mutant, known, tmp_path, tests=False) for mutant in chosen]
+    missed = [f"{one.mutant.module}: {one.mutant.name}" for one in results if one.by == "survived"]
     assert len(missed) <= len(chosen) // 2, f"MUTATE_SEED={SEED}: {missed}"
 
 

@@ -18,17 +18,17 @@ SEED = int(os.environ.get("TAMPER_SEED", "1"))
 
 @pytest.mark.parametrize("name", ["reopen-on", "implicit-first-on", "qcow2-hold-on"])
 def test_no_change_of_a_real_record_gets_a_wrong_verdict(name: str, tmp_path: Path) -> None:
-    told = tamper(unpack(name, tmp_path), sample=10, seed=SEED)
-    assert told.tried >= 8, told
-    assert not told.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(told.wrong)
+    result = tamper(unpack(name, tmp_path), sample=10, seed=SEED)
+    assert result.tried >= 8, result
+    assert not result.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(result.wrong)
 
 
 @pytest.mark.parametrize("name", ["activate-back", "activate-retry"])
 def test_no_change_of_a_made_record_gets_a_wrong_verdict(name: str, tmp_path: Path) -> None:
     case = oracle_cases.SAFE[name]().save(tmp_path / name)
-    told = tamper(case, sample=10, seed=SEED)
-    assert told.tried >= 8, told
-    assert not told.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(told.wrong)
+    result = tamper(case, sample=10, seed=SEED)
+    assert result.tried >= 8, result
+    assert not result.wrong, f"TAMPER_SEED={SEED}: " + "\n".join(result.wrong)
 
 
 def test_there_are_200_different_changes(tmp_path: Path) -> None:
