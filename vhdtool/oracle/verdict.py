@@ -151,13 +151,13 @@ def counted(count: int, what: str) -> str:
 
 def _damage(outcomes: Outcomes) -> str:
     """The damage in words: lost data first, then metadata, then overlapping activations."""
-    lost, strange = len(outcomes.content.lost_writes), outcomes.content.never_written
+    lost, unwritten = len(outcomes.content.lost_writes), outcomes.content.never_written
     blocks = {finding.block for finding in outcomes.metadata.of_severity("corrupt")} - {None}
     parts = [
         text
         for count, text in (
             (lost, f"{counted(lost, 'acknowledged write')} lost"),
-            (strange, f"{counted(strange, 'sector')} of data that was never written"),
+            (unwritten, f"{counted(unwritten, 'sector')} of data that was never written"),
             (len(blocks), f"metadata of {counted(len(blocks), 'block')} lost or changed"),
             (outcomes.activation.overlap_epochs, "two hosts were active at once"),
         )

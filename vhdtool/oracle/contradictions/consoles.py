@@ -66,8 +66,8 @@ def _clock(chunks: Sequence[Chunk]) -> Iterator[Finding]:
     latest = None
     for chunk in chunks:
         before = newest.get(chunk.host)
-        behind = latest is not None and chunk.mono < latest - 1
-        if (before is not None and chunk.mono < before) or behind:
+        earlier = latest is not None and chunk.mono < latest - 1
+        if (before is not None and chunk.mono < before) or earlier:
             text = f"console.jsonl, line {chunk.line}: its time is before that of earlier lines"
             yield doubt("console-time", text)
             return

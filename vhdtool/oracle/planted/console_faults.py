@@ -58,19 +58,19 @@ def _lines(evidence: Evidence, chunks: list[Chunk], case: Case) -> Iterator[Faul
         f"readback done {console.checked} {wrong}\n"
     )
     more = [*chunks, replace(end, data=tail.encode())]
-    strange = Chunk(UNKNOWN_HOST, end.mono, b"ready\n", end.line + 7)
+    foreign = Chunk(UNKNOWN_HOST, end.mono, b"ready\n", end.line + 7)
     logs = {UNKNOWN_HOST: b"Kernel panic", "gone": b"x"}
-    faulty = _with_console(evidence, [*more, strange], logs)
+    faulty = _with_console(evidence, [*more, foreign], logs)
     for name, code, texts in (
         ("readback-bad", "readback-bad", (f"sector {sector},",)),
         ("readback-bad-count", "readback-bad", (f"read back {wrong} of",)),
         ("readback-twice", "console", ("after `readback done`",)),
         ("io-error", "io-error", ("errno 5",)),
         ("kernel-io-error", "console", ("kernel reports I/O errors",)),
-        ("strange-host", "console-host", (f"line {strange.line}:", UNKNOWN_HOST)),
-        ("speaks-elsewhere", "console-place", (f"line {strange.line}:", "to which no leg")),
-        ("unnamed-panic", "console-unnamed", (UNKNOWN_HOST, "panic")),
-        ("unnamed-log", "console-unnamed", ("console-gone.log",)),
+        ("unknown-host", "console-host", (f"line {foreign.line}:", UNKNOWN_HOST)),
+        ("output-elsewhere", "console-place", (f"line {foreign.line}:", "to which no leg")),
+        ("unlisted-panic", "console-unnamed", (UNKNOWN_HOST, "panic")),
+        ("unlisted-log", "console-unnamed", ("console-gone.log",)),
     ):
         yield Fault("content", name, faulty, finds(code, *texts))
     yield from _torn(evidence, _short(chunks))
@@ -135,14 +135,14 @@ def _moved(evidence: Evidence, chunks: list[Chunk]) -> Iterator[Fault]:
     late = Chunk(final.source, max(end.mono, final.resumed.mono + 6), b"ready\n", end.line + 1)
     faulty = _with_console(evidence, [*chunks, late])
     matches = finds("console-place", f"line {late.line}:", cite(final.resumed))
-    yield Fault("content", "stayed-behind", faulty, matches)
+    yield Fault("content", "output-at-source", faulty, matches)
     moved = next(one for one in evidence.legs if one.moved)
     assert moved.suspended is not None
     early = Chunk(moved.destination, moved.suspended.mono - 0.01, b"ready\n", 10**6)
     at = next(n for n, chunk in enumerate(chunks) if chunk.mono >= early.mono)
     faulty = _with_console(evidence, [*chunks[:at], early, *chunks[at:]])
     matches = finds("console-place", "line 1000000:", "when it ran elsewhere")
-    yield Fault("content", "there-too-early", faulty, matches)
+    yield Fault("content", "output-at-destination", faulty, matches)
 
 
 def _paced(evidence: Evidence, chunks: list[Chunk]) -> Iterator[Fault]:

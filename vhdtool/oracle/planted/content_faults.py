@@ -66,9 +66,9 @@ def content_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
     plant("stale-data", older, lambda sector: content(older[sector], sector))
     other_run = Schedule(case.seed + 1, load.schedule.disk_sectors, load.schedule.block_sectors)
     plant("of-another-run", oldest, lambda at: other_run.sector_content(load.last[at], at))
-    plant("of-another-place", oldest, lambda at: content(load.last[at], at + 1))
+    plant("of-another-sector", oldest, lambda at: content(load.last[at], at + 1))
     plant("of-no-write", oldest, lambda at: content(1 << 35, at))
-    plant("strange-data", oldest, lambda at: content(load.last[at], at)[:-1] + b"?")
+    plant("foreign-data", oldest, lambda at: content(load.last[at], at)[:-1] + b"?")
     for name, code, sector, changes in _unwritten_faults(load, reader, view, outcomes, healthy):
         patches.update(changes)
         named.append((name, at_sector(code, sector)))
@@ -78,8 +78,8 @@ def content_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
         console=replace(evidence.console, bad=[*evidence.console.bad, (0, 0)]),
         missing=(*evidence.missing, "planted: missing"),
     )
-    named.append(("heard-bad", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)))
-    named.append(("heard-missing", lambda f: f.message == "planted: missing"))
+    named.append(("readback-counts", lambda f: f.code == "readback-bad" and f.sectors == (0, 1)))
+    named.append(("missing-counts", lambda f: f.message == "planted: missing"))
     for name, matches in named:
         yield Fault("content", name, changed, matches)
     yield from _other_disk(evidence, case, isinstance(reader, DynamicReader))
@@ -95,8 +95,8 @@ def _other_disk(evidence: Evidence, case: Case, blocks: bool) -> Iterator[Fault]
     other = replace(case, image_bytes=case.image_bytes - SECTOR)
     changed = replace(evidence, record=replace(evidence.record, case=other), console=console)
     yield Fault("content", "disk-other", changed, lambda f: f.code == "size")
-    yield Fault("content", "heard-torn", changed, lambda f: f.message == "planted: torn")
-    yield Fault("content", "heard-error", changed, lambda f: f.code == "io-error")
+    yield Fault("content", "torn-counts", changed, lambda f: f.message == "planted: torn")
+    yield Fault("content", "error-counts", changed, lambda f: f.code == "io-error")
     if blocks:
         other = replace(case, block_bytes=case.block_bytes * 2)
         changed = replace(evidence, record=replace(evidence.record, case=other))

@@ -41,8 +41,8 @@ def _acks(evidence: Evidence, again: Event) -> Iterator[Fault]:
     """One acknowledgement fewer than MINIMUM after the last switch."""
     acks = evidence.console.acks
     before = [ack for ack in acks if ack.mono <= again.mono]
-    behind = [ack for ack in acks if ack.mono > again.mono][: MINIMUM - 1]
-    console = replace(evidence.console, acks=[*before, *behind])
+    later = [ack for ack in acks if ack.mono > again.mono][: MINIMUM - 1]
+    console = replace(evidence.console, acks=[*before, *later])
     faulty = replace(evidence, console=console)
     text = f"only {MINIMUM - 1} writes were acknowledged"
     yield Fault("coverage", "few-acks", faulty, finds("coverage", text))

@@ -42,7 +42,7 @@ def event_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
     yield Fault("activation", "events-torn", evidence.with_events(lost), finds("events"))
     for event in first(list(events.items), "allocated"):
         faulty = evidence.with_events(renumbered(without(list(events.items), event)))
-        yield Fault("metadata", "allocation-untold", faulty, finds("block-untold"))
+        yield Fault("metadata", "allocation-missing", faulty, finds("block-untold"))
     yield from _case_json(evidence, case)
 
 
@@ -72,14 +72,14 @@ def _legs(items: Items) -> Broken:
     for event in last(items, "cancelled"):
         reasons = [e for e in items if e.name in ("refused", "fault-injected")]
         left = [e for e in items if e not in reasons and e.name != "resumed"]
-        yield "cancel-unexcused", "leg-order", event, left
+        yield "cancel-without-reason", "leg-order", event, left
         refusals = [e for e in reasons if e.name == "refused"]
         if len(refusals) == len(reasons):
             wrong = [
                 altered(e, host=_other(items, e), side="source") if e in refusals else e
                 for e in items
             ]
-            yield "cancel-excused-by-source", "leg-order", event, wrong
+            yield "cancel-reason-of-source", "leg-order", event, wrong
     controller = [e for e in items if e.pid is None]
     for event in controller[-1:]:
         early = altered(event, mono=LONG_AGO)
@@ -118,8 +118,8 @@ def _shims(items: Items) -> Broken:
             without(items, event),
         )
     for event in last(items, "allocated"):
-        strange = altered(event, pid=None)
-        yield "no-process", "shim-order", strange, swapped(items, event, strange)
+        wrong = altered(event, pid=None)
+        yield "no-process", "shim-order", wrong, swapped(items, event, wrong)
         yield "allocated-detached", "shim-order", event, [*without(items, event), event]
         foreign = altered(event, epoch=(event.epoch or 0) + 1000)
         yield "allocated-elsewhere", "shim-order", foreign, swapped(items, event, foreign)
@@ -147,8 +147,8 @@ def _reads(items: Items, case: Case) -> Broken:
     for event in last(items, "first-request"):
         twice = replace(event)
         yield "first-request-twice", "shim-order", twice, after(items, event, twice)
-        strange = altered(event, epoch=0)
-        yield "unknown-read", "unknown-read", event.who, swapped(items, event, strange)
+        wrong = altered(event, epoch=0)
+        yield "unknown-read", "unknown-read", event.who, swapped(items, event, wrong)
         release = next((e for e in items if e.who == event.who and e.name in RELEASES
                         and e.integer("ended") == event.epoch), None)  # fmt: skip
         if release is not None:
@@ -165,7 +165,7 @@ def _reads(items: Items, case: Case) -> Broken:
             yield "no-first-write", "shim-order", block, without(items, event)
     for event in last(items, "activated"):
         silent = replace(event, extra={k: v for k, v in event.extra.items() if k != "lease"})
-        yield "lease-untold", "shim-order", silent, swapped(items, event, silent)
+        yield "lease-missing", "shim-order", silent, swapped(items, event, silent)
         if case.guard and any(e.who == event.who and e.name in FIRSTS for e in items):
             opened = altered(silent, name="opened")
             yield "no-lease", "no-lease", f"epoch {event.epoch}", swapped(items, event, opened)
@@ -199,7 +199,7 @@ def _epochs(items: Items) -> Broken:
     for event in counted[-1:]:
         up = altered(event, epoch=(event.epoch or 0) + 1)
         text = f"no event has epoch {event.epoch},"
-        yield "one-epoch-untold", "epoch-untold", text, swapped(items, event, up)
+        yield "one-epoch-missing", "epoch-untold", text, swapped(items, event, up)
     legs = [event for event in counted if event.leg == items[-1].leg and event.name in READS]
     if legs and any(event.leg < items[-1].leg and event.name in READS for event in counted):
         low = altered(legs[0], epoch=1)
@@ -234,7 +234,7 @@ def _activity(items: Items, evidence: Evidence, case: Case) -> Broken:
     for event in last(items, "suspended"):
         if not case.exclusive:
             tried = altered(event, name="kept-out")
-            yield "kept-out-untold", "case-exclusive", tried, after(items, event, tried)
+            yield "kept-out-shared", "case-exclusive", tried, after(items, event, tried)
     takers = [e for e in items if e.extra.get("lease") is True]
     if case.guard and takers:
         silent = [altered(e, lease=False) if e is takers[-1] else e for e in items]
@@ -264,7 +264,7 @@ def _case_json(evidence: Evidence, case: Case) -> Iterator[Fault]:
     if case.exclusive:
         shared = replace(evidence.record, case=replace(case, exclusive=False))
         faulty = replace(evidence, record=shared)
-        yield Fault("activation", "kept-out-untold", faulty, finds("case-exclusive"))
+        yield Fault("activation", "kept-out-shared", faulty, finds("case-exclusive"))
 
 
 def _other(items: Items, event: Event) -> str:

@@ -70,7 +70,7 @@ def _qcow2_structure(
         ("copied-flag", at_block("copied-flag", shared)),
         ("refcount-zero", at_block("refcount-low", alone)),
         ("refcounts-dirty", finds("refcounts-dirty")),
-        ("qemu-img-says-so", finds("qemu-img-corruptions")),
+        ("qemu-img-corruptions", finds("qemu-img-corruptions")),
         ("qemu-img-failed", finds("qemu-img-check-errors")),
         ("another-image-checked", finds("other-check")),
     ):

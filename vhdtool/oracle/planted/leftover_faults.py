@@ -45,7 +45,7 @@ def leftover_faults(evidence: Evidence, outcomes: Outcomes) -> Iterator[Fault]:
         yield Fault("leftovers", f"blind-{held.point}", blind, finds("held-blind", "shim"))
     for held in holdings[:1]:
         rest = evidence.with_holdings(tuple(one for one in holdings if one is not held))
-        yield Fault("leftovers", "look-gone", rest, finds("held-missing", held.file_name))
+        yield Fault("leftovers", "holdings-missing", rest, finds("held-missing", held.file_name))
 
 
 def _with_lines(

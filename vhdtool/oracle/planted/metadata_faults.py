@@ -216,7 +216,7 @@ def _allocations(evidence: Evidence) -> Iterator[Fault]:
             wrong = altered(event, sector=sector + 1)
             changed = renumbered([wrong if one is event else one for one in items])
             matches = finds("block-place", cite(event), f"at sector {sector + 1}")
-            yield Fault("metadata", "told-elsewhere", evidence.with_events(changed), matches)
+            yield Fault("metadata", "sector-other", evidence.with_events(changed), matches)
     stops = [event for event in items if event.name == "suspended"]
     for stop in stops[:1]:
         before = [event for event in blocks if event.seq < stop.seq][-MANY:]

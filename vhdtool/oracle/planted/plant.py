@@ -75,7 +75,7 @@ def _all(evidence: Evidence, outcomes: Outcomes, result: Planted) -> Iterator[Fa
         except (VhdtoolError, OSError):
             # The image cannot be read: its oracles have that finding already.
             continue
-        except Exception as error:  # noqa: BLE001 - a strange record must not end the judging
+        except Exception as error:  # noqa: BLE001 - one record must not end the judgement of a run
             result.missed.append(f"{planter.__name__}: {type(error).__name__}: {error}"[:200])
 
 

@@ -12,11 +12,11 @@ Names = dict[str, str]
 _ALL: Names = {
     "content": """
         dropped-ack-early dropped-ack-late lowest-sector highest-sector stale-data of-another-run
-        of-another-place of-no-write strange-data never-written disk-other heard-bad heard-error
-        heard-missing heard-torn readback-bad readback-bad-count readback-early readback-missing
-        readback-short readback-twice io-error kernel-io-error strange-host speaks-elsewhere
-        unnamed-log unnamed-panic seed-other started-twice never-started never-stopped
-        stopped-twice ack-late ack-gone last-ack-gone garbled stamped-early
+        of-another-sector of-no-write foreign-data never-written disk-other readback-counts
+        error-counts missing-counts torn-counts readback-bad readback-bad-count readback-early
+        readback-missing readback-short readback-twice io-error kernel-io-error unknown-host
+        output-elsewhere unlisted-log unlisted-panic seed-other started-twice never-started
+        never-stopped stopped-twice ack-late ack-gone last-ack-gone garbled stamped-early
         stamped-early-elsewhere
         """,
     "metadata": """
@@ -24,21 +24,23 @@ _ALL: Names = {
         no-image-yet point-torn image-unreadable other-image-file_size other-image-bat
         other-image-header image-entry-gone image-block-untold block-missing block-untold
         size-short 1-destination-opened-early 1-destination-opened-gone point-undue
-        allocated-twice allocation-untold
+        allocated-twice allocation-missing
         """,
     "structure": "overlap entry-past-end",
     "activation": """
-        second-activation-first second-activation-last epoch-untold one-epoch-untold epoch-twice
+        second-activation-first second-activation-last epoch-untold one-epoch-missing epoch-twice
         epoch-falls epoch-order released-at-its-read release-gone leg-broken leg-direction
         leg-number leg-number-early side-swapped controller-attaches controller-clock
         never-detached no-process allocated-detached allocated-elsewhere opened-again
         activated-again unpaused-open shim-clock read_mono-later began_mono-later
         last_metadata_mono-later first-request-twice first-write-twice no-first-request
-        no-first-write unknown-read served-after-release lease-untold open-with-lease
+        no-first-write unknown-read served-after-release lease-missing open-with-lease
         ended-nothing ended-other nothing-started no-source fenced size-other events-torn
         command-STRATEGY command-SEED command-GUARD guard-flipped direction-unknown
         """,
-    "leftovers": " ".join((*(f"{kind}-after" for kind in KINDS), "blind-leg-1", "look-gone")),
+    "leftovers": " ".join(
+        (*(f"{kind}-after" for kind in KINDS), "blind-leg-1", "holdings-missing")
+    ),
     "coverage": "few-acks unended leg-missing leg-too-many untried-1",
 }
 _MORE: dict[str, Names] = {
@@ -46,7 +48,7 @@ _MORE: dict[str, Names] = {
         "content": "blocks-other",
         "metadata": """
             bit-gone swapped-footer footer-uuid footer-current_size footer-type footer-gone
-            footer-late other-image-footer other-image-bitmaps image-block-moved told-elsewhere
+            footer-late other-image-footer other-image-bitmaps image-block-moved sector-other
             """,
         "structure": """
             foreign-footer footer-gone footer-copy-gone header-torn entry-on-metadata
@@ -54,20 +56,20 @@ _MORE: dict[str, Names] = {
     },
     "qcow2": {
         "structure": """
-            entry-odd copied-flag refcount-zero refcounts-dirty table-place qemu-img-says-so
+            entry-odd copied-flag refcount-zero refcounts-dirty table-place qemu-img-corruptions
             qemu-img-failed another-image-checked unchecked
             """,
     },
     "moved": {
-        "content": "stayed-behind there-too-early",
+        "content": "output-at-source output-at-destination",
         "metadata": "1-source-quiesced-early 1-source-quiesced-gone 1-source-closed-gone",
-        "activation": "leg-twice suspended-elsewhere no-destination kept-out-untold",
+        "activation": "leg-twice suspended-elsewhere no-destination kept-out-shared",
         "coverage": """
             few-blocks-before few-blocks-after never-suspended never-resumed no-sides
             """,
     },
     "cancelled": {
-        "activation": "cancel-unexcused",
+        "activation": "cancel-without-reason",
         "coverage": """
             refusal-gone refused-by-source refused-as-source refused-after-the-end
             refused-before-the-leg refused-after-resumed source-did-nothing
