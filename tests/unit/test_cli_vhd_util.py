@@ -308,6 +308,14 @@ def test_scan_says_what_it_cannot_read(tool: Call, base: Path) -> None:
     assert refused(tool, "scan", "-f", "-m", "/nonexistent/*.vhd")[0] == errno.ENOENT
 
 
+def test_errors_of_the_system_are_explained_in_plain_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "none.vhd"
+    assert main.run(["scan", "-f", str(missing)]) == errno.ENOENT
+    assert f"vhd-util: {missing}: No such file or directory\n" in capsys.readouterr().err
+
+
 def test_scan_of_a_volume_group(
     tool: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,7 +87,10 @@ def errno_of(error: Exception) -> int:
 
 def explain(error: Exception) -> None:
     """Print our explanation of an error on standard error."""
-    print(f"vhd-util: {error}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError) and not isinstance(error, VhdtoolError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"vhd-util: {text}", file=sys.stderr)
 
 
 def whole_blocks(megabytes: str) -> int:
