@@ -184,12 +184,12 @@ class Allocator:
             self._file_size = size
         if size != self._file_size:
             raise SplitBrain(
-                f"{self.storage.name}: has {size} bytes, we left it with {self._file_size}: "
-                "another host writes this image; nothing more is written here"
+                f"{self.storage.name}: has {size} bytes, and had {self._file_size} after our last "
+                "write: another host writes this image; nothing more is written here"
             )
 
     def _bat_changed(self, offset: int) -> SplitBrain:
         return SplitBrain(
-            f"{self.storage.name}: the BAT sector at byte {offset} changed under us: another "
-            "host writes this image; nothing more is written here"
+            f"{self.storage.name}: the BAT sector at byte {offset} was changed: another host "
+            "writes this image; nothing more is written here"
         )

@@ -59,8 +59,8 @@ class Guarded:
             return not tables.batmap_believed and storage.writable
         if not unclean:
             raise UncleanImage(
-                f"{storage.name}: no footer at the end: a writer is still here or crashed; "
-                "`vhdtool check --unclean` tells, `vhdtool repair` mends"
+                f"{storage.name}: no footer at the end: a writer has it open, or has crashed; "
+                "see `vhdtool check --unclean`, or repair it with `vhdtool repair`"
             )
         # A crashed image must be finished, or the next opener would refuse it.
         return True
@@ -78,7 +78,7 @@ class Guarded:
         if not blocks.same_bat(writer.read_bat()):
             raise SplitBrain(
                 f"{storage.name}: at close the BAT on disk differs from memory: another host "
-                "wrote this image; it stays as it is"
+                "has written this image; it is left as it is"
             )
         allocator.require_same_size()
         writer.hooks.reached("close-begun")
