@@ -13,7 +13,7 @@ from typing import Any
 
 from vhdtool.errors import LabError
 from vhdtool.lab.hosts.connection import Host
-from vhdtool.lab.hypervisors.driver import Disk, Hold, Outcome, Say, Suspended, Watch
+from vhdtool.lab.hypervisors.driver import Disk, Hold, Outcome, Progress, Suspended, Watch
 from vhdtool.nbd.client import NbdStorage
 from vhdtool.oracle.evidence.schedule import SECTOR, Schedule
 from vhdtool.storage.base import StorageError
@@ -42,8 +42,8 @@ class FakeDriver:
         """A method of the transfer that reports a failure after it has succeeded."""
         self.calls: list[str] = []
 
-    def prepare(self, hosts: Sequence[Host], say: Say) -> None:
-        say(f"the fake hypervisor has {len(hosts)} hosts")
+    def prepare(self, hosts: Sequence[Host], progress: Progress) -> None:
+        progress(f"the fake hypervisor has {len(hosts)} hosts")
 
     def fingerprint(self, host: Host, disk_bytes: int) -> list[str]:
         return ["fake", str(disk_bytes)]
@@ -116,7 +116,7 @@ class FakeGuest:
             self._storage.close()
             self._storage = None
 
-    def say(self, text: str) -> None:
+    def emit(self, text: str) -> None:
         self.watch.console(text.encode() + b"\n")
 
     def _work(self) -> None:
@@ -136,22 +136,22 @@ class FakeGuest:
             self._storage = NbdStorage(Path(self.disk.socket), "disk")
         try:
             self._storage.pwrite(load.extent(n)[0] * SECTOR, load.content(n))
-            self.say(f"acked {n}")
+            self.emit(f"acked {n}")
         except StorageError as error:
-            self.say(f"error {n} {error.errno or 0}")
+            self.emit(f"error {n} {error.errno or 0}")
 
     def _obey(self, words: list[str]) -> None:
         if words[0] == "go":
             seed, _, block, reserved = map(int, words[1:5])
             self.memory.load = Schedule(seed, self.disk.size // SECTOR, block, reserved)
-            self.say(f"start {seed}")
+            self.emit(f"start {seed}")
         elif words[0] == "check":
-            self.say("deep checked 0 0")
+            self.emit("deep checked 0 0")
         elif words[0] == "stop":
             self.memory.load, self.memory.stopped = None, self.memory.load
             if self._storage is not None:
                 self._storage.flush()
-            self.say(f"stopped {self.memory.count}")
+            self.emit(f"stopped {self.memory.count}")
         elif words[0] == "readback":
             self._read_back()
 
@@ -166,7 +166,7 @@ class FakeGuest:
         for sector, n in last.items():
             found = self._storage.pread(sector * SECTOR, SECTOR)
             bad += found != load.sector_content(n, sector)
-        self.say(f"readback done {len(last)} {bad}")
+        self.emit(f"readback done {len(last)} {bad}")
 
 
 class FakeTransfer:

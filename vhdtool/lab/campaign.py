@@ -25,7 +25,7 @@ from vhdtool.lab.options import MIB, OPTIONS, RunOptions
 from vhdtool.oracle.evidence.case import SCHEMA
 from vhdtool.oracle.evidence.depth import deep_blocks
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
 ATTEMPTS = 2
 _PR_SET_PDEATHSIG = 1
@@ -35,14 +35,14 @@ class Lab:
     """The cases of one run, on two hosts, one after the other."""
 
     def __init__(
-        self, config: LabConfig, judge: Judge, say: Say, driver: Driver | None = None
+        self, config: LabConfig, judge: Judge, progress: Progress, driver: Driver | None = None
     ) -> None:
         self.verdicts: dict[str, dict[str, Any]] = {}
         """Verdicts of the cases that are judged, by the name of their directory."""
         self.config = config
         self.driver = driver or config.make_driver()
         self.judge = judge
-        self.say = say
+        self.progress = progress
 
     def run(self) -> None:
         """Run and judge every case. Raises LabError, UsageError."""
@@ -82,17 +82,19 @@ class Lab:
                 f"{config.shared_dir}: {free // MIB} MiB free on the shared directory, a case "
                 f"needs {wanted // MIB}; make room or take a smaller image"
             )
-        self.driver.prepare(hosts, self.say)
-        return ensure_memory_state(self.driver, hosts[0], config.image_bytes, self.say)
+        self.driver.prepare(hosts, self.progress)
+        return ensure_memory_state(self.driver, hosts[0], config.image_bytes, self.progress)
 
     def _all_cases(self, hosts: list[Host], memory_state: str, pool: ProcessPoolExecutor) -> None:
         config = self.config
         waiting: list[Future[dict[str, Any]]] = []
         todo = config.planned()
         for line in config.left_out():
-            self.say(f"left out: {line}")
+            self.progress(f"left out: {line}")
         for number, (name, strategy, guard, seed) in enumerate(todo, start=1):
-            self.say(f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}")
+            self.progress(
+                f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}"
+            )
             plan = CasePlan(
                 strategy=strategy,
                 guard=guard,
@@ -119,7 +121,7 @@ class Lab:
         if not future.cancelled() and future.exception() is None:
             verdict = future.result()
             self.verdicts[verdict["case"]] = verdict
-            self.say(progress_line(verdict))
+            self.progress(progress_line(verdict))
 
     def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
         """Run a case; repeat it once when the lab failed, and not the image."""
@@ -128,14 +130,14 @@ class Lab:
             error = self._attempt(plan, hosts, folder, attempt)
             if error is None:
                 return
-            self.say(f"  lab error: {error}")
+            self.progress(f"  lab error: {error}")
             if isinstance(error, ImageTrouble) or self._proved(error, folder):
                 return
             if attempt < ATTEMPTS:
                 failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
                 failed.parent.mkdir(exist_ok=True)
                 shutil.move(folder, failed)
-                self.say(f"  trying once more; the record is in failed/{failed.name}")
+                self.progress(f"  trying once more; the record is in failed/{failed.name}")
 
     def _proved(self, error: VhdtoolError, folder: Path) -> bool:
         """Whether the record explains a failed live check: a damaged image is not retried."""

@@ -30,7 +30,7 @@ _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,30}", re.ASCII)
 
 Read = Callable[[Any], Any]
-"""Converts a word, or a value of JSON, to the option's value. Raises ValueError with a text that
+"""Convert a word, or a value of JSON, to the option's value. Raises ValueError with a text that
 follows the name and the value."""
 
 
@@ -86,7 +86,7 @@ def _strategies(given: Any) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Option:
-    """One option: its names for make and for playbooks, and what it may be."""
+    """One option: its names for make and for playbooks, and its values."""
 
     variable: str
     """Its name in playbooks is this after `migration_`."""

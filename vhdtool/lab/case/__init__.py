@@ -8,8 +8,8 @@ iscsi_target    A LUN for a case: an iSCSI target on one host, whose bytes
                 are the image's file
 migration       One leg: two sides, the steps of the strategy, and the
                 hypervisor's transfer
-observations    What is observed from outside: metadata snapshots, and what
-                each host holds
+observations    Observations from outside: metadata snapshots, and the
+                holdings of each host
 plan            What one case is to do, decided before anything runs
 record          The record of a case, as it is written: the only thing that
                 the oracles see

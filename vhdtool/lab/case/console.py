@@ -136,11 +136,11 @@ class LoadControl:
         self._consoles.wait_acked(self._consoles.acked + writes, timeout)
 
     def check(self, guest: Guest) -> None:
-        """Make the guest read all that it wrote only once, while it goes on writing."""
+        """Make the guest check all write-once sectors, while it goes on writing."""
         before = self._consoles.count("deep checked ")
         guest.send("check")
         self._consoles.wait(
-            "the check of what was written once",
+            "the check of the write-once sectors",
             lambda: self._consoles.count("deep checked ") > before,
             READBACK_TIMEOUT,
         )

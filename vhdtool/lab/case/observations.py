@@ -1,4 +1,4 @@
-"""What is observed of a case from outside: metadata snapshots, and what each host holds."""
+"""Observations of a case from outside: metadata snapshots, and the holdings of each host."""
 
 import contextlib
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Observations:
         """Record the locks, processes, devices and files that both hosts hold of the case.
 
         It takes too long for a moment at which the guest is suspended. Raises LabError when a
-        host cannot say what it holds.
+        host cannot list its holdings.
         """
         plan, target, seq = self.image.plan, self.image.target, self.record.seq()
         calls = [

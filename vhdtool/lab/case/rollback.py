@@ -8,7 +8,7 @@ QUEUE_TIMEOUT = 2.0
 
 
 def cancel(migration: Migration, reason: str) -> None:
-    """After a refusal the guest goes on at the source, which gets its disk back first."""
+    """After a refusal: activate the source again if needed, and let the guest go on there."""
     source, destination = migration.source, migration.destination
     if source.shim.state == "attached":
         source.shim.call("activate")
@@ -19,10 +19,10 @@ def cancel(migration: Migration, reason: str) -> None:
 
 
 def fail_and_recover(migration: Migration) -> None:
-    """The destination's guest is killed after the source gave its disk up; the source goes on.
+    """Kill the destination's guest after the source has deactivated, and go on at the source.
 
-    From the kill on the source may resume the guest by itself: its first requests find a shim that
-    queues them.
+    The hypervisor may resume the guest at the source at once. The shim there queues its requests
+    until the steps of `recover` have activated it.
     """
     source, destination = migration.source, migration.destination
     fault = migration.leg.fault

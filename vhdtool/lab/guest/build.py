@@ -78,7 +78,7 @@ exec /usr/bin/python3 -I -S /load.py < /dev/ttyS0 > /dev/ttyS0 2>&1
 """
 
 
-def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
+def build(out: Path, progress: Callable[[str], None] = print) -> tuple[Path, Path]:
     """Make `vmlinuz` and `initrd.img` in `out`; return their paths.
 
     Does nothing when `out` holds the result for the same packages and the same load.
@@ -97,7 +97,7 @@ def build(out: Path, say: Callable[[str], None] = print) -> tuple[Path, Path]:
     if there and built.get("inside") == load and built.get("versions") == versions:
         replace(stamp, json.dumps({**built, "lists": lists}).encode())
         return kernel, initrd
-    say(f"building the guest from {names[0]} (downloaded, not installed)")
+    progress(f"building the guest from {names[0]} (downloaded, not installed)")
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="vhdlab-guest-") as scratch:
         debs = download(names, Path(scratch))

@@ -1,7 +1,7 @@
 """The saved memory of a booted guest: a case starts from it in 0.2 s instead of four.
 
 It is made on the source host with a blank disk of the right size, because the guest reads nothing
-from its disk before it is told to write. The host's cache directory has it under a key of all that
+from its disk before the command to write. The host's cache directory has it under a key of all that
 it depends on.
 """
 
@@ -18,14 +18,14 @@ STATES = 4
 
 
 def ensure_memory_state(
-    driver: Driver, host: Host, disk_bytes: int, say: Callable[[str], None]
+    driver: Driver, host: Host, disk_bytes: int, progress: Callable[[str], None]
 ) -> str:
     """The path on the host of the memory of a guest that waits for its orders."""
     parts = driver.fingerprint(host, disk_bytes)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     path = f"{host.config.cache_dir}/guest-{key}.state"
     if not host.call("exists", paths=[path])[0]:
-        say("booting the guest once, to start it from its snapshot from now on")
+        progress("booting the guest once, to start it from its snapshot from now on")
         _make(driver, host, disk_bytes, path)
     return path
 

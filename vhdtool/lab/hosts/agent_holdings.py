@@ -77,7 +77,7 @@ class Holdings:
         }
         return {"epoch": epoch, "held": {kind: sorted(lines) for kind, lines in held.items()}}
 
-    # processes, and what they have open
+    # processes, and their open files
 
     def _find_processes(self) -> Iterator[tuple[int, str]]:
         """(pid, command line) of this host's processes that belong to the case, less this one."""

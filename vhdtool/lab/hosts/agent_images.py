@@ -61,7 +61,7 @@ class ImageOperations:
     def check(self, path: str) -> dict[str, Any]:
         """The report of `qemu-img check`, which exits with 2 or 3 where it found something.
 
-        An image that it cannot check is no fault of the lab: the report says so then.
+        Where it cannot check the image, the report has the reason.
         """
         try:
             command = ["qemu-img", "check", "--output=json", "-f", "qcow2", path]

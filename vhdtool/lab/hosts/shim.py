@@ -48,7 +48,7 @@ class Shim:
         self.state = "detached"
         self.died: int | None = None
         self.ending = False
-        """Whether its end is part of the plan; else `on_trouble` gets the reason."""
+        """Whether its end is expected; else `on_trouble` gets the reason."""
         self.on_trouble: Callable[[str], None] = lambda why: None
         self._gone = threading.Event()
         self._on_event = on_event
@@ -122,7 +122,7 @@ class Shim:
             raise LabError(f"{self.host.name}: the shim exited with {self.died}")
 
     def describe(self) -> dict[str, Any]:
-        """What checks of the live hosts look for: pid, sockets and state."""
+        """Pid, sockets and state, for the checks of live hosts."""
         state = self.call("status")["state"]
         return {"pid": self.pid, "socket": self.socket, "control": self.control, "state": state}
 

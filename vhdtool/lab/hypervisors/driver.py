@@ -6,9 +6,9 @@ follows the migration (`Transfer`). Two moments belong to the hypervisor:
     SUSPENDED   the guest at the source is stopped, and all its requests are answered
     RESUME      the guest may run at the destination
 
-A driver takes them, and what has become of a migration, from the events and states of both sides.
-The exit code of a command is not enough: a migration can be reported as failed while the guest
-runs at the destination, and as done while the guest is lost.
+A driver derives them, and the outcome of a migration, from events and states of both sides. The
+exit code of a command is not enough: a migration can be reported as failed while the guest runs at
+the destination, and as done after the guest was lost.
 """
 
 import time
@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 
 from vhdtool.lab.hosts.connection import Host, OnData
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Hold(Enum):
@@ -33,7 +33,7 @@ class Hold(Enum):
 
 
 class Outcome(Enum):
-    """Where the guest of a migration runs, as both sides say now."""
+    """Where the guest of a migration runs, by the state of both sides."""
 
     SOURCE = "at the source"
     DESTINATION = "at the destination"
@@ -59,11 +59,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Watch:
-    """Called while a guest lives, from any thread.
+    """Callbacks about a guest, from any thread.
 
     `console` gets the bytes of its serial console. `trouble` gets one line when the guest cannot
-    go on, for a reason that the lab has not caused: its process died, it shut down or crashed, or
-    a request failed at its disk. Such a case is an error of the lab.
+    go on for a reason that the lab did not cause: its process died, it shut down or crashed, or
+    its disk answered a request with an error. Such a case is an error of the lab.
     """
 
     console: OnData
@@ -77,7 +77,7 @@ class Suspended:
     stop_mono: float
     """When the guest was stopped; requests were answered after that."""
     queued: Mapping[str, int] = field(default_factory=dict)
-    """Requests that each device had in flight during the migration; empty where nobody can say."""
+    """Requests that each device had in flight during the migration; empty where it is unknown."""
 
 
 class Transfer(Protocol):
@@ -93,7 +93,11 @@ class Transfer(Protocol):
         """
 
     def cancel(self, timeout: float) -> None:
-        """Give the migration up; the guest runs at the source when this returns."""
+        """Give the migration up; the guest runs at the source when this returns.
+
+        With Hold.DESTINATION_DISK the guest may run at the destination already. It has written
+        nothing, because its shim is paused, and must end before the source goes on.
+        """
 
     def go_on_at_source(self, timeout: float) -> None:
         """As `cancel`, after the destination's guest was killed."""
@@ -103,7 +107,7 @@ class Transfer(Protocol):
 
 
 class Guest(Protocol):
-    """A guest on one host, from `Driver.guest`. Nothing of it runs until it is told to."""
+    """A guest on one host. Nothing runs before `boot`, `run_from` or a migration to it."""
 
     host: Host
     log: str
@@ -137,7 +141,7 @@ class Guest(Protocol):
         """End it at once, also where it never began."""
 
     def describe(self) -> dict[str, Any]:
-        """What checks of the live hosts look for: pid and sockets."""
+        """Pid and sockets, for the checks of live hosts."""
 
 
 class Driver(Protocol):
@@ -145,13 +149,13 @@ class Driver(Protocol):
 
     hold: Hold
     accelerator: str
-    """How guests run, as the record says it; valid after `prepare`."""
+    """How guests run, for the record; valid after `prepare`."""
 
-    def prepare(self, hosts: Sequence[Host], say: Say) -> None:
+    def prepare(self, hosts: Sequence[Host], progress: Progress) -> None:
         """Find out what the hosts can do. Raises LabError when they cannot run the guest."""
 
     def fingerprint(self, host: Host, disk_bytes: int) -> Sequence[str]:
-        """All that a saved memory depends on: it is made anew when one of these changes."""
+        """All that a memory state depends on: it is made anew when one of these changes."""
 
     def guest(self, host: Host, name: str, disk: Disk, watch: Watch) -> Guest:
         """A guest that does not run yet."""
@@ -167,7 +171,7 @@ class BootConsole:
         self.text += data
 
     def wait(self, wanted: bytes, timeout: float, guest: Guest) -> bool:
-        """Wait for these bytes; False when the guest ended, or did not say them in time."""
+        """Wait for these bytes; False when the guest ended, or on a timeout."""
         deadline = time.monotonic() + timeout
         while wanted not in self.text:
             if time.monotonic() > deadline or not guest.alive:

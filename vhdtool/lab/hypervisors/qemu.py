@@ -1,6 +1,6 @@
 """QEMU as a driver: a process on the host, driven over QMP; the runner holds the switch.
 
-With pause-before-switchover QEMU stops the guest, drains and flushes its disk, says
+With pause-before-switchover QEMU stops the guest, drains and flushes its disk, sends the event
 `pre-switchover` and waits for `migrate-continue`. The downtime limit is 60 ms or more: below that
 TCG can corrupt the guest's memory (QEMU 7.2, measured; docs/strategies.md).
 """
@@ -21,7 +21,7 @@ from vhdtool.lab.hypervisors.driver import (
     Disk,
     Hold,
     Outcome,
-    Say,
+    Progress,
     Suspended,
     Watch,
 )
@@ -38,7 +38,7 @@ TIMEOUT = 30.0
 SAVE_TIMEOUT = 60.0
 KILL_TIMEOUT = 5.0
 PROBE_TIMEOUT = 20.0
-"""A guest in a nested guest takes 10 s to its first words. A KVM that hangs costs this once."""
+"""A nested guest takes 10 s to its first line. A KVM that hangs costs this timeout once."""
 
 
 class QemuDriver:
@@ -52,11 +52,11 @@ class QemuDriver:
         self._loop = Loop()
         self._versions: dict[str, str] = {}
 
-    def prepare(self, hosts: Sequence[Host], say: Say) -> None:
+    def prepare(self, hosts: Sequence[Host], progress: Progress) -> None:
         facts = [host.call("facts", qemu=host.config.qemu) for host in hosts]
         self._versions = {host.name: f["qemu"] for host, f in zip(hosts, facts, strict=True)}
         if len(set(self._versions.values())) > 1:
-            say(f"the hosts differ: {' and '.join(self._versions.values())}")
+            progress(f"the hosts differ: {' and '.join(self._versions.values())}")
         chosen = {self._choose(host, fact) for host, fact in zip(hosts, facts, strict=True)}
         self.accelerator = "kvm" if chosen == {"kvm"} else "tcg"
 
@@ -119,7 +119,7 @@ class QemuGuest:
         self.host = host
         self.log = f"{folder}/{name}.log"
         self.may_end = False
-        """Whether its end is part of the plan; else it is trouble."""
+        """Whether its end is expected; else it is trouble."""
         self._qmp, self._console = f"{folder}/{name}.qmp", f"{folder}/{name}.console"
         self._argv = machine.argv(host.config.qemu, disk, self._qmp, self._console)
         self._loop = loop
@@ -132,7 +132,7 @@ class QemuGuest:
         return self._pid is not None and not self.monitor.ended
 
     def boot(self) -> None:
-        # What the guest says before somebody listens on its console is lost.
+        # Output of the guest before a client connects to its console is lost.
         self._start("-S")
         self.monitor.execute("cont")
 
@@ -189,7 +189,7 @@ class QemuGuest:
         return str(self.monitor.execute("query-status")["status"])
 
     def queued(self) -> dict[str, int]:
-        """Requests that each throttled device has in flight; empty where QEMU cannot say."""
+        """Requests in flight of each throttled device; empty where QEMU has no such command."""
         found = {}
         for name, _, _ in THROTTLED:
             path = f"/machine/peripheral/{name}/virtio-backend"
@@ -227,7 +227,7 @@ class QemuTransfer:
             guest.monitor.execute("migrate-set-parameters", **limits)
         # Older events tell how the guest's memory came to the source.
         self._start = len(source.monitor.events)
-        # Not on every interface: whoever connects first is taken for the source.
+        # On one address only: QEMU takes the first client for the source.
         uri = f"tcp:{destination.host.config.address}:{port}"
         destination.monitor.execute("migrate-incoming", uri=uri)
         source.monitor.execute("migrate", uri=uri)
@@ -274,7 +274,7 @@ class QemuTransfer:
         return None if found is None else str(found)
 
     def _run_source(self, timeout: float) -> None:
-        """The guest runs at the source; QEMU resumes it by itself, or is told to."""
+        """Wait until the guest runs at the source; resume it where QEMU does not."""
         deadline = time.monotonic() + timeout
         while (status := self._source.status()) != "running":
             if status in ("paused", "postmigrate"):

@@ -25,7 +25,7 @@ HOSTS_MARK = "VHDLAB_HOSTS"
 """In the environment of the lab's own processes; its value is the state directory."""
 _TOOLS = ("unshare", "nsenter", "ip", "nc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Status:
 
 
 class LocalHosts:
-    """The local hosts of one state directory. `say` gets each line for the user."""
+    """The local hosts of one state directory. `progress` gets each line for the user."""
 
-    def __init__(self, state_directory: Path, say: Say) -> None:
+    def __init__(self, state_directory: Path, progress: Progress) -> None:
         self.state = State(state_directory)
-        self.say = say
+        self.progress = progress
         digest = hashlib.sha256(os.fsencode(self.state.directory)).hexdigest()[:8]
         self.control = Path("/run") / f"vhdlab-{digest}"
 
@@ -60,9 +60,11 @@ class LocalHosts:
                     sshfiles.make_control_directory(self.state.directory, self.control)
                     sshfiles.write_client_config(self.state.directory, process.pid, self.control)
                     return False
-                self.say("other options than those of the running hosts: making them anew")
+                self.progress("other options than those of the running hosts: making them anew")
             elif status.state == "stale":
-                self.say(f"found a stale lab of an earlier run ({status.detail}): cleaning it up")
+                self.progress(
+                    f"found a stale lab of an earlier run ({status.detail}): cleaning it up"
+                )
             self._remove(forget_holder=False)
             self._make(options, lock)
             return True
