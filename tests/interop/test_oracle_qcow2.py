@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.oracle_cases import BLOCK, Lab, activate
 from tests.support.shim_process import run
-from vhdtool.image.metadata.qcow2 import dump_metadata
+from vhdtool.image.metadata.dump import dump_qcow2_metadata
 from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.oracle.readers.image_view import FileView
 from vhdtool.oracle.readers.qcow2 import OFFSET_BITS, Qcow2Reader, Tables, entry_bytes
@@ -50,7 +50,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert disk_of(image) == raw.read_bytes()
     change(folder / "case.json", image="image.qcow2")
     with FileView(image) as view:
-        taken = dump_metadata(view)
+        taken = dump_qcow2_metadata(view)
     for path in (folder / "metadata").iterdir():
         told = json.loads(path.read_text())
         bat = {k: v for k, v in taken["bat"].items() if told_of[int(k) // 512] <= told["seq"]}

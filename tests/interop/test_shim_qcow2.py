@@ -14,7 +14,8 @@ from tests.support.shim_process import MIB, ShimProcess, run
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.disk.open import kind_of
-from vhdtool.image.metadata.qcow2 import MAGIC, dump_metadata, read_header
+from vhdtool.image.metadata.dump import dump_qcow2_metadata
+from vhdtool.image.metadata.qcow2 import MAGIC, read_header
 from vhdtool.storage import FileStorage
 
 SIZE = 64 * MIB
@@ -66,7 +67,7 @@ def test_our_reading_of_the_tables_is_that_of_qemu_img(image: Path) -> None:
     qemu_io_file(image, "write 0 4k", "write 5M 100k", "write 63M 1M", "write -z 10M 1M")
     with FileStorage(image) as storage:
         header = read_header(storage)
-        dump = dump_metadata(storage)
+        dump = dump_qcow2_metadata(storage)
     assert (header.size, header.cluster) == (SIZE, 4096)
     theirs = {}
     for line in run("qemu-img", "map", str(image)).splitlines()[1:]:

@@ -4,7 +4,8 @@ bat_sort    Which places a BAT names, and whether they lie apart: a million of
             them in milliseconds
 bounds      Where the metadata and the data of an image end
 diff        Comparison of two metadata dumps: what was lost, and what was added
-dump        The metadata dump of a VHD: all its metadata as one JSON value
+dump        The metadata dump of a VHD or qcow2 image: all its metadata as one
+            JSON value
 ends        Both ends of a VHD file: the footer at its end and the copy at its
             start
 findings    Findings of a check or a comparison, the report on one image, and

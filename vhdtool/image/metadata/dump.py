@@ -1,8 +1,9 @@
-"""The metadata dump of a VHD: all its metadata as one JSON value."""
+"""The metadata dump of a VHD or qcow2 image: all its metadata as one JSON value."""
 
 from typing import Any
 
-from vhdtool.errors import VhdtoolError
+from vhdtool.errors import CorruptImage, UnsupportedImage, VhdtoolError
+from vhdtool.image.metadata import qcow2
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.read import (
     check_table,
@@ -31,15 +32,8 @@ def dump_metadata(storage: Storage) -> dict[str, Any]:
     StorageError.
     """
     ends = read_ends(storage)
-    result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "file_size": ends.file_size,
-        "footer": _footer(ends),
-        "header": None,
-        "bat": {},
-        "bitmaps": {},
-        "batmap": None,
-    }
+    result = _empty_dump(ends.file_size)
+    result["footer"] = _footer(ends)
     header = _usable_header(storage, ends)
     if header is None:
         return result
@@ -65,6 +59,42 @@ def dump_metadata(storage: Storage) -> dict[str, Any]:
     # A live image grows while its bitmaps are read; the size now covers every block in the dump.
     result["file_size"] = storage.size()
     return result
+
+
+def dump_qcow2_metadata(storage: Storage) -> dict[str, Any]:
+    """Dump the mapping of a qcow2 image in the same schema; a block is a cluster.
+
+    QEMU caches its tables until it flushes: the file may lag behind. A mapping that is in the file
+    stays there unless another writer overwrites it. An image that is damaged or not supported was
+    overwritten, and its dump has neither header nor BAT.
+    """
+    result = _empty_dump(storage.size())
+    try:
+        header = qcow2.read_header(storage)
+        offsets = dict(qcow2.cluster_offsets(storage, header))
+    except (CorruptImage, UnsupportedImage):
+        return result
+    result["header"] = {
+        "block_bytes": header.cluster,
+        "bat_offset": header.l1_offset,
+        "max_entries": header.clusters,
+        "parent_uuid": "",
+    }
+    result["bat"] = {str(cluster): offset // SECTOR for cluster, offset in offsets.items()}
+    result["bitmaps"] = dict.fromkeys(result["bat"])
+    return result
+
+
+def _empty_dump(file_size: int) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "file_size": file_size,
+        "footer": None,
+        "header": None,
+        "bat": {},
+        "bitmaps": {},
+        "batmap": None,
+    }
 
 
 def _footer(ends: Ends) -> dict[str, Any] | None:

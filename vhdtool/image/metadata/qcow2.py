@@ -9,10 +9,8 @@ whoever reads the image.
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from vhdtool.errors import CorruptImage, UnsupportedImage
-from vhdtool.image.metadata.dump import SCHEMA
 from vhdtool.storage import Storage
 from vhdtool.vhd.units import SECTOR
 
@@ -78,39 +76,7 @@ def read_header(storage: Storage) -> Header:
     return header
 
 
-def dump_metadata(storage: Storage) -> dict[str, Any]:
-    """Dump the mapping in the schema of `image.metadata.dump`; a block is a cluster.
-
-    QEMU caches its tables until it flushes: the file may lag behind. A mapping that is in the file
-    stays there unless another writer overwrites it. An image that is damaged or not supported was
-    overwritten, and its dump has neither header nor BAT.
-    """
-    result: dict[str, Any] = {
-        "schema": SCHEMA,
-        "file_size": storage.size(),
-        "footer": None,
-        "header": None,
-        "bat": {},
-        "bitmaps": {},
-        "batmap": None,
-    }
-    try:
-        header = read_header(storage)
-        offsets = dict(_cluster_offsets(storage, header))
-    except (CorruptImage, UnsupportedImage):
-        return result
-    result["header"] = {
-        "block_bytes": header.cluster,
-        "bat_offset": header.l1_offset,
-        "max_entries": header.clusters,
-        "parent_uuid": "",
-    }
-    result["bat"] = {str(cluster): offset // SECTOR for cluster, offset in offsets.items()}
-    result["bitmaps"] = dict.fromkeys(result["bat"])
-    return result
-
-
-def _cluster_offsets(storage: Storage, header: Header) -> Iterator[tuple[int, int]]:
+def cluster_offsets(storage: Storage, header: Header) -> Iterator[tuple[int, int]]:
     """(guest cluster, byte offset in the file) of each one with data. Raises UnsupportedImage."""
     for index, table in _l2_tables(storage, header):
         raw = storage.pread(table, header.cluster).ljust(header.cluster, b"\0")

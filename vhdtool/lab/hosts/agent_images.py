@@ -10,8 +10,7 @@ from typing import Any
 
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.image.metadata import qcow2
-from vhdtool.image.metadata.dump import dump_metadata
+from vhdtool.image.metadata.dump import dump_metadata, dump_qcow2_metadata
 from vhdtool.lab.hosts.agent_files import run_command
 from vhdtool.storage import FileStorage
 from vhdtool.storage.paths import open_storage
@@ -76,9 +75,8 @@ class ImageOperations:
         `snapshots` sends it later, which takes longer: a guest may be suspended now.
         """
         with FileStorage(path, direct=True) as storage:
-            self._snapshots.append(
-                (qcow2.dump_metadata if kind == "qcow2" else dump_metadata)(storage)
-            )
+            dump = dump_qcow2_metadata if kind == "qcow2" else dump_metadata
+            self._snapshots.append(dump(storage))
             return len(self._snapshots) - 1
 
     def snapshots(self, numbers: list[int]) -> list[dict[str, Any]]:
