@@ -17,7 +17,7 @@ def chosen(parts: Iterable[str], run_tags: Iterable[str], skip_tags: Iterable[st
     return [part for part in parts if (every or part in run_tags) and part not in skip_tags]
 
 
-def tag_trouble(
+def tag_problem(
     parts: Iterable[str], run_tags: Iterable[str], skip_tags: Iterable[str], imported: bool
 ) -> str | None:
     """Why the tags make no sense for a playbook with these parts."""
@@ -29,7 +29,7 @@ def tag_trouble(
 
 
 def left_out(variables: dict[str, Any]) -> list[str]:
-    """The hosts that a run needs and that the play has not."""
+    """The hosts that a run needs and the play lacks."""
     groups = variables["groups"]
     needed = set(groups.get("hypervisors", ()))
     # An implicit localhost is in no group; only a limit can leave it out.
@@ -60,9 +60,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         assert task_vars is not None
         tags = (list(task_vars["ansible_run_tags"]), list(task_vars["ansible_skip_tags"]))
-        trouble = tag_trouble(arguments["parts"], *tags, arguments["imported"])
-        if trouble:
-            return {"failed": True, "msg": trouble}
+        problem = tag_problem(arguments["parts"], *tags, arguments["imported"])
+        if problem:
+            return {"failed": True, "msg": problem}
         parts = chosen(arguments["parts"], *tags)
         missing = left_out(task_vars) if "migrate" in parts else []
         if missing:

@@ -81,8 +81,8 @@ sudo:
 """
 
 
-def port_trouble(address: str, port: int) -> str | None:
-    """Why QEMU could not listen there; None when it can."""
+def port_problem(address: str, port: int) -> str | None:
+    """Why QEMU cannot listen on an address and port; None when it can."""
     try:
         families = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -102,13 +102,13 @@ def port_trouble(address: str, port: int) -> str | None:
     return None
 
 
-def troubles(arguments: dict[str, Any]) -> list[str]:
-    """Everything that stands in the way, a line each."""
+def problems(arguments: dict[str, Any]) -> list[str]:
+    """Every reason why a run cannot start, a line each."""
     if os.geteuid() != 0:
         return [f"tasks run as user {os.geteuid()} and not as root; set ansible_become: true"]
     found: list[str] = []
     shared, private = arguments["shared_dir"], arguments["private_dir"]
-    refused = write_trouble(shared)
+    refused = write_problem(shared)
     if refused:
         found.append(f"{shared}: cannot be written ({refused}); is the storage mounted?")
     else:
@@ -116,21 +116,21 @@ def troubles(arguments: dict[str, Any]) -> list[str]:
         if free < needed:
             found.append(
                 f"{shared}: {free >> 20} MiB free, a run needs {needed >> 20} MiB; "
-                "make room or choose a smaller migration_image_size"
+                "free some space or choose a smaller migration_image_size"
             )
     if os.path.isdir(private) and os.stat(private).st_mode & 0o077:
-        found.append(f"{private}: others can look into it; its mode must be 0700")
+        found.append(f"{private}: other users can read it; its mode must be 0700")
     found += [
         f"{program}: not found; install it or correct the variable that names it"
         for program in arguments["programs"]
         if shutil.which(program) is None
     ]
-    trouble = port_trouble(arguments["address"], arguments["port"])
-    return found + ([trouble] if trouble else [])
+    problem = port_problem(arguments["address"], arguments["port"])
+    return found + ([problem] if problem else [])
 
 
-def write_trouble(directory: str) -> str | None:
-    """Why no file can be made there. Tried: an NFS client answers access(2) from its cache."""
+def write_problem(directory: str) -> str | None:
+    """Why no file can be made in a directory. An NFS client answers access(2) from its cache."""
     try:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
@@ -139,7 +139,7 @@ def write_trouble(directory: str) -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    """Which machine this is to its peers: an NFS server tells clients apart by the node name."""
+    """The node name, by which an NFS server tells clients apart, and the identity of the kernel."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return {"node": os.uname().nodename, "boot_id": file.read().strip()}
 
@@ -166,7 +166,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    found = troubles(module.params)
+    found = problems(module.params)
     if found:
         module.fail_json(msg="; ".join(found))
     free = free_bytes(module.params["shared_dir"])

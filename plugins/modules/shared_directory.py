@@ -45,7 +45,7 @@ path:
   description: The file that was made.
   type: str
   returned: for hold
-trouble:
+problem:
   description: Why this host does not share the file or its lock; empty when it does.
   type: str
   returned: for test
@@ -111,7 +111,7 @@ def hold_until_removed(descriptor: int, path: str) -> None:
     os._exit(0)
 
 
-def trouble(path: str, holder: str) -> str:
+def problem(path: str, holder: str) -> str:
     """Why this host does not share the file or its lock; empty when it does."""
     directory = os.path.dirname(path)
     try:
@@ -165,7 +165,7 @@ def main() -> None:
         if action == "hold":
             module.exit_json(changed=False, path=hold(path))
         if action == "test":
-            module.exit_json(changed=False, trouble=trouble(path, module.params["holder"]))
+            module.exit_json(changed=False, problem=problem(path, module.params["holder"]))
         elif os.path.lexists(path):
             os.unlink(path)
     except OSError as error:

@@ -42,7 +42,7 @@ LEAST = (3, 11)
 
 
 def unpack(bundle: str, target: str, link: str) -> str | None:
-    """Makes the directory and the link; why not, where the package does not compile."""
+    """Makes the directory and the link. Returns a message where the package does not compile."""
     directory = os.path.dirname(target)
     fresh = os.path.join(directory, "unpacking")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -81,9 +81,9 @@ def main() -> None:
     target = os.path.join(directory, f"lib-{module.sha1(bundle)[:12]}")
     changed = not os.path.isdir(target)
     if changed and not module.check_mode:
-        trouble = unpack(bundle, target, link)
-        if trouble:
-            module.fail_json(msg=trouble)
+        problem = unpack(bundle, target, link)
+        if problem:
+            module.fail_json(msg=problem)
     module.exit_json(changed=changed, lib=target)
 
 

@@ -53,7 +53,6 @@ Host kvm2
     HostName 127.0.0.1
     HostKeyAlias beta
     Port 2222
-    User operator
     ProxyJump beta
 """
 
@@ -143,10 +142,11 @@ def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) 
 def test_a_case_runs_with_a_sudo_user_and_another_python(
     play, machines, inventory, tmp_path
 ) -> None:
-    """kvm2 is beta, reached through two bastions; the runner connects as Ansible does."""
+    """gamma is beta, reached through two bastions; the runner connects as Ansible does."""
     config = machines.state.directory.parent.parent / "ssh_config"
     config.write_text(USER + config.read_text())
-    kvm2 = f"kvm2: {{ansible_become: true, ansible_python_interpreter: {PYTHON}, "
+    kvm2 = f"gamma: {{ansible_become: true, ansible_python_interpreter: {PYTHON}, "
+    kvm2 += "ansible_host: kvm2, ansible_user: operator, "
     inventory.write_text(inventory.read_text().replace("beta: {", kvm2))
     with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
         done = play("provision", "migrate", migration_strategies="activate")
@@ -154,7 +154,7 @@ def test_a_case_runs_with_a_sudo_user_and_another_python(
     hosts = json.loads((tmp_path / "run" / "config.json").read_text())["hosts"]
     assert [(host["name"], host["python"], host["sudo"]) for host in hosts] == [
         ("alpha", "/usr/bin/python3", False),
-        ("kvm2", PYTHON, True),
+        ("gamma", PYTHON, True),
     ]
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert [case["verdict"] for case in verdict["strategies"]] == ["consistent"]
@@ -163,7 +163,9 @@ def test_a_case_runs_with_a_sudo_user_and_another_python(
 def test_a_host_where_tasks_do_not_run_as_root_is_refused(play, machines, inventory) -> None:
     config = machines.state.directory.parent.parent / "ssh_config"
     config.write_text(USER + config.read_text())
-    inventory.write_text(inventory.read_text().replace("beta: {", "kvm2: {"))
+    inventory.write_text(
+        inventory.read_text().replace("beta: {", "kvm2: {ansible_user: operator, ")
+    )
     with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
         done = play("migrate")
     assert failures(done) == [

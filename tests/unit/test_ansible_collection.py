@@ -127,9 +127,9 @@ def test_tags_choose_parts_of_a_playbook(
 ) -> None:
     selection = plugin("action", "selection")
     assert selection.chosen(["migrate", "verify"], run_tags, skip_tags) == parts
-    trouble = selection.tag_trouble(["migrate", "verify"], run_tags, skip_tags, False)
-    assert (trouble is None) == bool(parts)
-    assert selection.tag_trouble(["migrate", "verify"], run_tags, skip_tags, True) is None
+    problem = selection.tag_problem(["migrate", "verify"], run_tags, skip_tags, False)
+    assert (problem is None) == bool(parts)
+    assert selection.tag_problem(["migrate", "verify"], run_tags, skip_tags, True) is None
 
 
 def test_a_limit_must_leave_the_controller_and_both_hosts() -> None:

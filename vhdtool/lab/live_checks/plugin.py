@@ -52,7 +52,9 @@ def hosts(pytestconfig: pytest.Config) -> list[Host]:
 def expected(case: Description, host: Host) -> Description:
     """What live.json says of this host."""
     name = host.backend.get_hostname()
-    (entry,) = [entry for entry in case["hosts"].values() if entry["ssh"] == name]
+    (entry,) = [
+        entry for entry in case["hosts"].values() if entry["ssh"].rpartition("@")[2] == name
+    ]
     assert isinstance(entry, dict)
     return entry
 
