@@ -117,6 +117,16 @@ def test_a_failed_leg_is_cancelled_and_the_guest_goes_on(tmp_path: Path) -> None
     assert "CANCEL" in texts
 
 
+def test_a_cancel_outside_of_the_scale_is_not_drawn(tmp_path: Path) -> None:
+    recorder = synthetic_run.overlap(guard=True)
+    (cancelled,) = [event for event in recorder.events if event["event"] == "cancelled"]
+    cancelled["mono"] += 1.0
+    line, (blackout,) = _read(recorder, tmp_path)
+    texts = [s.text for s in zoom(line, blackout).shapes if isinstance(s, Label)]
+    assert "SUSPENDED" in texts
+    assert "CANCEL" not in texts
+
+
 @pytest.mark.parametrize(
     "recorder",
     [

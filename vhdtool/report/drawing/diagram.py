@@ -175,11 +175,14 @@ def _phase(
 
 
 def _points(drawing: Drawing, leg: Leg, scale: Scale, top: float, bottom: float) -> None:
-    """Add SUSPENDED and RESUME (or CANCEL) as dashed lines through all rows."""
+    """Add SUSPENDED and RESUME (or CANCEL) as dashed lines through all rows.
+
+    A cancel may be recorded only after the guest's first write, and so outside of the scale.
+    """
     end = "RESUME" if leg.moved else "CANCEL"
     labels = []
     for at, text in ((leg.suspended, "SUSPENDED"), (leg.ran_again, end)):
-        if at is not None:
+        if at is not None and scale.start <= at <= scale.end:
             labels.append((scale.x(at), text))
             drawing.shapes.append(Line(scale.x(at), top - 6, scale.x(at), bottom, "point-line"))
     if len(labels) == 2 and labels[1][0] - labels[0][0] < text_width("SUSPENDED RESUME"):
@@ -188,4 +191,5 @@ def _points(drawing: Drawing, leg: Leg, scale: Scale, top: float, bottom: float)
         drawing.shapes.append(Label(labels[1][0] - 3, top - 10, labels[1][1], "point", "start"))
         return
     for x, text in labels:
-        drawing.shapes.append(Label(x, top - 10, text, "point", "middle"))
+        centre = min(x, WIDTH - text_width(text) / 2)
+        drawing.shapes.append(Label(centre, top - 10, text, "point", "middle"))
