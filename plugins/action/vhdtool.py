@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -25,6 +26,13 @@ def start_time(pid: int) -> str:
         return file.read().rpartition(")")[2].split()[19]
 
 
+def missing_package() -> str | None:
+    """What to do where the collection is installed and the package is not."""
+    if importlib.util.find_spec("vhdtool") is not None:
+        return None
+    return f"{sys.executable} has no package vhdtool; install it there: pip install 'vhdtool[lab]'"
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """See the module of the same name for arguments and results."""
 
@@ -40,6 +48,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "quiet": {"type": "bool", "default": False},
             }
         )
+        missing = missing_package()
+        if missing:
+            return {"failed": True, "msg": missing, "rc": 127, "stdout_lines": []}
         if self._task.check_mode:
             return {"changed": False, "skipped": True, "rc": 0, "stdout_lines": []}
         argv = [sys.executable, "-P", "-m", "vhdtool.cli.main", *arguments["argv"]]

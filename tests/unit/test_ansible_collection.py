@@ -113,6 +113,15 @@ def test_playbooks_hand_on_the_defaults_that_roles_have() -> None:
         assert defaults[name] == defaults[source] == default
 
 
+def test_a_collection_without_the_package_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    action = plugin("action", "vhdtool")
+    assert action.missing_package() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'vhdtool[lab]'" in action.missing_package()
+
+
 @pytest.mark.parametrize(
     ("run_tags", "skip_tags", "parts"),
     [
