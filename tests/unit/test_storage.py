@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from tests.support.faulty_storage import FaultyStorage, fail_after
 from tests.support.recording_storage import RecordingStorage, replay
 from tests.support.shims import in_thread
-from vhdtool.errors import ImageExists
+from vhdtool.errors import ImageExists, StateError
 from vhdtool.storage import FileStorage, MemoryStorage, Storage, StorageError
+from vhdtool.storage.base import BorrowedStorage, ReadOnlyStorage
 
 
 @pytest.fixture(params=["file", "direct", "memory", "recording"])
@@ -247,3 +248,43 @@ def test_two_threads_may_leave_direct_access_at_once(
         monkeypatch.setattr(os, "preadv", refused)
         assert disk.pread(0, 512) == b"x" * 512
         assert other[1] == b"x" * 512
+
+
+def test_a_storage_without_capabilities_has_plain_defaults() -> None:
+    inner = MemoryStorage(b"a" * 1024)
+    disk = FaultyStorage(inner, lambda kind, offset, length: None)
+    assert (disk.writable, disk.is_block_device, disk.direct, disk.holds_lock) == (
+        True,
+        False,
+        False,
+        False,
+    )
+    assert disk.fileno() is None
+    assert not disk.lock_is_lost()
+    disk.check_identity()
+    disk.will_need(0, 512)
+    disk.discard(0, 512)
+    view = bytearray(2048)
+    assert disk.readinto(256, memoryview(view)) == 768
+    assert view == bytes(256) + b"a" * 512 + bytes(1280)
+
+
+def test_a_borrowed_storage_leaves_its_owner_open(tmp_path: Path) -> None:
+    with FileStorage(tmp_path / "disk", create=True) as file:
+        with BorrowedStorage(file) as disk:
+            disk.pwrite(0, b"kept")
+            disk.flush()
+        assert file.pread(0, 4) == b"kept"
+        assert disk.is_block_device == file.is_block_device
+
+
+def test_a_storage_for_reading_refuses_every_change() -> None:
+    disk = ReadOnlyStorage()
+    with pytest.raises(StateError, match="for reading only"):
+        disk.pwrite(0, b"b")
+    with pytest.raises(StateError, match="for reading only"):
+        disk.zero(0, 1)
+    with pytest.raises(StateError, match="for reading only"):
+        disk.truncate(0)
+    disk.flush()
+    disk.close()
