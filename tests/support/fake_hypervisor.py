@@ -193,7 +193,8 @@ class FakeTransfer:
     def cancel(self, timeout: float) -> None:
         self.source.call("cancel")
         self.destination.suspend()
-        self.source.go_on()
+        if not self.source.running:
+            self.source.go_on()
 
     def go_on_at_source(self, timeout: float) -> None:
         self.source.call("go on")

@@ -99,7 +99,20 @@ def test_a_killed_destination_is_followed_by_a_second_attempt(run: Run, folder: 
 
 def test_where_only_the_disk_is_held_a_paused_destination_waits(run: Run) -> None:
     verdicts = run(FakeDriver(Hold.DESTINATION_DISK), strategies="hold")
-    assert passed(verdicts["hold-on-s1"]) == SOUND
+    # The guest may write while the snapshot after D.unpause is taken, so `metadata` may be skipped.
+    assert passed(verdicts["hold-on-s1"]) >= SOUND - {"metadata"}
+
+
+def test_where_only_the_disk_is_held_a_refusal_comes_before_suspended(
+    run: Run, folder: Path
+) -> None:
+    driver = FakeDriver(Hold.DESTINATION_DISK)
+    verdicts = run(driver, strategies="overlap", guard="on")
+    assert "content" in passed(verdicts["overlap-on-s1"])
+    assert driver.calls[2:] == ["migrate from alpha", "cancel alpha", "kill beta", "kill alpha"]
+    found = events(folder, "overlap-on-s1")
+    assert "suspended" not in found
+    assert "cancelled" in found
 
 
 def test_an_order_that_needs_the_switch_held_is_refused_at_once(run: Run, folder: Path) -> None:

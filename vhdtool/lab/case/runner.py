@@ -18,7 +18,7 @@ from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.rollback import cancel, fail_and_recover
 from vhdtool.lab.hosts.connection import Host
 from vhdtool.lab.hosts.shim import Shim
-from vhdtool.lab.hypervisors.driver import Disk, Driver, Watch
+from vhdtool.lab.hypervisors.driver import Disk, Driver, Hold, Watch
 from vhdtool.lab.strategies import Leg
 
 REFUSED = (ActivationRefused, LeaseLost, SplitBrain)
@@ -106,6 +106,9 @@ class CaseRun:
         migration.attach()
         try:
             migration.begin()
+            if self.driver.hold is Hold.DESTINATION_DISK and not leg.switch:
+                # Nothing makes the guest at the destination wait for a refusal after SUSPENDED.
+                destination.shim.call("may-serve")
             migration.switch()
             if leg.fault:
                 fail_and_recover(migration)

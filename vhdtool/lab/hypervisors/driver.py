@@ -29,7 +29,8 @@ class Hold(Enum):
     """The guest stays suspended until `Transfer.resume`."""
     DESTINATION_DISK = "the destination's disk"
     """The hypervisor goes on by itself. The guest at the destination waits for its disk only where
-    the shim there was paused before SUSPENDED."""
+    the shim there was paused before SUSPENDED. After the step that ends the pause it may write at
+    once, also while the snapshot of that step is taken."""
 
 
 class Outcome(Enum):
