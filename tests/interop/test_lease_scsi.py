@@ -28,7 +28,7 @@ from vhdtool.leases.scsi_reservation import ReservationBackend
 from vhdtool.storage import StorageError, scsi
 from vhdtool.storage.iscsi import IscsiStorage
 from vhdtool.storage.scsi import Lun, Session
-from vhdtool.tapdisk.session import LEASE_CHECK
+from vhdtool.tapdisk.claim import LEASE_CHECK
 
 HOSTS = {"a": "127.0.0.1", "b": "localhost"}
 

@@ -11,7 +11,7 @@ from tests.support.locked_memory import LockServer
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
 from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
-from vhdtool.tapdisk.session import LEASE_CHECK
+from vhdtool.tapdisk.claim import LEASE_CHECK
 from vhdtool.vhd.units import SECTOR
 
 assert LEASE_CHECK < 1
@@ -201,7 +201,7 @@ def test_a_stopped_owner_that_was_fenced_writes_nothing_later(seed: int, tmp_pat
     pair = Pair(tmp_path, guard=True, seed=seed)
     pair.writes(pair.source)
     pair.destination.attached().activate(force_epoch=1)
-    pair.source.session.checked = 0.0  # it stood still for long
+    pair.source.claim.checked = 0.0  # it stood still for long
     pair.writes(pair.destination, 4)
     before = pair.image.getvalue()
     pair.writes(pair.source, 4)
@@ -262,7 +262,7 @@ def test_a_reopen_for_each_request_is_no_look_at_the_lease(tmp_path: Path) -> No
     pair.source.open("each")
     pair.source.read(0, SECTOR)
     pair.destination.attached().activate(force_epoch=pair.source.status()["epoch"])
-    pair.source.session.checked -= LEASE_CHECK
+    pair.source.claim.checked -= LEASE_CHECK
     before = pair.image.getvalue()
     sector = next(at for at in range(SIZE // SECTOR) if pair.model[at * SECTOR])
     with pytest.raises(OSError, match="removed or replaced"):
@@ -275,14 +275,14 @@ def test_a_look_at_the_lease_counts_from_its_beginning(tmp_path: Path) -> None:
     """A daemon, or a target, may answer long after it looked; a process may be stopped then."""
     shim = Shim("alpha", empty_image(), tmp_path).activated()
     looks = []
-    lease = shim.session.lease
+    lease = shim.claim.lease
 
     def slow() -> None:
         looks.append(1)
         time.sleep(LEASE_CHECK * 1.1)
 
     lease.check = slow  # type: ignore[method-assign]
-    shim.session.checked -= LEASE_CHECK
+    shim.claim.checked -= LEASE_CHECK
     for count in (1, 2, 3):
         shim.read(0, SECTOR)
         assert len(looks) == count

@@ -58,7 +58,7 @@ STATES: dict[State, Callable[[Shim], object]] = {
     State.STANDBY: lambda shim: shim.attached().open(),
     State.ACTIVE: lambda shim: shim.activated(),
     State.PAUSED: lambda shim: (shim.activated(), shim.pause()),
-    State.FENCED: lambda shim: (shim.activated(), shim.session.fence(LeaseLost("for a test"))),
+    State.FENCED: lambda shim: (shim.activated(), shim.claim.fence(LeaseLost("for a test"))),
 }
 OPERATIONS: dict[Operation, Callable[[Shim], object]] = {
     "attach": lambda s: s.attach(s.image_path, SIZE),
@@ -266,7 +266,7 @@ def test_no_footer_no_activation_and_the_lease_is_free_again(
         one.activate()
     refused = one.emitted("refused")[0]
     assert (refused["op"], refused["released"]) == ("activate", 2)
-    assert one.session.lease.holder() is None
+    assert one.claim.lease.holder() is None
 
 
 def test_a_forced_activation_writes_the_missing_footer(
@@ -475,6 +475,22 @@ def test_errors_of_the_storage_reach_the_client_with_their_errno(
     shim.detach()
 
 
+def test_a_release_that_failed_can_be_tried_again(
+    one: Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> int:
+        raise StorageError("lease", "write it", errno.ENOSPC)
+
+    one.activated()
+    with monkeypatch.context() as patch:
+        patch.setattr(one.claim.lease, "release", fails)
+        with pytest.raises(StorageError, match="No space"):
+            one.deactivate()
+    assert one.claim.lease.holder() is not None
+    one.deactivate()
+    assert one.claim.lease.holder() is None
+
+
 # fencing
 
 
@@ -505,7 +521,7 @@ def test_a_stolen_lease_is_noticed_by_plain_requests(
     one.activated().put(0, 1)
     thief = Shim("b", image, tmp_path).attached()
     thief.activate(force_epoch=1)
-    monkeypatch.setattr("vhdtool.tapdisk.session.LEASE_CHECK", -1.0)
+    monkeypatch.setattr("vhdtool.tapdisk.claim.LEASE_CHECK", -1.0)
     before = image.getvalue()
     with pytest.raises(OSError, match="forced activation"):
         one.put(0, 2)
@@ -539,7 +555,7 @@ def test_a_fence_during_a_pause_is_not_paused_over(one: Shim, image: MemoryStora
         go.wait(5)
         raise LeaseLost("stolen")
 
-    one.session.lease.check = lost  # type: ignore[method-assign]
+    one.claim.lease.check = lost  # type: ignore[method-assign]
     writer, result = in_thread(lambda: one.put(9, 1))
     assert inside.wait(5)
     pauser, paused = in_thread(one.pause)
@@ -562,7 +578,7 @@ def test_a_lease_that_cannot_be_read_is_an_error_not_a_loss(
         raise StorageError("lease", "read it", errno.EIO)
 
     with monkeypatch.context() as patch:
-        patch.setattr(one.session.lease, "check", broken)
+        patch.setattr(one.claim.lease, "check", broken)
         with pytest.raises(StorageError):
             one.put(9, 1)
     assert one.state == "active"
@@ -596,7 +612,7 @@ def test_a_standby_and_a_fenced_disk_are_closed_untouched(
     shim.pause()
     shim.deactivate()
     shim.activate()
-    shim.session.fence(LeaseLost("for a test"))
+    shim.claim.fence(LeaseLost("for a test"))
     shim.detach()
     assert storage.log == []
 

@@ -5,6 +5,8 @@ __main__      The shim process: `python3 -m vhdtool.tapdisk --dir DIR --name
               NAME --host HOST [--faithful]`
 access        Settings of a shim, and how it opens an image: which lock, read
               or write
+claim         The claim of a disk on its image: image lock and lease, taken,
+              checked, and lost
 control       The JSON control socket: one line a request, one line a reply
 disk          A disk: the operations that an operator or a toolstack asks for
 events        Events of a disk: stamped once, sent to the log and to every
@@ -16,6 +18,6 @@ metrics_http  The HTTP server that Prometheus asks for metrics
 router        The requests of a disk: through the gate to the open image
 serve         Serves one image to NBD clients, from activation to a clean close
 session       The open image of a disk: read with or without the lease,
-              reopened, closed and fenced
+              reopened, and closed
 states        The states of a disk as a table of transitions
 """

@@ -17,9 +17,10 @@ from vhdtool.image.disk.open import KINDS, QCOW2, VHD
 from vhdtool.leases.location import record_of
 from vhdtool.storage.paths import is_lun, persistent_path
 from vhdtool.tapdisk.access import Settings
+from vhdtool.tapdisk.claim import Attachment, DiskClaim
 from vhdtool.tapdisk.gate import Gate
 from vhdtool.tapdisk.router import RequestRouter
-from vhdtool.tapdisk.session import Attachment, ImageSession
+from vhdtool.tapdisk.session import ImageSession
 from vhdtool.tapdisk.states import GateMode, Operation, ReopenMode, State, StateTable
 
 
@@ -30,8 +31,9 @@ class TapDisk:
         self.settings = settings
         self._states = StateTable(settings.guard)
         self._gate = Gate(settings.fast_path_gate())
-        self.session = ImageSession(settings, self._states, self._gate)
-        self.router = RequestRouter(settings, self.session, self._gate)
+        self.claim = DiskClaim(settings, self._states, self._gate)
+        self.session = ImageSession(settings, self._states, self.claim)
+        self.router = RequestRouter(settings, self.session, self.claim, self._gate)
         self._op = threading.RLock()
 
     @property
@@ -46,13 +48,13 @@ class TapDisk:
     @property
     def path(self) -> Path:
         """The image; after `detach` the last one."""
-        attachment = self.session.attachment
+        attachment = self.claim.attachment
         return Path() if attachment is None else attachment.path
 
     @property
     def kind(self) -> str:
         """The image's format, one of KINDS."""
-        attachment = self.session.attachment
+        attachment = self.claim.attachment
         return VHD if attachment is None else attachment.kind
 
     # operations
@@ -76,7 +78,7 @@ class TapDisk:
                 raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
             if is_lun(path) and (record is None or kind == QCOW2):
                 raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
-            self.session.attachment = self._attachment(path, kind, record)
+            self.claim.attachment = self._attachment(path, kind, record)
             self.session.size = size
             self._states.change("attach")
             self.settings.emit("attached", path=str(path), size=size)
@@ -151,14 +153,14 @@ class TapDisk:
         """
         with self._op:
             self._states.require("exchange")
-            session, old = self.session, self.session.attachment
+            claim, old = self.claim, self.claim.attachment
             assert old is not None
-            session.attachment = self._attachment(path, kind, None)
+            claim.attachment = self._attachment(path, kind, None)
             try:
                 self.unpause()
             except BaseException:
-                session.lease.close()
-                session.attachment = old
+                claim.lease.close()
+                claim.attachment = old
                 raise
             old.lease.close()
 
@@ -199,7 +201,7 @@ class TapDisk:
     def _forget(self) -> None:
         self.session.size = 0
         if self.state is not State.DETACHED:
-            self.session.lease.close()
+            self.claim.lease.close()
             self._states.change("detach")
             self._gate.set(GateMode.REFUSE, drain=False)
             self.settings.emit("detached")
@@ -232,15 +234,15 @@ class TapDisk:
                 raise
 
     def _require_served(self) -> None:
-        session = self.session
+        claim = self.claim
         implicit = self.state is State.STANDBY and self.router.reopen_mode is not ReopenMode.PLAIN
         if self.state is not State.ACTIVE and not implicit:
             raise ActivationRefused(f"{self.path}: {self.state}, so no request would be served")
         if not self.settings.guard:
             return
-        if session.holds_lease:
-            session.check_lease()
-        elif (holder := session.lease.holder()) is not None and not holder.owner.is_gone():
+        if claim.held:
+            claim.check()
+        elif (holder := claim.lease.holder()) is not None and not holder.owner.is_gone():
             raise ActivationRefused(f"{self.path}: the lease is held by {holder.owner}")
 
     def probe(self) -> None:
@@ -257,17 +259,17 @@ class TapDisk:
 
     def status(self) -> dict[str, Any]:
         """Returns what the disk is now; waits for no operation."""
-        session, router = self.session, self.router
+        claim, router = self.claim, self.router
         return {
             "state": self.state,
             "path": str(self.path),
             "size": self.size,
             "mode": router.reopen_mode,
             "guard": self.settings.guard,
-            "lease": session.holds_lease,
-            "epoch": session.epoch,
+            "lease": claim.held,
+            "epoch": claim.epoch,
             **router.counters(),
-            "allocations": session.allocations,
+            "allocations": self.session.allocations,
             "clients": router.clients,
             "waiting": self._gate.waiting,
         }

@@ -11,6 +11,7 @@ from vhdtool.nbd.backend import Backend, FastPathGate, Grant
 from vhdtool.nbd.metrics import Counters, Latency, new_counters
 from vhdtool.storage import StorageError
 from vhdtool.tapdisk.access import Settings
+from vhdtool.tapdisk.claim import DiskClaim
 from vhdtool.tapdisk.gate import Gate
 from vhdtool.tapdisk.session import ImageSession
 from vhdtool.tapdisk.states import GateMode, ReopenMode
@@ -25,8 +26,11 @@ REQUESTS = ("read", "write", "other")
 class RequestRouter(Backend):
     """What the NBD server sees of a disk. Offsets and lengths in bytes."""
 
-    def __init__(self, settings: Settings, session: ImageSession, gate: Gate) -> None:
-        self._settings, self._session, self._gate = settings, session, gate
+    def __init__(
+        self, settings: Settings, session: ImageSession, claim: DiskClaim, gate: Gate
+    ) -> None:
+        self._settings, self._session = settings, session
+        self._claim, self._gate = claim, gate
         self.reopen_mode = ReopenMode.PLAIN
         self._reopening = threading.Lock()
         self._counters: list[Counters] = []
@@ -136,10 +140,10 @@ class RequestRouter(Backend):
                 self._reopen()
                 return serve(self._session.ready(kind))
         except (LeaseLost, SplitBrain) as error:
-            self._session.fence(error)
+            self._claim.fence(error)
             raise OSError(errno.EIO, str(error)) from error
         except StorageError as error:
-            self._session.fence_if_lock_lost(error)
+            self._claim.fence_if_lock_lost(error)
             raise
         finally:
             self._gate.leave()
@@ -186,7 +190,7 @@ class RequestRouter(Backend):
         try:
             self._allocate(self._session.ready("write"), block, generation)
         except (LeaseLost, SplitBrain) as error:
-            self._session.fence(error)
+            self._claim.fence(error)
             raise OSError(errno.EIO, str(error)) from error
 
     def _allocate(self, image: OpenDisk, block: int, generation: int) -> None:
