@@ -12,7 +12,7 @@ from vhdtool.oracle.checks.content import check_content
 from vhdtool.oracle.checks.leftovers import check_leftovers
 from vhdtool.oracle.checks.structure import check_structure
 from vhdtool.oracle.contradictions.allocations import check_allocations
-from vhdtool.oracle.contradictions.consoles import _pace
+from vhdtool.oracle.contradictions.consoles import check_pace
 from vhdtool.oracle.evidence.case import Case
 from vhdtool.oracle.evidence.console import Ack, read_console
 from vhdtool.oracle.evidence.depth import DEEP, DeepContent, Depth
@@ -127,14 +127,14 @@ def leftovers_at(
     return [*found]
 
 
-def test_blocks_of_the_deep_half_do_not_count_paced_writes() -> None:
+def test_blocks_of_the_deep_half_do_not_countcheck_paced_writes() -> None:
     load = Schedule(7, 512 * 4096, 4096, 200)
     paced = {block: event(n, "allocated") for n, block in enumerate(load.order[:10], 1)}
     deep = {block: event(n, "allocated") for n, block in enumerate(range(312, 512), 11)}
     stop = Event(211, "suspended", 1, "alpha", "source", None, None, 100.0, {})
     events = Events((*paced.values(), *deep.values(), stop), ())
     acks = [Ack(n, 1.0, "alpha") for n in range(20)] + [Ack(n, 900.0, "alpha") for n in range(999)]
-    assert list(_pace(acks, load, {**paced, **deep}, events)) == []
+    assert list(check_pace(acks, load, {**paced, **deep}, events)) == []
 
 
 def test_a_bad_sector_is_named_with_its_write() -> None:

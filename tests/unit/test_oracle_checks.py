@@ -16,9 +16,13 @@ from vhdtool.oracle.checks.content import check_content
 from vhdtool.oracle.checks.growth import lost_metadata
 from vhdtool.oracle.checks.in_flight import few_in_flight, requests_in_flight, untested_depth
 from vhdtool.oracle.checks.structure import check_structure
-from vhdtool.oracle.contradictions.allocations import _writers_at, check_allocations
+from vhdtool.oracle.contradictions.allocations import check_allocations, writers_at
 from vhdtool.oracle.contradictions.case_json import check_case_json
-from vhdtool.oracle.contradictions.consoles import _acknowledging_host, _pace, check_consoles
+from vhdtool.oracle.contradictions.consoles import (
+    check_acknowledging_hosts,
+    check_consoles,
+    check_pace,
+)
 from vhdtool.oracle.contradictions.epochs import check_epochs
 from vhdtool.oracle.contradictions.snapshot_points import check_snapshot_points
 from vhdtool.oracle.evidence.console import Ack, Console, ExtentCheck, read_console
@@ -32,7 +36,7 @@ from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, prepare
 from vhdtool.oracle.readers.image_view import FileView
-from vhdtool.oracle.readers.qcow2 import COPIED, Tables, _Refcounts
+from vhdtool.oracle.readers.qcow2 import COPIED, Tables, refcount_at
 from vhdtool.oracle.readers.vhd import DynamicReader, open_reader
 from vhdtool.storage import MemoryStorage
 
@@ -358,10 +362,10 @@ def test_a_standby_of_a_guarded_case_has_nothing_open() -> None:
         event(4, "unpaused", "beta", "destination", epoch=4, lease=True),
     )
     events = Events(items, ())
-    held = [_writers_at(events, seq) for seq in range(5)]
+    held = [writers_at(events, seq) for seq in range(5)]
     assert held == [set(), {"alpha:7"}, {"alpha:7"}, set(), {"beta:7"}]
     free = Events(tuple(replace(one, extra={}) for one in items), ())
-    assert _writers_at(free, 2) == {"alpha:7", "beta:7"}
+    assert writers_at(free, 2) == {"alpha:7", "beta:7"}
 
 
 def test_while_nobody_has_the_image_open_no_bit_changes(sound: Evidence) -> None:
@@ -430,7 +434,7 @@ def paced(made: int, early: int, late: int, at: float = 100.0) -> list[Finding]:
     events = Events((*told.values(), stop), ())
     acks = [Ack(n, 1.0, "alpha") for n in range(early)]
     acks += [Ack(n, 1000.0, "alpha") for n in range(early, early + late)]
-    return list(_pace(acks, load, told, events))
+    return list(check_pace(acks, load, told, events))
 
 
 def test_writes_and_blocks_agree_within_what_may_be_on_its_way() -> None:
@@ -463,7 +467,7 @@ def crossed(count: int, moved: bool = True) -> list[Finding]:
     told = {block: event(n, "allocated") for n, block in enumerate(load.order[:200], 1)}
     here = 2 * (200 - count)
     acks = [Ack(n, 1.0, "alpha" if n < here else "beta") for n in range(400)]
-    return list(_acknowledging_host(acks, load, told, legs() if moved else []))
+    return list(check_acknowledging_hosts(acks, load, told, legs() if moved else []))
 
 
 def test_the_destination_acknowledges_writes_in_flight_only() -> None:
@@ -507,13 +511,10 @@ def test_refcounts_of_less_than_a_byte_fill_it_from_its_low_end() -> None:
         (1, 0b10110001, [1, 0, 0, 0, 1, 1, 0, 1]), (2, 0b11100100, [0, 1, 2, 3]),
         (4, 0xA5, [5, 10]),
     ):  # fmt: skip
-        counts = object.__new__(_Refcounts)
-        counts.bits = bits
         block = bytes([byte, 0xFF])
-        assert [counts._at(block, n) for n in range(8 // bits)] == expected
-        assert counts._at(block, 8 // bits) == (1 << bits) - 1
-    counts.bits = 16
-    assert counts._at(b"\0\1\2\3", 1) == 0x0203
+        assert [refcount_at(block, n, bits) for n in range(8 // bits)] == expected
+        assert refcount_at(block, 8 // bits, bits) == (1 << bits) - 1
+    assert refcount_at(b"\0\1\2\3", 1, 16) == 0x0203
 
 
 def test_a_footer_has_its_cookie_and_its_sum() -> None:

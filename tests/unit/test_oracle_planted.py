@@ -102,7 +102,7 @@ def test_an_oracle_without_one_of_its_faults_is_not_awake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kind of fault that finds no place counts as missed, and not as tried."""
-    monkeypatch.setattr(planted, "_PLANTERS", planted._PLANTERS[:-1])
+    monkeypatch.setattr(planted, "PLANTERS", planted.PLANTERS[:-1])
     entry = judge_case(oracle_cases.activate().save(tmp_path / "case"))
     assert entry["verdict"] == "inconclusive"
     assert "could not be planted" in entry["why"]

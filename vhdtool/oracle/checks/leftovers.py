@@ -138,7 +138,7 @@ def _in_time(
     for held in holdings:
         first, until = spans.get(held.point, (0, events.last_seq))
         if not first <= held.seq <= until:
-            text = f"{held.file_name}: listed at seq {held.seq}, not within {first} to {until}"
+            text = f"{held.file_name}: listed at seq {held.seq}, expected {first} to {until}"
             yield doubt("held-time", text)
 
 

@@ -85,7 +85,7 @@ def _differences(last: Snapshot, image: Mapping[str, object]) -> Iterator[Findin
         if isinstance(then, dict) and isinstance(now, dict):
             yield from _fields(key, then, now, last.name)
         elif key in last.meta and then != now:
-            text = f"{key} of the image is {_short(now)}, of {last.name} {_short(then)}"
+            text = f"`{key}` is {_short(now)} in the image, {_short(then)} in {last.name}"
             yield Finding(f"image-{key}", text)
     for key in ("bat", "bitmaps"):
         then, now = last.meta[key], image[key]
@@ -93,8 +93,8 @@ def _differences(last: Snapshot, image: Mapping[str, object]) -> Iterator[Findin
         assert isinstance(now, dict)
         for block in sorted(then.keys() | now.keys(), key=int):
             if then.get(block) != now.get(block):
-                text = f"block {block}: `{key}` of the image has {_short(now.get(block))}, "
-                detail = f"of {last.name} {_short(then.get(block))}"
+                text = f"block {block} in `{key}` is {_short(now.get(block))} in the image, "
+                detail = f"{_short(then.get(block))} in {last.name}"
                 yield Finding(f"image-{key}", text + detail, block=int(block))
 
 
@@ -102,8 +102,8 @@ def _fields(key: str, then: Meta, now: Meta, name: str) -> Iterator[Finding]:
     """Compares the fields that both have: another version may have written one of them."""
     for field in sorted(then.keys() & now.keys()):
         if then[field] != now[field]:
-            text = f"{field} in the {key} of the image is {_short(now[field])}, of {name} "
-            yield Finding(f"image-{key}", text + _short(then[field]))
+            text = f"`{key}.{field}` is {_short(now[field])} in the image, "
+            yield Finding(f"image-{key}", f"{text}{_short(then[field])} in {name}")
 
 
 def _short(value: object) -> str:

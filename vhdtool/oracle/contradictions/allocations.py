@@ -37,7 +37,7 @@ def check_allocations(
         return
     for one, other in allocations.repeated:
         block = one.integer("block")
-        text = f"block {block} was allocated twice, by {cite(one)} and by {cite(other)}"
+        text = f"block {block} was allocated twice: {cite(one)} and {cite(other)}"
         yield Finding("allocated-twice", text, "doubt", block)
     for snapshot in snapshots:
         if snapshot.meta["header"] is not None:
@@ -82,22 +82,23 @@ def _changed_while_stopped(
         if leg is None or leg is not _stopped_leg(legs, after.seq):
             continue
         keys = ["bat"]
-        if not _writers_at(events, before.seq):
+        if not writers_at(events, before.seq):
             keys.append("bitmaps")
         elif before.meta["footer"] is None:
             # QEMU writes a table when it flushes or closes.
             continue
         for key in keys:
             if before.meta[key] != after.meta[key]:
-                text = f"`{key}` of metadata/{before.name}.json and of metadata/{after.name}.json "
-                yield doubt("still-changed", f"{text}differ, and the guest was stopped between")
+                text = f"`{key}` changed from metadata/{before.name}.json to "
+                text += f"metadata/{after.name}.json while the guest was stopped"
+                yield doubt("still-changed", text)
 
 
 def _in_snapshot(
     allocations: Allocations, events: Events, legs: Sequence[Leg], snapshot: Snapshot
 ) -> Iterator[Finding]:
     # QEMU writes a table when it flushes or closes, so that a live qcow2 image may lag behind.
-    lags = not allocations.units.have_sectors and bool(_writers_at(events, snapshot.seq))
+    lags = not allocations.units.have_sectors and bool(writers_at(events, snapshot.seq))
     due = -1 if lags else snapshot.seq
     steps = [e.seq for e in events.items if e.seq > snapshot.seq and is_operation(e)]
     latest = (steps[0] if steps else events.last_seq) + LATE_EVENTS
@@ -112,8 +113,8 @@ def _in_snapshot(
     for block in shown:
         event = allocations.by_block.get(block)
         if event is not None and snapshot.seq < event.seq <= latest and event.epoch not in begun:
-            text = f"{name} (seq {snapshot.seq}) has block {block}, which {cite(event)} "
-            text += f"allocated later, on the metadata read at epoch {event.epoch}"
+            text = f"{name} (seq {snapshot.seq}) has block {block}, but {cite(event)} is later, "
+            text += f"on the metadata read at epoch {event.epoch}"
             yield Finding("block-early", text, "doubt", block)
 
 
@@ -125,14 +126,15 @@ def _compare(
         sector = shown.get(block)
         if sector is None:
             if event.seq <= due:
-                text = f"{name} does not have block {block}, which {cite(event)} allocated"
+                text = f"{name} does not have block {block} of {cite(event)}"
                 yield Finding("block-missing", text, "doubt", block)
         elif event.seq > latest:
-            text = f"{name} has block {block}, which {cite(event)} allocated later"
+            text = f"{name} has block {block}, but {cite(event)} is later"
             yield Finding("block-early", text, "doubt", block)
         elif allocations.units.have_sectors and sector != event.integer("sector"):
-            text = f"{name} has block {block} at sector {sector}, {cite(event)} at sector "
-            yield Finding("block-place", f"{text}{event.integer('sector')}", "doubt", block)
+            text = f"{name} has block {block} at sector {sector}, but {cite(event)} has it at "
+            text += f"sector {event.integer('sector')}"
+            yield Finding("block-place", text, "doubt", block)
     for block in shown.keys() - allocations.by_block.keys():
         text = f"{name} has block {block}, which no event allocated"
         yield Finding("block-untold", text, "doubt", block)
@@ -143,7 +145,7 @@ def _file_size(allocations: Allocations, events: Events, snapshot: Snapshot) -> 
     meta: Meta = snapshot.meta
     size, highest = meta["file_size"], max(meta["bat"].values(), default=0)
     name = f"metadata/{snapshot.name}.json"
-    units, is_open = allocations.units, bool(_writers_at(events, snapshot.seq))
+    units, is_open = allocations.units, bool(writers_at(events, snapshot.seq))
     # QEMU maps a few clusters of a live image before it has written them.
     ahead = UNWRITTEN_CLUSTERS * units.entries * 8 if is_open and not units.have_sectors else 0
     if highest * SECTOR >= size + ahead:
@@ -160,7 +162,7 @@ def _file_size(allocations: Allocations, events: Events, snapshot: Snapshot) -> 
         yield doubt("size-other", text)
 
 
-def _writers_at(events: Events, seq: int) -> set[str]:
+def writers_at(events: Events, seq: int) -> set[str]:
     """The processes that had the image open for writing after event `seq`.
 
     With the guard on, only the owner of the lease writes.

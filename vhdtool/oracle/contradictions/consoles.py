@@ -39,8 +39,8 @@ def check_consoles(
         findings += _guest_host(record.console, case.first_hosts[0], legs)
         if allocated:
             load = schedule_of(case)
-            findings += _acknowledging_host(console.acks, load, allocated, legs)
-            findings += _pace(console.acks, load, allocated, events)
+            findings += check_acknowledging_hosts(console.acks, load, allocated, legs)
+            findings += check_pace(console.acks, load, allocated, events)
     return findings
 
 
@@ -101,7 +101,7 @@ def _guest_host(chunks: Sequence[Chunk], source: str, legs: Sequence[Leg]) -> It
             return
 
 
-def _acknowledging_host(
+def check_acknowledging_hosts(
     acks: Sequence[Ack], load: Schedule, allocated: dict[int, Event], legs: Sequence[Leg]
 ) -> Iterator[Finding]:
     """A write that allocated a block is acknowledged on the host whose shim reports the block.
@@ -117,8 +117,8 @@ def _acknowledging_host(
         pair = (event.host, ack.host)
         crossed[pair] = crossed.get(pair, 0) + 1
         if pair not in moves or crossed[pair] > DEPTH:
-            text = f"write {ack.n} was acknowledged on {ack.host}'s console, but {cite(event)} "
-            yield doubt("console-shim", text + f"allocated its block at {event.host}")
+            text = f"write {ack.n} was acknowledged on {ack.host}'s console, but its block was "
+            yield doubt("console-shim", f"{text}allocated at {event.host}: {cite(event)}")
             return
 
 
@@ -129,7 +129,7 @@ def _allocation_of(n: int, load: Schedule, allocated: dict[int, Event]) -> Event
     return allocated.get(load.order[n // 2])
 
 
-def _pace(
+def check_pace(
     acks: Sequence[Ack], load: Schedule, allocated: dict[int, Event], events: Events
 ) -> Iterator[Finding]:
     """Every second write allocates a block, so at each controller event blocks count the writes.

@@ -191,19 +191,23 @@ def _wrong_read(shim: _ShimState, event: Event) -> str | None:
     epoch = shim.read.epoch if shim.read else None
     if event.name in FIRSTS | {"allocated"}:
         if event.epoch != epoch:
-            return f"names the metadata read at epoch {event.epoch}, the shim's is at {epoch}"
+            return f"has epoch {_text(event.epoch)}, that of its metadata read is {_text(epoch)}"
         return _wrong_first(shim, event)
     if event.name in RELEASES:
         ended = event.integer("ended")
         if ended is None and event.epoch is not None:
-            return f"took epoch {event.epoch} without naming in `ended` the read that it ended"
+            return f"took epoch {event.epoch}, but its `ended` is null"
         if ended != epoch:
-            return f"ended the metadata read at epoch {ended}, the shim's is at {epoch}"
+            return f"has `ended` {_text(ended)}, the epoch of its metadata read is {_text(epoch)}"
         shim.read, shim.first, shim.wrote = None, None, None
     elif event.name == "refused" and event.extra.get("op") in ("activate", "request"):
         # A standby drops its early read before it asks for the lease.
         shim.read = None
     return None
+
+
+def _text(epoch: int | None) -> str:
+    return "null" if epoch is None else str(epoch)
 
 
 def _wrong_lease(event: Event) -> str | None:

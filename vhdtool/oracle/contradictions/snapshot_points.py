@@ -32,7 +32,7 @@ def check_snapshot_points(
         limit = _next_operation(events, first)
         if snapshot.seq < first.seq or (limit is not None and snapshot.seq >= limit.seq):
             until = f" and before {cite(limit)}" if limit else ""
-            text = f"metadata/{name}.json: taken at seq {snapshot.seq} instead of after "
+            text = f"metadata/{name}.json: taken at seq {snapshot.seq}, due after "
             yield doubt("point-place", f"{text}{cite(first)}{until}")
 
 

@@ -190,7 +190,7 @@ def _points(evidence: Evidence, snapshots: tuple[Snapshot, ...]) -> Iterator[Fau
         for snapshot in snapshots:
             if name == "late" and snapshot.point == "all-closed":
                 continue
-            text = f"metadata/{snapshot.name}.json: taken at seq {seq} "
+            text = f"metadata/{snapshot.name}.json: taken at seq {seq}, due"
             yield Fault("metadata", f"{snapshot.name}-{name}", faulty, finds("point-place", text))
     extra = replace(snapshots[-1], leg=snapshots[-1].leg + 90)
     faulty = evidence.with_snapshots((*snapshots, extra))

@@ -23,7 +23,7 @@ from vhdtool.oracle.planted.leftover_faults import leftover_faults
 from vhdtool.oracle.planted.metadata_faults import metadata_faults, snapshot_faults
 from vhdtool.oracle.planted.required import required_faults
 
-_PLANTERS = (
+PLANTERS = (
     content_faults, console_faults, snapshot_faults, metadata_faults, image_faults,
     activation_faults, event_faults, leftover_faults, coverage_faults,
 )  # fmt: skip
@@ -69,7 +69,7 @@ def try_oracles(evidence: Evidence, outcomes: Outcomes) -> Planted:
 
 
 def _all(evidence: Evidence, outcomes: Outcomes, result: Planted) -> Iterator[Fault]:
-    for planter in _PLANTERS:
+    for planter in PLANTERS:
         try:
             yield from planter(evidence, outcomes)
         except (VhdtoolError, OSError):

@@ -231,7 +231,7 @@ def _counts(tables: Tables, uses: _Uses) -> Iterator[Finding]:
         counted = refcounts.of(offset)
         what = uses.user[offset]
         if counted < used:
-            text = f"{what} at byte {offset} has refcount {counted}, but is used {used} times"
+            text = f"{what} at byte {offset} has refcount {counted}, its number of users is {used}"
             yield Finding("refcount-low", text, offset=offset, block=_block_of(what))
     for index, entry in tables.l1.items():
         yield from _flag(f"L2 table {index}", entry & OFFSET_BITS, bool(entry & COPIED), refcounts)
@@ -256,6 +256,16 @@ def _block_of(what: str) -> int | None:
     return int(number) if kind == "cluster" else None
 
 
+def refcount_at(block: bytes, index: int, bits: int) -> int:
+    """A refcount of `bits` bits in a refcount block."""
+    if bits >= 8:
+        width = bits // 8
+        return int.from_bytes(block[index * width : (index + 1) * width])
+    # Smaller refcounts fill a byte from its low end.
+    byte = block[index * bits // 8]
+    return byte >> (index * bits % 8) & (1 << bits) - 1
+
+
 class _Refcounts:
     """The refcounts as written; 0 for a cluster without a refcount block."""
 
@@ -271,21 +281,13 @@ class _Refcounts:
         """The refcount of the cluster at that offset."""
         index, at = divmod(offset // self.cluster, self.in_block)
         block = self._blocks.get(index)
-        return 0 if block is None else self._at(block, at)
-
-    def _at(self, block: bytes, at: int) -> int:
-        if self.bits >= 8:
-            width = self.bits // 8
-            return int.from_bytes(block[at * width : (at + 1) * width])
-        # Smaller refcounts fill a byte from its low end.
-        byte = block[at * self.bits // 8]
-        return byte >> (at * self.bits % 8) & (1 << self.bits) - 1
+        return 0 if block is None else refcount_at(block, at, self.bits)
 
     def all(self) -> Iterator[tuple[int, int]]:
         """(offset, refcount) of each cluster whose refcount is not 0."""
         for index, block in sorted(self._blocks.items()):
             for at in range(self.in_block):
-                if counted := self._at(block, at):
+                if counted := refcount_at(block, at, self.bits):
                     yield (index * self.in_block + at) * self.cluster, counted
 
 
