@@ -6,9 +6,11 @@ import mmap
 import os
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
+import zipfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +25,7 @@ from tests.support.shims import in_thread
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW
+from vhdtool.lab.hosts import bundle
 from vhdtool.nbd import fast_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
@@ -553,3 +556,28 @@ def test_sessions_leave_no_references(bare: Bare) -> None:
         del session
     after = sys.getrefcount(bare.gate)
     assert after == before
+
+
+def available_from(path: Path) -> tuple[bool, str]:
+    """Whether a Python whose package is at `path` has the fast path, and what it logs."""
+    program = "from vhdtool.nbd import fast_path; print(fast_path.available)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        cwd="/", env={"PYTHONPATH": str(path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout == "True\n", done.stderr
+
+
+def test_hosts_have_the_fast_path_or_do_without(tmp_path: Path) -> None:
+    """They unpack the bundle. One of another kind of machine cannot load what was built here."""
+    archive, unpacked = tmp_path / "vhdtool.zip", tmp_path / "lib"
+    bundle.write(archive)
+    assert available_from(archive) == (False, "")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(unpacked)
+    assert available_from(unpacked) == (True, "")
+    (built,) = unpacked.rglob("_fast_path*.so")
+    built.write_bytes(b"\x7fELF of another machine")
+    found, logged = available_from(unpacked)
+    assert not found
+    assert "Python serves all requests" in logged
