@@ -285,8 +285,8 @@ def store(disk: MemoryStorage, path: Path) -> None:
     path.unlink(missing_ok=True)
     with FileStorage(path, create=True) as file:
         file.truncate(disk.size())
-        for number, page in sorted(disk._pages.items()):
-            file.pwrite(number * 4096, bytes(page[: max(0, disk.size() - number * 4096)]))
+        for offset, page in disk.pages():
+            file.pwrite(offset, page)
         file.truncate(disk.size())
 
 

@@ -306,7 +306,7 @@ def test_salvage_trusts_nothing_beyond_the_listed_overlaps(
 ) -> None:
     path, new = tmp_path / "image.vhd", tmp_path / "new.raw"
     path.write_bytes(_all_in_one_place().draw().getvalue())
-    monkeypatch.setattr(lenient, "_FINDINGS", 4)
+    monkeypatch.setattr(lenient, "MOST_FINDINGS", 4)
     assert run(["read", "--salvage", str(path), "-o", str(new)]) == 2
     assert not any(new.read_bytes())
 

@@ -2,7 +2,6 @@
 
 import random
 from array import array
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -19,16 +18,13 @@ ODD = st.sampled_from(
 PLACE = ODD | st.integers(0, UNUSED) | st.integers(0, 50)
 
 
-Find = Callable[["array[int]", int, int], tuple["array[int]", bool]]
-
-
 def slowly_apart(places: list[int], sectors: int) -> bool:
     return all(after - before >= sectors for before, after in pairwise(places))
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "_CHUNK", 5)
+    monkeypatch.setattr(order, "CHUNK", 5)
 
 
 @settings(max_examples=300)
@@ -39,14 +35,14 @@ def test_what_is_used(entries: list[int]) -> None:
 
 
 def test_the_library_was_built() -> None:
-    assert order._bat_sort is not None
+    assert order.compiled
 
 
-@pytest.mark.parametrize("find", [order.in_order, order._slowly_in_order])
+@pytest.mark.parametrize("use_c", [True, False])
 @settings(max_examples=300)
 @given(places=st.lists(PLACE, max_size=40), sectors=st.integers(1, 5000), limit=PLACE)
-def test_in_order(find: Find, places: list[int], sectors: int, limit: int) -> None:
-    found, apart = find(array("I", places), sectors, limit)
+def test_in_order(use_c: bool, places: list[int], sectors: int, limit: int) -> None:
+    found, apart = order.in_order(array("I", places), sectors, limit, use_c)
     assert (list(found), apart) == (sorted(places), slowly_apart(sorted(places), sectors))
 
 

@@ -231,7 +231,7 @@ def test_a_case_with_an_unusable_image_is_not_repeated(
     hosts: Any = [SimpleNamespace(name="alpha"), SimpleNamespace(name="beta")]
     driver: Any = SimpleNamespace(accelerator="tcg")
     run = lab.Lab(loaded, lambda path: {}, told_to.append, driver)
-    run._case(plan, hosts)
+    run.run_case(plan, hosts)
     assert told_to.count("  lab error: beta: activate: no VHD") == runs
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
     assert case["error"]["what"] == "beta: activate: no VHD"

@@ -404,7 +404,7 @@ def test_a_scraper_that_goes_leaves_no_traceback(
         # A reset, not an orderly end.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.close()
-    until(lambda: not metrics._acceptor.clients)
+    until(lambda: not metrics.clients)
     assert capfd.readouterr().err == ""
     assert caplog.text == ""
 
@@ -413,7 +413,7 @@ def test_scrapers_that_say_nothing_keep_nobody_out(metrics: MetricsServer) -> No
     silents = [on_port(metrics.port) for _ in range(40)]
     with urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics", timeout=10) as answer:
         assert answer.read(9) == b"figure 1\n"
-    assert metrics._acceptor.clients <= 16
+    assert metrics.clients <= 16
     for one in silents:
         one.close()
 

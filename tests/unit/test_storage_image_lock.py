@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -51,20 +52,23 @@ def test_a_reopen_keeps_everybody_out_all_the_time(
 ) -> None:
     """Somebody tries before and after each step of the hand-over."""
     old = ImageFile(image, V)
-    taken = image_lock._set
+    real = fcntl.fcntl
     tries = []
 
-    def watched(fd: int, kind: int, byte: int) -> None:
+    def watched(fd: int, command: int, lock: bytes) -> object:
+        if command != fcntl.F_OFD_SETLK:
+            return real(fd, command, lock)
         for moment in ("before", "after"):
             if moment == "after":
-                taken(fd, kind, byte)
+                real(fd, command, lock)
             with monkeypatch.context() as plain:
-                plain.setattr(image_lock, "_set", taken)
+                plain.setattr(fcntl, "fcntl", real)
                 with pytest.raises(ImageInUse):
                     ImageFile(image, E)
             tries.append(moment)
+        return lock
 
-    monkeypatch.setattr(image_lock, "_set", watched)
+    monkeypatch.setattr(fcntl, "fcntl", watched)
     new = old.reopened()
     monkeypatch.undo()
     old.close()
@@ -75,19 +79,18 @@ def test_a_reopen_keeps_everybody_out_all_the_time(
     ImageFile(image, E).close()
 
 
-def test_a_reopen_after_a_loss_takes_nothing_back(image: Path) -> None:
+def test_a_reopen_after_a_loss_takes_nothing_back(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = ImageFile(image, V)
-    for byte in range(100, 303):
-        image_lock._set(old.fileno(), fcntl.F_UNLCK, byte)
+    everything = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+    fcntl.fcntl(old.fileno(), fcntl.F_OFD_SETLK, everything)
     assert not old.lock_is_lost()
     with ImageFile(image, S):
         assert old.lock_is_lost()
-        image_lock._MOVE_TIMEOUT, before = 0.05, image_lock._MOVE_TIMEOUT
-        try:
-            with pytest.raises(LeaseLost, match="the lock on the image is lost"):
-                old.reopened()
-        finally:
-            image_lock._MOVE_TIMEOUT = before
+        monkeypatch.setattr(image_lock, "MOVE_TIMEOUT", 0.05)
+        with pytest.raises(LeaseLost, match="the lock on the image is lost"):
+            old.reopened()
     old.close()
 
 
@@ -116,7 +119,7 @@ def test_a_file_system_without_locks_promises_nothing(
     def unable(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(image_lock, "_set", unable)
+    monkeypatch.setattr(fcntl, "fcntl", unable)
     with pytest.raises(NoLocks, match="has no locks"):
         locked_file(image, V)
     # A command goes by the epoch record alone then, and says so.

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.nbd_raw import Client
 from tests.support.shims import SIZE, Shim, empty_image, owner
+from tests.support.waiting import wait_for
 from vhdtool.errors import VhdtoolError
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease
@@ -43,16 +44,17 @@ class Rig:
                 emit=self.events.emit,
             )
         )
-        self.control = Control(self.disk, self.events, folder / "c.ctl", folder / "c.nbd")
+        self.socket = folder / "c.ctl"
+        self.control = Control(self.disk, self.events, self.socket, folder / "c.nbd")
         self.export = folder / "c.nbd"
-        self._open: list[socket.socket] = []
+        self.connections: list[socket.socket] = []
         self.lines = self.connect()
 
     def connect(self) -> Any:
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(10)
-        client.connect(str(self.control._path))
-        self._open.append(client)
+        client.connect(str(self.socket))
+        self.connections.append(client)
         return client.makefile("rwb", buffering=0)
 
     def raw(self, line: bytes) -> dict[str, Any]:
@@ -69,7 +71,7 @@ class Rig:
         assert "ok" in self.do("attach", path=str(self.path), size=SIZE)
 
     def end(self) -> None:
-        for client in self._open:
+        for client in self.connections:
             client.close()
         self.lines.close()
         try:
@@ -215,7 +217,7 @@ def test_a_listener_that_does_not_read_holds_up_no_request(
     for number in range(5000):
         rig.events.emit("allocated", block=number, sector=number)
     assert time.monotonic() - started < 5
-    assert rig.events._listeners == []
+    assert rig.events.listeners == 0
     assert "ok" in rig.do("status")
     stuck.close()
 
@@ -236,12 +238,13 @@ def test_a_listener_that_has_gone_is_forgotten(rig: Rig) -> None:
     gone.write(b'{"op": "events"}\n')
     gone.readline()
     gone.close()
-    rig._open[-1].close()
-    deadline = time.monotonic() + 5
-    while rig.events._listeners and time.monotonic() < deadline:
+    rig.connections[-1].close()
+
+    def forgotten() -> bool:
         rig.events.emit("attached")
-        time.sleep(0.01)
-    assert rig.events._listeners == []
+        return rig.events.listeners == 0
+
+    wait_for(forgotten)
 
 
 class Full(io.StringIO):
@@ -286,10 +289,22 @@ def test_a_lost_log_reader_ends_the_log_and_nothing_else(
     assert caplog.text.count("events are no longer logged") == 1
 
 
-def test_status_answers_while_an_operation_waits(rig: Rig) -> None:
+def test_status_answers_while_an_operation_waits(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.attach()
-    with rig.control._op:
-        assert rig.do("status")["ok"]["state"] == "attached"
+    begun, go = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        go.wait(10)
+
+    monkeypatch.setattr(rig.disk, "probe", slow)
+    other = rig.connect()
+    other.write(b'{"op": "probe"}\n')
+    assert begun.wait(10)
+    assert rig.do("status")["ok"]["state"] == "attached"
+    go.set()
+    assert b"ok" in other.readline()
+    other.close()
 
 
 def test_exit_ends_the_process_even_when_closing_fails(

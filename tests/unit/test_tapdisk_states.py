@@ -152,11 +152,12 @@ def test_queued_requests_fail_when_the_migration_is_over(one: Shim, end: str) ->
     assert isinstance(result[0], OSError)
 
 
-def test_pause_waits_for_the_request_inside(one: Shim, image: MemoryStorage) -> None:
+def test_pause_waits_for_the_request_inside(
+    one: Shim, image: MemoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inside, go = threading.Event(), threading.Event()
     one.activated()
-    assert one.session.image is not None
-    real = one.session.image.storage.pread
+    real = image.pread
 
     def slow(offset: int, length: int) -> bytes:
         inside.set()
@@ -164,14 +165,14 @@ def test_pause_waits_for_the_request_inside(one: Shim, image: MemoryStorage) -> 
         return real(offset, length)
 
     one.put(0, 1, length=BLOCK)
-    one.session.image.storage.pread = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(image, "pread", slow)
     reader, _ = in_thread(lambda: one.read(0, SECTOR))
     assert inside.wait(5)
     pauser, done = in_thread(one.pause)
     time.sleep(0.05)
     assert not done
     assert one.status()["state"] == "active"  # and status does not wait
-    one.session.image.storage.pread = real  # type: ignore[method-assign]
+    monkeypatch.undo()
     go.set()
     reader.join(5)
     pauser.join(5)

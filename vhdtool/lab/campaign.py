@@ -110,7 +110,7 @@ class Lab:
                 memory_state=memory_state,
                 port=config.migration_port,
             )
-            self._case(plan, hosts)
+            self.run_case(plan, hosts)
             judged = pool.submit(self.judge, config.run_dir / name)
             judged.add_done_callback(self._judged)
             waiting.append(judged)
@@ -123,7 +123,7 @@ class Lab:
             self.verdicts[verdict["case"]] = verdict
             self.progress(progress_line(verdict))
 
-    def _case(self, plan: CasePlan, hosts: list[Host]) -> None:
+    def run_case(self, plan: CasePlan, hosts: list[Host]) -> None:
         """Run a case; repeat it once when the lab failed, and not the image."""
         folder = self.config.run_dir / plan.name
         for attempt in range(1, ATTEMPTS + 1):

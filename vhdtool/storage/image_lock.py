@@ -32,7 +32,7 @@ _READ, _WRITE, _RESIZE = 100, 101, 103
 _NO_WRITE, _NO_RESIZE = 201, 203
 _FLOCK = struct.Struct("hhqqi4x")
 _TAKEN = (errno.EAGAIN, errno.EACCES)
-_MOVE_TIMEOUT = 2.0
+MOVE_TIMEOUT = 2.0
 """Seconds within which an opener that only tests the lock must have released it."""
 
 
@@ -111,7 +111,7 @@ def move_lock(old: int, new: int, name: str, qemu: bool = True) -> None:
 
 
 def _take_within_timeout(fd: int, byte: int) -> None:
-    end = monotonic() + _MOVE_TIMEOUT
+    end = monotonic() + MOVE_TIMEOUT
     while True:
         try:
             return _set(fd, fcntl.F_WRLCK, byte)

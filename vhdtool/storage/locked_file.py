@@ -93,7 +93,7 @@ class ImageFile(FileStorage):
         the path leads to another file.
         """
         self.check_identity()
-        new = type(self)(self.path, None, direct=self.direct, follow=self._follow)
+        new: Self = type(self)(self.path, None, direct=self.direct, follow=self._follow)
         try:
             if new._identity != self._identity:
                 raise LeaseLost(f"{self.path}: another file has taken this name")

@@ -1,6 +1,7 @@
 """Sparse memory, so that a test may use a disk of terabytes."""
 
 import errno
+from collections.abc import Iterator
 
 from vhdtool.storage.base import Storage, StorageError
 
@@ -100,6 +101,11 @@ class MemoryStorage(Storage):
         twin._pages = {number: bytearray(page) for number, page in self._pages.items()}
         twin._size = self._size
         return twin
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) of the pages that are stored, up to the size, in rising order."""
+        for number in sorted(self._pages):
+            yield number * PAGE, self.pread(number * PAGE, PAGE)
 
     def getvalue(self) -> bytes:
         """Return all bytes."""

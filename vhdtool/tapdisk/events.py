@@ -167,6 +167,12 @@ class Events:
             log.error("events are no longer logged: %s", error)
             self._out = None
 
+    @property
+    def listeners(self) -> int:
+        """How many receive the events, a log that is a pipe included."""
+        with self._lock:
+            return len(self._listeners)
+
     def listen(self, listener: Callable[[str], None]) -> None:
         """Calls `listener(line)` for each event from now on, until it raises OSError."""
         with self._lock:

@@ -42,6 +42,11 @@ class MetricsServer:
         self.port: int = listener.getsockname()[1]
         self._acceptor = Acceptor(listener, serve, "metrics", MOST_CLIENTS, TIMEOUT)
 
+    @property
+    def clients(self) -> int:
+        """How many are connected."""
+        return self._acceptor.clients
+
     def stop(self) -> None:
         self._acceptor.stop()
 

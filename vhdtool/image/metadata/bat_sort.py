@@ -16,7 +16,10 @@ except ImportError:
     # It was not built, or for another machine: the slow way gives the same.
     _bat_sort = None  # type: ignore[assignment]
 
-_CHUNK = 1 << 16
+compiled = _bat_sort is not None
+"""Whether the C module was built."""
+
+CHUNK = 1 << 16
 """Entries that are looked at together."""
 _MOST_SLOTS = 4
 """For each place; more of them would cost more than sorting."""
@@ -30,8 +33,8 @@ def used_places(raw: bytes | bytearray, entries: int) -> "array[int]":
     [5, 3]
     """
     used = bytearray()
-    for first in range(0, 4 * entries, 4 * _CHUNK):
-        used += _used(bytes(raw[first : min(first + 4 * _CHUNK, 4 * entries)]))
+    for first in range(0, 4 * entries, 4 * CHUNK):
+        used += _used(bytes(raw[first : min(first + 4 * CHUNK, 4 * entries)]))
     return unpack_bat(used, len(used) // 4)
 
 
@@ -56,14 +59,16 @@ def _used(chunk: bytes) -> bytes:
     return pack_bat(kept)[: 4 * len(kept)]
 
 
-def in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int]", bool]:
+def in_order(
+    places: "array[int]", sectors: int, limit: int, use_c: bool = compiled
+) -> tuple["array[int]", bool]:
     """(the places in rising order, whether they lie apart by at least so many sectors).
 
     It is quick for those that do and are below `limit`, in whatever order they come.
     """
     if apart(places, sectors):
         return places, True
-    if _bat_sort is not None:
+    if use_c:
         ordered = array("I", places)
         _bat_sort.sort(ordered)
         return ordered, apart(ordered, sectors)
@@ -97,8 +102,8 @@ def apart(places: "array[int]", sectors: int) -> bool:
     (True, False)
     """
     return all(
-        _apart(places[first : first + _CHUNK + 1], sectors)
-        for first in range(0, len(places) - 1, _CHUNK)
+        _apart(places[first : first + CHUNK + 1], sectors)
+        for first in range(0, len(places) - 1, CHUNK)
     )
 
 

@@ -22,7 +22,7 @@ from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
 
-_FINDINGS = 200_000
+MOST_FINDINGS = 200_000
 _FOUND_BY_READERS = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
 """Codes that need no complete list: reading fails there, or does not use the damaged value."""
 
@@ -138,7 +138,7 @@ def _doubtful(
     storage: Storage, metadata: Metadata, notes: list[str]
 ) -> tuple[DoubtfulLayer, list[Orphan]]:
     """The layer with the ranges of all corrupt findings, and its orphan blocks."""
-    report = check(storage, "unclean", limit=_FINDINGS)
+    report = check(storage, "unclean", limit=MOST_FINDINGS)
     doubts = []
     for one in report.findings:
         if one.severity != "corrupt" or one.code == "batmap-overstates":
@@ -150,7 +150,7 @@ def _doubtful(
         first, count = one.sectors
         doubts.append((first * SECTOR, (first + count) * SECTOR, f"{one.code}: {one.message}"))
     if report.truncated - _FOUND_BY_READERS:
-        text = f"more than {_FINDINGS} findings of one code, so no range can be trusted"
+        text = f"more than {MOST_FINDINGS} findings of one code, so no range can be trusted"
         doubts.append((0, metadata.size, f"{min(report.truncated - _FOUND_BY_READERS)}: {text}"))
     layout = metadata.layout
     if layout is not None and len(metadata.bat) * layout.block_bytes < metadata.size:
