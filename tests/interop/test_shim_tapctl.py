@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.shim_process import MIB, ROOT, run
+from tests.support.shim_process import MIB, ROOT, run, wait_tapdisk_gone
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic
@@ -97,7 +97,7 @@ def test_each_step_by_itself(taps: Taps, image: Path) -> None:
     taps("close", *who)
     assert taps.lines() == [f"pid={pid} minor={minor} state=0x2"]
     taps("detach", *who)
-    assert TapCtl(taps.run_dir).wait_gone(int(pid), 10)
+    wait_tapdisk_gone(taps.run_dir, pid)
     taps("free", "-m", minor)
     assert taps.lines() == []
     taps("pause", *who, code=2)
@@ -199,5 +199,5 @@ def test_term_closes_all_disks(taps: Taps, image: Path) -> None:
     pid = taps.lines()[0].split()[0].partition("=")[2]
     qemu_io(taps, pid, "0", "write -P 5 0 3M")
     os.kill(int(pid), signal.SIGTERM)
-    assert TapCtl(taps.run_dir).wait_gone(int(pid), 10)
+    wait_tapdisk_gone(taps.run_dir, pid)
     assert verdict(image) == 0

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.interop.tapctl_facts import ROOT, load, make_images
+from tests.support.shim_process import wait_tapdisk_gone
 from tests.support.sm_tapctl import FAILURE, calls
 from vhdtool.cli import tap_ctl
 from vhdtool.tapdisk.tapctl.client import TapCtl
@@ -91,7 +92,7 @@ def test_the_commands_that_sm_runs_print_what_it_reads(
         if words == ["spawn"]:
             pid = str(value)
         if words[0] == "detach" and code == 0:
-            assert TapCtl(run_dir).wait_gone(int(pid), 10)
+            wait_tapdisk_gone(run_dir, pid)
         plain = json.dumps(value).replace(str(images), "{D}")
         told = json.dumps(fact["value"]).replace('"P0"', pid)
         assert plain == told, fact["call"]

@@ -153,3 +153,11 @@ def serving(
     finally:
         process.kill()
         process.communicate()
+
+
+def wait_tapdisk_gone(run_dir: Path, pid: str) -> None:
+    """Waits until a tapdisk has removed its control socket."""
+    deadline = time.monotonic() + 10
+    while (run_dir / f"ctl{pid}").exists():
+        assert time.monotonic() < deadline, f"tapdisk {pid} has not ended"
+        time.sleep(0.01)

@@ -11,7 +11,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -228,12 +227,3 @@ class TapCtl:
                 if count == 0:
                     return entries[::-1]
                 entries.append(Entry(pid, minor, state, args))
-
-    def wait_gone(self, pid: int, timeout: float) -> bool:
-        """Returns whether the process ended within `timeout` seconds."""
-        deadline = time.monotonic() + timeout
-        while (self.run_dir / f"ctl{pid}").exists():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        return True
