@@ -9,6 +9,8 @@ claim         The claim of a disk on its image: image lock and lease, taken,
               checked, and lost
 control       The JSON control socket: one line a request, one line a reply
 disk          A disk: the operations that an operator or a toolstack asks for
+ending        Waits for the end of a server process, which a signal or another
+              thread asks for
 events        Events of a disk: stamped once, sent to the log and to every
               listener in one order
 failpoint     Kill points: VHDTOOL_FAILPOINT=name[:n] kills the process the

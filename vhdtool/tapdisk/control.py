@@ -23,6 +23,7 @@ from vhdtool.nbd.accept import Acceptor, Peer
 from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import listen_unix
 from vhdtool.tapdisk.disk import TapDisk
+from vhdtool.tapdisk.ending import Ending
 from vhdtool.tapdisk.events import Events, Outbox
 
 log = logging.getLogger("control")
@@ -39,7 +40,7 @@ class Control:
         self.disk = disk
         self.events = events
         self.export = export
-        self.ended = threading.Event()
+        self.ended = Ending()
         self._op = threading.Lock()
         self._server: NbdServer | None = None
         self._path = control

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from vhdtool.storage import StorageError
 from vhdtool.storage.paths import is_lun
 from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.disk import TapDisk
+from vhdtool.tapdisk.ending import Ending
 from vhdtool.tapdisk.events import Events, log_status
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
     another process has the image, LeaseLost when we lost it (it is not closed then), or what
     prevents opening, serving or closing it.
     """
-    ended = threading.Event()
+    ended = Ending()
     before = [
         (number, signal.signal(number, lambda *_: ended.set()))
         for number in (signal.SIGTERM, signal.SIGINT)

@@ -16,6 +16,7 @@ from vhdtool.errors import VhdtoolError
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd.accept import Acceptor, Peer
 from vhdtool.nbd.sockets import listen_unix
+from vhdtool.tapdisk.ending import Ending
 from vhdtool.tapdisk.events import Events, log_status
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.images import DaemonSettings, Refused, errno_of, lock_minor_file
@@ -42,7 +43,7 @@ class Daemon:
 
     def __init__(self, run_dir: Path, guard: bool, host: str, events: Events) -> None:
         self.settings = DaemonSettings(guard, Owner.here(host), events.emit, run_dir)
-        self.ended = threading.Event()
+        self.ended = Ending()
         self.path = run_dir / f"ctl{os.getpid()}"
         self._minors: dict[int, Minor] = {}
         self._lock = threading.Lock()

@@ -1,0 +1,76 @@
+"""The end of a server process: no signal is lost, and none blocks."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from vhdtool.tapdisk.ending import Ending
+
+
+@pytest.fixture
+def ending() -> Iterator[Ending]:
+    one = Ending()
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = [(number, signal.getsignal(number)) for number in numbers]
+    signal.signal(signal.SIGTERM, lambda *_: one.set())
+    # What hangs is ended by this, after which it fails.
+    alarm = threading.Timer(10, one.set)
+    alarm.start()
+    yield one
+    assert alarm.is_alive()
+    alarm.cancel()
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def test_a_signal_that_arrived_before_ends_the_wait(ending: Ending) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    ending.wait()
+    assert ending.is_set()
+
+
+def test_a_signal_just_before_the_wait_blocks_ends_it(
+    ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+
+    def late(fd: int, length: int) -> bytes:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(fd, length)
+
+    monkeypatch.setattr(os, "read", late)
+    ending.wait()
+
+
+def test_another_thread_ends_the_wait(ending: Ending) -> None:
+    thread = threading.Timer(0.05, ending.set)
+    thread.start()
+    ending.wait()
+    thread.join()
+
+
+def test_other_signals_are_handled_and_do_not_end_it(ending: Ending) -> None:
+    seen: list[int] = []
+    signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
+
+    def both() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not seen:
+            threading.Event().wait(0.001)
+        assert not ending.is_set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=both)
+    thread.start()
+    ending.wait()
+    thread.join()
+    assert seen == [signal.SIGUSR1]
+
+
+def test_setting_it_often_never_blocks(ending: Ending) -> None:
+    for _ in range(100_000):
+        ending.set()
+    ending.wait()
