@@ -292,7 +292,7 @@ def _foreign(folder: Path) -> None:
         write_journal(change_journal_path(image), storage, changes)
     image.write_bytes(sound().draw().getvalue())
     with FileStorage(image, writable=True) as storage:
-        end = read_ends(storage).end
+        end = read_ends(storage).footer
         assert end is not None
         footer = replace(end, timestamp=7).pack()
         storage.pwrite(0, footer)

@@ -114,7 +114,10 @@ def test_damaged_input_leaves_no_output(tmp_path: Path) -> None:
         with pytest.raises(CorruptImage), open_chain(tmp_path / "a.vhd") as reader:
             convert(reader, tmp_path / "out", target)
         # Damage that appears only while the copy runs.
-        with open_chain(tmp_path / "a.vhd", names_only=True) as reader, pytest.raises(CorruptImage):
+        with (
+            open_chain(tmp_path / "a.vhd", metadata_only=True) as reader,
+            pytest.raises(CorruptImage),
+        ):
             convert(reader, tmp_path / "out", target)
     assert os.listdir(tmp_path) == ["a.vhd"]
 

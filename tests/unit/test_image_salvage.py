@@ -62,7 +62,7 @@ def test_overlapping_blocks_are_given_up_and_the_others_kept(tmp_path: Path) -> 
     with open_salvage(saved(tmp_path / "a.vhd", image)) as salvage:
         assert salvage.read(0, 4 * MIB) == shown(0, 5)
         assert spans(salvage.lost()) == [(2, 1024), (3, 1024)]
-        assert all("block-overlap" in one.why for one in salvage.lost())
+        assert all("block-overlap" in one.reason for one in salvage.lost())
 
 
 @pytest.mark.parametrize("entry", [0, 0xFFFFFF00, 1_000_000])
@@ -167,7 +167,7 @@ def test_bad_sectors_of_the_storage_are_given_up_alone() -> None:
     salvage = Salvage([DoubtfulLayer(Layer(disk, meta))], None, [])
     lost = [one for one in salvage.data() if isinstance(one, Lost)]
     assert [(one.start, one.length) for one in lost] == [(2 * BLOCK + 40 * SECTOR, 4096)]
-    assert "Input/output error" in lost[0].why
+    assert "Input/output error" in lost[0].reason
 
 
 def test_the_command_copies_and_lists(

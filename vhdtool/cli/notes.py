@@ -50,7 +50,7 @@ def note_orphans(image: str, effect: str) -> None:
     try:
         with FileStorage(image) as storage:
             count = len(check(storage, "unclean", bitmaps=False).orphans)
-            end = read_ends(storage).end
+            end = read_ends(storage).footer
     except VhdtoolError:
         return
     if effect == STAYS and (end is None or not end.valid):

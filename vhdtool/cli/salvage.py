@@ -44,7 +44,7 @@ def report_salvage(
 def lost_line(one: "Lost") -> str:
     """A lost range as a line of text."""
     first = one.start // SECTOR
-    return f"lost: guest sectors {first} to {-(-one.end // SECTOR) - 1}: {one.why}"
+    return f"lost: guest sectors {first} to {-(-one.end // SECTOR) - 1}: {one.reason}"
 
 
 INDEX = "orphans.json"

@@ -47,7 +47,7 @@ class Image:
 
     def _open(self, storage: FileStorage | None, resources: ExitStack) -> None:
         hold = NONE if storage is None else PARENTS
-        reader = self._reader = resources.enter_context(open_chain(self.path, hold=hold))
+        reader = self._reader = resources.enter_context(open_chain(self.path, lock=hold))
         self._target: OpenDisk | None = None
         metadata = reader.layers[0].metadata
         assert metadata is not None

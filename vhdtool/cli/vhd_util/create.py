@@ -33,9 +33,9 @@ def snapshot(options: Options) -> int:
 
     name, raw = options["n"], "m" in options
     limit = parse_number(options.get("l", ""))
-    parent = differencing.parent_facts(options["p"], raw, alone=not limit)
+    parent = differencing.parent_facts(options["p"], raw, without_parents=not limit)
     if "e" not in options and not raw:
-        parent = differencing.nearest_with_data(parent, alone=not limit)
+        parent = differencing.nearest_with_data(parent, without_parents=not limit)
     if limit and parent.depth + 1 > limit:
         text = f"snapshot depth exceeded: current depth: {parent.depth}, limit: {limit}"
         raise CommandFailed(text, errno.ENOSPC)

@@ -52,7 +52,7 @@ def dump(name: str, title: str, show: Number = decimal) -> None:
     try:
         with FileStorage(name) as storage:
             ends = read_ends(storage)
-            footer = ends.best or ends.end or ends.copy
+            footer = ends.best or ends.footer or ends.copy
             if footer is not None:
                 _footer(footer, show)
                 _header(read_header(storage, footer.data_offset), show)

@@ -70,7 +70,7 @@ def _parent(name: str, storage: FileStorage, meta: Metadata, resolved: bool) -> 
 
 def _depth(name: str) -> int:
     try:
-        with open_chain(name, names_only=True) as reader:
+        with open_chain(name, metadata_only=True) as reader:
             print(f"chain depth: {len(reader.layers)}")
     except VhdtoolError as error:
         explain(error)

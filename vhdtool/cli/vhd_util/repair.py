@@ -34,7 +34,7 @@ def close_image(name: str, always: bool = False) -> None:
 
     with claimed(name, LockMode.BENEATH) as storage:
         recover(storage, change_journal_path(name))
-        end = read_ends(storage).end
+        end = read_ends(storage).footer
         if end is not None and end.valid and not always:
             return
         result = plan(storage)

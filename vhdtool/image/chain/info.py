@@ -33,7 +33,7 @@ def info(path: str | os.PathLike[str]) -> dict[str, Any]:
             "creator": creator_name(meta.footer),
             "creator_host": host_name(meta.footer),
             "size_for_qemu": size_for_qemu(meta.footer),
-            "closed": meta.ends.end is not None and meta.ends.end.valid,
+            "closed": meta.ends.footer is not None and meta.ends.footer.valid,
             "footer_killed": meta.ends.killed,
             "footer": {**meta.footer.as_dict(), "reserved_zero": not any(meta.footer.reserved)},
             "header": meta.header.as_dict() if meta.header is not None else None,
@@ -62,7 +62,9 @@ def _chain(name: str, storage: FileStorage, meta: Metadata) -> list[dict[str, An
     from vhdtool.image.chain.open import open_chain
 
     try:
-        with open_chain(nearest, raw=meta.header.parent_uuid == NO_UUID, names_only=True) as reader:
+        with open_chain(
+            nearest, raw=meta.header.parent_uuid == NO_UUID, metadata_only=True
+        ) as reader:
             return [
                 {
                     "image": layer.name,

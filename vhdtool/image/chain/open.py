@@ -27,17 +27,17 @@ class ParentLoop(CorruptImage):
 def open_chain(
     path: str | os.PathLike[str],
     raw: bool = False,
-    alone: bool = False,
-    names_only: bool = False,
-    hold: range = NONE,
+    without_parents: bool = False,
+    metadata_only: bool = False,
+    lock: range = NONE,
 ) -> Reader:
     """Open `path` and its parents for reading, none of which may be damaged.
 
-    `raw`: the file is a raw disk; `alone`: without parents; `names_only`: damaged images are
-    opened, too, and their data must not be read. The layers at the depths of `hold` are locked
-    against writers until they are closed.
-    Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), UncleanImage where
-    a change was interrupted, ImageInUse while a layer to be held has a writer, or StorageError.
+    `raw`: the file is a raw disk; `metadata_only`: damaged images are opened, too, and their data
+    must not be read. The layers at the depths of `lock` are locked against writers until they are
+    closed.
+    Raises NotAVhd, CorruptImage (ParentMissing, ParentMismatch, ParentLoop), UncleanImage where a
+    change was interrupted, ImageInUse while a layer to be locked has a writer, or StorageError.
     """
     layers: list[Layer] = []
     seen: set[tuple[int, int]] = set()
@@ -47,17 +47,17 @@ def open_chain(
             storage = FileStorage(current)
             layers.append(Layer(storage))
             _require_unseen(storage, seen)
-            if len(layers) - 1 in hold:
+            if len(layers) - 1 in lock:
                 # Locked before its metadata is read, so that it cannot change afterwards.
                 share(storage)
             if raw:
                 break
-            if not names_only:
+            if not metadata_only:
                 require_no_journal(current)
-            metadata = read_metadata(storage) if names_only else readable(storage)
+            metadata = read_metadata(storage) if metadata_only else readable(storage)
             layers[-1] = Layer(storage, metadata)
             header = metadata.header
-            if alone or metadata.footer.disk_type != DIFFERENCING or header is None:
+            if without_parents or metadata.footer.disk_type != DIFFERENCING or header is None:
                 break
             if len(layers) >= HARD_LIMIT:
                 raise CorruptImage(f"{path}: more than {HARD_LIMIT} layers")

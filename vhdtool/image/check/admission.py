@@ -111,7 +111,7 @@ def require_closed_fixed(storage: Storage) -> Metadata:
 
     Raises NotAVhd, CorruptImage, or UncleanImage where no valid footer ends it.
     """
-    end = read_ends(storage).end
+    end = read_ends(storage).footer
     if end is None or not end.valid:
         raise UncleanImage(f"{storage.name}: no valid footer at its end; see `vhdtool check`")
     return readable(storage)
@@ -153,7 +153,7 @@ def _plainly_sound(
 
     `used`: BAT entries of the allocated blocks, ascending; `apart`: whether no two blocks overlap.
     """
-    if any(one is not None and one.poisoned for one in (ends.end, ends.copy)):
+    if any(one is not None and one.poisoned for one in (ends.footer, ends.copy)):
         return False
     if not footer.current_size or footer.data_offset % SECTOR or header.max_entries > MAX_ENTRIES:
         return False

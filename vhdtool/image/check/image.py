@@ -76,7 +76,7 @@ def _check_dynamic(
     layout = BlockLayout(header.block_bytes)
     bat = read_bat(storage, header)
     if footer is None:
-        footer = ends.end or ends.copy or Footer(len(bat) * header.block_bytes)
+        footer = ends.footer or ends.copy or Footer(len(bat) * header.block_bytes)
         need = len(bat)
     else:
         need = layout.blocks_for(footer.current_size)
@@ -124,6 +124,6 @@ def _slack(storage: Storage, footer: Footer, mode: str) -> int | None:
 
 
 def _end_sector(ends: Ends) -> int:
-    if ends.end is not None or ends.killed:
-        return ends.end_offset // SECTOR
+    if ends.footer is not None or ends.killed:
+        return ends.footer_offset // SECTOR
     return ends.file_size // SECTOR

@@ -63,9 +63,9 @@ def _batmap_regions(header: Header, batmap: BatmapHeader | None, footer: Footer)
 
 def end_region(ends: Ends) -> list[Region]:
     """The footer at the end, if there is one."""
-    if ends.end is None:
+    if ends.footer is None:
         return []
-    return [Region("the footer", ends.end_offset // SECTOR, pad(ends.file_size) // SECTOR)]
+    return [Region("the footer", ends.footer_offset // SECTOR, pad(ends.file_size) // SECTOR)]
 
 
 def locator_regions(header: Header, file_size: int) -> list[Region]:
@@ -109,8 +109,8 @@ def first_free_sector(
     Orphans are searched only where a whole block fits between data and footer. In an image that
     was not closed they are mostly interrupted allocations, and their space is used again.
     """
-    footer = ends.end_offset // SECTOR
-    closed = ends.end is not None and ends.end.valid
+    footer = ends.footer_offset // SECTOR
+    closed = ends.footer is not None and ends.footer.valid
     device = storage.is_block_device
     if device or not closed or footer - end < layout.total_sectors:
         return end

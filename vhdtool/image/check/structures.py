@@ -19,19 +19,19 @@ from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, NO_OFFSET, SECTOR
 def check_footers(ends: Ends, collector: Collector) -> Footer | None:
     """Check both footers; returns the one to believe, or None where none is valid."""
     best = ends.best
-    for footer in (ends.end, ends.copy):
+    for footer in (ends.footer, ends.copy):
         if footer is not None and footer.poisoned:
             collector.corrupt(
                 "resize-pending",
                 "a resize was interrupted: its journal must be finished or reverted first",
-                offset=ends.end_offset if footer is ends.end else 0,
+                offset=ends.footer_offset if footer is ends.footer else 0,
             )
     if best is None and ends.agreed is not None:
         collector.corrupt(
             "footers-stale",
             "the footer and its copy are equal, but their checksum is wrong: another tool changed "
             "a field and did not update the checksum, and readers refuse the image",
-            offset=ends.end_offset,
+            offset=ends.footer_offset,
         )
         _check_fields(ends.agreed, collector)
         return ends.agreed
@@ -48,7 +48,7 @@ def check_footers(ends: Ends, collector: Collector) -> Footer | None:
 
 def _check_damaged(ends: Ends, collector: Collector) -> None:
     for footer, name, offset in (
-        (ends.end, "the footer at the end", ends.end_offset),
+        (ends.footer, "the footer at the end", ends.footer_offset),
         (ends.copy, "the footer's copy at the start", 0),
     ):
         if footer is not None:
@@ -56,9 +56,9 @@ def _check_damaged(ends: Ends, collector: Collector) -> None:
 
 
 def _check_end(ends: Ends, collector: Collector) -> None:
-    offset = ends.end_offset
-    if ends.end is not None:
-        if not ends.end.valid:
+    offset = ends.footer_offset
+    if ends.footer is not None:
+        if not ends.footer.valid:
             text = "the checksum of the footer at the end is wrong"
             collector.unclean("footer-checksum", text, offset)
     elif ends.killed:
@@ -75,8 +75,8 @@ def _check_copy(ends: Ends, collector: Collector) -> None:
         collector.unclean("footer-copy-missing", "no copy of the footer at the start", 0)
     elif not ends.copy.valid:
         collector.unclean("footer-copy-checksum", "the footer's copy has a wrong checksum", 0)
-    elif ends.end is not None and ends.end.valid and _differ(ends.end, ends.copy):
-        before, after = ends.copy.as_dict(), ends.end.as_dict()
+    elif ends.footer is not None and ends.footer.valid and _differ(ends.footer, ends.copy):
+        before, after = ends.copy.as_dict(), ends.footer.as_dict()
         names = [key for key in before if before[key] != after[key] and key != "checksum"]
         collector.unclean(
             "footers-differ",
@@ -222,7 +222,7 @@ def check_locators(header: Header, file_size: int, collector: Collector) -> None
 
 def check_fixed(ends: Ends, footer: Footer, collector: Collector) -> None:
     """Check that a fixed disk is its data, then the footer, and nothing else."""
-    data = ends.end_offset if ends.end is not None else ends.file_size
+    data = ends.footer_offset if ends.footer is not None else ends.file_size
     if data < footer.current_size:
         collector.corrupt(
             "fixed-too-short",

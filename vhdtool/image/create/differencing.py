@@ -46,15 +46,15 @@ class ParentFacts:
 
 
 def parent_facts(
-    path: str | os.PathLike[str], raw: bool = False, alone: bool = False
+    path: str | os.PathLike[str], raw: bool = False, without_parents: bool = False
 ) -> ParentFacts:
-    """Read the facts about a future parent, and open its own parents unless `alone`.
+    """Read the facts about a future parent, and open its own parents unless `without_parents`.
 
     Raises as `open_chain` does, and ImageInUse while one of them has a writer.
     """
     name = persistent_path(path)
     # Locked against writers: a write to a parent would change what its children show.
-    with open_chain(name, raw, alone, hold=ALL) as reader:
+    with open_chain(name, raw, without_parents, lock=ALL) as reader:
         meta = reader.layers[0].metadata
         uuid = NO_UUID if meta is None else meta.footer.uuid
         if meta is not None and uuid == NO_UUID:
@@ -69,7 +69,7 @@ def _in_chain(path: str | os.PathLike[str], parent: ParentFacts) -> bool:
     if not os.path.exists(path):
         return False
     try:
-        with open_chain(parent.path, parent.uuid == NO_UUID, names_only=True) as reader:
+        with open_chain(parent.path, parent.uuid == NO_UUID, metadata_only=True) as reader:
             names = [layer.name for layer in reader.layers]
     except VhdtoolError:
         # A storage manager may have deactivated the older images meanwhile.
@@ -175,10 +175,10 @@ def snapshot(
     manager does, so that chains do not grow by empty layers. Raises UsageError when the chain
     would have more than `limit` images (0: no limit).
     """
-    given = parent_facts(parent, raw, alone=not limit)
+    given = parent_facts(parent, raw, without_parents=not limit)
     facts = given
     if skip_empty and not raw:
-        facts = nearest_with_data(given, alone=not limit)
+        facts = nearest_with_data(given, without_parents=not limit)
     if limit and facts.depth + 1 > limit:
         raise UsageError(
             f"{os.fspath(parent)}: the chain has {facts.depth} images already, the limit is "
@@ -206,7 +206,7 @@ def _block_bytes(facts: ParentFacts) -> int | None:
         return header.block_bytes if header is not None else None
 
 
-def nearest_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
+def nearest_with_data(facts: ParentFacts, without_parents: bool = False) -> ParentFacts:
     """The first image with a block, from the given one down; empty children are skipped."""
     while True:
         with FileStorage(facts.path) as storage:
@@ -216,6 +216,6 @@ def nearest_with_data(facts: ParentFacts, alone: bool = False) -> ParentFacts:
                 return facts
             below = find_parent(facts.path, storage, meta.header)
             raw = meta.header.parent_uuid == NO_UUID
-        facts = parent_facts(below, raw, alone)
+        facts = parent_facts(below, raw, without_parents)
         if raw:
             return facts

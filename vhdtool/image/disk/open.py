@@ -56,7 +56,7 @@ def open_disk(
 
         raw = header.parent_uuid == NO_UUID
         below = find_parent(path, storage, header)
-        return open_chain(below, raw=raw, hold=ALL if exclusive else NONE)
+        return open_chain(below, raw=raw, lock=ALL if exclusive else NONE)
 
     if policy is None and kind == VHD:
         require_no_journal(path)

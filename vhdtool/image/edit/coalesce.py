@@ -81,7 +81,7 @@ def coalesce(
 @contextmanager
 def _locked_chain(path: str | os.PathLike[str], ancestor: str, depth: int) -> Iterator[Reader]:
     """Open the chain with the layers above the ancestor locked. Raises ImageInUse if it changed."""
-    with open_chain(path, hold=range(depth)) as reader:
+    with open_chain(path, lock=range(depth)) as reader:
         if [layer.name for layer in reader.layers[depth : depth + 1]] != [ancestor]:
             raise ImageInUse(f"{os.fspath(path)}: its parents were changed meanwhile; run it again")
         yield reader
@@ -180,7 +180,7 @@ def fill(
     A differencing image then no longer depends on the data of its parent. Raises UsageError for an
     image without blocks, ImageInUse or ActivationRefused, CorruptImage, or StorageError.
     """
-    with writable_image(path) as storage, open_chain(path, hold=PARENTS) as reader:
+    with writable_image(path) as storage, open_chain(path, lock=PARENTS) as reader:
         meta = reader.layers[0].metadata
         if meta is None or meta.layout is None:
             raise UsageError(f"{os.fspath(path)}: a fixed disk is full already")

@@ -32,7 +32,7 @@ def footer_changes(meta: Metadata, footer: Footer) -> list[Change]:
     changes = []
     if footer.disk_type != FIXED:
         changes.append(Change("write the footer's copy", 0, raw))
-    changes.append(Change("write the footer", meta.ends.end_offset, raw))
+    changes.append(Change("write the footer", meta.ends.footer_offset, raw))
     return changes
 
 
@@ -75,7 +75,7 @@ def modify_parent(
     impossible parent (another disk, the image itself, a child of it, or a larger disk),
     UnsupportedImage when the image is not a differencing image.
     """
-    facts = parent_facts(parent, raw, alone=True)
+    facts = parent_facts(parent, raw, without_parents=True)
     if _leads_to(facts.path, persistent_path(path), raw):
         raise UsageError(f"{os.fspath(path)}: {facts.path} is the image itself or a child of it")
     relink = mode is LockMode.RELINK
@@ -153,7 +153,7 @@ def set_file_size(path: str | os.PathLike[str], size: int) -> None:
 
 def _leads_to(parent: str, image: str, raw: bool) -> bool:
     try:
-        with open_chain(parent, raw, names_only=True) as reader:
+        with open_chain(parent, raw, metadata_only=True) as reader:
             return any(os.path.samefile(layer.name, image) for layer in reader.layers)
     except ParentMissing:
         # A storage manager may have deactivated the older images meanwhile.

@@ -53,7 +53,7 @@ class BlockMover:
             block for _, block in sorted((e, b) for b, e in enumerate(self.bat) if e < sector)
         ]
         if blocks and not self._on_device:
-            if self.meta.ends.end_offset != self.end * SECTOR:
+            if self.meta.ends.footer_offset != self.end * SECTOR:
                 # Remove leaked space at the end, which would become a gap between blocks.
                 self.meta = self._finish()
             # Behind the footer, so that undoing the journal only has to cut the file.
@@ -143,7 +143,9 @@ class BlockMover:
         self.storage.flush()
         self.storage.truncate(end + SECTOR)
         self.storage.flush()
-        ends = replace(self.meta.ends, end=self.meta.footer, end_offset=end, file_size=end + SECTOR)
+        ends = replace(
+            self.meta.ends, footer=self.meta.footer, footer_offset=end, file_size=end + SECTOR
+        )
         return Metadata(
             self.meta.footer, ends, self.header, self.bat, self.meta.batmap, self.meta.layout
         )

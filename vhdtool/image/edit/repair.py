@@ -149,7 +149,7 @@ class _Dynamic:
             result.append(Change("extend the file to the end of the last block", end))
         if copy != raw:
             result.append(Change("write the footer's copy at the start", 0, raw))
-        in_place = self.ends.end is not None and self.ends.end_offset == end
+        in_place = self.ends.footer is not None and self.ends.footer_offset == end
         if not in_place or self.storage.pread(end, SECTOR) != raw:
             result.append(Change("write the footer behind the last block", end, raw))
         if size > end + SECTOR:

@@ -91,7 +91,7 @@ def require_zeros(reader: Reader, start: int) -> None:
 def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]:
     if storage.is_block_device:
         raise UnsupportedImage(f"{storage.name}: a fixed disk on a block device cannot be resized")
-    tail = meta.ends.end_offset - meta.size
+    tail = meta.ends.footer_offset - meta.size
     if tail >= SECTOR:
         raise UncleanImage(
             f"{storage.name}: {tail} bytes lie between the disk's end and the footer; "

@@ -101,7 +101,7 @@ def _footer(ends: Ends) -> dict[str, Any] | None:
     best = ends.best
     if best is None:
         return None
-    return {**best.as_dict(), "place": "end" if best is ends.end else "copy"}
+    return {**best.as_dict(), "place": "end" if best is ends.footer else "copy"}
 
 
 def _usable_header(storage: Storage, ends: Ends) -> Header | None:

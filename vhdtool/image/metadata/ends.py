@@ -17,21 +17,21 @@ HEADER_OFFSET = SECTOR
 class Ends:
     """The footer at the end of a file and the copy at its start, unchecked.
 
-    A footer is None where there is no cookie; it may be invalid. `end_offset` is the byte where
+    A footer is None where there is no cookie; it may be invalid. `footer_offset` is the byte where
     the footer at the end begins (the last 512 bytes when there is none).
     """
 
     file_size: int
-    end: Footer | None
+    footer: Footer | None
     copy: Footer | None
-    end_offset: int
+    footer_offset: int
     killed: bool
     header_seen: bool
 
     @property
     def best(self) -> Footer | None:
         """The valid footer at the end, else the valid copy, else None."""
-        end, copy = self.end, self.copy
+        end, copy = self.footer, self.copy
         if end is None or not end.valid:
             return copy if copy is not None and copy.valid else None
         if end.is_early_tapdisk and copy is not None and copy.valid and copy.hidden != end.hidden:
@@ -46,7 +46,7 @@ class Ends:
         Another tool changed a field in both and did not update the checksum. The returned footer
         has the right checksum.
         """
-        end, copy = self.end, self.copy
+        end, copy = self.footer, self.copy
         if end is None or copy is None or end.valid or end.poisoned or end.disk_type == FIXED:
             return None
         same = end.pack() == copy.pack() and end.checksum == copy.checksum

@@ -76,8 +76,8 @@ class BlockTables:
 
     def closed(self, end: int) -> bool:
         """Whether a valid footer at the end of the file stands behind sector `end`."""
-        footer = self.ends.end
-        return footer is not None and footer.valid and self.ends.end_offset >= end * SECTOR
+        footer = self.ends.footer
+        return footer is not None and footer.valid and self.ends.footer_offset >= end * SECTOR
 
 
 def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
@@ -87,9 +87,9 @@ def read_metadata(storage: Storage, need_end_footer: bool = False) -> Metadata:
     Raises NotAVhd, or CorruptImage where the metadata cannot be used.
     """
     ends = read_ends(storage)
-    footer = ends.end if need_end_footer else ends.best
+    footer = ends.footer if need_end_footer else ends.best
     if footer is None:
-        footer = ends.end or ends.copy
+        footer = ends.footer or ends.copy
         if footer is None or need_end_footer:
             raise damaged(storage.name, "no footer at its end")
     return metadata_with(storage, ends, footer)

@@ -86,17 +86,17 @@ def _metadata(storage: Storage, notes: list[str]) -> Metadata:
     """Read the metadata as `read_metadata` does, without requiring a valid footer."""
     ends = read_ends(storage)
     footer = ends.best or ends.agreed
-    if footer is None and ends.end is not None and ends.end.disk_type == FIXED:
+    if footer is None and ends.footer is not None and ends.footer.disk_type == FIXED:
         # Only the footer has the size of a fixed disk, and it directly follows the data.
         notes.append(f"{storage.name}: its footer is damaged; the disk is all data before it")
-        footer = replace(ends.end, current_size=ends.end_offset)
+        footer = replace(ends.footer, current_size=ends.footer_offset)
     if footer is not None and footer.disk_type == FIXED:
-        if footer.current_size > max(ends.end_offset, MAX_SIZE):
+        if footer.current_size > max(ends.footer_offset, MAX_SIZE):
             text = "its size is impossible; the disk is all data before the footer"
             notes.append(f"{storage.name}: {text}")
-            footer = replace(footer, current_size=ends.end_offset)
+            footer = replace(footer, current_size=ends.footer_offset)
         return Metadata(footer, ends)
-    header = _header(storage, footer or ends.end or ends.copy, notes)
+    header = _header(storage, footer or ends.footer or ends.copy, notes)
     most = max(header.max_entries * header.block_bytes, MAX_SIZE)
     if footer is None or not 0 < footer.current_size <= most:
         notes.append(f"{storage.name}: no footer is valid; the size is the largest of the header")
@@ -128,7 +128,7 @@ def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header
 
 def _footer(ends: Ends, header: Header) -> Footer:
     most = header.max_entries * header.block_bytes
-    hints = [one.current_size for one in (ends.end, ends.copy) if one is not None]
+    hints = [one.current_size for one in (ends.footer, ends.copy) if one is not None]
     size = next((hint for hint in hints if 0 < hint <= most), most)
     is_child = header.parent_uuid != NO_UUID or any(one.used for one in header.locators)
     return Footer(size, DIFFERENCING if is_child else DYNAMIC)
@@ -161,8 +161,8 @@ def _doubtful(
 
 def _disjoint(doubts: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     result: list[tuple[int, int, str]] = []
-    for first, stop, why in sorted(doubts):
+    for first, stop, reason in sorted(doubts):
         start = max(first, result[-1][1]) if result else first
         if start < stop:
-            result.append((start, stop, why))
+            result.append((start, stop, reason))
     return result

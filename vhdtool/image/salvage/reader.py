@@ -24,11 +24,11 @@ _UNREADABLE_STEP = 4096
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Guest bytes that cannot be trusted or read, and why."""
+    """Guest bytes that cannot be trusted or read, and the reason."""
 
     start: int
     length: int
-    why: str
+    reason: str
 
     @property
     def end(self) -> int:
@@ -41,7 +41,7 @@ class Lost:
             "start": self.start,
             "length": self.length,
             "sectors": [first, -(-self.end // SECTOR) - first],
-            "why": self.why,
+            "why": self.reason,
         }
 
 
@@ -56,7 +56,7 @@ class DoubtfulLayer:
         """The parts (start, end, reason) of a range, in order; the reason is None if trusted."""
         index = max(bisect_right(self.doubts, (start, 1 << 70, "")) - 1, 0)
         while start < end and index < len(self.doubts):
-            first, stop, why = self.doubts[index]
+            first, stop, reason = self.doubts[index]
             index += 1
             if stop <= start:
                 continue
@@ -64,7 +64,7 @@ class DoubtfulLayer:
                 break
             if first > start:
                 yield start, first, None
-            yield max(first, start), min(stop, end), why
+            yield max(first, start), min(stop, end), reason
             start = min(stop, end)
         if start < end:
             yield start, end, None
@@ -122,9 +122,9 @@ class Salvage(Closing):
         yield from self._pieces(start, self.size if end is None else min(end, self.size), 0)
 
     def _pieces(self, start: int, end: int, depth: int) -> Iterator[Extent | Lost]:
-        for first, stop, why in self._layers[depth].cut(start, end):
-            if why is not None:
-                yield Lost(first, stop - first, why)
+        for first, stop, reason in self._layers[depth].cut(start, end):
+            if reason is not None:
+                yield Lost(first, stop - first, reason)
             else:
                 yield from self._sound(first, stop, depth)
 
@@ -168,7 +168,7 @@ class Salvage(Closing):
         self, start: int, length: int, piece: Extent, offset: int
     ) -> Iterator[tuple[int, bytes] | Lost]:
         name = self._layers[piece.depth].layer.name
-        why = f"{name}: the file ends before its data does"
+        reason = f"{name}: the file ends before its data does"
         try:
             data = self._layers[piece.depth].layer.storage.pread(offset, length)
         except StorageError as error:
@@ -177,11 +177,11 @@ class Salvage(Closing):
                 yield from self._read(start, half, piece, offset)
                 yield from self._read(start + half, length - half, piece, offset + half)
                 return
-            data, why = b"", str(error)
+            data, reason = b"", str(error)
         if data:
             yield start, data
         if len(data) < length:
-            yield Lost(start + len(data), length - len(data), why)
+            yield Lost(start + len(data), length - len(data), reason)
 
     def read(self, offset: int, length: int) -> bytes:
         """Guest bytes, with zeros for lost ranges; fewer at the end of the disk."""
@@ -233,9 +233,9 @@ def merge_lost(pieces: Iterable[Lost]) -> list[Lost]:
 
 
 def _merged(one: Lost, other: Lost) -> Lost | None:
-    if one.end != other.start or one.why != other.why:
+    if one.end != other.start or one.reason != other.reason:
         return None
-    return Lost(one.start, one.length + other.length, one.why)
+    return Lost(one.start, one.length + other.length, one.reason)
 
 
 def convert_salvaged(
