@@ -9,7 +9,7 @@ import pytest
 from vhdtool.errors import LabError, VhdtoolError
 from vhdtool.image.check.image import check
 from vhdtool.lab.case.image_location import ImageLocation
-from vhdtool.lab.hosts.agent_files import run_command
+from vhdtool.lab.commands import run_command
 from vhdtool.lab.hosts.agent_images import ImageOperations
 from vhdtool.lab.hosts.connection import RemoteError
 from vhdtool.lab.strategies import STRATEGIES

@@ -14,6 +14,8 @@ localhosts/   Two local hosts for the lab: namespaces with an sshd each,
               joined by a bridge
 campaign      All cases of a run: configuration in, `runs/<id>/` out, a line
               of progress for each step
+commands      Short commands on any machine of the lab, with one error for
+              every failure
 config        The configuration of a run: read from JSON, and checked before
               anything is made
 options       The options of a run: names, types, bounds, defaults and help,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vhdtool.errors import LabError
 from vhdtool.image.journal.new_file import new_path
+from vhdtool.lab.commands import run_command
 
 KERNEL = "linux-image-cloud-amd64"
 PACKAGES = (
@@ -112,7 +113,7 @@ def build(out: Path, progress: Callable[[str], None] = print) -> tuple[Path, Pat
 
 def kernel_package() -> str:
     """The versioned kernel package that Debian's metapackage depends on now."""
-    text = run(["apt-cache", "depends", KERNEL])
+    text = _run(["apt-cache", "depends", KERNEL])
     for line in text.splitlines():
         if line.strip().startswith("Depends: linux-image-"):
             return line.split(": ", 1)[1].strip()
@@ -133,7 +134,7 @@ def candidates(names: tuple[str, ...]) -> dict[str, str]:
     """The version of each package that apt would download."""
     found: dict[str, str] = {}
     name = ""
-    for line in run(["apt-cache", "policy", *names]).splitlines():
+    for line in _run(["apt-cache", "policy", *names]).splitlines():
         if not line.startswith(" "):
             name = line.rstrip(":")
         elif "Candidate:" in line:
@@ -159,7 +160,7 @@ def payload() -> dict[str, Path]:
 
 def download(names: tuple[str, ...], scratch: Path) -> list[Path]:
     # apt warns that its sandbox user cannot write to a private directory; that is harmless.
-    run(["apt-get", "download", "-q", *names], cwd=scratch)
+    _run(["apt-get", "download", "-q", *names], cwd=scratch)
     debs = sorted(scratch.glob("*.deb"))
     if len(debs) != len(names):
         raise LabError(f"guest: {len(debs)} of {len(names)} packages arrived in {scratch}")
@@ -251,11 +252,10 @@ def replace(path: Path, data: bytes) -> None:
         Path(part).write_bytes(data)
 
 
-def run(command: list[str], cwd: Path | None = None) -> str:
+def _run(command: list[str], cwd: Path | None = None) -> str:
     if shutil.which(command[0]) is None:
         raise LabError(f"guest: {command[0]} is missing; the guest is built on a Debian system")
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
-        raise LabError(f"guest: `{' '.join(command[:3])} …` failed: {' '.join(last)}")
-    return done.stdout
+    try:
+        return run_command(command, cwd=cwd)
+    except LabError as error:
+        raise LabError(f"guest: `{' '.join(command[:3])} …` failed: {error}") from None

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.lab.hosts.agent_files import FileOperations, run_command
+from vhdtool.lab.commands import run_command
+from vhdtool.lab.hosts.agent_files import FileOperations
 from vhdtool.lab.hosts.agent_holdings import describe_holdings
 from vhdtool.lab.hosts.agent_images import ImageOperations
 

@@ -5,39 +5,14 @@ import fcntl
 import hashlib
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.lab.commands import run_command
 
 COMMAND_TIMEOUT = 60
-
-
-def run_command(
-    argv: Sequence[str], env: dict[str, str] | None = None, highest_status: int = 0
-) -> str:
-    """Run a short command to its end; its standard output.
-
-    Raises VhdtoolError with the last line that it wrote when its exit status is higher.
-    """
-    try:
-        done = subprocess.run(
-            argv,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=COMMAND_TIMEOUT,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise VhdtoolError(f"{argv[0]}: no end within {COMMAND_TIMEOUT} s") from None
-    if not 0 <= done.returncode <= highest_status:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise VhdtoolError(f"{argv[0]}: {' '.join(lines[-1:]) or done.returncode}")
-    return done.stdout
 
 
 class FileOperations:
@@ -111,4 +86,4 @@ class FileOperations:
         return stat.f_bfree * stat.f_frsize
 
     def run(self, argv: list[str], env: dict[str, str] | None = None) -> None:
-        run_command(argv, env)
+        run_command(argv, env=env, timeout=COMMAND_TIMEOUT)

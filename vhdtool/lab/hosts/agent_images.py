@@ -11,7 +11,7 @@ from typing import Any
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.metadata.dump import dump_metadata, dump_qcow2_metadata
-from vhdtool.lab.hosts.agent_files import run_command
+from vhdtool.lab.commands import run_command
 from vhdtool.storage import FileStorage
 from vhdtool.storage.paths import open_storage
 

@@ -14,6 +14,7 @@ PARTS = (
     "image",
     "tapdisk",
     "lab/__init__.py",
+    "lab/commands.py",
     "lab/hosts/__init__.py",
     "lab/hosts/agent.py",
     "lab/hosts/agent_files.py",

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from vhdtool.errors import LabError
+from vhdtool.lab.commands import run_command
 from vhdtool.lab.localhosts.options import HOSTS
 from vhdtool.lab.localhosts.processes import Process, wait_gone
 
@@ -60,15 +61,10 @@ def make_keys(directory: Path) -> None:
         for stale in (directory / name, directory / f"{name}.pub"):
             stale.unlink(missing_ok=True)
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vhdlab", "-f"]
-        done = subprocess.run(
-            [*command, str(directory / name)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise LabError(f"{directory / name}: ssh-keygen failed: {done.stderr.strip()}")
+        try:
+            run_command([*command, str(directory / name)])
+        except LabError as error:
+            raise LabError(f"{directory / name}: {error}") from None
     (directory / "authorized_keys").write_text((directory / f"{CLIENT_KEY}.pub").read_text())
     known = [
         f"{name},{address} " + (directory / f"host_{name}.pub").read_text()

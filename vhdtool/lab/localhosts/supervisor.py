@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+from vhdtool.errors import LabError
+from vhdtool.lab.commands import run_command
 from vhdtool.lab.localhosts import mounts
 
 SSHD = "/usr/sbin/sshd"
@@ -26,12 +28,7 @@ _START_SECONDS = 10.0
 
 def _ip(commands: list[str]) -> None:
     """Run `ip` once for all commands."""
-    text = "\n".join(commands) + "\n"
-    done = subprocess.run(
-        ["ip", "-batch", "-"], input=text, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise OSError(f"ip: {done.stderr.strip() or done.returncode}")
+    run_command(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
 
 
 class Host:
@@ -255,7 +252,7 @@ def main() -> None:
         mounts.make_private()
         _arrange_mounts(config)
         _start_hosts(config)
-    except OSError as error:
+    except (OSError, LabError) as error:
         os.write(ready, f"failed: {error}\n".encode())
         os._exit(1)
     os.write(ready, b"ready\n")
