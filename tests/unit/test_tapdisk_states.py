@@ -21,7 +21,7 @@ from vhdtool.errors import (
 )
 from vhdtool.storage import MemoryStorage, Storage, StorageError
 from vhdtool.tapdisk.access import Access
-from vhdtool.tapdisk.states import TRANSITIONS, Operation, State, markdown
+from vhdtool.tapdisk.states import TRANSITIONS, Operation, ReopenMode, State, markdown
 from vhdtool.vhd.units import KILLED, SECTOR
 
 
@@ -584,6 +584,18 @@ def test_a_lease_that_cannot_be_read_is_an_error_not_a_loss(
             one.put(9, 1)
     assert one.state == "active"
     one.put(9, 1)
+
+
+def test_a_fenced_disk_is_not_reopened_for_a_request(one: Shim) -> None:
+    """As when a request waits for the reopen of another one, which finds the lease lost."""
+    one.attached().open("each")
+    one.read(0, SECTOR)
+    one.claim.fence(LeaseLost("for a test"))
+    events = len(one.events)
+    with pytest.raises(OSError, match="not open"):
+        one.session.reopen(ReopenMode.EACH)
+    assert one.state is State.FENCED
+    assert len(one.events) == events
 
 
 # guard off
