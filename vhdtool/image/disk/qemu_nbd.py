@@ -31,7 +31,7 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-nbd")
 
 
 class QemuNbd:
-    """One image, open until `stop` or `kill`. `storage` is the disk inside it."""
+    """One image, open until `stop` or `kill`."""
 
     def __init__(self, file: FileStorage, *, locked: bool) -> None:
         """`file` may be closed afterwards: qemu-nbd opens it by its descriptor, not by its path.
@@ -57,7 +57,7 @@ class QemuNbd:
             self._socket_fd = os.open(socket_path, os.O_PATH | os.O_CLOEXEC)
             shutil.rmtree(self.folder, ignore_errors=True)
             path_of_fd = Path(f"/proc/self/fd/{self._socket_fd}")
-            self._storage = self.storage = self._connected(child, path_of_fd)
+            self._storage = self._connected(child, path_of_fd)
         except FileNotFoundError as error:
             self._clear()
             raise UnsupportedImage(
@@ -67,6 +67,12 @@ class QemuNbd:
         except BaseException:
             self.kill()
             raise
+
+    @property
+    def storage(self) -> NbdStorage:
+        """The disk inside the image."""
+        assert self._storage is not None
+        return self._storage
 
     def _start(self, socket_path: Path, locked: bool) -> subprocess.Popen[bytes]:
         file = {"driver": "file", "filename": self._file_path()}
