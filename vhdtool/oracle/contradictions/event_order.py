@@ -177,8 +177,8 @@ def _wrong_time(shim: _ShimState, event: Event) -> str | None:
     if shim.last is not None and event.mono < shim.last.mono:
         return f"has a time before that of its line {shim.last.seq}"
     for key in ("began_mono", "read_mono", "last_metadata_mono"):
-        at = event.extra.get(key)
-        if isinstance(at, int | float) and at > event.mono:
+        at = event.number(key) if key in event.extra else None
+        if at is not None and at > event.mono:
             return f"has a time before its `{key}`"
     return None
 
