@@ -182,10 +182,10 @@ class Acceptor:
         peer.socket.close()
         self._hold_back()
 
-    def _warn(self, message: str, *words: object) -> None:
+    def _warn(self, message: str, *arguments: object) -> None:
         if (now := monotonic()) - self._warned >= LOG_EVERY:
             self._warned = now
-            log.warning(message, *words)
+            log.warning(message, *arguments)
 
     # which client is replaced
 

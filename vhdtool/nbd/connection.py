@@ -39,7 +39,7 @@ class Connection:
     def handshake(self) -> bool:
         """Negotiates; True when the client wants the export. Raises WireError.
 
-        Waits as long as it takes: whoever accepted the client ends the connection when it is late.
+        Waits as long as it takes: the accept loop disconnects a client that is late.
         """
         self._stream.sendall(wire.HELLO)
         flags = int.from_bytes(self._received.take(4), "big")

@@ -48,7 +48,7 @@ class NbdServer:
             name="nbd",
             most=most_clients(),
             patience=HANDSHAKE_PATIENCE,
-            # Anybody may connect over TCP, so nobody there can end another's connection.
+            # Over TCP anyone may connect, and must not be able to end another's connection.
             end_idle=unix,
         )
 

@@ -14,7 +14,7 @@ int gate_serves(struct gate *g, int64_t now)
 }
 
 /*
- * Counts first, and then looks: Python sets mode and generation first, and then waits until nobody
+ * Counts before it checks: Python sets mode and generation first, and then waits until nobody
  * is inside. So no request meets an image that is closed, paused or fenced.
  */
 int gate_enter(struct gate *g, uint32_t generation, int64_t now)

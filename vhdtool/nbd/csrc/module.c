@@ -20,7 +20,7 @@ typedef struct {
     struct session *session; /* NULL when closed */
     PyObject *gate;
     Py_buffer inbox, counters, bat, full;
-    /* Outside the session: others look at it, also after the end. */
+    /* Outside the session: other threads read it, also after the end. */
     _Atomic int64_t since[2];
     int busy; /* a thread is in it, without Python's lock */
 } Session;
