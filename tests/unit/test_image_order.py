@@ -30,7 +30,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=300)
 @given(st.lists(PLACE, max_size=40))
 def test_what_is_used(entries: list[int]) -> None:
-    found = order.used_places(pack_bat(array("I", entries), fill=0xFF), len(entries))
+    found = order.used_entries(pack_bat(array("I", entries), fill=0xFF), len(entries))
     assert list(found) == [entry for entry in entries if entry != UNUSED]
 
 
@@ -42,7 +42,7 @@ def test_the_library_was_built() -> None:
 @settings(max_examples=300)
 @given(places=st.lists(PLACE, max_size=40), sectors=st.integers(1, 5000), limit=PLACE)
 def test_in_order(use_c: bool, places: list[int], sectors: int, limit: int) -> None:
-    found, apart = order.in_order(array("I", places), sectors, limit, use_c)
+    found, apart = order.sort_entries(array("I", places), sectors, limit, use_c)
     assert (list(found), apart) == (sorted(places), slowly_apart(sorted(places), sectors))
 
 
@@ -51,7 +51,7 @@ def test_in_order(use_c: bool, places: list[int], sectors: int, limit: int) -> N
 def test_apart(places: list[int], sectors: int, in_order: bool) -> None:
     if in_order:
         places.sort()
-    assert order.apart(array("I", places), sectors) == slowly_apart(places, sectors)
+    assert order.disjoint(array("I", places), sectors) == slowly_apart(places, sectors)
 
 
 @settings(max_examples=100)
@@ -60,10 +60,10 @@ def test_one_sector_too_near_is_seen_wherever_it_is(
     first: int, count: int, data: st.DataObject
 ) -> None:
     places = array("I", [first + 4097 * number for number in range(count)])
-    assert order.apart(places, 4097)
+    assert order.disjoint(places, 4097)
     at = data.draw(st.integers(0, count - 1))
     places[at] += data.draw(st.sampled_from([-1, 1]))
     good = slowly_apart(list(places), 4097)
-    assert order.apart(places, 4097) == good
+    assert order.disjoint(places, 4097) == good
     mixed = array("I", random.Random(at).sample(list(places), count))
-    assert order.in_order(mixed, 4097, max(places)) == (array("I", sorted(places)), good)
+    assert order.sort_entries(mixed, 4097, max(places)) == (array("I", sorted(places)), good)

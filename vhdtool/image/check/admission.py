@@ -23,7 +23,7 @@ from vhdtool.image.check.regions import (
     table_regions,
     used_locators,
 )
-from vhdtool.image.metadata.bat_sort import in_order, used_places
+from vhdtool.image.metadata.bat_sort import sort_entries, used_entries
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.read import (
     BlockTables,
@@ -71,14 +71,14 @@ def _require_sound_tables(storage: Storage, metadata: Metadata) -> Metadata:
     if header is None or layout is None:
         _refuse_damaged(storage, TOLERATED_BY_READERS)
         return metadata
-    used, apart = in_order(
-        used_places(pack_bat(metadata.bat), len(metadata.bat)),
+    used, disjoint = sort_entries(
+        used_entries(pack_bat(metadata.bat), len(metadata.bat)),
         layout.total_sectors,
         metadata.ends.file_size // SECTOR,
     )
     full = unpack_flags(believed_batmap(storage, metadata), len(metadata.bat))
     if UNUSED in compress(metadata.bat, full) or not _plainly_sound(
-        storage, metadata.ends, metadata.footer, header, used, apart
+        storage, metadata.ends, metadata.footer, header, used, disjoint
     ):
         _refuse_damaged(storage, TOLERATED_BY_READERS)
     return metadata
@@ -101,7 +101,7 @@ def require_servable(storage: Storage, tables: BlockTables) -> None:
     Batmap and bitmaps are not compared: a server cannot wait for a million reads.
     """
     if UNUSED in compress(tables.bat, tables.full) or not _plainly_sound(
-        storage, tables.ends, tables.footer, tables.header, tables.used, tables.apart
+        storage, tables.ends, tables.footer, tables.header, tables.used, tables.disjoint
     ):
         _refuse_damaged(storage, TOLERATED_BY_READERS)
 
@@ -147,11 +147,11 @@ def _plainly_sound(
     footer: Footer,
     header: Header,
     used: "array[int]",
-    apart: bool,
+    disjoint: bool,
 ) -> bool:
     """Whether the tables prove that the check finds nothing corrupt, apart from the batmap.
 
-    `used`: BAT entries of the allocated blocks, ascending; `apart`: whether no two blocks overlap.
+    `used`: BAT entries of the allocated blocks, ascending; `disjoint`: no two blocks overlap.
     """
     if any(one is not None and one.poisoned for one in (ends.footer, ends.copy)):
         return False
@@ -159,7 +159,7 @@ def _plainly_sound(
         return False
     layout = BlockLayout(header.block_bytes)
     if used and not (
-        apart and used[0] and _in_file(storage, layout, used[-1], footer.bitmaps_reversed)
+        disjoint and used[0] and _in_file(storage, layout, used[-1], footer.bitmaps_reversed)
     ):
         return False
     batmap = read_batmap_header(storage, header) if batmap_possible(footer) else None
@@ -168,7 +168,7 @@ def _plainly_sound(
         if any(locator_fault(one, ends.file_size) for _, one in used_locators(header)):
             return False
         regions += locator_regions(header, ends.file_size)
-    return _disjoint(regions, used, layout.total_sectors)
+    return _regions_sound(regions, used, layout.total_sectors)
 
 
 def _in_file(storage: Storage, layout: BlockLayout, entry: int, bits_reversed: bool) -> bool:
@@ -181,7 +181,7 @@ def _in_file(storage: Storage, layout: BlockLayout, entry: int, bits_reversed: b
     return in_file >= layout.sectors or (in_file >= 0 and last_set(bitmap) < in_file)
 
 
-def _disjoint(regions: list[Region], used: "array[int]", total: int) -> bool:
+def _regions_sound(regions: list[Region], used: "array[int]", total: int) -> bool:
     """Whether no two regions overlap, and no block overlaps a region that is not soft."""
     ordered = sorted(regions, key=lambda region: region.first)
     if any(one.end > other.first for one, other in pairwise(ordered)):

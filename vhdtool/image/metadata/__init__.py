@@ -1,7 +1,7 @@
 """The metadata of one image: footer, header, BAT and batmap, read, dumped and compared.
 
-bat_sort    Which places a BAT names, and whether they lie apart: a million of
-            them in milliseconds
+bat_sort    Sorts BAT entries and detects overlapping blocks; a million entries
+            take milliseconds
 bounds      Where the metadata and the data of an image end
 diff        Comparison of two metadata dumps: what was lost, and what was added
 dump        The metadata dump of a VHD or qcow2 image: all its metadata as one

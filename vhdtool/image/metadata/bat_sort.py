@@ -1,7 +1,7 @@
-"""Which places a BAT names, and whether they lie apart: a million of them in milliseconds.
+"""Sorts BAT entries and detects overlapping blocks; a million entries take milliseconds.
 
-Python's own loops cost a tenth of a second for each look at the table of 2040 GiB. Here the entries
-of a chunk are the digits of one large number, in base 2**32, and one operation looks at all.
+A Python loop over the BAT of 2040 GiB takes a tenth of a second. Here the entries of a chunk are
+the digits of one large integer, in base 2**32, and one operation processes all of them.
 """
 
 import sys
@@ -13,23 +13,23 @@ from vhdtool.vhd.units import UNUSED
 try:
     from vhdtool.image.metadata import _bat_sort
 except ImportError:
-    # It was not built, or for another machine: the slow way gives the same.
+    # Not built, or built for another machine: the Python code gives the same result.
     _bat_sort = None  # type: ignore[assignment]
 
 compiled = _bat_sort is not None
 """Whether the C module was built."""
 
 CHUNK = 1 << 16
-"""Entries that are looked at together."""
+"""Entries that are processed together."""
 _MOST_SLOTS = 4
-"""For each place; more of them would cost more than sorting."""
+"""Slots per entry up to which a slot table is faster than sorting."""
 _NONE = UNUSED.to_bytes(4, "big")
 
 
-def used_places(raw: bytes | bytearray, entries: int) -> "array[int]":
-    """The first `entries` big-endian entries without those that are unused, in their order.
+def used_entries(raw: bytes | bytearray, entries: int) -> "array[int]":
+    """The used ones of the first `entries` entries of a BAT in file order, unsorted.
 
-    >>> list(used_places(bytes.fromhex("00000005ffffffff00000003"), 3))
+    >>> list(used_entries(bytes.fromhex("00000005ffffffff00000003"), 3))
     [5, 3]
     """
     used = bytearray()
@@ -52,78 +52,78 @@ def _used(chunk: bytes) -> bytes:
     if not unused:
         return chunk
     if unused == maybe:
-        # No used entry begins with 0xFF. A run of that may begin in the entry before; then it is
-        # the same which bytes of it go.
+        # No used entry begins with 0xFF. A run of these bytes may begin at the end of the entry
+        # before; the result is the same whichever four bytes of the run are removed.
         return chunk.replace(_NONE, b"")
-    kept = array("I", filter(UNUSED.__ne__, unpack_bat(chunk, len(highest))))
-    return pack_bat(kept)[: 4 * len(kept)]
+    used = array("I", filter(UNUSED.__ne__, unpack_bat(chunk, len(highest))))
+    return pack_bat(used)[: 4 * len(used)]
 
 
-def in_order(
-    places: "array[int]", sectors: int, limit: int, use_c: bool = compiled
+def sort_entries(
+    entries: "array[int]", sectors: int, limit: int, use_c: bool = compiled
 ) -> tuple["array[int]", bool]:
-    """(the places in rising order, whether they lie apart by at least so many sectors).
+    """(entries in ascending order, whether no two blocks of `sectors` sectors overlap).
 
-    It is quick for those that do and are below `limit`, in whatever order they come.
+    `limit`: an upper bound of valid entries; it affects the speed only.
     """
-    if apart(places, sectors):
-        return places, True
+    if disjoint(entries, sectors):
+        return entries, True
     if use_c:
-        ordered = array("I", places)
+        ordered = array("I", entries)
         _bat_sort.sort(ordered)
-        return ordered, apart(ordered, sectors)
-    return _slowly_in_order(places, sectors, limit)
+        return ordered, disjoint(ordered, sectors)
+    return _sort_in_python(entries, sectors, limit)
 
 
-def _slowly_in_order(places: "array[int]", sectors: int, limit: int) -> tuple["array[int]", bool]:
+def _sort_in_python(entries: "array[int]", sectors: int, limit: int) -> tuple["array[int]", bool]:
     shift = sectors.bit_length() - 1
     slots = (limit >> shift) + 1
-    if slots <= _MOST_SLOTS * len(places):
-        # Two places in one slot would overlap, so a slot for each sorts them. A shift takes half
-        # the time of a division.
+    if slots <= _MOST_SLOTS * len(entries):
+        # Two blocks that share a slot overlap; otherwise the slots have the entries in order. A
+        # shift takes half the time of a division.
         table = empty_bat(slots)
         try:
-            for place in places:
-                table[place >> shift] = place
+            for entry in entries:
+                table[entry >> shift] = entry
         except IndexError:
             pass
         else:
-            found = used_places(pack_bat(table), slots)
-            if len(found) == len(places):
-                return found, apart(found, sectors)
-    ordered = array("I", sorted(places))
-    return ordered, apart(ordered, sectors)
+            ordered = used_entries(pack_bat(table), slots)
+            if len(ordered) == len(entries):
+                return ordered, disjoint(ordered, sectors)
+    ordered = array("I", sorted(entries))
+    return ordered, disjoint(ordered, sectors)
 
 
-def apart(places: "array[int]", sectors: int) -> bool:
-    """Whether they rise by at least so many sectors each.
+def disjoint(entries: "array[int]", sectors: int) -> bool:
+    """Whether each entry is at least `sectors` larger than the one before.
 
-    >>> apart(array("I", [1, 5, 9]), 4), apart(array("I", [1, 5, 8]), 4)
+    >>> disjoint(array("I", [1, 5, 9]), 4), disjoint(array("I", [1, 5, 8]), 4)
     (True, False)
     """
     return all(
-        _apart(places[first : first + CHUNK + 1], sectors)
-        for first in range(0, len(places) - 1, CHUNK)
+        _chunk_disjoint(entries[first : first + CHUNK + 1], sectors)
+        for first in range(0, len(entries) - 1, CHUNK)
     )
 
 
-def _apart(places: "array[int]", sectors: int) -> bool:
-    raw = _little(places)
-    count = len(places) - 1
+def _chunk_disjoint(entries: "array[int]", sectors: int) -> bool:
+    raw = _little_endian(entries)
+    count = len(entries) - 1
     low, high = int.from_bytes(raw[:-4], "little"), int.from_bytes(raw[4:], "little")
     ones = int.from_bytes(b"\1\0\0\0" * count, "little")
     add = sectors * ones
     least = low + add
-    # What a digit takes from the next one, or gives to it, shows in the lowest bit of that.
+    # A carry into a digit, or a borrow from it, shows in the lowest bit of that digit.
     lowest = ones << 32
     if (low ^ add ^ least) & lowest or high < least:
         return False
     return not (high ^ least ^ (high - least)) & lowest
 
 
-def _little(places: "array[int]") -> bytes:
+def _little_endian(entries: "array[int]") -> bytes:
     if sys.byteorder == "little":
-        return places.tobytes()
-    swapped = array("I", places)
+        return entries.tobytes()
+    swapped = array("I", entries)
     swapped.byteswap()
     return swapped.tobytes()

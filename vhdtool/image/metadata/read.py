@@ -4,7 +4,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from vhdtool.errors import UnsupportedImage, damaged
-from vhdtool.image.metadata.bat_sort import in_order, used_places
+from vhdtool.image.metadata.bat_sort import sort_entries, used_entries
 from vhdtool.image.metadata.bounds import end_of_headers
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.storage import Storage
@@ -54,7 +54,7 @@ class BlockTables:
     bat: "array[int]"
     used: "array[int]"
     """The BAT entries of allocated blocks, in rising order."""
-    apart: bool
+    disjoint: bool
     """Whether no two allocated blocks overlap."""
     raw_bat: bytearray
     """The BAT as it is in the file, padding included."""
@@ -132,11 +132,11 @@ def read_block_tables(storage: Storage) -> BlockTables:
     else:
         believed = _checksum_fits(bits, footer, batmap)
         full = unpack_flags(bits, len(bat)) if believed else bytearray(len(bat))
-    file_size = ends.file_size
-    used, apart = in_order(used_places(raw, len(bat)), layout.total_sectors, file_size // SECTOR)
+    file_size, entries = ends.file_size, used_entries(raw, len(bat))
+    used, disjoint = sort_entries(entries, layout.total_sectors, file_size // SECTOR)
     end = end_of_headers(footer, header, batmap, file_size)
     return BlockTables(
-        footer, header, layout, bat, used, apart, bytearray(raw), batmap, believed, full, end,
+        footer, header, layout, bat, used, disjoint, bytearray(raw), batmap, believed, full, end,
         file_size, ends,
     )  # fmt: skip
 
