@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 FACTS = Path(__file__).parent / "facts"
@@ -74,9 +75,7 @@ class Scene:
 
     def _settle(self) -> None:
         """A tapdisk without a minor ends, soon after it has answered."""
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline and any(self._leaving(p) for p in self._sockets()):
-            time.sleep(0.02)
+        wait_for(lambda: not any(self._leaving(p) for p in self._sockets()))
 
     def _leaving(self, pid: str) -> bool:
         _, out, _ = self.run(["list", "-p", pid], b"")

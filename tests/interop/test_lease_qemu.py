@@ -3,7 +3,6 @@
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 import vhdtool
 from tests.support.shim_process import ShimProcess, run, serving
+from tests.support.waiting import wait_for
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import StorageError
@@ -33,11 +33,7 @@ def qemu_nbd(image: Path, *options: str) -> Iterator[int]:
     words = ["qemu-nbd", "-f", "vpc", "--persistent", "--shared=0", f"--socket={place}", *options]
     with subprocess.Popen([*words, str(image)]) as process:
         try:
-            deadline = time.monotonic() + 20
-            while not place.exists():
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_for(place.exists, 20, process=process)
             # It listens before it has the image.
             run("nbdinfo", "--size", f"nbd+unix:///?socket={place}")
             yield process.pid

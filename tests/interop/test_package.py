@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import sysconfig
-import time
 import venv
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAN = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
@@ -88,9 +89,7 @@ def test_an_installed_wheel_serves_an_image(installed: Path, tmp_path: Path) -> 
         [installed / "vhdtool", "serve", "disk.vhd", "--socket", socket], cwd=tmp_path, env=CLEAN
     ) as server:
         try:
-            deadline = time.monotonic() + 20
-            while not socket.exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
+            wait_for(socket.exists, 20, process=server)
             uri = f"nbd+unix:///?socket={socket}"
             assert "67108864" in run("nbdinfo", "--size", uri, cwd=tmp_path)
             run("qemu-io", "-f", "raw", "-c", "write -P 7 1M 64k", uri, cwd=tmp_path)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.interop.test_shim_serve import qemu_io, served
 from tests.support.shim_process import MIB, run
+from tests.support.waiting import wait_for
 from vhdtool.cli import qemu_img
 from vhdtool.cli.main import run as vhdtool
 from vhdtool.image.create.differencing import snapshot
@@ -35,9 +35,7 @@ def qemu_nbd(image: Path) -> Iterator[str]:
     ]
     process = subprocess.Popen(words)
     try:
-        deadline = time.monotonic() + 20
-        while not place.exists() and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
+        wait_for(place.exists, 20, process=process)
         yield f"nbd+unix:///?socket={place}"
     finally:
         process.kill()

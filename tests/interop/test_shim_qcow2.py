@@ -11,6 +11,7 @@ import pytest
 
 from tests.interop.test_shim_serve import qemu_io, refused, served
 from tests.support.shim_process import MIB, ShimProcess, run
+from tests.support.waiting import wait_for
 from vhdtool.errors import CorruptImage, UnsupportedImage
 from vhdtool.image.create.empty import create_dynamic, create_fixed
 from vhdtool.image.disk.open import kind_of
@@ -143,10 +144,7 @@ def test_a_killed_shim_ends_qemu_and_keeps_flushed_data(image: Path, tmp_path: P
         (child,) = children(shim.process.pid)
         shim.process.kill()
         shim.process.wait()
-        deadline = time.monotonic() + 10
-        while child in run("ps", "-eo", "args="):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: child not in run("ps", "-eo", "args="))
     qemu_io_file(image, "read -P 5 3M 64k")
     sound_or_leaks = subprocess.run(["qemu-img", "check", str(image)], check=False).returncode
     assert sound_or_leaks in (0, 3)

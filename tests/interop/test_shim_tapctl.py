@@ -6,13 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.shim_process import MIB, ROOT, run, wait_tapdisk_gone
+from tests.support.waiting import wait_for
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic
@@ -144,10 +144,7 @@ def test_a_create_that_fails_leaves_nothing(taps: Taps, tmp_path: Path, image: P
     taps("create", "-a", f"vhd:{image}", "-s", "-2", "nbd:x", code=38)
     (tmp_path / "none.vhd").write_bytes(bytes(4096))
     taps("create", "-a", f"vhd:{tmp_path}/none.vhd", code=22)
-    deadline = time.monotonic() + 10
-    while taps.lines() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert taps.lines() == []
+    wait_for(lambda: taps.lines() == [])
 
 
 def test_an_encrypted_image_is_refused_not_shown_as_noise(taps: Taps, image: Path) -> None:

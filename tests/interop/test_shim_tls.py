@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.shim_process import MIB, Served, run, serving
+from tests.support.waiting import wait_for
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.nbd import protocol as wire
@@ -119,9 +119,7 @@ def qemu_io(creds: str, uri: str, *commands: str) -> None:
 
 def one_line(served: Served, told: str, already: int = 0) -> None:
     """The server is still there, and has said why, once."""
-    deadline = time.monotonic() + 10
-    while len(served.log()) == already and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(served.log()) > already, failure="the log has nothing new")
     assert served.process.poll() is None
     (line,) = served.log()[already:]
     assert told in line
@@ -263,10 +261,7 @@ def test_a_server_that_ends_takes_clients_with_it_that_use_tls(
             ["qemu-io", "--object", creds, "--image-opts", where, *writes],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 20
-        while image.stat().st_size < 2 * MIB:
-            assert time.monotonic() < deadline, "the client did not write"
-            time.sleep(0.01)
+        wait_for(lambda: image.stat().st_size >= 2 * MIB, 20, failure="the client did not write")
     client.kill()
     client.wait()
     with FileStorage(image) as storage:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.support.nbd_raw import Client
 from tests.support.shim_process import MIB, run, serving
+from tests.support.waiting import wait_for
 from vhdtool.image.check.image import check
 from vhdtool.image.create.differencing import snapshot
 from vhdtool.image.create.empty import create_dynamic, create_fixed
@@ -149,10 +149,7 @@ def test_a_cache_request_fills_the_page_cache(tmp_path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     with serving(image, "--socket", str(where), "--cached"), closing(Client(where)) as client:
         assert client.ask(wire.CMD_CACHE, 0, 24 * MIB) == (0, b"")
-        deadline = time.monotonic() + 10
-        while resident(image) < 23 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert resident(image) >= 23
+        wait_for(lambda: resident(image) >= 23)
     with serving(image, "--socket", str(where)), closing(Client(where)) as client:
         assert client.ask(wire.CMD_CACHE, 0, 24 * MIB) == (0, b"")
         assert client.read(0, 512) == bytes([7]) * 512

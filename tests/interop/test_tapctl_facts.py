@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from tests.interop.tapctl_facts import (
     whole,
 )
 from tests.support.shim_process import ROOT
+from tests.support.waiting import wait_for
 from vhdtool.cli import tap_ctl
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.tapctl.change_log import HEADER
@@ -192,8 +192,7 @@ def test_a_disk_goes_on_without_its_lost_nbd_mirror(ours: Run, run_dir: Path, im
         ["qemu-nbd", "-f", "raw", "--persistent", "--shared=0", f"--socket={place}", copy]
     )
     try:
-        while not place.exists():
-            time.sleep(0.01)
+        wait_for(place.exists, process=server)
         scene = Scene(ours, run_dir, images)
         uri = opened(scene, "-2", f"nbd:{place}")
         qemu_io("raw", uri, "write -P 5 3M 64k", "flush")

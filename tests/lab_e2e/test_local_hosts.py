@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.support.footprint import networks_of, remains
+from tests.support.waiting import wait_for
 from vhdtool.errors import LabError, UsageError
 from vhdtool.lab.localhosts import processes as procs
 from vhdtool.lab.localhosts.control import LocalHosts
@@ -122,8 +123,7 @@ def test_a_stale_lab_is_recognised_said_and_replaced(lab, options, ssh, said, vi
     lab.up(options)
     networks = networks_of(lab)
     victim_of(lab, victim).kill()
-    time.sleep(0.1)
-    assert lab.status().state == "stale"
+    wait_for(lambda: lab.status().state == "stale")
     assert lab.up(options) is True
     assert len(said) == 1
     assert said[0].startswith("found a stale lab of an earlier run")
@@ -197,8 +197,7 @@ def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options) -> None
         subprocess.Popen(["sleep", "1000"], env=mark) as left,
         subprocess.Popen(["sleep", "1000"]) as stranger,
     ):
-        while not procs.marked("VHDLAB_RUN=killed-run"):
-            time.sleep(0.01)
+        wait_for(lambda: procs.marked("VHDLAB_RUN=killed-run"))
         lab.down()
         assert left.wait(5) == -signal.SIGKILL
         assert stranger.poll() is None

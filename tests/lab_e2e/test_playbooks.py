@@ -7,7 +7,6 @@ sshd hosts and does not have the role local_hosts make them. beta is reached thr
 import json
 import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.lab_e2e.conftest import BIN, ROOT
 from tests.support.sudo_user import PYTHON, sudo_user
+from tests.support.waiting import wait_for
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
@@ -275,8 +275,7 @@ def test_a_migration_port_in_use_is_said_before_the_run(play, machines) -> None:
     ssh = ["ssh", "-F", config, "-o", "ControlPath=none", "beta"]
     with subprocess.Popen([*ssh, "exec nc -l 198.18.0.12 49777"], stdin=subprocess.PIPE) as other:
         until = ["ssh", "-F", config, "beta", "ss -Hltn sport = :49777 | grep -q LISTEN"]
-        while subprocess.run(until, check=False).returncode:
-            time.sleep(0.05)
+        wait_for(lambda: subprocess.run(until, check=False).returncode == 0, 20, process=other)
         done = play("migrate", migration_port=49777)
         other.kill()
     assert done.returncode != 0

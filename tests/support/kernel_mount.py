@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.shim_process import run
+from tests.support.waiting import wait_for
 
 
 class Mount:
@@ -22,10 +22,11 @@ class Mount:
             ["unshare", "--mount", "--propagation", "private", "sleep", "1000"]
         )
         outside = os.readlink("/proc/self/ns/mnt")
-        deadline = time.monotonic() + 10
-        while os.readlink(f"/proc/{self._keeper.pid}/ns/mnt") == outside:
-            assert time.monotonic() < deadline, "no mount namespace"
-            time.sleep(0.001)
+        wait_for(
+            lambda: os.readlink(f"/proc/{self._keeper.pid}/ns/mnt") != outside,
+            failure="there was no mount namespace",
+            interval=0.001,
+        )
 
     @property
     def seen(self) -> Path:

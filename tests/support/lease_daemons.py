@@ -4,10 +4,11 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 
@@ -30,11 +31,12 @@ class Sanlock:
             self.process = subprocess.Popen(
                 words, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 10
-        while not (folder / "sanlock.sock").exists():
-            assert self.process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, "sanlock's daemon did not come"
-            time.sleep(0.01)
+        wait_for(
+            (folder / "sanlock.sock").exists,
+            failure="sanlock's daemon did not start",
+            process=self.process,
+            log=folder / "log",
+        )
 
     def client(self, *words: str) -> "subprocess.Popen[str]":
         """A command of `sanlock client`, started."""
@@ -104,11 +106,12 @@ class Target:
         words = ["tgtd", "-f", "-C", "1", "--iscsi", f"portal=127.0.0.1:{self.port}"]
         with open(self._log, "wb") as log:
             self.process = subprocess.Popen(words, env=self.env, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
-        while self._admin("--mode", "sys", "--op", "show").returncode:
-            assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, "tgtd did not come"
-            time.sleep(0.01)
+        wait_for(
+            lambda: self._admin("--mode", "sys", "--op", "show").returncode == 0,
+            failure="tgtd did not start",
+            process=self.process,
+            log=self._log,
+        )
         self.backing.touch()
         os.truncate(self.backing, size)
         for text in (

@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.waiting import wait_for
 from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.storage import FileStorage
@@ -43,16 +43,22 @@ class ShimProcess:
             )
         self._client = socket.socket(socket.AF_UNIX)
         self._client.settimeout(30)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self._client.connect(str(self.control))
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                assert self.process.poll() is None, self.log()
-                assert time.monotonic() < deadline, "the control socket did not come"
-                time.sleep(0.005)
+        wait_for(
+            self._connects,
+            20,
+            failure="the control socket did not come",
+            process=self.process,
+            log=folder / "log",
+            interval=0.005,
+        )
         self._lines = self._client.makefile("rwb", buffering=0)
+
+    def _connects(self) -> bool:
+        try:
+            self._client.connect(str(self.control))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
     def do(self, op: str, **more: Any) -> dict[str, Any]:
         """One control operation. Raises ConnectionError when the process dies of it."""
@@ -157,7 +163,5 @@ def serving(
 
 def wait_tapdisk_gone(run_dir: Path, pid: str) -> None:
     """Waits until a tapdisk has removed its control socket."""
-    deadline = time.monotonic() + 10
-    while (run_dir / f"ctl{pid}").exists():
-        assert time.monotonic() < deadline, f"tapdisk {pid} has not ended"
-        time.sleep(0.01)
+    control = run_dir / f"ctl{pid}"
+    wait_for(lambda: not control.exists(), failure=f"tapdisk {pid} has not ended")

@@ -1,12 +1,13 @@
 """Other programs that read and write VHDs. A missing one is a failure: `make setup` installs it."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dissect.hypervisor.disk.vhd import VHD
+
+from tests.support.waiting import wait_for
 
 
 def run(*command: str | Path) -> str:
@@ -65,10 +66,7 @@ def mounted(path: Path, where: Path) -> Iterator[Path]:
     )
     try:
         raw = where / "vhdi1"
-        end = time.monotonic() + 10
-        while not raw.exists():
-            assert time.monotonic() < end, f"vhdimount {path} showed nothing for 10 s"
-            time.sleep(0.02)
+        wait_for(raw.exists, failure=f"vhdimount {path} showed nothing")
         yield where
     finally:
         subprocess.run(["umount", str(where)], check=False, capture_output=True)

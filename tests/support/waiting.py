@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,15 +15,20 @@ def wait_for(
     *,
     failure: str = "the condition did not become true",
     process: "subprocess.Popen[bytes] | subprocess.Popen[str] | None" = None,
+    log: Path | None = None,
     interval: float = 0.01,
 ) -> T:
     """Return the first true value of `condition`; fail when none comes within `seconds`.
 
-    With `process`, fail as soon as that has ended.
+    With `process`, fail as soon as that has ended. The failure shows the text of `log`.
     """
+
+    def why(what: str) -> str:
+        return "\n".join([f"{failure}: {what}", *([log.read_text()] if log else [])])
+
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert process is None or process.poll() is None, f"{failure}: the process has ended"
-        assert time.monotonic() < deadline, f"{failure} within {seconds:g} s"
+        assert process is None or process.poll() is None, why("the process has ended")
+        assert time.monotonic() < deadline, why(f"{seconds:g} s are over")
         time.sleep(interval)
     return value

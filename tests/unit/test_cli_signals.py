@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_for
 from vhdtool.cli.main import run
 from vhdtool.cli.signals import clean_up_on_signals, uninterrupted
 from vhdtool.image.create.empty import create_dynamic, create_fixed
@@ -223,9 +223,7 @@ def test_a_signal_during_qemus_conversion_ends_the_child_too(
         },
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + PATIENCE
-    while not pid_file.exists() and time.monotonic() < deadline and child.poll() is None:
-        time.sleep(0.01)
+    wait_for(pid_file.exists, PATIENCE, process=child)
     grandchild = int(pid_file.read_text())
     child.send_signal(number)
     _, said = child.communicate(timeout=PATIENCE)

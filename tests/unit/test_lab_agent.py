@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,10 +75,7 @@ def running(pid: int) -> bool:
 
 
 def wait_gone(pid: int) -> None:
-    deadline = time.monotonic() + 5
-    while running(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not running(pid)
+    wait_for(lambda: not running(pid), failure=f"process {pid} did not end")
 
 
 def test_an_unknown_operation_is_answered_and_not_fatal(peer: Peer) -> None:
@@ -95,7 +93,8 @@ def test_a_process_ends_with_the_channel(peer: Peer, tmp_path: Path) -> None:
 
 def test_a_process_ends_when_the_agent_is_killed(peer: Peer, tmp_path: Path) -> None:
     pid = peer.ok("spawn", argv=["sleep", "60"], log=str(tmp_path / "log"))
-    time.sleep(0.2)  # until setpriv has set the death signal
+    # setpriv sets the death signal, then becomes the command.
+    wait_for(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n")
     peer.process.kill()
     wait_gone(pid)
 

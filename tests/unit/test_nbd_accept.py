@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.nbd_raw import Client
+from tests.support.waiting import wait_for
 from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -85,13 +86,6 @@ def is_ended(one: socket.socket) -> bool:
         return True
 
 
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline, "it does not come true"
-        time.sleep(0.01)
-
-
 def test_silent_clients_give_way_first_the_oldest(place: Path) -> None:
     settled = Client(place)
     silents = [silent(place) for _ in range(MOST - 1)]
@@ -119,7 +113,7 @@ def test_nobody_gives_way_who_waits_for_an_answer(place: Path, backend: Zeros) -
     backend.hold.clear()
     for one in clients:
         one.send(wire.CMD_READ, 0, 512)
-    until(lambda: backend.reads == MOST)
+    wait_for(lambda: backend.reads == MOST)
     with pytest.raises((EOFError, ConnectionError)):
         Client(place)
     backend.hold.set()
@@ -404,7 +398,7 @@ def test_a_scraper_that_goes_leaves_no_traceback(
         # A reset, not an orderly end.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.close()
-    until(lambda: not metrics.clients)
+    wait_for(lambda: not metrics.clients)
     assert capfd.readouterr().err == ""
     assert caplog.text == ""
 

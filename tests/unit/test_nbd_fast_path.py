@@ -22,6 +22,7 @@ import pytest
 from tests.support.fast_path_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread
+from tests.support.waiting import wait_for
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW
@@ -219,11 +220,7 @@ def test_a_client_that_goes_in_the_middle_leaves_nothing_behind(rig: Rig) -> Non
             client.send(wire.CMD_READ, 0, 65536)
         client.socket.sendall(half)
         client.socket.close()
-    for _ in range(200):
-        if not rig.disk.status()["clients"]:
-            break
-        time.sleep(0.02)
-    assert rig.disk.status()["clients"] == 0
+    wait_for(lambda: rig.disk.status()["clients"] == 0)
     assert rig.disk.router.fast_path_gate.inside() == 0
     rig.disk.pause()
 
@@ -283,10 +280,7 @@ def test_many_clients_leave_no_descriptors_and_no_queues(rig: Rig) -> None:
         client = rig.client()
         assert client.read(0, 512) == b"w" * 512
         client.close()
-    for _ in range(200):
-        if not rig.disk.status()["clients"]:
-            break
-        time.sleep(0.02)
+    wait_for(lambda: rig.disk.status()["clients"] == 0)
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
@@ -312,10 +306,7 @@ def test_an_idle_client_gives_the_memory_of_large_requests_back(rig: Rig) -> Non
     left = 30 * (16 + BLOCK)
     while left:
         left -= len(client.socket.recv(1 << 16))
-    deadline = time.monotonic() + 10
-    while resident() - before > most and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert resident() - before <= most
+    wait_for(lambda: resident() - before <= most)
     assert rig.disk.status()["clients"] == 1
     client.close()
 

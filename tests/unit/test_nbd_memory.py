@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.fast_path_rig import BLOCK, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
+from tests.support.waiting import wait_for
 from vhdtool.nbd import accept, buffers, fast_path, plain_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -259,10 +260,7 @@ def test_a_client_lost_in_a_large_write_leaves_a_whole_image(rig: Rig) -> None:
     client = rig.client()
     client.socket.sendall(head(wire.CMD_WRITE, 8 * MIB) + b"p" * (3 * MIB))
     client.socket.close()
-    for _ in range(200):
-        if not rig.disk.status()["clients"]:
-            break
-        time.sleep(0.02)
+    wait_for(lambda: rig.disk.status()["clients"] == 0)
     content = rig.content()
     assert set(content[3 * MIB :]) == {0}
     assert content[:MIB] == b"p" * MIB

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread
+from tests.support.waiting import wait_for
 from vhdtool.errors import StateError, VhdtoolError
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -346,8 +347,7 @@ def test_a_client_that_never_chooses_an_export_is_dropped(
     thread.join(10)
     assert said
     one.close()
-    # The patience was for the handshake: who has chosen may be silent.
-    time.sleep(0.1)
+    # The patience is for the handshake. This client connected first and has chosen an export.
     assert settled.read(0, 512) == bytes(512)
     settled.close()
     server.stop()
@@ -360,6 +360,7 @@ def say_again_and_again(one: socket.socket, more: bytes) -> int:
             one.sendall(more)
         except OSError:
             return number
+        # A slow client: the deadline ends it, not what it sends.
         time.sleep(0.01)
     raise AssertionError("nobody ended it")
 
@@ -440,10 +441,7 @@ def test_a_thousand_connects_leave_nothing_behind(server: NbdServer) -> None:
         if n % 2:
             one.sendall(b"\0\0\0\3")
         one.close()
-    deadline = time.monotonic() + 60
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert threading.active_count() <= before
+    wait_for(lambda: threading.active_count() <= before, 60)
     assert not server.clients
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.locked_memory import LockServer
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
+from tests.support.waiting import wait_for
 from vhdtool.errors import ActivationRefused, VhdtoolError
 from vhdtool.storage import MemoryStorage
 from vhdtool.tapdisk.claim import LEASE_CHECK
@@ -237,8 +238,7 @@ def test_a_lost_lock_fences_requests_in_flight_too(seed: int, mode: str, tmp_pat
     server.cut()
     # It is in the kernel of the old host, and will be sent once the network is back.
     thread, outcome = in_thread(lambda: source.write(0, memoryview(b"?" * BLOCK)))
-    while not source.requests_inside:
-        time.sleep(0.001)
+    wait_for(lambda: source.requests_inside)
     server.expire()
     pair.destination.attached().activate(force_epoch=source.status()["epoch"])
     pair.writes(pair.destination)
@@ -279,6 +279,7 @@ def test_a_look_at_the_lease_counts_from_its_beginning(tmp_path: Path) -> None:
 
     def slow() -> None:
         looks.append(1)
+        # What is tested is that the time of the answer does not count.
         time.sleep(LEASE_CHECK * 1.1)
 
     lease.check = slow  # type: ignore[method-assign]
