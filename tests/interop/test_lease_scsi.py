@@ -182,7 +182,7 @@ def test_a_target_that_is_killed_fences(target: Target, tmp_path: Path, size: in
     target.kill()
     with pytest.raises((OSError, StorageError), match="the session is lost"):
         shim.write(8 * MIB, memoryview(bytes(512)))
-    time.sleep(LEASE_CHECK)
+    time.sleep(LEASE_CHECK)  # The next request checks the lease.
     with pytest.raises(OSError, match="the session is lost"):
         shim.read(0, 512)
     assert shim.state == "fenced"

@@ -9,13 +9,13 @@ import random
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.shim_process import MIB, ShimProcess, run
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -153,14 +153,14 @@ def test_a_client_can_go_on_over_a_pause_and_a_switch(shim: ShimProcess) -> None
     shim.do("pause")
     words = ["qemu-io", "-f", "raw", shim.uri, "-c", "read -P 3 0 1M", "-c", "write -P 4 0 64k"]
     waiting = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    time.sleep(0.2)
+    wait_for(lambda: shim.do("status")["waiting"], process=waiting)
     assert waiting.poll() is None
     shim.do("unpause")
     out = waiting.communicate(timeout=20)[0]
     assert b"failed" not in out
     shim.do("deactivate", queue=True)
     waiting = subprocess.Popen([*words[:-4], "-c", "read -P 4 0 64k"], stdout=subprocess.PIPE)
-    time.sleep(0.2)
+    wait_for(lambda: shim.do("status")["waiting"], process=waiting)
     assert waiting.poll() is None
     shim.do("activate")
     assert b"failed" not in waiting.communicate(timeout=20)[0]

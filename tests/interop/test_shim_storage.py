@@ -26,6 +26,7 @@ from vhdtool.image.check.image import check
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.nbd import protocol as wire
 from vhdtool.storage import FileStorage
+from vhdtool.tapdisk.claim import LEASE_CHECK
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
 SIZE = 64 * MIB
@@ -273,7 +274,7 @@ def test_a_shared_directory_that_vanishes_fences(tmpfs: Place, how: str) -> None
                 tmpfs.mount.run("umount", "--lazy", str(tmpfs.mount.where))
             else:
                 inner.rename(inner.with_name("away"))
-            time.sleep(0.2)
+            time.sleep(2 * LEASE_CHECK)  # The check before is out of date then.
             assert write(client, 3) == [errno.EIO]
             assert client.ask(wire.CMD_READ, MIB, 512)[0] == errno.EIO
             assert served.process.poll() is None
@@ -321,7 +322,7 @@ def test_a_lease_that_somebody_touches_fences(
             assert set(write(client, 1, 2, flags=wire.FLAG_FUA)) == {0}
             before = image.stat()
             by_hand(tmp_path / "d.vhd.lease")
-            time.sleep(0.2)
+            time.sleep(2 * LEASE_CHECK)  # The check before is out of date then.
             assert write(client, 1, 3) == [errno.EIO] * 2
             assert client.ask(wire.CMD_READ, MIB, 512)[0] == errno.EIO
             assert served.process.poll() is None
@@ -350,7 +351,7 @@ def test_the_wall_clock_may_jump(tmp_path: Path) -> None:
         with closing(Client(where)) as client:
             for number, jump in enumerate(("+0", "+3650d", "-3650d", "+0")):
                 clock.write_text(jump)
-                time.sleep(0.15)
+                time.sleep(1.5 * LEASE_CHECK)  # The next request checks the lease.
                 # Backwards, for then each one needs a place, and tells when it got it.
                 assert write(client, 6 - 2 * number, flags=wire.FLAG_FUA) == [0]
                 other = subprocess.run(

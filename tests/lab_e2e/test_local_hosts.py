@@ -140,7 +140,7 @@ def test_down_ends_all_that_a_killed_up_left(lab, options) -> None:
     for _ in range(12):
         delay = dice.uniform(0.0, 0.35)
         started = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(delay)
+        time.sleep(delay)  # The moment is what is drawn.
         os.killpg(started.pid, signal.SIGKILL)
         started.wait()
         networks = networks_of(lab)

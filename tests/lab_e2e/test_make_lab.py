@@ -54,7 +54,7 @@ def make_lab(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     hosts.down(force=True)
 
 
-def wait_for(process: subprocess.Popen[str], words: str) -> None:
+def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -125,9 +125,9 @@ def test_a_safe_and_an_unsafe_order_on_qcow2(make_lab, tmp_path) -> None:
 def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path, how) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     running = make_lab(STRATEGY="activate")
-    wait_for(running, "== Migrate")
+    wait_for_line(running, "== Migrate")
     networks = networks_of(lab)
-    time.sleep(1)
+    time.sleep(1)  # Into the case, wherever it is then.
     if how == "Ctrl-C":
         os.killpg(running.pid, signal.SIGINT)
     else:
@@ -146,7 +146,7 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
 def test_a_lab_with_a_closed_output_ends_its_hosts(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     running = make_lab(STRATEGY="activate")
-    wait_for(running, "hosts started")
+    wait_for_line(running, "hosts started")
     networks = networks_of(lab)
     running.stdout.close()
     assert running.wait(40) == 130
@@ -157,7 +157,7 @@ def test_a_lab_with_a_closed_output_ends_its_hosts(make_lab, tmp_path) -> None:
 def test_two_labs_at_once_and_a_killed_one(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     first = make_lab(STRATEGY="activate")
-    wait_for(first, "== Migrate")
+    wait_for_line(first, "== Migrate")
     networks = networks_of(lab)
     second = make_lab(STRATEGY="activate")
     output, _ = second.communicate(timeout=30)

@@ -126,7 +126,7 @@ class FakeGuest:
             except queue.Empty:
                 if self.memory.load is not None:
                     self._write(self.memory.load)
-            time.sleep(PACE)
+            time.sleep(PACE)  # The load has a pace, as a guest's.
 
     def _write(self, load: Schedule) -> None:
         n = self.memory.count

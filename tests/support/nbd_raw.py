@@ -1,7 +1,10 @@
 """A small NBD client that can also do what no client should."""
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +69,11 @@ class Client:
                 raise EOFError
             data += part
         return data
+
+    def unread(self) -> int:
+        """Bytes that the server has sent and that nobody has taken."""
+        size = fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4))
+        return int.from_bytes(size, sys.byteorder)
 
     def send(
         self, command: int, offset: int = 0, length: int = 0, flags: int = 0, data: bytes = b""

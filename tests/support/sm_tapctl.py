@@ -21,6 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.interop.tapctl_facts import FACTS, alone, make_images
+from tests.support.waiting import wait_for
+from vhdtool.lab.localhosts.processes import Process
 
 WANTED = {"RetryLoop", "retried", "TapCtl", "Tapdisk", "TapdiskNotRunning", "TapdiskNotUnique"}
 FAILURE = "TapCtl.CommandFailure"
@@ -103,7 +105,8 @@ def calls(sources: Path, tap_ctl: list[str], images: Path) -> list[dict[str, Any
         except names["TapCtl"].CommandFailure as failure:
             value = {FAILURE: failure.get_error_code()}
         if "detach" in line:
-            time.sleep(0.5)  # the tapdisk ends
+            # The tapdisk ends after its answer.
+            wait_for(lambda: Process.of(names["pid"]) is None)
         fact = {"call": line, "words": list(words), "value": value}
         told.append(json.loads(_general(json.dumps(fact), names.get("pid"), images)))
     return told

@@ -1,4 +1,4 @@
-"""Bounded waiting for what another process or thread does, which gives no event to wait for."""
+"""Bounded waits for what another process or thread does, which gives no event to wait for."""
 
 import subprocess
 import time
@@ -31,4 +31,20 @@ def wait_for(
         assert process is None or process.poll() is None, why("the process has ended")
         assert time.monotonic() < deadline, why(f"{seconds:g} s are over")
         time.sleep(interval)
+    return value
+
+
+def wait_until_stable(
+    figure: Callable[[], int], tolerance: int = 0, interval: float = 0.05, most: int = 100
+) -> int:
+    """Return `figure()` once it has changed by no more than `tolerance` in an interval.
+
+    After `most` intervals, return what it is then.
+    """
+    value = figure()
+    for _ in range(most):
+        time.sleep(interval)
+        before, value = value, figure()
+        if abs(value - before) <= tolerance:
+            break
     return value

@@ -139,7 +139,7 @@ def test_a_running_change_is_waited_for_not_called_interrupted(
 
     def slow(storage: Storage, changes: list[Change]) -> None:
         begun.set()
-        time.sleep(0.3)
+        time.sleep(0.3)  # Long enough for the other process to find it half done.
         done(storage, changes)
 
     monkeypatch.setattr(journal, "apply", slow)

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.nbd_raw import Client
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until_stable
 from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -57,14 +56,21 @@ def backend() -> Zeros:
 
 
 @pytest.fixture
-def place(backend: Zeros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The socket of a server that has MOST connections; no connection is too young to be idle."""
+def server(backend: Zeros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[NbdServer]:
+    """A server that has MOST connections; no connection is too young to be idle."""
     monkeypatch.setattr(nbd_server, "MOST_CLIENTS", MOST)
     monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
-    server = NbdServer(backend, tmp_path / "s")
-    yield tmp_path / "s"
+    one = NbdServer(backend, tmp_path / "s")
+    yield one
     backend.hold.set()
-    server.stop()
+    one.stop()
+
+
+@pytest.fixture
+def place(server: NbdServer) -> Path:
+    """The socket of the server."""
+    assert isinstance(server.address, Path)
+    return server.address
 
 
 def silent(place: Path) -> socket.socket:
@@ -96,11 +102,11 @@ def test_silent_clients_give_way_first_the_oldest(place: Path) -> None:
         one.close()
 
 
-def test_then_who_has_been_idle_longest(place: Path) -> None:
+def test_then_who_has_been_idle_longest(server: NbdServer, place: Path) -> None:
     clients = [Client(place) for _ in range(MOST)]
     for number in (2, 0, 3, 1):
         clients[number].read(0, 512)
-        time.sleep(0.02)
+        wait_for(lambda: server.idle_clients == MOST)
     late = Client(place)
     assert [is_ended(one.socket) for one in clients] == [False, False, True, False]
     late.close()
@@ -124,12 +130,13 @@ def test_nobody_gives_way_who_waits_for_an_answer(place: Path, backend: Zeros) -
         one.socket.close()
 
 
-def test_nor_who_is_in_the_middle_of_a_request(place: Path) -> None:
+def test_nor_who_is_in_the_middle_of_a_request(server: NbdServer, place: Path) -> None:
     clients = [Client(place) for _ in range(MOST)]
+    wait_for(lambda: server.idle_clients == MOST)
     head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 4096)
     for one, so_far in zip(clients, (head[:5], head, head + b"x", head + bytes(4000)), strict=True):
         one.socket.sendall(so_far)
-    time.sleep(0.1)
+    wait_for(lambda: server.idle_clients == 0)
     with pytest.raises((EOFError, ConnectionError)):
         Client(place)
     for one in clients:
@@ -137,17 +144,19 @@ def test_nor_who_is_in_the_middle_of_a_request(place: Path) -> None:
 
 
 def test_but_who_stays_there_gives_way_in_the_end(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    server: NbdServer, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, *writers = clients = [Client(place) for _ in range(MOST)]
+    wait_for(lambda: server.idle_clients == MOST)
     # More than a socket holds, and nobody takes it.
     reader.send_together(*[(wire.CMD_READ, 0, 1 << 20)] * 8)
-    time.sleep(0.1)
+    wait_for(lambda: server.idle_clients == MOST - 1)
+    wait_until_stable(reader.unread)
     head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 4096)
     for one, so_far in zip(writers, (head[:5], head, head + b"x"), strict=True):
         one.socket.sendall(so_far)
-        time.sleep(0.05)
-    monkeypatch.setattr(accept, "LEAST_STALLED", 0.01)
+    wait_for(lambda: server.idle_clients == 0)
+    monkeypatch.setattr(accept, "LEAST_STALLED", 0.0)
     late = Client(place)
     assert late.read(0, 512) == bytes(512)
     assert [is_ended(one.socket) for one in writers] == [False, False, False]
@@ -164,7 +173,7 @@ def test_over_tcp_no_stranger_ends_a_connection_that_is_served(
     monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
     server = NbdServer(backend, TcpAddress("127.0.0.1", 0))
     one = Client(server.bound_to)
-    time.sleep(0.05)
+    wait_for(lambda: server.idle_clients == 1)
     with pytest.raises((EOFError, ConnectionError)):
         Client(server.bound_to)
     assert one.read(0, 512) == bytes(512)

@@ -22,7 +22,7 @@ import pytest
 from tests.support.fast_path_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until_stable
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW
@@ -32,6 +32,7 @@ from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.backend import FastPathLayout
 from vhdtool.nbd.metrics import BUCKETS, new_counters
 from vhdtool.nbd.plain_path import PlainPath
+from vhdtool.tapdisk.claim import LEASE_CHECK
 from vhdtool.tapdisk.router import RequestRouter
 
 OFF = os.environ.get("VHDTOOL_FAST_PATH") == "off"
@@ -133,6 +134,7 @@ def test_requests_go_on_through_pauses_and_switches(rig: Rig) -> None:
         else:
             rig.disk.deactivate(queue=True)
             rig.disk.activate()
+        # The load goes on for a while, until the next change comes at any moment of it.
         time.sleep(0.01)
     stop.set()
     thread.join(60)
@@ -188,7 +190,7 @@ def test_a_write_that_the_kernel_refuses_is_done_by_python(
 def test_who_does_not_read_his_answers_holds_up_nobody(rig: Rig) -> None:
     client = warmed(rig)
     client.send_together(*[(wire.CMD_READ, 0, 256 << 10)] * 100)
-    time.sleep(0.1)
+    wait_until_stable(client.unread)
     began = time.monotonic()
     rig.disk.pause()
     rig.disk.unpause()
@@ -202,11 +204,12 @@ def test_who_does_not_read_his_answers_holds_up_nobody(rig: Rig) -> None:
 def test_a_write_whose_data_is_still_coming_holds_up_nobody(rig: Rig) -> None:
     client = warmed(rig)
     head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 99, 4096, 65536)
+    wait_for(lambda: rig.server.idle_clients == 1)
     client.socket.sendall(head + b"n" * 1000)
-    time.sleep(0.05)
+    wait_for(lambda: rig.server.idle_clients == 0)
     rig.disk.pause()
     client.socket.sendall(b"n" * (65536 - 1000))
-    time.sleep(0.05)
+    wait_for(lambda: rig.disk.status()["waiting"])
     rig.disk.unpause()
     assert wire.REPLY.unpack(client.take(16)) == (wire.REPLY_MAGIC, 0, 99)
     client.socket.close()
@@ -334,7 +337,7 @@ def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
 def test_a_slow_client_writes_nothing_after_a_lost_lease(rig: Rig) -> None:
     """Requests that came together are let in one by one: the last may have waited for long."""
     client = warmed(rig)
-    time.sleep(0.15)
+    time.sleep(1.5 * LEASE_CHECK)  # The next request is one that checks the lease.
     # The lease is looked at here, and what follows is received with one call.
     assert [client.write(0, b"w" * 512) for _ in range(3)] == [0, 0, 0]
     reads = [
@@ -342,10 +345,10 @@ def test_a_slow_client_writes_nothing_after_a_lost_lease(rig: Rig) -> None:
     ]
     write = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 99, 0, 512)
     client.socket.sendall(b"".join(reads) + write + b"!" * 512)
-    time.sleep(0.15)
+    wait_until_stable(client.unread)
     thief = rig.thief()
     thief.acquire(force_epoch=1)
-    time.sleep(0.15)
+    time.sleep(1.5 * LEASE_CHECK)  # The requests wait so long that the check is out of date.
     before = rig.path.read_bytes()
     for _ in reads:
         _, error, _ = wire.REPLY.unpack(client.take(16))
@@ -383,7 +386,7 @@ def test_python_looks_at_the_lease_for_each_request(
         write(self, offset, data)
         if not slow.is_set():
             slow.set()
-            time.sleep(0.15)
+            time.sleep(1.5 * LEASE_CHECK)  # The check is out of date for the next request.
             thief.acquire(force_epoch=1)
 
     monkeypatch.setattr(DynamicDisk, "write", taken)
@@ -404,7 +407,7 @@ def test_a_block_is_allocated_in_the_image_that_lacked_it_only(rig: Rig, tmp_pat
     other = tmp_path / "other.raw"
     other.write_bytes(bytes(SIZE))
     client.send(wire.CMD_WRITE, 5 * BLOCK, 512, 0, b"o" * 512)
-    time.sleep(0.1)
+    wait_for(lambda: rig.disk.status()["waiting"])
     rig.disk.exchange(other, RAW)
     assert client.receive(wire.CMD_WRITE, 512) == (0, b"")
     client.close()

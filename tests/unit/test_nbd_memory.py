@@ -5,15 +5,14 @@ import errno
 import os
 import random
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.fast_path_rig import BLOCK, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_until_stable
 from vhdtool.nbd import accept, buffers, fast_path, plain_path
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -102,17 +101,6 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def settled(look: Callable[[], int]) -> int:
-    """What `look` shows once it has stopped changing."""
-    value = look()
-    for _ in range(100):
-        time.sleep(0.05)
-        before, value = value, look()
-        if abs(value - before) < 65536:
-            break
-    return value
-
-
 def said(place: Path, more: bytes) -> socket.socket:
     one = socket.socket(socket.AF_UNIX)
     one.settimeout(10)
@@ -125,7 +113,7 @@ def said(place: Path, more: bytes) -> socket.socket:
 def test_a_write_takes_no_memory_for_data_that_has_not_come(place: Path, sent: bytes) -> None:
     before = resident()
     clients = [said(place, head(wire.CMD_WRITE, 32 * MIB) + sent) for _ in range(40)]
-    assert settled(resident) - before < 40 * MIB // 2
+    assert wait_until_stable(resident, 65535) - before < 40 * MIB // 2
     for one in clients:
         one.close()
 
@@ -135,7 +123,7 @@ def test_nor_in_the_fast_path(rig: Rig) -> None:
     assert isinstance(place, Path)
     before = resident()
     clients = [said(place, head(wire.CMD_WRITE, BLOCK) + b"x") for _ in range(40)]
-    assert settled(resident) - before < 40 * MIB // 2
+    assert wait_until_stable(resident, 65535) - before < 40 * MIB // 2
     for one in clients:
         one.close()
 
@@ -146,7 +134,7 @@ def test_readers_that_do_not_read_share_one_bound(
     with little_memory(monkeypatch, 2 * buffers.SHARE):
         before = resident()
         clients = [said(place, head(wire.CMD_READ, 32 * MIB)) for _ in range(40)]
-        assert settled(resident) - before < 2 * buffers.SHARE + 40 * MIB // 2
+        assert wait_until_stable(resident, 65535) - before < 2 * buffers.SHARE + 40 * MIB // 2
         # Another client gets all it wants meanwhile, whatever its size.
         other = Client(place, structured=True)
         assert other.read(0, 8 * MIB) == Pattern().read(0, 8 * MIB)
@@ -164,7 +152,7 @@ def test_many_requests_of_many_clients_share_one_bound(
         clients = [rig.client() for _ in range(20)]
         for one in clients:
             one.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
-        assert settled(resident) - before < 2 * most + 20 * MIB
+        assert wait_until_stable(resident, 65535) - before < 2 * most + 20 * MIB
         other = rig.client()
         assert other.write(4096, b"o" * 4096) == 0
         assert other.read(0, 8192) == b"w" * 4096 + b"o" * 4096
@@ -247,7 +235,7 @@ def test_a_large_write_holds_up_no_pause(rig: Rig) -> None:
     client = rig.client()
     data = random.Random(1).randbytes(4 * MIB)
     client.socket.sendall(head(wire.CMD_WRITE, len(data)) + data[: 3 * MIB])
-    time.sleep(0.1)
+    wait_for(lambda: rig.server.idle_clients == 0)
     rig.disk.pause()
     rig.disk.unpause()
     client.socket.sendall(data[3 * MIB :])
@@ -290,7 +278,7 @@ def test_the_fast_path_tells_who_is_idle(rig: Rig, monkeypatch: pytest.MonkeyPat
         assert one.read(0, 512) == b"w" * 512
     slow.socket.sendall(head(wire.CMD_WRITE, 65536) + b"x")
     reading.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
-    time.sleep(0.1)
+    wait_for(lambda: rig.server.idle_clients == 1)
     late = rig.client()
     assert late.read(0, 512) == b"w" * 512
     assert idle.socket.recv(1) == b""
@@ -313,12 +301,12 @@ def test_and_who_is_stalled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in (reading, slow):
         assert one.read(0, 512) == b"w" * 512
     reading.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
-    time.sleep(0.1)
+    wait_until_stable(reading.unread)
     slow.socket.sendall(head(wire.CMD_WRITE, 65536) + b"x")
-    time.sleep(0.1)
+    wait_for(lambda: rig.server.idle_clients == 0)
     with pytest.raises((EOFError, ConnectionError)):
         rig.client()
-    monkeypatch.setattr(accept, "LEAST_STALLED", 0.01)
+    monkeypatch.setattr(accept, "LEAST_STALLED", 0.0)
     late = rig.client()
     assert late.read(0, 512) == b"w" * 512
     slow.socket.sendall(bytes(65535))

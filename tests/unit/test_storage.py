@@ -214,7 +214,7 @@ def test_a_flush_that_fails_fails_for_all_who_flush_then(
 
     def flush(fd: int) -> None:
         error = errors.pop() if errors else None
-        time.sleep(0.1)
+        time.sleep(0.1)  # The other threads come to flush meanwhile; nothing shows that they have.
         if error is not None:
             raise error
 

@@ -1,10 +1,12 @@
 """The gate: requests are served, held or refused; a change waits for those inside."""
 
+import threading
 import time
 
 import pytest
 
 from tests.support.shims import in_thread
+from tests.support.waiting import wait_for
 from vhdtool.errors import StateError
 from vhdtool.tapdisk import gate as module
 from vhdtool.tapdisk.gate import Gate
@@ -20,7 +22,7 @@ def test_held_requests_wait_and_then_are_served() -> None:
     gate = Gate()
     gate.set(GateMode.HOLD)
     thread, result = in_thread(gate.enter)
-    time.sleep(0.05)
+    wait_for(lambda: gate.waiting)
     assert not result
     gate.set(GateMode.SERVE)
     thread.join(5)
@@ -31,7 +33,7 @@ def test_held_requests_fail_when_the_gate_closes() -> None:
     gate = Gate()
     gate.set(GateMode.HOLD)
     thread, result = in_thread(gate.enter)
-    time.sleep(0.02)
+    wait_for(lambda: gate.waiting)
     gate.set(GateMode.REFUSE)
     thread.join(5)
     assert isinstance(result[0], OSError)
@@ -42,7 +44,8 @@ def test_a_change_waits_for_the_requests_inside() -> None:
     gate.set(GateMode.SERVE)
     gate.enter()
     thread, result = in_thread(lambda: gate.set(GateMode.HOLD))
-    time.sleep(0.05)
+    wait_for(lambda: gate.mode is GateMode.HOLD)
+    thread.join(0.05)  # Nothing happens then.
     assert not result
     gate.leave()
     thread.join(5)
@@ -56,7 +59,9 @@ def test_a_drain_that_times_out_leaves_the_gate_as_it_was(
     gate = Gate()
     gate.set(GateMode.SERVE)
     gate.enter()
-    waiting, result = in_thread(lambda: (time.sleep(0.02), gate.enter())[1])
+    switched = threading.Event()
+    monkeypatch.setattr(gate.fast_path, "set", lambda serves: switched.set())
+    waiting, result = in_thread(lambda: (switched.wait(5), gate.enter())[1])
     with pytest.raises(StateError, match="requests did not end"):
         gate.set(GateMode.HOLD)
     waiting.join(5)
@@ -69,8 +74,10 @@ def test_a_gate_that_closes_during_a_drain_stays_closed(monkeypatch: pytest.Monk
     gate = Gate()
     gate.set(GateMode.SERVE)
     gate.enter()
+    switched = threading.Event()
+    monkeypatch.setattr(gate.fast_path, "set", lambda serves: switched.set())
     thread, result = in_thread(lambda: gate.set(GateMode.HOLD))
-    time.sleep(0.05)
+    assert switched.wait(5)
     gate.set(GateMode.REFUSE, drain=False)
     thread.join(5)
     assert isinstance(result[0], StateError)
@@ -104,8 +111,7 @@ def test_a_request_that_is_held_is_counted_until_it_goes_on() -> None:
     gate = Gate()
     gate.set(GateMode.HOLD)
     client, _ = in_thread(gate.enter)
-    while not gate.waiting:
-        client.join(0.001)
+    wait_for(lambda: gate.waiting)
     gate.set(GateMode.SERVE)
     client.join()
     assert gate.waiting == 0

@@ -2,7 +2,6 @@
 
 import errno
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from tests.support.faulty_storage import FaultyStorage
 from tests.support.recording_storage import RecordingStorage
 from tests.support.shims import BLOCK, SIZE, Shim, empty_image, in_thread, plain_bytes, verdict
+from tests.support.waiting import wait_for
 from vhdtool.errors import (
     ActivationRefused,
     CorruptImage,
@@ -124,7 +124,7 @@ def test_paused_disks_refuse_a_probe_instead_of_hanging(one: Shim) -> None:
 def test_paused_requests_wait_for_unpause(one: Shim) -> None:
     one.activated().pause()
     thread, result = in_thread(lambda: one.read(0, SECTOR))
-    time.sleep(0.05)
+    wait_for(lambda: one.status()["waiting"])
     assert not result
     one.unpause()
     thread.join(5)
@@ -134,7 +134,7 @@ def test_paused_requests_wait_for_unpause(one: Shim) -> None:
 def test_a_source_deactivated_for_a_switch_queues_requests(one: Shim) -> None:
     one.activated().deactivate(queue=True)
     thread, result = in_thread(lambda: one.put(0, 5))
-    time.sleep(0.05)
+    wait_for(lambda: one.status()["waiting"])
     assert not result
     one.activate()
     thread.join(5)
@@ -146,7 +146,7 @@ def test_a_source_deactivated_for_a_switch_queues_requests(one: Shim) -> None:
 def test_queued_requests_fail_when_the_migration_is_over(one: Shim, end: str) -> None:
     one.activated().deactivate(queue=True)
     thread, result = in_thread(lambda: one.put(0, 5))
-    time.sleep(0.02)
+    wait_for(lambda: one.status()["waiting"])
     getattr(one, end)()
     thread.join(5)
     assert isinstance(result[0], OSError)
@@ -169,7 +169,7 @@ def test_pause_waits_for_the_request_inside(
     reader, _ = in_thread(lambda: one.read(0, SECTOR))
     assert inside.wait(5)
     pauser, done = in_thread(one.pause)
-    time.sleep(0.05)
+    pauser.join(0.05)  # Nothing happens then.
     assert not done
     assert one.status()["state"] == "active"  # and status does not wait
     monkeypatch.undo()
@@ -560,7 +560,8 @@ def test_a_fence_during_a_pause_is_not_paused_over(one: Shim, image: MemoryStora
     writer, result = in_thread(lambda: one.put(9, 1))
     assert inside.wait(5)
     pauser, paused = in_thread(one.pause)
-    time.sleep(0.02)
+    pauser.join(0.05)  # It begins to wait for the writer; nothing shows that.
+    assert not paused
     go.set()
     writer.join(5)
     pauser.join(5)

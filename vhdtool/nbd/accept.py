@@ -99,6 +99,12 @@ class Acceptor:
         with self._lock:
             return len(self._peers)
 
+    @property
+    def idle_clients(self) -> int:
+        """How many of them ask for nothing now."""
+        with self._lock:
+            return sum(one.idle_since() > 0 for one in self._peers)
+
     def stop(self) -> None:
         """Accepts no more clients, and disconnects all."""
         self._stopped.set()

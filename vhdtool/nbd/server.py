@@ -65,6 +65,11 @@ class NbdServer:
         """How many are connected."""
         return self._acceptor.clients
 
+    @property
+    def idle_clients(self) -> int:
+        """How many of them ask for nothing now."""
+        return self._acceptor.idle_clients
+
     def _serve(self, peer: Peer) -> None:
         client = peer.socket
         if not isinstance(self.address, Path):
