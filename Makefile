@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper interop bench-vhdtool bench-shim bench-startup chaos lint lock
+.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,6 +22,10 @@ lint: setup ## ruff, mypy, import-linter, ansible-lint
 
 test: setup ## every check that needs no special hardware
 	@scripts/test
+
+coverage: setup ## which lines of vhdtool/ the unit tests reach; HTML in build/coverage
+	@.venv/bin/python -m pytest -q -n auto --cov=vhdtool --cov-branch --cov-report=term:skip-covered \
+	    --cov-report=html:build/coverage tests/unit
 
 fuzz: setup ## N=10000 damaged images through every command that reads
 	@.venv/bin/python -m tests.fuzz.fuzz_vhd --cases $(or $(N),10000) --keep build/fuzz
