@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -163,9 +162,7 @@ def test_a_qemu_that_knows_no_lease_is_kept_out_and_keeps_us_out(
 ) -> None:
     place = str(tmp_path / "s")
     with subprocess.Popen(["qemu-io", str(image)], stdin=subprocess.PIPE, text=True) as other:
-        deadline = time.monotonic() + 10
-        while "lock" not in (said := refused_or_served(image, place)):
-            assert time.monotonic() < deadline, said
+        wait_for(lambda: "lock" in refused_or_served(image, place))
         other.communicate("q\n")
     with served(image, "--socket", place):
         assert "lock" in run("qemu-io", "-c", "read 0 4k", str(image), check=False)

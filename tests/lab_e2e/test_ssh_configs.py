@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.sudo_user import sudo_user
+from tests.support.waiting import wait_for
 from vhdtool.errors import LabError
 from vhdtool.lab.hosts.bundle import write as write_bundle
 from vhdtool.lab.hosts.connection import Host, HostConfig
@@ -104,8 +105,7 @@ def place(lab: LocalHosts) -> Iterator[Path]:
     with subprocess.Popen(
         ["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL
     ) as agent:
-        while not socket.exists():
-            assert agent.poll() is None
+        wait_for(socket.exists, process=agent)
         add = {**os.environ, "SSH_AUTH_SOCK": str(socket)}
         subprocess.run(["ssh-add", "-q", str(place / "key")], env=add, check=True)
         yield place

@@ -318,11 +318,7 @@ def test_a_stolen_lease_ends_all_writing_soon(rig: Rig) -> None:
     client = warmed(rig, structured=True)
     thief = rig.thief()
     thief.acquire(force_epoch=1)
-    deadline = time.monotonic() + 5
-    answer = 0
-    while not answer and time.monotonic() < deadline:
-        answer = client.write(0, b"!" * 512)
-    assert answer == errno.EIO
+    assert wait_for(lambda: client.write(0, b"!" * 512), interval=0) == errno.EIO
     assert rig.disk.state == "fenced"
     # Found within a tenth of a second, plus what a busy machine adds.
     assert [e for e in rig.events if e["event"] == "fenced"]
@@ -530,8 +526,7 @@ def test_a_closed_session_only_tells_the_times(bare: Bare) -> None:
 def test_a_second_thread_is_kept_out_of_a_session(bare: Bare) -> None:
     bare.use()
     thread, result = in_thread(lambda: bare.session.serve(0, 0))
-    while not bare.session.idle_since:
-        thread.join(0.001)
+    wait_for(lambda: bare.session.idle_since)
     for call in (bare.session.close, bare.session.drain, bare.use):
         with pytest.raises(RuntimeError, match="another thread"):
             call()

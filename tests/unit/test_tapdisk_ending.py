@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.waiting import wait_for
 from vhdtool.tapdisk.ending import Ending
 
 
@@ -58,8 +59,7 @@ def test_other_signals_are_handled_and_do_not_end_it(ending: Ending) -> None:
 
     def both() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
-        while not seen:
-            threading.Event().wait(0.001)
+        wait_for(lambda: seen)
         assert not ending.is_set()
         os.kill(os.getpid(), signal.SIGTERM)
 
