@@ -1,18 +1,26 @@
 """Bounds of the oracles' checks that no planted fault reaches, on evidence of a few lines."""
 
+import json
+import struct
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.support import oracle_cases
 from tests.unit.test_oracle_checks import codes_of, event, problems_in
 from tests.unit.test_oracle_view import MemoryView
+from vhdtool.image.check.image import CheckReport
+from vhdtool.image.metadata.findings import Finding as Checked
+from vhdtool.oracle.checks import structure
 from vhdtool.oracle.checks.activation import check_activation
 from vhdtool.oracle.checks.content import check_content
 from vhdtool.oracle.checks.leftovers import check_leftovers
 from vhdtool.oracle.checks.structure import check_structure
 from vhdtool.oracle.contradictions.allocations import check_allocations
 from vhdtool.oracle.contradictions.consoles import check_pace
+from vhdtool.oracle.contradictions.snapshot_points import check_snapshot_points
+from vhdtool.oracle.evidence.allocations import units_of
 from vhdtool.oracle.evidence.case import Case
 from vhdtool.oracle.evidence.console import Ack, read_console
 from vhdtool.oracle.evidence.depth import DEEP, DeepContent, Depth
@@ -22,9 +30,11 @@ from vhdtool.oracle.evidence.legs import legs_of
 from vhdtool.oracle.evidence.load import Load, depth_of
 from vhdtool.oracle.evidence.record import Chunk, load_record
 from vhdtool.oracle.evidence.schedule import Schedule
+from vhdtool.oracle.evidence.snapshots import load_snapshots
 from vhdtool.oracle.finding import Finding
 from vhdtool.oracle.judge import Evidence, prepare
 from vhdtool.oracle.readers.image_view import FileView, OverlayView
+from vhdtool.oracle.readers.qcow2 import COPIED, examine
 from vhdtool.oracle.readers.vhd import DynamicReader, open_reader
 
 
@@ -159,3 +169,96 @@ def test_leaked_clusters_of_qemu_are_only_information() -> None:
     report = {"leaks": 3, "check-errors": 0}
     found = check_structure(MemoryView(b"no image"), "qcow2", report).findings
     assert [one.severity for one in found if one.code == "qemu-img-leaks"] == ["info"]
+
+
+def test_every_block_of_a_snapshot_is_a_number(sound: Evidence, tmp_path: Path) -> None:
+    meta = dict(next(iter(sound.record.snapshots)).meta)
+    for bat, torn in (({"3": 9}, False), ({"3": 9, "x": 9}, True), ({"3": 9, "\u0663": 9}, True)):
+        stated = {**meta, "point": "all-closed", "seq": 1, "bat": bat, "bitmaps": {}}
+        (tmp_path / "1-all-closed.json").write_text(json.dumps(stated))
+        found, problems = load_snapshots(tmp_path, None, Events((), ("torn",)))
+        assert (len(found), bool(problems)) == (0 if torn else 1, torn)
+
+
+def test_points_of_legs_that_a_case_does_not_have_are_not_due(
+    sound: Evidence, tmp_path: Path
+) -> None:
+    assert sound.record.case is not None
+    case = replace(sound.record.case, points={1: (), 2: ("source-closed",)}, legs=1)
+    assert load_snapshots(tmp_path, case, Events((), ("torn",)))[1] == (
+        "metadata/1-all-closed.json: missing",
+    )
+
+
+def test_a_guest_is_stopped_up_to_its_resume(sound: Evidence) -> None:
+    resumed = sound.legs[0].resumed
+    assert resumed is not None
+    points = {one.point: one for one in sound.record.snapshots}
+    for seq, expected in ((resumed.seq - 1, True), (resumed.seq, False)):
+        pair = (points["destination-opened"], replace(points["destination-wrote"], seq=seq))
+        found = check_allocations(sound.allocations, sound.record.events, sound.legs, pair, None)
+        assert ("still-changed" in codes_of(found)) == expected
+
+
+def test_a_qcow2_block_is_what_one_table_maps(sound: Evidence) -> None:
+    assert sound.record.case is not None
+    case = replace(sound.record.case, image="image.qcow2")
+    snapshot = sound.record.snapshots[0]
+    for size, entries in ((4096, 512), (0, 8192), (None, 8192), ("4096", 8192)):
+        shown = replace(snapshot, meta={**snapshot.meta, "header": {"block_bytes": size}})
+        assert units_of(case, (shown,)).entries == entries
+
+
+def test_a_cancelled_leg_has_no_points_of_earlier_legs() -> None:
+    items = (
+        event(1, "activated", epoch=1),
+        event(2, "migrate-started", "controller", "controller"),
+        event(3, "activated", "beta", "destination", epoch=2),
+        event(4, "migrated", "controller", "controller"),
+        event(5, "migrate-started", "controller", "controller", leg=2),
+        event(6, "refused", "alpha", "destination", leg=2),
+        event(7, "refused", "beta", "source", leg=2),
+        event(8, "cancelled", "controller", "controller", leg=2),
+    )
+    events = Events(items, ())
+    found = list(check_snapshot_points((), events, legs_of(events)))
+    assert not [one for one in found if "2-destination-opened" in one.message]
+
+
+@pytest.mark.parametrize("kind", ["locks", "lease", "keys"])
+def test_a_new_image_is_not_in_use(sound: Evidence, kind: str) -> None:
+    case = sound.record.case
+    assert case is not None
+    lines = {**dict.fromkeys(KINDS, ()), kind: ("a line",)}
+    held = Holdings("beta", "before", 0, "/srv/image.vhd", 0, lines)
+    found = check_leftovers(case, (held,), (), Events((), ("torn",)), []).findings
+    assert "held-before" in codes_of(found)
+
+
+def test_information_of_the_strict_check_is_no_damage(
+    sound: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(view: FileView, mode: str) -> CheckReport:
+        report = CheckReport(view.name, mode)
+        report.findings = [Checked("any-code", "info", "said")]
+        return report
+
+    monkeypatch.setattr(structure, "check", check)
+    found = check_structure(MemoryView(b""), "vhd", None).findings
+    assert [one.severity for one in found] == ["info"]
+
+
+def test_the_refcount_table_of_a_qcow2_image_is_in_use() -> None:
+    raw = bytearray(0x70000)
+    struct.pack_into(
+        ">4sIQIIQIIQQIIQQQQII", raw, 0, b"QFI\xfb", 3, 0, 0, 16, 1 << 20, 0, 1, 0x30000, 0x10000,
+        1, 0, 0, 0, 0, 0, 4, 104,
+    )  # fmt: skip
+    struct.pack_into(">Q", raw, 0x10000, 0x20000)
+    struct.pack_into(">7H", raw, 0x20000, 1, 1, 1, 1, 1, 0, 1)
+    struct.pack_into(">Q", raw, 0x30000, 0x40000 | COPIED)
+    struct.pack_into(">Q", raw, 0x40000, 0x10000 | COPIED)
+    findings, _ = examine(MemoryView(bytes(raw)))
+    assert [one.offset for one in findings if one.code == "cluster-place"] == [0x10000]
+    leaks = [one for one in findings if one.code == "refcount-leak"]
+    assert [one.severity for one in leaks] == ["info"]
