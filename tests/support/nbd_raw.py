@@ -8,6 +8,7 @@ import termios
 from pathlib import Path
 from typing import Any, cast
 
+from tests.support.waiting import wait_for, wait_until_stable
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd.sockets import TcpAddress
 
@@ -74,6 +75,11 @@ class Client:
         """Bytes that the server has sent and that nobody has taken."""
         size = fcntl.ioctl(self.socket, termios.FIONREAD, bytes(4))
         return int.from_bytes(size, sys.byteorder)
+
+    def wait_until_full(self) -> None:
+        """Return when the server sends no more, since nobody takes what it has sent."""
+        wait_for(self.unread)
+        wait_until_stable(self.unread, interval=0.1)
 
     def send(
         self, command: int, offset: int = 0, length: int = 0, flags: int = 0, data: bytes = b""

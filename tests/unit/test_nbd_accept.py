@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.nbd_raw import Client
-from tests.support.waiting import wait_for, wait_until_stable
+from tests.support.waiting import wait_for
 from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
@@ -151,7 +151,7 @@ def test_but_who_stays_there_gives_way_in_the_end(
     # More than a socket holds, and nobody takes it.
     reader.send_together(*[(wire.CMD_READ, 0, 1 << 20)] * 8)
     wait_for(lambda: server.idle_clients == MOST - 1)
-    wait_until_stable(reader.unread)
+    reader.wait_until_full()
     head = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 1, 0, 4096)
     for one, so_far in zip(writers, (head[:5], head, head + b"x"), strict=True):
         one.socket.sendall(so_far)

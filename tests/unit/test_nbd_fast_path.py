@@ -22,7 +22,7 @@ import pytest
 from tests.support.fast_path_rig import BLOCK, SIZE, Model, Pipe, Rig, play
 from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread
-from tests.support.waiting import wait_for, wait_until_stable
+from tests.support.waiting import wait_for
 from vhdtool.errors import SplitBrain
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.disk.open import RAW
@@ -190,7 +190,7 @@ def test_a_write_that_the_kernel_refuses_is_done_by_python(
 def test_who_does_not_read_his_answers_holds_up_nobody(rig: Rig) -> None:
     client = warmed(rig)
     client.send_together(*[(wire.CMD_READ, 0, 256 << 10)] * 100)
-    wait_until_stable(client.unread)
+    client.wait_until_full()
     began = time.monotonic()
     rig.disk.pause()
     rig.disk.unpause()
@@ -341,7 +341,7 @@ def test_a_slow_client_writes_nothing_after_a_lost_lease(rig: Rig) -> None:
     ]
     write = wire.REQUEST.pack(wire.REQUEST_MAGIC, 0, wire.CMD_WRITE, 99, 0, 512)
     client.socket.sendall(b"".join(reads) + write + b"!" * 512)
-    wait_until_stable(client.unread)
+    client.wait_until_full()
     thief = rig.thief()
     thief.acquire(force_epoch=1)
     time.sleep(1.5 * LEASE_CHECK)  # The requests wait so long that the check is out of date.

@@ -301,7 +301,7 @@ def test_and_who_is_stalled(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     for one in (reading, slow):
         assert one.read(0, 512) == b"w" * 512
     reading.send_together(*[(wire.CMD_READ, 0, BLOCK)] * 30)
-    wait_until_stable(reading.unread)
+    reading.wait_until_full()
     slow.socket.sendall(head(wire.CMD_WRITE, 65536) + b"x")
     wait_for(lambda: rig.server.idle_clients == 0)
     with pytest.raises((EOFError, ConnectionError)):
