@@ -19,6 +19,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds to wait after a failed accept; doubled while it goes on failing."""
 SPARE = 8
 """Descriptors in the reserve: one for a connection, the others to serve its requests."""
+FIRST_REQUEST = 0.5
+"""Seconds in which a new client may ask for something before another takes its descriptor."""
 LEAST_IDLE = 1.0
 """Seconds without a request after which a connection counts as idle."""
 LEAST_STALLED = 60.0
@@ -36,6 +38,7 @@ class Peer:
         """Whether the handshake is over; until then the client has a deadline."""
         self.ended = False
         """Whether the loop has disconnected the client."""
+        self.since = monotonic()
         self.deadline = None if patience is None else monotonic() + patience
         self.idle_since: Callable[[], float] = lambda: 0.0
         """Returns time.monotonic() since when the client asks for nothing; 0 while it does."""
@@ -241,10 +244,12 @@ class Acceptor:
             if self._spare:
                 self._give_back()
                 return True
-        if unsettled := self._unsettled():
-            # Its thread closes it in a moment. An idle client stays: the descriptor that it frees
-            # may go to whatever took the others.
-            self._dismiss(unsettled[0])
+        # A client that has just sent its request is about to get its reply. An idle one stays: the
+        # descriptor that it frees may go to whatever took the others.
+        before = monotonic() - FIRST_REQUEST
+        if late := [one for one in self._unsettled() if one.since <= before]:
+            # Its thread closes it in a moment.
+            self._dismiss(late[0])
         return False
 
     def _hold_back(self) -> None:
