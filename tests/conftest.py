@@ -1,8 +1,15 @@
-"""Test reports that go from one process to another: names of files need not be UTF-8."""
+"""What all tests need: signals as on a terminal, and reports that go between processes."""
 
+import signal
 from collections.abc import Generator
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Take SIGINT, which a job in the background ignores, and all that it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,13 +35,13 @@ def held(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_lock_that_another_process_holds_keeps_out(held: str) -> None:
-    assert shared.trouble(held, "kvm1") == ""
+    assert shared.problem(held, "kvm1") == ""
 
 
 def test_a_useless_lock_names_its_file_system_and_options(tmp_path: Path) -> None:
     unlocked = tmp_path / "probe"
     unlocked.touch()
-    told = shared.trouble(str(unlocked), "kvm1")
+    told = shared.problem(str(unlocked), "kvm1")
     kind, options = shared.mount_of(str(tmp_path))
     assert told.startswith(f"{tmp_path} does not share locks: kvm1 holds one")
     assert f"(file system {kind}, options {options})" in told
@@ -49,11 +49,11 @@ def test_a_useless_lock_names_its_file_system_and_options(tmp_path: Path) -> Non
 
 
 def test_a_missing_file_is_reported_as_an_unshared_directory(tmp_path: Path) -> None:
-    assert f"{tmp_path} is not shared" in shared.trouble(str(tmp_path / "none"), "kvm1")
+    assert f"{tmp_path} is not shared" in shared.problem(str(tmp_path / "none"), "kvm1")
 
 
 def test_a_directory_is_written_to_and_not_asked(tmp_path: Path) -> None:
-    assert preflight.write_trouble(str(tmp_path)) is None
+    assert preflight.write_problem(str(tmp_path)) is None
     assert list(tmp_path.iterdir()) == []
-    assert preflight.write_trouble(str(tmp_path / "none")) == "No such file or directory"
-    assert preflight.write_trouble("/proc") is not None
+    assert preflight.write_problem(str(tmp_path / "none")) == "No such file or directory"
+    assert preflight.write_problem("/proc") is not None
