@@ -1,7 +1,7 @@
 """The options of a run: names, types, bounds, defaults and help, and the cases they ask for.
 
 Each field of RunOptions is one option; everything about it stands there. `make lab`, the
-playbooks and `vhdtool lab validate` read their words by it before anything is made. The roles'
+playbooks and `vhdtool lab validate` parse their values with it before the run begins. The roles'
 argument specifications and the tables of the documents are tested against it.
 """
 
@@ -124,7 +124,7 @@ def _choice(make: str, variable: str, choices: tuple[str, ...], help: str) -> An
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run is asked for; sizes in bytes. The defaults are those of `make lab`."""
+    """The options of a run; sizes in bytes. The defaults are those of `make lab`."""
 
     # fmt: off
     strategies: tuple[str, ...] = _option(
@@ -274,7 +274,7 @@ OPTIONS = tuple(replace(one.metadata["option"], field=one.name) for one in field
 def _values(
     names: Mapping[str, Option], given: Mapping[str, Any], between: str = ": "
 ) -> dict[str, Any]:
-    """{field: value} of the given words, by those names. Raises UsageError."""
+    """{field: value} of the given values, by those names. Raises UsageError."""
     values = {}
     for name, value in given.items():
         if name not in names:

@@ -41,9 +41,9 @@ class Peer:
         self.since = monotonic()
         self.deadline = None if patience is None else monotonic() + patience
         self.idle_since: Callable[[], float] = lambda: 0.0
-        """Returns time.monotonic() since when the client asks for nothing; 0 while it does."""
+        """Returns time.monotonic() since when the client is idle; 0 while it is not."""
         self.stalled_since: Callable[[], float] = lambda: 0.0
-        """Returns since when it sends no more of a request, or takes no more of a reply; or 0."""
+        """Returns time.monotonic() since when a request or reply has stopped half way; or 0."""
 
     def end(self) -> None:
         """Disconnects the client; its thread notices."""

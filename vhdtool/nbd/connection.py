@@ -55,7 +55,7 @@ class Connection:
             self._stream.sendall(answer)
             if outcome == "tls":
                 self._begin_tls()
-                # Nothing that was agreed in clear counts.
+                # Options that were agreed in clear do not count.
                 agreed, outcome = self._negotiation(flags, "on"), None
         self._negotiated = agreed
         widen(self._stream)
@@ -65,10 +65,10 @@ class Connection:
         return Negotiation(flags, lambda: export_of(self._backend), tls)
 
     def _begin_tls(self) -> None:
-        """Takes nothing but TLS from now on. Raises WireError."""
+        """Starts TLS; nothing in clear is received any more. Raises WireError."""
         assert self._tls is not None
         if self._received.has(1):
-            # Somebody on the way may have put it there, to be taken for the client's own word.
+            # An attacker on the path may have injected these bytes.
             raise wire.WireError("bytes in clear behind the request for TLS")
         stream = self._tls.start(self._socket)
         self._stream = stream
@@ -103,13 +103,13 @@ class Connection:
             self._stream.end()
 
     def idle_since(self) -> float:
-        """Returns time.monotonic() since when the client asks for nothing; 0 while it does."""
+        """Returns time.monotonic() since when the client is idle; 0 while it is not."""
         plain = self._plain.idle_since if self._plain is not None else 0.0
         fast = self._fast.idle_since if self._fast is not None else 0.0
         return plain or fast
 
     def stalled_since(self) -> float:
-        """Since when it sends no more of a request, or takes no more of a reply; or 0."""
+        """time.monotonic() since when a request or reply has stopped half way; or 0."""
         if self.idle_since():
             return 0.0
         fast = self._fast.stalled_since if self._fast is not None else 0.0

@@ -22,7 +22,7 @@ _SWITCHES = ("VHDTOOL_FAST_PATH", "VHDTOOL_STRAIGHT")
 
 
 def _load() -> bool:
-    """Whether the fast path is here, and may be used."""
+    """Whether the fast path was built, and is not switched off."""
     if any(os.environ.get(name) == "off" for name in _SWITCHES):
         return False
     try:
@@ -133,14 +133,14 @@ class FastPathSession:
 
     @property
     def idle_since(self) -> float:
-        """time.monotonic() since when the client asks for nothing; 0 while it does."""
+        """time.monotonic() since when the client is idle; 0 while it is not."""
         return self._session.idle_since
 
     @property
     def stalled_since(self) -> float:
-        """Since when it sends no more of a request, or takes no more of a reply; or 0."""
+        """time.monotonic() since when a request or reply has stopped half way; or 0."""
         return self._session.stalled_since
 
     def close(self) -> None:
-        """Ends what is in flight."""
+        """Ends the requests in flight."""
         self._session.close()

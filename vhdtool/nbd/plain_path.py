@@ -21,7 +21,7 @@ from vhdtool.nbd.requests import RequestHandler
 MOST_WAITING = 1 << 20
 """Bytes of replies that wait for the requests behind them to be served too."""
 IDLE = 0.5
-"""Seconds after which a client that asks for nothing gives its memory back."""
+"""Seconds after which the memory of an idle client is released."""
 _HEAD = wire.REQUEST.size
 
 
@@ -41,7 +41,7 @@ class PlainPath:
         self.counters, self.latency = counters, latency
         self._has_share = False
         self.idle_since = 0.0
-        """time.monotonic() since when the client asks for nothing; 0 while it does."""
+        """time.monotonic() since when the client is idle; 0 while it is not."""
 
     def serve_next(self) -> bool:
         """Receives a request and serves it; False after the last one."""
@@ -96,7 +96,7 @@ class PlainPath:
         self.close()
 
     def close(self) -> None:
-        """Gives memory back that other clients may need."""
+        """Releases this client's share of the memory limit."""
         if self._has_share:
             self._has_share = False
             shares.give_back()

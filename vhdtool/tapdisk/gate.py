@@ -83,7 +83,7 @@ class Gate:
     def _drained(self) -> bool:
         """Waits until no request is in flight; False when that takes too long."""
         end = monotonic() + DRAIN_PATIENCE
-        # Asked once a round: a second answer could be 0, and the wait would have no poll interval.
+        # Read once a round: a second read could return 0, and the wait would have no poll interval.
         while (in_fast_path := self.fast_path.inside()) or self.inside:
             left = end - monotonic()
             if left <= 0:

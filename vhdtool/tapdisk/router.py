@@ -80,7 +80,7 @@ class RequestRouter(Backend):
         return mine
 
     def disconnected(self, counters: Counters) -> None:
-        """Keeps the counts of a client that has gone."""
+        """Adds the counters of a disconnected client to the totals."""
         with self._counting:
             self._counters = [one for one in self._counters if one is not counters]
             self._gone = [old + new for old, new in zip(self._gone, counters, strict=True)]
@@ -105,7 +105,7 @@ class RequestRouter(Backend):
 
     @property
     def clients(self) -> int:
-        """How many are connected."""
+        """Number of connected clients."""
         return len(self._counters)
 
     # requests

@@ -2,11 +2,11 @@
 
 allocator        Allocates blocks: a durable bitmap first, the BAT entry after it
 base             OpenDisk: what every open disk offers; the hooks of its owner; its parent
-block_map        Memory's copy of BAT and sector bitmaps
+block_map        BAT and sector bitmaps in memory
 block_reader     Reads present sectors from the file, the others from the parent
 dynamic          DynamicDisk: a dynamic VHD, composed of the above
 flat             Fixed VHDs and raw images, whose guest bytes are file bytes
-metadata_writer  Writes BAT entries, bitmaps, batmap and footer: asks first, notes the time
+metadata_writer  Writes BAT entries, bitmaps, batmap and footer, after the owner's hook
 open             Opens an image of any kind
 policy           How an open image is written: by the rules, or by another policy
 preallocation    Zeros behind the last block, durable before a BAT entry points there

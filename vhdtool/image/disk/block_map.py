@@ -1,4 +1,4 @@
-"""Memory's copy of BAT and sector bitmaps: where each block is, and which sectors are present."""
+"""BAT and sector bitmaps in memory: where each block is, and which sectors are present."""
 
 import threading
 from array import array

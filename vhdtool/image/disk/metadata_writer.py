@@ -1,4 +1,4 @@
-"""Writes the metadata of an open image: asks first, and notes the time afterwards."""
+"""Writes the metadata of an open image: calls the owner's hook first, and notes the time."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""tapdisk2's way of writing an image, write by write: it trusts its memory, and asks nobody.
+"""tapdisk2's way of writing an image, write by write: it trusts its memory, and checks no lease.
 
 Facts: blktap's drivers/block-vhd.c and vhd/lib/libvhd.c, checked on a running tapdisk.
 """

@@ -1,4 +1,4 @@
-"""What one case is to do, decided before anything runs."""
+"""The plan of one case, decided before anything runs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from vhdtool.lab.strategies import Strategy
 
 @dataclass(frozen=True)
 class CasePlan:
-    """What one case is to do; sizes in bytes."""
+    """The plan of one case; sizes in bytes."""
 
     strategy: Strategy
     guard: bool
@@ -37,7 +37,7 @@ class CasePlan:
         return self.kind != "qcow2"
 
     def describe(self) -> dict[str, Any]:
-        """What case.json says of the plan."""
+        """The fields of case.json that describe the plan."""
         strategy = self.strategy
         return {
             "strategy": strategy.name,
