@@ -10,7 +10,7 @@ migration       One leg: two sides, the steps of the strategy, and the
                 hypervisor's transfer
 observations    Observations from outside: metadata snapshots, and the
                 holdings of each host
-plan            What one case is to do, decided before anything runs
+plan            The plan of one case, decided before anything runs
 record          The record of a case, as it is written: the only thing that
                 the oracles see
 rollback        A migration that ends at its source: after a refusal, or

@@ -54,7 +54,7 @@ static void set_since(struct session *s, enum waiting how, int64_t since)
     atomic_store_explicit(&s->since[how], since, memory_order_relaxed);
 }
 
-/* Gives back the memory of a client that asks for nothing and has nothing in flight. */
+/* Releases the memory of an idle client. */
 static void release_memory(struct session *s)
 {
     struct pollfd one = {s->sock, POLLIN, 0};
@@ -71,8 +71,8 @@ static void release_memory(struct session *s)
 
 /*
  * Waits for bytes, with nothing in flight. Polls for a moment before it sleeps, when the last
- * requests came soon: waking a processor costs more than most requests. The moment grows and
- * shrinks with how often it pays.
+ * requests came soon: waking a processor costs more than most requests. The time grows
+ * after short waits, and halves after long ones.
  */
 ssize_t client_wait(struct session *s)
 {

@@ -5,7 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LONELY 16 /* requests that come one by one; then one is worth no queue */
+#define LONELY 16 /* after so many requests one by one, the next one bypasses the queue */
 
 int64_t clock_ns(void)
 {
@@ -24,7 +24,7 @@ void session_done(struct session *s, struct slot *slot, int64_t moved)
         s->failed[s->failures++] = (int)(slot - s->slots);
 }
 
-/* Python serves it, whose data is where it may be sent from. */
+/* Copies the payload of a request that Python will serve into the slot. */
 static void keep_payload(struct slot *slot, const uint8_t *payload)
 {
     if (payload && payload != slot->data)
@@ -168,7 +168,7 @@ enum reason session_serve(struct session *s)
             return client_send(s) ? ALLOCATE : finish(s, DISCONNECTED);
         if (s->outs && !client_send(s))
             return finish(s, DISCONNECTED);
-        /* Sending made room, and may have waited until what was in flight had ended. */
+        /* Sending freed slots, and may have waited until the requests in flight had ended. */
         if ((!may_take && slots_can_take(s)) || (s->failures && !s->filling))
             continue;
         ssize_t got;
@@ -194,7 +194,7 @@ int session_open(struct session *s)
     return slots_open(s);
 }
 
-/* Ends what is in flight, without replies. */
+/* Ends the requests in flight, without replies. */
 void session_close(struct session *s)
 {
     direct_io_drain(s);
