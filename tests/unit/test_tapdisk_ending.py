@@ -74,3 +74,25 @@ def test_setting_it_often_never_blocks(ending: Ending) -> None:
     for _ in range(100_000):
         ending.set()
     ending.wait()
+
+
+def test_a_signal_during_a_report_gives_another_after_it() -> None:
+    one, depth, depths = Ending(), 0, list[int]()
+
+    def report() -> None:
+        nonlocal depth
+        depth += 1
+        depths.append(depth)
+        if len(depths) < 3:
+            signal.raise_signal(signal.SIGUSR1)
+        else:
+            one.set()
+        depth -= 1
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: one.ask_report())
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        one.wait(report)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert depths == [1, 1, 1]

@@ -55,8 +55,8 @@ def main() -> int:
         return 1
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: control.ended.set())
-    signal.signal(signal.SIGUSR1, lambda *_: log_status(disk.status()))
-    control.ended.wait()
+    signal.signal(signal.SIGUSR1, lambda *_: control.ended.ask_report())
+    control.ended.wait(lambda: log_status(disk.status()))
     try:
         control.stop()
     except VhdtoolError as error:

@@ -1,8 +1,9 @@
-"""Waits for the end of a server process, which a signal or another thread asks for."""
+"""Waits for what signals ask of a server process: its end, and reports of its state."""
 
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 
 
 class Ending:
@@ -15,6 +16,7 @@ class Ending:
 
     def __init__(self) -> None:
         self._set = False
+        self._report_asked = False
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
 
@@ -25,6 +27,18 @@ class Ending:
 
     def set(self) -> None:
         self._set = True
+        self._wake()
+
+    def ask_report(self) -> None:
+        """Makes `wait` report, now or once it is called: several signals may give one report.
+
+        For a handler that must not report itself. Handlers nest: a second signal would wait for
+        ever for a lock that the first one has, and a burst would reach the recursion limit.
+        """
+        self._report_asked = True
+        self._wake()
+
+    def _wake(self) -> None:
         # A full pipe wakes `wait` as well.
         with contextlib.suppress(BlockingIOError):
             os.write(self._writer, b"\0")
@@ -32,11 +46,15 @@ class Ending:
     def is_set(self) -> bool:
         return self._set
 
-    def wait(self) -> None:
-        """Returns when it is set; runs signal handlers meanwhile."""
+    def wait(self, report: Callable[[], None] = lambda: None) -> None:
+        """Returns when it is set; runs signal handlers and `report` meanwhile."""
         before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         try:
             while not self._set:
+                if self._report_asked:
+                    self._report_asked = False
+                    report()
+                    continue
                 os.read(self._reader, 512)
         finally:
             signal.set_wakeup_fd(before)

@@ -64,11 +64,9 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
         (number, signal.signal(number, lambda *_: ended.set()))
         for number in (signal.SIGTERM, signal.SIGINT)
     ]
+    before.append((signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: ended.ask_report())))
     try:
         disk = _activated(service)
-        before.append(
-            (signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: log_status(disk.status())))
-        )
         disconnect: Callable[[], None] = lambda: None  # noqa: E731
         try:
             server = NbdServer(disk.router, service.address, service.tls)
@@ -76,7 +74,7 @@ def serve(service: Service, ready: Callable[[str], None]) -> None:
             if service.metrics is not None:
                 _publish(service.metrics, disk)
             ready(server.uri)
-            ended.wait()
+            ended.wait(lambda: log_status(disk.status()))
             lost = disk.state == "fenced"
         finally:
             disk.detach(disconnect)

@@ -66,11 +66,11 @@ def _run(args: argparse.Namespace) -> int:
             return errno.EIO
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: daemon.ended.set())
-        signal.signal(signal.SIGUSR1, lambda *_: daemon.dump())
+        signal.signal(signal.SIGUSR1, lambda *_: daemon.ended.ask_report())
         os.write(1, os.fsencode(daemon.path) + b"\n")
         # The parent reads one line and waits for the end of our output.
         os.dup2(null.fileno(), 1)
-        daemon.ended.wait()
+        daemon.ended.wait(daemon.dump)
         try:
             daemon.stop()
         except VhdtoolError as error:
