@@ -75,6 +75,11 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
         ({"seed": 1 << 64}, "seed: 18446744073709551616 is too large"),
         ({"seed": (1 << 64) - 1, "repeats": 2}, "2 repeats count up from"),
         ({"seed": True}, "seed: True is not a whole number"),
+        ({"seed": "1\n2"}, "seed: '1\\n2' is not a whole number"),
+        ({"seed": "9" * 5000}, "9... is not a whole number"),
+        ({"strategies": "\nx"}, "strategies: '\\nx': strategy 'x' does not exist"),
+        ({"strategies": None}, "strategies: None is no list of strategies"),
+        ({"strategies": 5}, "strategies: 5 is no list of strategies"),
         ({"image_bytes": -5}, "image_bytes: -5 is not a size"),
         ({"image_bytes": 1 << 20}, "image_bytes: 1048576 is too small"),
         ({"image_bytes": (1 << 30) + 1}, "no whole number of 512-byte sectors"),
@@ -122,11 +127,11 @@ def test_an_option_is_named_as_the_user_gave_it(
         RunOptions.of_make({"SEED": "x", "PATH": "/bin"})
     assert RunOptions.of_make({"SEED": ""}) == RunOptions()
     assert cli.run(["lab", "validate", '{"migration_seed": 7}']) == 0
-    for words in ('{"migration_seed": -1}', '{"migration_sead": 1}', "[]", "{"):
+    for words in ('{"migration_seed": -1}', '{"migration_sead": 1}', "[]", "{", "[" * 99_999):
         assert cli.run(["lab", "validate", words]) == 125
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "vhdtool: migration_seed: -1 is too small, the least is 0"
-    assert len(lines) == 4
+    assert len(lines) == 5
 
 
 def test_the_command_that_repeats_a_case_names_its_options() -> None:

@@ -25,6 +25,8 @@ LARGEST_SEED = (1 << 64) - 1
 LEAST_SECONDS = 4
 """The load must allocate for so long. When all blocks are in use before the switch there is nothing
 left to lose: of runs with blocks for 1 s none was judged, with 2 s some, with 4 s all."""
+SHOWN = 100
+"""Characters of a wrong word that a message has."""
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": GIB << 10}
 _SIZE = re.compile(r"([0-9]+)([kmgt]?)", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,30}", re.ASCII)
@@ -69,7 +71,9 @@ def _one_of(choices: tuple[str, ...], given: Any) -> str:
 
 def _strategies(given: Any) -> tuple[str, ...]:
     """Names of strategies, from a list or from words with commas between them."""
-    words = given.split(",") if isinstance(given, str) else list(given)
+    words = given.split(",") if isinstance(given, str) else given
+    if not isinstance(words, list | tuple):
+        raise ValueError("is no list of strategies")
     names = tuple(str(word).strip() for word in words)
     if names == ("all",):
         return names
@@ -278,15 +282,22 @@ def _values(
     values = {}
     for name, value in given.items():
         if name not in names:
-            raise UsageError(f"{name}: no such option; there are {', '.join(names)}")
+            raise UsageError(f"{_shown(name)}: no such option; there are {', '.join(names)}")
         option = names[name]
         try:
             values[option.field] = option.read(value)
         except ValueError as error:
-            raise UsageError(f"{name}{between}{value} {error}") from None
+            raise UsageError(f"{name}{between}{_shown(value)} {error}") from None
         except UsageError as error:
-            raise UsageError(f"{name}{between}{value}: {error}") from None
+            raise UsageError(f"{name}{between}{_shown(value)}: {error}") from None
     return values
+
+
+def _shown(given: Any) -> str:
+    """The start of a value on one line, for a message."""
+    text = str(given)
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if text.isprintable() else repr(text)
 
 
 def of_record(given: Mapping[str, Any]) -> dict[str, Any]:

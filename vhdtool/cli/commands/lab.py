@@ -99,7 +99,7 @@ def _options(text: str) -> "RunOptions":
 
     try:
         given = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
         raise UsageError("not an object of options")
