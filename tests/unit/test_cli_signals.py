@@ -17,6 +17,15 @@ from vhdtool.image.journal.new_file import new_path
 from vhdtool.lab.guest.build import replace
 from vhdtool.storage import FileStorage
 
+
+@pytest.fixture(autouse=True)
+def hang_up() -> Iterator[None]:
+    """Take SIGHUP, which nohup ignores, and all that it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 MIB = 1 << 20
 PATIENCE = 60
 ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
