@@ -1,7 +1,10 @@
 """The end of a server process: no signal is lost, and none blocks."""
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -96,3 +99,35 @@ def test_a_signal_during_a_report_gives_another_after_it() -> None:
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert depths == [1, 1, 1]
+
+
+def test_a_report_to_a_full_pipe_does_not_keep_term_waiting() -> None:
+    code = """
+import signal
+from vhdtool.tapdisk.ending import Ending
+from vhdtool.tapdisk.events import log_status
+one = Ending()
+signal.signal(signal.SIGTERM, lambda *_: one.set())
+one.ask_report()
+def report():
+    print("reports", flush=True)
+    log_status({"state": "active"})
+one.wait(report)
+"""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=writer) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"reports\n"
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            os.close(reader)
+            os.close(writer)

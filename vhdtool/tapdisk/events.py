@@ -10,6 +10,7 @@ import os
 import select
 import socket
 import stat
+import sys
 import threading
 import time
 from collections import deque
@@ -190,5 +191,10 @@ def _blocking_fd(out: TextIO) -> int | None:
 
 
 def log_status(status: dict[str, Any]) -> None:
-    """Writes a disk's status to the log, as USR1 asks for."""
+    """Writes a disk's status to the log, as USR1 asks for; a full pipe gets none."""
+    if sys.stderr is not None and (fd := _blocking_fd(sys.stderr)) is not None:
+        free = select.poll()
+        free.register(fd, select.POLLOUT)
+        if not free.poll(0):
+            return
     log.warning("state: %s", json.dumps(status))
