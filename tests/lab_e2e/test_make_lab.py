@@ -221,7 +221,15 @@ def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, 
 
 def test_names_of_make_variables_are_found_beside_quotes(script) -> None:
     assert script.given_to_make(r"ks -- D= SEED=7 Q=x\ y=1 A=b\ C=d") == ["D", "SEED", "Q", "A"]
+    assert script.given_to_make("s -- SÉED=7 SE-ED=1 a.b:=2 C::=3") == ["SÉED", "SE-ED", "a.b", "C"]
     assert script.given_to_make("k -j2") == []
+
+
+def test_a_soak_refuses_repeats_which_it_counts_by_n(script) -> None:
+    asked = script.variables({"N": "3", "MAKEFLAGS": "s -- N=3"}, soak=True)
+    assert asked["migration_repeats"] == "3"
+    with pytest.raises(script.UsageError, match=r"REPEATS=: no such option; there are .* N,"):
+        script.variables({"REPEATS": "3", "MAKEFLAGS": "s -- REPEATS=3"}, soak=True)
 
 
 def test_the_lab_has_an_environment_of_its_own(script, monkeypatch) -> None:
