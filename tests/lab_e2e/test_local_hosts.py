@@ -207,13 +207,12 @@ def test_what_a_killed_run_left_on_the_controller_is_ended(lab, options) -> None
 def test_a_bridge_of_the_same_name_is_left_alone(lab, options, ssh) -> None:
     """In a network namespace of our own, which stands for the machine."""
     script = (
-        "ip link add vhdlab0 type bridge && ip link add vh-alpha type bridge && "
-        f"{sys.executable} -m vhdtool.cli.main hosts up --shared-size 64m "
-        f"--state {lab.state.directory} --cache {options.cache_source} && ip -br link"
+        'ip link add vhdlab0 type bridge && ip link add vh-alpha type bridge && "$@" && ip -br link'
     )
-    done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False
-    )
+    words = [sys.executable, "-m", "vhdtool.cli.main", "hosts", "up", "--shared-size", "64m"]
+    words += ["--state", str(lab.state.directory), "--cache", str(options.cache_source)]
+    command = ["unshare", "--net", "sh", "-c", script, "sh", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "vhdlab0" in done.stdout
     assert ssh("alpha", "hostname").stdout == "alpha\n"

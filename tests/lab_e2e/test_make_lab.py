@@ -138,9 +138,9 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
     assert remains(lab, networks) == []
     assert (tmp_path / "run" / "ansible.log").exists()
     assert (tmp_path / "run" / "hosts.log").exists()
-    # By the runner, which was in the middle of a case.
-    words = {"Ctrl-C": "it was interrupted", "SIGTERM": "it was ended with exit code 143"}
-    assert error_of(tmp_path / "run") in (words[how], "it was interrupted")
+    # By the runner, which was in the middle of a case; who interrupts it first is a matter of luck.
+    words = ("it was interrupted", "it was ended with exit code 143")
+    assert error_of(tmp_path / "run") in words
 
 
 def test_a_lab_with_a_closed_output_ends_its_hosts(make_lab, tmp_path) -> None:
