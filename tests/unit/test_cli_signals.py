@@ -120,6 +120,7 @@ def test_a_signal_that_the_caller_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     clean_up_on_signals()
     os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_failed_replacement_keeps_the_old_file(

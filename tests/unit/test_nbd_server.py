@@ -501,7 +501,8 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
     old = socket.socket(socket.AF_UNIX)
     old.bind(str(tmp_path / "s"))
     old.close()
-    listen_unix(tmp_path / "s").close()
+    with listen_unix(tmp_path / "s"), socket.socket(socket.AF_UNIX) as client:
+        assert client.connect_ex(str(tmp_path / "s")) == 0
 
 
 def test_tcp_listens_where_it_is_told(backend: Memory) -> None:
