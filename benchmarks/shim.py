@@ -6,7 +6,8 @@ For each load all servers take turns, so that a busy moment of the machine meets
 table shows the median ratio to qemu-nbd, with the lowest and the highest of the repeats; absolute
 figures of a machine say little about another one. "file" is fio on the file itself: what this
 machine gives to a program that has no socket to pass, so no server can be above it for long. Where
-TAP_CTL names blktap's own tap-ctl, its tapdisk takes part too.
+TAP_CTL names blktap's own tap-ctl, its tapdisk takes part too. `--before CHECKOUT` lets the shim of
+another checkout, with a .venv of its own, take its turns beside this one's.
 """
 
 import argparse
@@ -87,24 +88,28 @@ def process(words: list[str], ready: Callable[[], bool]) -> Iterator[None]:
 class Servers:
     """How each server is started on an image; all listen on `socket`."""
 
-    def __init__(self, folder: Path, direct: bool, size: int) -> None:
-        self.folder, self.direct, self.size = folder, direct, size
+    def __init__(self, folder: Path, direct: bool, size: int, before: Path | None) -> None:
+        self.folder, self.direct, self.size, self.before = folder, direct, size, before
         self.socket = folder / "s"
         self.names = ["shim", "faithful", "qemu-nbd", "nbdkit", "file"]
         self.tap_ctl = os.environ.get("TAP_CTL", "")
         if self.tap_ctl:
             self.names.append("tapdisk")
+        if before:
+            self.names.append("before")
 
     def image(self, name: str) -> Path:
         return self.folder / f"{name}.vhd"
 
     def words(self, name: str) -> list[str]:
         image = str(self.image(name))
-        if name in ("shim", "faithful"):
+        if name in ("shim", "faithful", "before"):
             options = ["--socket", str(self.socket)]
             options += [] if self.direct else ["--cached"]
             options += ["--faithful"] if name == "faithful" else []
-            return [sys.executable, "-m", "vhdtool", "serve", image, *options]
+            of = self.before if name == "before" and self.before else ROOT
+            os.environ["PYTHONPATH"] = str(of)
+            return [str(of / ".venv/bin/python"), "-m", "vhdtool", "serve", image, *options]
         if name == "qemu-nbd":
             cache = ["--cache=none", "--aio=native"] if self.direct else ["--cache=writeback"]
             return ["qemu-nbd", "-f", "vpc", "-t", "-k", str(self.socket), *cache, image]
@@ -158,7 +163,6 @@ class Servers:
             with self.tapdisk():
                 yield
             return
-        os.environ["PYTHONPATH"] = str(ROOT)
         with process(self.words(name), self.socket.exists):
             yield
 
@@ -198,6 +202,7 @@ def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.
     columns = ["target", "shim / qemu-nbd", "nbdkit / qemu-nbd", "shim / nbdkit"]
     columns += ["file / qemu-nbd", "guard on / off"]
     columns += ["tapdisk / qemu-nbd", "shim / tapdisk"] if servers.tap_ctl else []
+    columns += ["shim / before"] if servers.before else []
     lines = [f"| {where} | {' | '.join(columns)} | shim |", "|---" * (len(columns) + 2) + "|"]
     for name in servers.names:
         servers.fresh(name, full=True)
@@ -210,6 +215,7 @@ def table(where: str, loads: tuple[Load, ...], servers: Servers, args: argparse.
         cells += [ratio(figures, "file", "qemu-nbd"), ratio(figures, "shim", "faithful")]
         if servers.tap_ctl:
             cells += [ratio(figures, "tapdisk", "qemu-nbd"), ratio(figures, "shim", "tapdisk")]
+        cells += [ratio(figures, "shim", "before")] if servers.before else []
         own = statistics.median(figures["shim"])
         small = "4k" in load.name
         shown = f"{own / 4096:.0f} IOPS" if small else f"{own / MIB:.0f} MiB/s"
@@ -225,6 +231,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", type=int, default=512, help="MiB")
     parser.add_argument("--loads", help="only those whose name contains this")
+    parser.add_argument("--before", type=Path, help='another checkout, for "shim / before"')
     parser.add_argument("--out", type=Path, help="Markdown file for the tables")
     args = parser.parse_args()
     loads = tuple(load for load in LOADS if not args.loads or args.loads in load.name)
@@ -232,7 +239,7 @@ def main() -> None:
     for where in args.where:
         parent = "/dev/shm" if where == "tmpfs" else None
         with tempfile.TemporaryDirectory(dir=parent, prefix="bench-shim-") as folder:
-            servers = Servers(Path(folder), where == "direct", args.size * MIB)
+            servers = Servers(Path(folder), where == "direct", args.size * MIB, args.before)
             tables.append(table(where, loads, servers, args))
     text = "\n\n".join(tables) + "\n"
     head = ABOUT + (
