@@ -31,6 +31,7 @@ HELP = {
     "map": "Show allocated ranges, their layer and their offset.",
     "meta": "Print all metadata of an image as one line of JSON.",
     "modify": "Change a closed image's parent, hidden flag, UUID or time stamp.",
+    "pack": "Pack the images of a run for tools that copy holes, or unpack them.",
     "read": "Read guest data to standard output or a file.",
     "repair": "Repair footers, sizes, batmap and leaked space.",
     "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",

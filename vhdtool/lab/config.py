@@ -40,6 +40,8 @@ class LabConfig(RunOptions):
     """The argument of `ansible-playbook -i`; None for the local hosts of `make lab`."""
     live_tests: bool = False
     """Whether testinfra checks the hosts while a case is live, and after it."""
+    pack: bool = False
+    """Whether the images of the record are packed when all cases are judged."""
 
     @classmethod
     def load(cls, path: Path) -> "LabConfig":

@@ -7,6 +7,7 @@ coverage         Whether a case did enough to be judged
 evidence/        The record of a case as typed values
 finding          Findings of an oracle, and the result that follows from them
 judge            Runs the five oracles on the evidence of one case
+packing          Packs the images of a run, and unpacks them
 planted/         Planted faults: each oracle is tried on copies of the record
 readers/         Readers of disk images, for the oracles alone
 run              Judges a run: every case directory in it

@@ -4,7 +4,6 @@ An oracle is a function from Evidence to an outcome: the checks of its question,
 contradictions of the files that it relies on. The planted faults run the very same functions.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -27,7 +26,7 @@ from vhdtool.oracle.evidence.legs import Leg, legs_of
 from vhdtool.oracle.evidence.record import Record
 from vhdtool.oracle.evidence.snapshots import Snapshot
 from vhdtool.oracle.finding import Finding, Outcome, Severity, doubt
-from vhdtool.oracle.readers.image_view import FileView, View
+from vhdtool.oracle.readers.image_view import View
 
 _O = TypeVar("_O", bound=Outcome)
 
@@ -70,13 +69,11 @@ class Evidence:
         return replace(self, record=replace(self.record, snapshots=snapshots))
 
 
-def prepare(record: Record, view: FileView | None) -> Evidence:
+def prepare(record: Record, view: View | None) -> Evidence:
     """The evidence of a record. `view`: its image; None if it cannot be opened."""
     console = read_console(record.console, record.console_problems)
     meta = image_metadata(view)[0] if view is not None else None
     problems = [problem for problem in (record.case_problem, record.image_problem) if problem]
-    if view is None and not record.image_problem:
-        problems.append(f"{os.path.basename(str(record.image))}: cannot be opened")
     units = units_of(record.case, record.snapshots)
     allocations = allocations_in(record.events, units)
     legs = legs_of(record.events)

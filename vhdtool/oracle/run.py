@@ -15,7 +15,8 @@ from vhdtool.oracle.verdict import Entry, inconclusive_entry, judge_case
 SKIPPED = 125
 """Exit code of a run that proves nothing; `git bisect run` then skips the revision."""
 _FILES = (
-    "case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd", "reproduce.txt",
+    "case.json", "events.jsonl", "console.jsonl", "metadata", "image.vhd", "image.vhd.packed",
+    "reproduce.txt",
 )  # fmt: skip
 
 _IN_JUNIT = re.compile(r'<property name="([A-Za-z0-9._-]+)\.seed"')

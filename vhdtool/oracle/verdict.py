@@ -4,6 +4,7 @@ The first that applies: error, corrupt, inconclusive, refused, consistent. `judg
 it for a case directory. docs/verdicts.md says what each verdict means.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vhdtool.oracle.evidence.json_fields import TornRecord
 from vhdtool.oracle.evidence.record import Record, empty_record, load_record
 from vhdtool.oracle.judge import Evidence, Outcomes, prepare, run_oracles
 from vhdtool.oracle.planted.plant import Planted, try_oracles
-from vhdtool.oracle.readers.image_view import FileView
+from vhdtool.oracle.readers.packed import open_view
 
 VERDICTS = ("consistent", "corrupt", "refused", "inconclusive", "error")
 Entry = dict[str, Any]
@@ -44,9 +45,10 @@ def _judge(case_dir: Path) -> Entry:
     view = None
     if record.image is not None:
         try:
-            view = FileView(record.image)
-        except (OSError, TornRecord):
-            view = None
+            view = open_view(record.image)
+        except (OSError, TornRecord) as error:
+            why = f"{record.image.name}: {error}"
+            record = replace(record, image=None, image_problem=why)
     try:
         evidence = prepare(record, view)
         outcomes = run_oracles(evidence)

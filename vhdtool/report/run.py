@@ -20,8 +20,8 @@ from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.lenient_json import mapping, text
 
 _LINKED = (
-    "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.qcow2", "check.json",
-    "reproduce.txt",
+    "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.vhd.packed", "image.qcow2",
+    "image.qcow2.packed", "check.json", "reproduce.txt",
 )  # fmt: skip
 PROBLEMS = 3
 """Problems listed for one file; a torn file may have thousands."""

@@ -27,6 +27,7 @@ Serving:
 Migrations:
     lab         runs the cases of a lab whose hosts are up
     judge       the verdict of a run or a case, derived from its record
+    pack        a run's images without holes, and back
     report      a run's verdict as JUnit XML, HTML and a table
     hosts       the two local hosts
     guest       the guest that migrates

@@ -35,6 +35,7 @@ def run(ctx: click.Context, config: Path) -> None:
     """
     from vhdtool.lab.campaign import Lab
     from vhdtool.lab.config import LabConfig
+    from vhdtool.oracle.packing import pack_run
     from vhdtool.oracle.run import exit_code
     from vhdtool.oracle.verdict import judge_case
     from vhdtool.report.lifecycle import begin, end, ended_early
@@ -45,6 +46,8 @@ def run(ctx: click.Context, config: Path) -> None:
     with ended_early(settings.run_dir, lab.verdicts):
         lab.run()
         verdict = end(settings.run_dir, lab.verdicts)
+    if settings.pack:
+        pack_run(settings.run_dir)
     ctx.exit(exit_code(verdict))
 
 

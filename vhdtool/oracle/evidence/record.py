@@ -22,6 +22,10 @@ from vhdtool.oracle.evidence.snapshots import Snapshot, load_snapshots
 _CONSOLE = re.compile(r"console-(.+)\.log")
 
 
+PACKED = ".packed"
+"""Follows the name of an image that was packed."""
+
+
 @dataclass(frozen=True)
 class Chunk:
     """Bytes of one host's serial console that arrived together."""
@@ -102,7 +106,13 @@ def empty_record(path: Path) -> Record:
 
 
 def _image(path: Path, case: Case | None) -> tuple[Path | None, str | None]:
+    """(path, None), or (None, why it cannot be read). An image may be packed, not both."""
     name = case.image if case else "image.vhd"
+    packed = f"{name}{PACKED}"
+    if os.path.lexists(path / packed):
+        if os.path.lexists(path / name):
+            return None, f"{name}: exists beside {packed}; only one of them can be the image"
+        name = packed
     try:
         os.close(open_regular(path / name, LARGEST_IMAGE))
     except TornRecord as error:
