@@ -147,3 +147,57 @@ def test_a_limit_must_leave_the_controller_and_both_hosts() -> None:
     assert left_out({"groups": groups, "ansible_play_hosts_all": ["a", "b"]}) == []
     limited = {"groups": groups, "ansible_play_hosts_all": ["b"], "ansible_limit": "b"}
     assert left_out(limited) == ["a", "localhost"]
+
+
+DESCRIBED = {"migration": {"migration_seed", "migration_strategies"}, "guest": {"guest_dir"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("migration_sead", "migration_sead: no such variable; did you mean migration_seed?"),
+        ("migration_strategy", "no such variable; did you mean migration_strategies?"),
+        ("migraton_seed", "migraton_seed: no such variable; did you mean migration_seed?"),
+        ("guest_os", "`ansible-doc -t role vhdtool.lab.guest` lists them"),
+    ],
+)
+def test_an_unknown_extra_variable_is_refused(name: str, told: str) -> None:
+    (line,) = plugin("action", "variables").unknown([name, "migration_seed", "other"], DESCRIBED)
+    assert told in line
+
+
+def test_an_inventory_may_have_variables_of_other_roles() -> None:
+    unknown = plugin("action", "variables").unknown
+    names = ["guest_os", "migration_plan", "ansible_host"]
+    assert unknown(names, DESCRIBED, misspelt_only=True) == []
+    (line,) = unknown([*names, "guest_dirs"], DESCRIBED, misspelt_only=True)
+    assert line == "guest_dirs: no such variable; did you mean guest_dir?"
+
+
+def playbook(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [str(BIN / "ansible-playbook"), "-i", "inventory/hardware.example", *words]
+    command.append(f"vhdtool.lab.{name}")
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, check=False, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("name", ["lab", "provision", "migrate", "report", "verify", "teardown"])
+def test_every_playbook_refuses_a_misspelt_variable_first(name: str, tmp_path: Path) -> None:
+    done = playbook(name, "-e", f"migration_sead=3 migration_run_dir={tmp_path}/run")
+    assert done.returncode != 0
+    told = "localhost: failed: migration_sead: no such variable; did you mean migration_seed?"
+    assert told in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_example_inventory_gives_no_warning_anywhere(tmp_path: Path) -> None:
+    command = [str(BIN / "ansible-inventory"), "-i", str(ROOT / "inventory/hardware.example")]
+    (tmp_path / "ansible.cfg").touch()
+    environment = {**ENVIRONMENT, "ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    done = subprocess.run(
+        [*command, "--list"], env=environment, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    hosts = json.loads(done.stdout)["_meta"]["hostvars"]
+    assert hosts["kvm1"]["migration_ssh_config"] == "{{ inventory_dir }}/ssh.cfg"
