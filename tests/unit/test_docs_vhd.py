@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from vhdtool.cli.main import HELP, run
+from vhdtool.cli.main import GROUPS, HELP, run
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "vhd.md").read_text(encoding="utf-8")
+ON_IMAGES = set(HELP) - set(GROUPS["Migrations"])
 
 
 def test_the_library_example_runs(
@@ -23,13 +24,10 @@ def test_the_library_example_runs(
 
 def test_every_command_is_named() -> None:
     named = set(re.findall(r"`([a-z]+)(?: [^`]*)?`", PAGE))
-    assert set(HELP) <= named
+    assert named >= ON_IMAGES
 
 
-LAB = {"bundle", "guest", "hosts", "judge", "lab", "report"}
-
-
-@pytest.mark.parametrize("command", sorted(set(HELP) - LAB))
+@pytest.mark.parametrize("command", sorted(ON_IMAGES))
 def test_every_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"Example: vhdtool {command}" in capsys.readouterr().out.replace('eval "$(', "")

@@ -9,6 +9,7 @@ output       JSON, sizes, tables and the progress bar
 notes        notes on standard error about orphan blocks and disagreeing sizes
 salvage      lost ranges and orphan blocks, as text and as exported files
 guest_files  names of files in damaged ranges of ext, NTFS and FAT
+suggestions  what an unknown command or option may have meant
 qemu_img     conversion to and from qcow2 and VHDX through qemu-img
 signals      clean-up when a signal ends a command
 """

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
 image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
@@ -23,6 +24,30 @@ def force_option(flag: str = "--force") -> Callable[[F], F]:
         metavar="EPOCH",
         help="Take over the lease of a dead host.",
     )
+
+
+def refuse_dash(command: click.Command) -> None:
+    """Refuse `-` as a path of a command and its subcommands.
+
+    By convention `-` is a standard stream, and a file of this name is hardly meant. A path that may
+    be one has the type `click.Path(allow_dash=True)`.
+    """
+    for parameter in command.params:
+        if isinstance(parameter.type, click.Path) and not parameter.type.allow_dash:
+            parameter.callback = _refuse_dash
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            refuse_dash(each)
+
+
+def _refuse_dash(context: click.Context, parameter: click.Parameter, value: T) -> T:
+    if any(str(one) == "-" for one in (value if isinstance(value, tuple) else (value,))):
+        raise click.BadParameter(
+            "standard input and output are not possible here; ./- is a file of that name",
+            context,
+            parameter,
+        )
+    return value
 
 
 def take_dead_lease(image: str, force_epoch: int | None) -> None:

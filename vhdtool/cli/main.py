@@ -7,41 +7,54 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vhdtool.cli.arguments import refuse_dash
 from vhdtool.cli.signals import clean_up_on_signals
+from vhdtool.cli.suggestions import unknown_command, unknown_option
 from vhdtool.errors import VhdtoolError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-HELP = {
-    "bundle": "Pack the code that runs on the lab's hosts into a zip file.",
-    "check": "Check an image and explain each fault.",
-    "coalesce": "Write a child's data into its parent.",
-    "completion": "Print the completion script for a shell.",
-    "convert": "Convert between VHD, raw, qcow2 and VHDX.",
-    "create": "Create an empty image: dynamic, fixed or differencing.",
-    "damage": "Show which guest sectors, partitions and files damage affects.",
-    "diff": "Compare the metadata of two images or metadata dumps.",
-    "fill": "Allocate every block.",
-    "guest": "Build the guest that migrates.",
-    "hosts": "Start, stop and inspect the two local hosts (needs root).",
-    "info": "Show every field of an image's metadata.",
-    "judge": "Judge a run, or one case of it, from its record alone.",
-    "lab": "Migrate a writing guest between two hosts, and judge its disk.",
-    "map": "Show allocated ranges, their layer and their offset.",
-    "meta": "Print all metadata of an image as one line of JSON.",
-    "modify": "Change a closed image's parent, hidden flag, UUID or time stamp.",
-    "pack": "Pack the images of a run for tools that copy holes, or unpack them.",
-    "read": "Read guest data to standard output or a file.",
-    "repair": "Repair footers, sizes, batmap and leaked space.",
-    "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",
-    "resize": "Change the virtual size of a closed image.",
-    "scan": "Show the images of a directory as trees of parents and children.",
-    "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
-    "snapshot": "Create a child image over a parent.",
-    "tap": "Control tapdisks with the commands of blktap's tap-ctl.",
+GROUPS = {
+    "Images, read only": {
+        "info": "Show every field of an image's metadata.",
+        "check": "Check an image and explain each fault.",
+        "scan": "Show the images of a directory as trees of parents and children.",
+        "map": "Show allocated ranges, their layer and their offset.",
+        "read": "Read guest data to standard output or a file.",
+        "damage": "Show which guest sectors, partitions and files damage affects.",
+        "meta": "Print all metadata of an image as one line of JSON.",
+        "diff": "Compare the metadata of two images or metadata dumps.",
+    },
+    "Images, written": {
+        "create": "Create an empty image: dynamic, fixed or differencing.",
+        "snapshot": "Create a child image over a parent.",
+        "convert": "Convert between VHD, raw, qcow2 and VHDX.",
+        "resize": "Change the virtual size of a closed image.",
+        "coalesce": "Write a child's data into its parent.",
+        "fill": "Allocate every block.",
+        "modify": "Change a closed image's parent, hidden flag, UUID or time stamp.",
+        "repair": "Repair footers, sizes, batmap and leaked space.",
+    },
+    "Serving": {
+        "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
+        "tap": "Control tapdisks with the commands of blktap's tap-ctl.",
+    },
+    "Migrations": {
+        "lab": "Migrate a writing guest between two hosts, and judge its disk.",
+        "judge": "Judge a run, or one case of it, from its record alone.",
+        "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",
+        "pack": "Pack the images of a run, or of one case of it, in place.",
+        "hosts": "Start, stop and inspect the two local hosts (needs root).",
+        "guest": "Build the guest that migrates.",
+        "bundle": "Pack the code that runs on the lab's hosts into a zip file.",
+    },
+    "The shell": {
+        "completion": "Print the completion script for a shell.",
+    },
 }
-"""The commands and their short helps: `vhdtool --help` imports none of their modules."""
+"""The commands with their short helps: `vhdtool --help` imports none of their modules."""
+HELP = {name: short for group in GROUPS.values() for name, short in group.items()}
 
 
 class LazyGroup(click.Group):
@@ -57,7 +70,15 @@ class LazyGroup(click.Group):
         # The function of `map` is `map_`: `map` is Python's own.
         command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
+        refuse_dash(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in HELP and not ctx.resilient_parsing and not args[0].startswith("-"):
+            raise click.UsageError(unknown_command(args[0], HELP), ctx)
+        return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
         """Complete names of commands without importing any."""
@@ -72,8 +93,11 @@ class LazyGroup(click.Group):
         ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(HELP.items()))
+        width = max(map(len, HELP))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                # One width, so that the groups are one table.
+                formatter.write_dl([(name.ljust(width), short) for name, short in group.items()])
 
 
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -119,6 +143,9 @@ def run(arguments: list[str]) -> int:
         return request.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
+        return wrong
+    except click.NoSuchOption as error:
+        click.echo(f"vhdtool: {unknown_option(error)}", err=True)
         return wrong
     except click.ClickException as error:
         click.echo(f"vhdtool: {error.format_message()}", err=True)

@@ -6,12 +6,12 @@ longer than others, so that a reader who knows a command knows its file.
 Images, read only:
     info        every field of an image's metadata
     check       the faults of an image and its parents
-    meta        a metadata dump as one line of JSON
-    diff        two metadata dumps, compared
+    scan        the images of a directory as trees
     map         allocated ranges and their offsets
     read        guest data, to standard output or a file
-    scan        the images of a directory as trees
     damage      the guest sectors, partitions and files that damage affects
+    meta        a metadata dump as one line of JSON
+    diff        two metadata dumps, compared
 Images, written:
     create      an empty image
     snapshot    a child over a parent
@@ -27,8 +27,8 @@ Serving:
 Migrations:
     lab         runs the cases of a lab whose hosts are up
     judge       the verdict of a run or a case, derived from its record
-    pack        a run's images without holes, and back
     report      a run's verdict as JUnit XML, HTML and a table
+    pack        a run's images without holes, and back
     hosts       the two local hosts
     guest       the guest that migrates
     bundle      the code that runs on the hosts, as a zip file
