@@ -510,7 +510,7 @@ def test_a_session_checks_what_it_is_given(bare: Bare) -> None:
         with pytest.raises(ValueError, match="outside of the inbox"):
             bare.session.serve(start, end)
     with pytest.raises(ValueError, match="no request failed"):
-        bare.session.answered()
+        bare.session.replied()
     with pytest.raises(ValueError, match="no request failed"):
         bare.session.failed_request()
 

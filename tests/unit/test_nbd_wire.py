@@ -22,17 +22,17 @@ def test_before_tls_nothing_but_tls_and_the_end_is_granted() -> None:
     agreed = Negotiation(3, lambda: EXPORT, "required")
     refused = (wire.OPT_LIST, wire.OPT_GO, wire.OPT_INFO, wire.OPT_STRUCTURED_REPLY, 8, 9, 10, 77)
     for option in refused:
-        answer, outcome = agreed.answer(option, info())
-        assert [kind for _, kind, _ in replies(answer)] == [wire.REP_ERR_TLS_REQD]
+        reply, outcome = agreed.reply(option, info())
+        assert [kind for _, kind, _ in replies(reply)] == [wire.REP_ERR_TLS_REQD]
         assert outcome is None
     assert not agreed.structured
     with pytest.raises(WireError, match="without TLS"):
-        agreed.answer(wire.OPT_EXPORT_NAME, b"")
-    answer, outcome = agreed.answer(wire.OPT_STARTTLS, b"x")
-    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
+        agreed.reply(wire.OPT_EXPORT_NAME, b"")
+    reply, outcome = agreed.reply(wire.OPT_STARTTLS, b"x")
+    assert (replies(reply)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
     ack = wire.option_reply(wire.OPT_STARTTLS, wire.REP_ACK)
-    assert agreed.answer(wire.OPT_STARTTLS, b"") == (ack, "tls")
-    assert agreed.answer(wire.OPT_ABORT, b"")[1] == "abort"
+    assert agreed.reply(wire.OPT_STARTTLS, b"") == (ack, "tls")
+    assert agreed.reply(wire.OPT_ABORT, b"")[1] == "abort"
 
 
 @given(st.lists(st.tuples(st.integers(0, 12), st.binary(max_size=40)), max_size=20))
@@ -41,11 +41,11 @@ def test_no_words_in_clear_lead_to_the_disk(options: list[tuple[int, bytes]]) ->
     agreed = Negotiation(3, lambda: EXPORT, "required")
     for option, data in options:
         try:
-            answer, outcome = agreed.answer(option, data)
+            reply, outcome = agreed.reply(option, data)
         except WireError:
             return
         assert outcome in (None, "abort", "tls")
-        kinds = {kind for _, kind, _ in replies(answer)}
+        kinds = {kind for _, kind, _ in replies(reply)}
         allowed = {wire.REP_ERR_TLS_REQD, wire.REP_ERR_INVALID}
         assert kinds <= allowed or (kinds == {wire.REP_ACK} and outcome is not None)
         assert (agreed.structured, agreed.block_status) == (False, False)
@@ -53,11 +53,11 @@ def test_no_words_in_clear_lead_to_the_disk(options: list[tuple[int, bytes]]) ->
 
 def test_tls_is_begun_once_and_only_where_the_server_has_it() -> None:
     on = Negotiation(3, lambda: EXPORT, "on")
-    answer, outcome = on.answer(wire.OPT_STARTTLS, b"")
-    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
-    assert on.answer(wire.OPT_GO, info())[1] == "go"
-    answer, outcome = negotiation().answer(wire.OPT_STARTTLS, b"")
-    assert (replies(answer)[0][1], outcome) == (wire.REP_ERR_UNSUP, None)
+    reply, outcome = on.reply(wire.OPT_STARTTLS, b"")
+    assert (replies(reply)[0][1], outcome) == (wire.REP_ERR_INVALID, None)
+    assert on.reply(wire.OPT_GO, info())[1] == "go"
+    reply, outcome = negotiation().reply(wire.OPT_STARTTLS, b"")
+    assert (replies(reply)[0][1], outcome) == (wire.REP_ERR_UNSUP, None)
 
 
 def replies(raw: bytes) -> list[tuple[int, int, bytes]]:
@@ -84,7 +84,7 @@ def contexts(*queries: bytes, name: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize("name", [b"", b"any", "größe".encode()])
 def test_go_tells_size_flags_and_block_sizes_for_any_name(name: bytes) -> None:
-    raw, outcome = negotiation().answer(wire.OPT_GO, info(name, wire.INFO_BLOCK_SIZE))
+    raw, outcome = negotiation().reply(wire.OPT_GO, info(name, wire.INFO_BLOCK_SIZE))
     assert outcome == "go"
     (_, _, about), (_, _, blocks), (_, last, _) = replies(raw)
     assert struct.unpack(">HQH", about) == (wire.INFO_EXPORT, 1 << 20, EXPORT.flags)
@@ -94,8 +94,8 @@ def test_go_tells_size_flags_and_block_sizes_for_any_name(name: bytes) -> None:
 
 def test_info_tells_the_same_and_goes_on() -> None:
     one = negotiation()
-    assert one.answer(wire.OPT_INFO, info())[1] is None
-    assert one.answer(wire.OPT_GO, info())[1] == "go"
+    assert one.reply(wire.OPT_INFO, info())[1] is None
+    assert one.reply(wire.OPT_GO, info())[1] == "go"
 
 
 def test_flags_of_a_read_only_export_offer_no_change() -> None:
@@ -110,10 +110,10 @@ def test_flags_of_a_read_only_export_offer_no_change() -> None:
 
 
 def test_an_export_name_reply_is_padded_by_default() -> None:
-    short, outcome = negotiation(3).answer(wire.OPT_EXPORT_NAME, b"x")
+    short, outcome = negotiation(3).reply(wire.OPT_EXPORT_NAME, b"x")
     assert outcome == "go"
     assert len(short) == 10
-    assert negotiation(1).answer(wire.OPT_EXPORT_NAME, b"x")[0] == short + bytes(124)
+    assert negotiation(1).reply(wire.OPT_EXPORT_NAME, b"x")[0] == short + bytes(124)
 
 
 def test_unknown_client_flags_end_the_connection() -> None:
@@ -123,39 +123,39 @@ def test_unknown_client_flags_end_the_connection() -> None:
 
 @pytest.mark.parametrize("option", [0, 4, 5, 11, 99, 0xFFFFFFFF])
 def test_unknown_options_are_unsupported(option: int) -> None:
-    raw, outcome = negotiation().answer(option, b"whatever")
+    raw, outcome = negotiation().reply(option, b"whatever")
     assert outcome is None
     assert replies(raw) == [(option, wire.REP_ERR_UNSUP, b"")]
 
 
 def test_block_status_needs_structured_replies() -> None:
     one = negotiation()
-    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
+    raw, _ = one.reply(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
     assert replies(raw)[0][1] == wire.REP_ERR_INVALID
     assert not one.block_status
-    one.answer(wire.OPT_STRUCTURED_REPLY, b"")
-    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(b"qemu:x", wire.ALLOCATION))
+    one.reply(wire.OPT_STRUCTURED_REPLY, b"")
+    raw, _ = one.reply(wire.OPT_SET_META_CONTEXT, contexts(b"qemu:x", wire.ALLOCATION))
     assert replies(raw) == [
         (10, wire.REP_META_CONTEXT, struct.pack(">I", wire.ALLOCATION_ID) + wire.ALLOCATION),
         (10, wire.REP_ACK, b""),
     ]
     assert one.block_status
     # The last one counts.
-    one.answer(wire.OPT_SET_META_CONTEXT, contexts())
+    one.reply(wire.OPT_SET_META_CONTEXT, contexts())
     assert not one.block_status
 
 
 def test_a_backend_without_extents_offers_no_context() -> None:
     one = negotiation(export=Export(512))
-    one.answer(wire.OPT_STRUCTURED_REPLY, b"")
-    raw, _ = one.answer(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
+    one.reply(wire.OPT_STRUCTURED_REPLY, b"")
+    raw, _ = one.reply(wire.OPT_SET_META_CONTEXT, contexts(wire.ALLOCATION))
     assert [kind for _, kind, _ in replies(raw)] == [wire.REP_ACK]
     assert not one.block_status
 
 
 @pytest.mark.parametrize("queries", [(), (b"base:",), (wire.ALLOCATION,)])
 def test_contexts_can_be_listed(queries: tuple[bytes, ...]) -> None:
-    raw, _ = negotiation().answer(wire.OPT_LIST_META_CONTEXT, contexts(*queries))
+    raw, _ = negotiation().reply(wire.OPT_LIST_META_CONTEXT, contexts(*queries))
     assert [kind for _, kind, _ in replies(raw)] == [wire.REP_META_CONTEXT, wire.REP_ACK]
 
 
@@ -164,7 +164,7 @@ def test_contexts_can_be_listed(queries: tuple[bytes, ...]) -> None:
 def test_any_bytes_in_an_option_get_a_well_formed_answer(option: int, data: bytes) -> None:
     one = negotiation()
     one.structured = True
-    raw, _ = one.answer(option, data)
+    raw, _ = one.reply(option, data)
     assert all(answered == option for answered, _, _ in replies(raw))
     assert replies(raw)
 

@@ -34,7 +34,7 @@ _HELD = (-errno.EEXIST, -243, -244, -245, -247)
 _NOT_JOINED = (-errno.ENOSPC, -241)
 _NOT_MADE = (-errno.ENOENT, -223)
 TIMEOUT = 10.0
-"""Seconds for an answer without disk I/O; far less than a host needs to count as dead."""
+"""Seconds for a reply without disk I/O; far less than a host needs to count as dead."""
 ACQUIRE_TIMEOUT = 200.0
 """Seconds for a lease: the daemon may wait for proof that its last holder is dead (140)."""
 NAME = 48
@@ -146,7 +146,7 @@ class SanlockBackend:
         """Returns our lease as the daemon lists it, `RESOURCE:LVER`; "" for none."""
         result, text = self._request(_INQUIRE, b"", 0, TIMEOUT)
         if result < 0:
-            raise OSError(-result, f"sanlock answered {result}")
+            raise OSError(-result, f"sanlock replied {result}")
         leases = os.fsdecode(text.rstrip(b"\0")).split(" ")
         return next((one for one in leases if one.startswith(f"{self.resource}:")), "")
 

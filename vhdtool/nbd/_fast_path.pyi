@@ -73,10 +73,10 @@ class Session:
     def failed_request(self) -> tuple[int, int, int, int, memoryview]:
         """(command, cookie, offset, length, data) of the request that RETRY is about.
 
-        `data` is valid until `answered`.
+        `data` is valid until `replied`.
         """
 
-    def answered(self) -> None:
+    def replied(self) -> None:
         """Python has replied to the failed request."""
 
     def take_latencies(self) -> tuple[list[int], float] | None:

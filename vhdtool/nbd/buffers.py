@@ -17,8 +17,8 @@ BUFFER = 2 << 20
 """Bytes of an inbox; memory only as far as a client has sent them."""
 _AT_ONCE = 512 << 10
 """Bytes that are received with one call: they stay in a processor's cache until they are read."""
-_KEPT_IDLE = 256 << 10
-"""Bytes of its buffer that an idle client keeps."""
+_IDLE_MEMORY = 256 << 10
+"""Bytes that the buffer of an idle client may have."""
 _SNDBUFFORCE = 32
 """SO_SNDBUFFORCE of Linux, which Python does not name."""
 _SOCKET_BUFFER = 2 << 20
@@ -88,7 +88,7 @@ class ReceiveBuffer:
     @property
     def is_large(self) -> bool:
         """Whether `release` would free memory."""
-        return self._used > _KEPT_IDLE
+        return self._used > _IDLE_MEMORY
 
     def release(self) -> None:
         """Gives the buffer's memory back to the kernel; nothing may be in it."""

@@ -51,8 +51,8 @@ class Connection:
             if options > MOST_OPTIONS:
                 raise wire.WireError(f"more than {MOST_OPTIONS} options")
             option, length = wire.parse_option(bytes(self._received.take(wire.OPTION.size)))
-            answer, outcome = agreed.answer(option, bytes(self._received.take(length)))
-            self._stream.sendall(answer)
+            reply, outcome = agreed.reply(option, bytes(self._received.take(length)))
+            self._stream.sendall(reply)
             if outcome == "tls":
                 self._begin_tls()
                 # Options that were agreed in clear do not count.

@@ -128,7 +128,7 @@ class FastPathSession:
         request = wire.Request(command, 0, cookie, offset, length)
         self._plain.serve(request, data if command == wire.CMD_WRITE else None)
         self._plain.send()
-        session.answered()
+        session.replied()
         return session.drain()
 
     @property

@@ -27,7 +27,7 @@ class Negotiation:
         self._zeroes = not flags & wire.CLIENT_NO_ZEROES
         self._export = export
 
-    def answer(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
+    def reply(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
         """Returns (bytes to send, what follows: transmission, the end, TLS, or another option)."""
         if self.tls == "required" and option != wire.OPT_ABORT:
             return self._in_clear(option, data)

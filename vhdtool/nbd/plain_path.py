@@ -178,9 +178,7 @@ class PlainPath:
             except Exception as error:
                 if chunks or at == offset:
                     raise
-                raise wire.WireError(
-                    f"a read failed after its answer had begun: {error}"
-                ) from error
+                raise wire.WireError(f"a read failed after its reply had begun: {error}") from error
             if chunks:
                 self.replies.add(wire.data_chunk(cookie, at, part, last=at + part == end))
             elif at == offset:

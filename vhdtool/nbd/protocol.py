@@ -45,7 +45,7 @@ COMMAND_FLAGS = {
     CMD_WRITE_ZEROES: FLAG_FUA | FLAG_NO_HOLE | FLAG_FAST_ZERO,
     CMD_BLOCK_STATUS: FLAG_FUA | FLAG_REQ_ONE,
 }
-"""Command -> the flags that it may carry; a request with others is answered with EINVAL."""
+"""Command -> the flags that it may carry; a request with others fails with EINVAL."""
 
 HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM = 1, 2, 4, 8, 32
 SEND_WRITE_ZEROES, SEND_DF, CAN_MULTI_CONN, SEND_CACHE, SEND_FAST_ZERO = 64, 128, 256, 1024, 2048

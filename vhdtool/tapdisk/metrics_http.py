@@ -15,7 +15,7 @@ TIMEOUT = 10.0
 
 
 class MetricsServer:
-    """Answers GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
+    """Serves GET /metrics until `stop`. Raises VhdtoolError when it cannot listen."""
 
     def __init__(self, address: TcpAddress, text: Callable[[], str]) -> None:
         class Handler(BaseHTTPRequestHandler):

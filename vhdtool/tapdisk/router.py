@@ -34,7 +34,7 @@ class RequestRouter(Backend):
         self.reopen_mode = ReopenMode.PLAIN
         self._reopening = threading.Lock()
         self._counters: list[Counters] = []
-        self._gone = [0] * 5
+        self._disconnected = [0] * 5
         self._counting = threading.Lock()
         self.latency: Latency = Latency()
 
@@ -83,11 +83,13 @@ class RequestRouter(Backend):
         """Adds the counters of a disconnected client to the totals."""
         with self._counting:
             self._counters = [one for one in self._counters if one is not counters]
-            self._gone = [old + new for old, new in zip(self._gone, counters, strict=True)]
+            self._disconnected = [
+                old + new for old, new in zip(self._disconnected, counters, strict=True)
+            ]
 
     def _totals(self) -> list[int]:
         with self._counting:
-            return [sum(counts) for counts in zip(self._gone, *self._counters, strict=True)]
+            return [sum(counts) for counts in zip(self._disconnected, *self._counters, strict=True)]
 
     def counters(self) -> dict[str, Any]:
         """Returns what `status` says of the requests of all clients."""

@@ -58,7 +58,7 @@ static void set_since(struct session *s, enum waiting how, int64_t since)
 static void release_memory(struct session *s)
 {
     struct pollfd one = {s->sock, POLLIN, 0};
-    int inbox = s->in_used > KEPT && s->in_at == s->in_end, slots = s->counted > KEPT;
+    int inbox = s->in_used > IDLE_MEMORY && s->in_at == s->in_end, slots = s->counted > IDLE_MEMORY;
     if (!(slots || inbox) || s->spares < SLOTS || poll(&one, 1, IDLE))
         return;
     if (slots)

@@ -44,7 +44,7 @@ enum { CMD_READ = 0, CMD_WRITE = 1 };
 #define LONGEST (1u << 20)      /* bytes of a request that is served here */
 #define LARGE (32u << 10)       /* payloads from here on are received into their slot */
 #define MOST_IN_FLIGHT (16u << 20) /* bytes of one client's requests */
-#define KEPT (256u << 10)       /* bytes of its inbox, and of its slots, that an idle client keeps */
+#define IDLE_MEMORY (256u << 10) /* bytes that the inbox, and the slots, of an idle client may have */
 #define MOST_BOUNDS 31          /* of latency buckets */
 
 /* Why a session gives the connection back to Python. */
@@ -157,7 +157,7 @@ void gate_leave(struct gate *g);
 int gate_serves(struct gate *g, int64_t now);
 
 /* layout.c */
-enum found { NOT_HERE, PRESENT, ABSENT, TO_ALLOCATE };
+enum found { LEFT_TO_PYTHON, PRESENT, ABSENT, TO_ALLOCATE };
 enum found layout_find(const struct layout *l, uint64_t offset, uint32_t length, int write,
                        uint64_t *at, uint64_t *block);
 
@@ -197,7 +197,7 @@ int session_open(struct session *s);
 void session_close(struct session *s);
 enum reason session_serve(struct session *s);
 enum reason session_drain(struct session *s);
-void session_answered(struct session *s);
+void session_replied(struct session *s);
 void session_done(struct session *s, struct slot *slot, int64_t moved);
 
 #endif

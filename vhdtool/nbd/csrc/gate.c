@@ -14,8 +14,8 @@ int gate_serves(struct gate *g, int64_t now)
 }
 
 /*
- * Counts before it checks: Python sets mode and generation first, and then waits until nobody
- * is inside. So no request meets an image that is closed, paused or fenced.
+ * Counts the request before it checks the mode: Python changes mode and generation first, and then
+ * waits until no request is in flight. So none is served from an image that is closed.
  */
 int gate_enter(struct gate *g, uint32_t generation, int64_t now)
 {

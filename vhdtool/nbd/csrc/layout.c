@@ -3,14 +3,14 @@
 
 /*
  * PRESENT: the data is at byte *at of the file. ABSENT: it reads as zeros. TO_ALLOCATE: a write to
- * an absent *block. NOT_HERE: for Python, which checks the request's bounds too.
+ * an absent *block. LEFT_TO_PYTHON: Python serves it, and checks its bounds too.
  */
 enum found layout_find(const struct layout *l, uint64_t offset, uint32_t length, int write,
                        uint64_t *at, uint64_t *block)
 {
     if (!length || length > LONGEST || ((offset | length) & (SECTOR - 1)) ||
         offset > l->size || length > l->size - offset || (write && !l->writable))
-        return NOT_HERE;
+        return LEFT_TO_PYTHON;
     if (!l->block_bytes) {
         *at = offset;
         return PRESENT;
@@ -18,16 +18,16 @@ enum found layout_find(const struct layout *l, uint64_t offset, uint32_t length,
     *block = offset / l->block_bytes;
     uint64_t within = offset % l->block_bytes;
     if (within + length > l->block_bytes || *block >= l->blocks)
-        return NOT_HERE;
+        return LEFT_TO_PYTHON;
     /* The entry first: the flag of a new block is set before it. */
     uint32_t entry = __atomic_load_n(&l->bat[*block], __ATOMIC_ACQUIRE);
     if (entry == UNUSED) {
         if (!write)
-            return l->zeros ? ABSENT : NOT_HERE;
-        return l->whole ? TO_ALLOCATE : NOT_HERE;
+            return l->zeros ? ABSENT : LEFT_TO_PYTHON;
+        return l->whole ? TO_ALLOCATE : LEFT_TO_PYTHON;
     }
     if (!__atomic_load_n(&l->full[*block], __ATOMIC_ACQUIRE))
-        return NOT_HERE;
+        return LEFT_TO_PYTHON;
     *at = (uint64_t)entry * SECTOR + l->bitmap_bytes + within;
     return PRESENT;
 }

@@ -293,7 +293,7 @@ static PyObject *session_failed(PyObject *self, PyObject *Py_UNUSED(none))
                          PyMemoryView_FromMemory((char *)slot->data, slot->length, PyBUF_WRITE));
 }
 
-static PyObject *session_answered_method(PyObject *self, PyObject *Py_UNUSED(none))
+static PyObject *session_replied_method(PyObject *self, PyObject *Py_UNUSED(none))
 {
     struct session *s = opened(self);
     if (!s)
@@ -302,7 +302,7 @@ static PyObject *session_answered_method(PyObject *self, PyObject *Py_UNUSED(non
         PyErr_SetString(PyExc_ValueError, "no request failed");
         return NULL;
     }
-    session_answered(s);
+    session_replied(s);
     Py_RETURN_NONE;
 }
 
@@ -359,7 +359,7 @@ static PyMethodDef session_methods[] = {
     {"serve", session_serve_method, METH_VARARGS, NULL},
     {"drain", session_drain_method, METH_NOARGS, NULL},
     {"failed_request", session_failed, METH_NOARGS, NULL},
-    {"answered", session_answered_method, METH_NOARGS, NULL},
+    {"replied", session_replied_method, METH_NOARGS, NULL},
     {"take_latencies", session_latencies, METH_NOARGS, NULL},
     {"close", session_close_method, METH_NOARGS, NULL},
     {0},

@@ -90,7 +90,7 @@ static enum next take_next(struct session *s)
     if (get32(head) != REQUEST_MAGIC || command > CMD_WRITE)
         return FOR_PYTHON;
     enum found found = layout_find(&s->layout, offset, length, command == CMD_WRITE, &at, &s->absent);
-    if (found == NOT_HERE)
+    if (found == LEFT_TO_PYTHON)
         return FOR_PYTHON;
     if (found == TO_ALLOCATE)
         return NEED_BLOCK;
@@ -135,7 +135,7 @@ static enum reason finish(struct session *s, enum reason why)
 enum reason session_drain(struct session *s) { return finish(s, PLAIN_PATH); }
 
 /* Python has replied to the first request that failed. */
-void session_answered(struct session *s)
+void session_replied(struct session *s)
 {
     slots_give_back(s, &s->slots[s->failed[0]]);
     memmove(s->failed, s->failed + 1, (size_t)--s->failures * sizeof s->failed[0]);

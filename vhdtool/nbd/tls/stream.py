@@ -76,7 +76,7 @@ class TlsStream:
                 # mypy: the second argument is a buffer, and the result then a count.
                 count: int = self._tls.read(want - got, buffer[got:])  # type: ignore
             except ssl.SSLWantReadError:
-                # A change of keys may have to be answered.
+                # A change of keys may need a reply.
                 self._push()
                 if got:
                     break
@@ -127,7 +127,7 @@ class TlsStream:
         self._client.setsockopt(level, option, value)
 
     def end(self) -> None:
-        """Ends TLS, which shows the client that nothing was cut off; waits for no answer."""
+        """Ends TLS, which shows the client that nothing was cut off; waits for no reply."""
         with contextlib.suppress(OSError):
             try:
                 self._tls.unwrap()

@@ -108,7 +108,7 @@ class TapCtl:
                 number, text = errno.EINVAL, text or os.strerror(number)
             raise kind(number or errno.EIO, f"tapdisk {pid}", text)
         if reply.kind != expected:
-            raise TapctlError(errno.EINVAL, f"tapdisk {pid}", f"answered {reply.kind}")
+            raise TapctlError(errno.EINVAL, f"tapdisk {pid}", f"replied {reply.kind}")
         return reply
 
     # processes

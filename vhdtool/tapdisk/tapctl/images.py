@@ -51,7 +51,7 @@ _UNSUPPORTED = {
 
 
 class Refused(VhdtoolError):
-    """Raised for an operation that is answered with an errno."""
+    """Raised for an operation whose reply is an errno."""
 
     def __init__(self, number: int, why: str) -> None:
         super().__init__(why)
@@ -237,7 +237,7 @@ def _refuse_encrypted(image: Path) -> None:
 
 
 def errno_of(error: VhdtoolError) -> int:
-    """Returns the errno that tapdisk would answer, or the one that describes the error best."""
+    """Returns the errno that tapdisk would send, or the one that describes the error best."""
     if isinstance(error, StorageError | Refused):
         return error.errno
     if isinstance(error, ActivationRefused | LeaseLost | SplitBrain):
