@@ -7,10 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.shim_process import ROOT
 from tests.support.waiting import wait_for
+from vhdtool.image.create.empty import create_dynamic
 from vhdtool.tapdisk.ending import Ending
 
 
@@ -131,3 +134,44 @@ one.wait(report)
             process.kill()
             os.close(reader)
             os.close(writer)
+
+
+EARLY = """
+import os, runpy, signal, sys
+late, module = sys.argv[1:3]
+del sys.argv[1:3]
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == late:
+            os.kill(os.getpid(), signal.SIGUSR1)
+sys.meta_path.insert(0, Finder())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("late", "module", "options"),
+    [
+        ("vhdtool.tapdisk.serve", "vhdtool", ["serve", "d.vhd", "--socket", "s"]),
+        ("vhdtool.tapdisk.disk", "vhdtool.tapdisk", ["--dir", "."]),
+        ("vhdtool.tapdisk.disk", "vhdtool.tapdisk.tapctl.process", ["-D", "--run-dir", "."]),
+    ],
+)
+def test_usr1_while_modules_load_does_not_end_it(
+    tmp_path: Path, late: str, module: str, options: list[str]
+) -> None:
+    create_dynamic(tmp_path / "d.vhd", 1 << 20)
+    with subprocess.Popen(
+        [sys.executable, "-c", EARLY, late, module, *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        try:
+            # A disk reports its state; a tapdisk without disks has none to report.
+            first = process.stdout if module.endswith("process") else process.stderr
+            assert first is not None
+            assert first.readline()
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

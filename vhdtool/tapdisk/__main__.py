@@ -8,61 +8,64 @@ writes the state to the log.
 import argparse
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.leases.factory import KINDS, lease_opener
-from vhdtool.leases.owner import Owner
-from vhdtool.nbd import fast_path
-from vhdtool.tapdisk.access import ImageOpener, Settings
-from vhdtool.tapdisk.control import Control
-from vhdtool.tapdisk.disk import TapDisk
-from vhdtool.tapdisk.events import Events, log_status
+from vhdtool.tapdisk.ending import Ending
 
 
 def main() -> int:
+    ended = Ending()
+    with ended.on_signals():
+        try:
+            _run(_arguments(), ended)
+        except VhdtoolError as error:
+            print(f"tapdisk: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
     parser.add_argument("--dir", type=Path, required=True, help="private directory for sockets")
     parser.add_argument("--name", default="disk", help="base name of the sockets")
     parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
     parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
-    parser.add_argument("--lease", metavar=KINDS, help="a lock manager or reservation")
+    parser.add_argument("--lease", metavar="KIND:...", help="a lock manager or reservation")
     parser.add_argument("--no-follow", action="store_true", help="refuse symbolic links")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def _run(args: argparse.Namespace, ended: Ending) -> None:
+    # Imported late, with signals handled: it takes most of the start.
+    from vhdtool.leases.factory import lease_opener
+    from vhdtool.leases.owner import Owner
+    from vhdtool.nbd import fast_path
+    from vhdtool.tapdisk.access import ImageOpener, Settings
+    from vhdtool.tapdisk.control import Control
+    from vhdtool.tapdisk.disk import TapDisk
+    from vhdtool.tapdisk.events import Events, log_status
+
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     guard = not args.faithful
     owner = Owner.here(args.host)
     events = Events(args.host, sys.stdout)
-    try:
-        disk = TapDisk(
-            Settings(
-                guard=guard,
-                open_storage=ImageOpener(
-                    follow=not args.no_follow, lease_elsewhere=args.lease is not None
-                ),
-                open_lease=lease_opener(args.lease, owner, guard),
-                emit=events.emit,
-                fast_path_gate=fast_path.new_gate,
-            )
+    disk = TapDisk(
+        Settings(
+            guard=guard,
+            open_storage=ImageOpener(
+                follow=not args.no_follow, lease_elsewhere=args.lease is not None
+            ),
+            open_lease=lease_opener(args.lease, owner, guard),
+            emit=events.emit,
+            fast_path_gate=fast_path.new_gate,
         )
-        control = Control(
-            disk, events, args.dir / f"{args.name}.ctl", args.dir / f"{args.name}.nbd"
-        )
-    except VhdtoolError as error:
-        print(f"tapdisk: {error}", file=sys.stderr)
-        return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: control.ended.set())
-    signal.signal(signal.SIGUSR1, lambda *_: control.ended.ask_report())
-    control.ended.wait(lambda: log_status(disk.status()))
-    try:
-        control.stop()
-    except VhdtoolError as error:
-        print(f"tapdisk: {error}", file=sys.stderr)
-        return 1
-    return 0
+    )
+    folder: Path = args.dir
+    control = Control(disk, events, folder / f"{args.name}.ctl", folder / f"{args.name}.nbd", ended)
+    ended.wait(lambda: log_status(disk.status()))
+    control.stop()
 
 
 if __name__ == "__main__":

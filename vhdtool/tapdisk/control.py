@@ -36,11 +36,19 @@ Request = dict[str, Any]
 class Control:
     """Serves the control socket of one disk, and the NBD socket while the disk is attached."""
 
-    def __init__(self, disk: TapDisk, events: Events, control: Path, export: Path) -> None:
+    def __init__(
+        self,
+        disk: TapDisk,
+        events: Events,
+        control: Path,
+        export: Path,
+        ended: Ending | None = None,
+    ) -> None:
+        """`ended` is set by the operation `exit`."""
         self.disk = disk
         self.events = events
         self.export = export
-        self.ended = Ending()
+        self.ended = ended or Ending()
         self._op = threading.Lock()
         self._server: NbdServer | None = None
         self._path = control

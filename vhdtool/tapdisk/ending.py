@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class Ending:
@@ -24,6 +24,24 @@ class Ending:
         # Not before: `set` may come late, and the number may be another file's by then.
         os.close(self._reader)
         os.close(self._writer)
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """TERM and INT set it, and USR1 asks for a report, until the end of the block.
+
+        Enter it before anything that takes time: until then USR1 ends the process.
+        """
+        handlers = {
+            signal.SIGTERM: lambda *_: self.set(),
+            signal.SIGINT: lambda *_: self.set(),
+            signal.SIGUSR1: lambda *_: self.ask_report(),
+        }
+        before = [(number, signal.signal(number, one)) for number, one in handlers.items()]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
 
     def set(self) -> None:
         self._set = True

@@ -1,7 +1,6 @@
 """Serves one image to NBD clients, from activation to a clean close."""
 
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,40 +51,30 @@ class Service:
     """None: clients are served in clear; else with TLS only."""
 
 
-def serve(service: Service, ready: Callable[[str], None]) -> None:
-    """Serves until TERM or INT, then closes the image with its footer and releases the lease.
+def serve(service: Service, ready: Callable[[str], None], ended: Ending) -> None:
+    """Serves until `ended`, then closes the image with its footer and releases the lease.
 
     `ready` is called with the URI once clients can connect. Raises ActivationRefused while
     another process has the image, LeaseLost when we lost it (it is not closed then), or what
     prevents opening, serving or closing it.
     """
-    ended = Ending()
-    before = [
-        (number, signal.signal(number, lambda *_: ended.set()))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    ]
-    before.append((signal.SIGUSR1, signal.signal(signal.SIGUSR1, lambda *_: ended.ask_report())))
+    disk = _activated(service)
+    disconnect: Callable[[], None] = lambda: None  # noqa: E731
     try:
-        disk = _activated(service)
-        disconnect: Callable[[], None] = lambda: None  # noqa: E731
-        try:
-            server = NbdServer(disk.router, service.address, service.tls)
-            disconnect = server.stop
-            if service.metrics is not None:
-                _publish(service.metrics, disk)
-            ready(server.uri)
-            ended.wait(lambda: log_status(disk.status()))
-            lost = disk.state == "fenced"
-        finally:
-            disk.detach(disconnect)
-        if lost:
-            raise LeaseLost(
-                f"{service.image}: its lease was lost while it was served, so it is not closed; "
-                "find out who has it now, and what `vhdtool check --unclean` says"
-            )
+        server = NbdServer(disk.router, service.address, service.tls)
+        disconnect = server.stop
+        if service.metrics is not None:
+            _publish(service.metrics, disk)
+        ready(server.uri)
+        ended.wait(lambda: log_status(disk.status()))
+        lost = disk.state == "fenced"
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        disk.detach(disconnect)
+    if lost:
+        raise LeaseLost(
+            f"{service.image}: its lease was lost while it was served, so it is not closed; "
+            "find out who has it now, and what `vhdtool check --unclean` says"
+        )
 
 
 def _publish(address: TcpAddress, disk: TapDisk) -> None:

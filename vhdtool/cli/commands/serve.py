@@ -1,6 +1,7 @@
 """`vhdtool serve`: an image for NBD clients."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,8 @@ def serve(
 
     Prints the URI to connect to. The image is a VHD (dynamic, fixed, or differencing with its
     parents), a qcow2 image or a raw disk. No other process may write the image or its parents
-    meanwhile, by any name. Ctrl-C or TERM answers the requests in flight, closes the image, removes
-    the socket, releases the lease and exits with 0.
+    meanwhile, by any name. Ctrl-C or TERM replies to the requests in flight, closes the image,
+    removes the socket, releases the lease and exits with 0.
 
     \b
     --lease sanlock:LOCKSPACE:NAME:FILE[:OFFSET]     a lease of sanlock's daemon
@@ -92,8 +93,7 @@ def serve(
              qemu-img info 'nbd+unix:///?socket=disk.sock'
     """
     from vhdtool.errors import UsageError
-    from vhdtool.tapdisk.serve import Service
-    from vhdtool.tapdisk.serve import serve as serve_image
+    from vhdtool.tapdisk.ending import Ending
 
     if (socket is None) == (tcp is None):
         raise UsageError("choose one of --socket PATH and --tcp HOST:PORT")
@@ -101,8 +101,13 @@ def serve(
         raise UsageError(f"choose one of --raw and --format {kind}")
     if read_only and (force is not None or record is not None):
         raise UsageError("--read-only takes no lease; it excludes --force and --record")
-    out = open(events, "a") if events is not None else None  # noqa: SIM115 - closed below
-    try:
+    ended = Ending()
+    with ended.on_signals(), ExitStack() as opened:
+        # Imported late, with signals handled: it takes most of the start.
+        from vhdtool.tapdisk.serve import Service
+        from vhdtool.tapdisk.serve import serve as serve_image
+
+        out = opened.enter_context(open(events, "a")) if events is not None else None
         serve_image(
             Service(
                 image=Path(image),
@@ -120,11 +125,9 @@ def serve(
                 metrics=_tcp_address("--metrics", metrics) if metrics is not None else None,
                 tls=_tls(tls_certificates, tls_verify_peer, tls_psk),
             ),
-            ready=click.echo,
+            click.echo,
+            ended,
         )
-    finally:
-        if out is not None:
-            out.close()
 
 
 def _tls(folder: str | None, verify_peer: bool, keys: str | None) -> "Tls | None":

@@ -41,9 +41,12 @@ MINOR_OPERATIONS = (
 class Daemon:
     """Serves the control socket. Requests for different minors run at the same time."""
 
-    def __init__(self, run_dir: Path, guard: bool, host: str, events: Events) -> None:
+    def __init__(
+        self, run_dir: Path, guard: bool, host: str, events: Events, ended: Ending | None = None
+    ) -> None:
+        """`ended` is set when the last disk is detached."""
         self.settings = DaemonSettings(guard, Owner.here(host), events.emit, run_dir)
-        self.ended = Ending()
+        self.ended = ended or Ending()
         self.path = run_dir / f"ctl{os.getpid()}"
         self._minors: dict[int, Minor] = {}
         self._lock = threading.Lock()
@@ -107,7 +110,7 @@ class Daemon:
         else:
             if kind not in MINOR_OPERATIONS:
                 raise Refused(errno.EINVAL, f"no operation {kind}")
-            # tapdisk answers EINVAL to `open`, and ENODEV to everything else.
+            # tapdisk replies EINVAL to `open`, and ENODEV to everything else.
             minor = self.minor(number, errno.EINVAL if kind == wire.OPEN else errno.ENODEV)
             change_log = wire.parse_log_path(trailer) if trailer else ""
             with minor.lock:

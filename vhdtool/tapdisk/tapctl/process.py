@@ -8,13 +8,11 @@ import argparse
 import errno
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
 from vhdtool.errors import VhdtoolError
-from vhdtool.tapdisk.events import Events
-from vhdtool.tapdisk.tapctl.daemon import Daemon
+from vhdtool.tapdisk.ending import Ending
 
 RUN_DIR = Path("/run/blktap-control")
 
@@ -26,6 +24,12 @@ def default_run_dir() -> Path:
 
 def main() -> int:
     """Runs the process; returns its exit code, an errno."""
+    ended = Ending()
+    with ended.on_signals():
+        return _main(ended)
+
+
+def _main(ended: Ending) -> int:
     parser = argparse.ArgumentParser(prog="tapdisk", description=__doc__)
     parser.add_argument("--run-dir", type=Path, default=default_run_dir())
     parser.add_argument("--host", default=os.uname().nodename)
@@ -40,7 +44,7 @@ def main() -> int:
     except OSError as error:
         print(f"tapdisk: {args.run_dir}: {error.strerror}", file=sys.stderr)
         return error.errno or errno.EIO
-    return _run(args) if args.foreground or _daemonize(errors) else 0
+    return _run(args, ended) if args.foreground or _daemonize(errors) else 0
 
 
 def _daemonize(errors: int) -> bool:
@@ -55,22 +59,23 @@ def _daemonize(errors: int) -> bool:
     return True
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, ended: Ending) -> int:
+    # Imported late, with signals handled: it takes most of the start.
+    from vhdtool.tapdisk.events import Events
+    from vhdtool.tapdisk.tapctl.daemon import Daemon
+
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     with open(os.devnull, "w") as null:
         try:
             events = Events(args.host, null)
-            daemon = Daemon(args.run_dir, not args.faithful, args.host, events)
+            daemon = Daemon(args.run_dir, not args.faithful, args.host, events, ended)
         except VhdtoolError as error:
             print(f"tapdisk: {error}", file=sys.stderr)
             return errno.EIO
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: daemon.ended.set())
-        signal.signal(signal.SIGUSR1, lambda *_: daemon.ended.ask_report())
         os.write(1, os.fsencode(daemon.path) + b"\n")
         # The parent reads one line and waits for the end of our output.
         os.dup2(null.fileno(), 1)
-        daemon.ended.wait(daemon.dump)
+        ended.wait(daemon.dump)
         try:
             daemon.stop()
         except VhdtoolError as error:
