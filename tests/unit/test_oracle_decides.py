@@ -22,7 +22,7 @@ from vhdtool.oracle.finding import Finding, Outcome, doubt
 from vhdtool.oracle.judge import Evidence, Outcomes, prepare
 from vhdtool.oracle.planted.plant import Planted
 from vhdtool.oracle.readers.image_view import FileView
-from vhdtool.oracle.verdict import VERDICTS, decide
+from vhdtool.oracle.verdict import VERDICTS, WHOLE, decide
 
 CLEAN = Outcomes(ContentOutcome(), Outcome(), Outcome(), ActivationOutcome(), LeftoversOutcome())
 LEAKS = (
@@ -71,6 +71,17 @@ def test_the_first_of_the_reasons_is_the_verdict(evidence: Evidence) -> None:
     assert verdict(evidence, coverage=Coverage(refused="beta refused")) == "refused"
     console = replace(evidence.console, oops="Kernel panic")
     assert verdict(replace(evidence, console=console)) == "error"
+
+
+def test_whole_data_under_a_broken_rule_is_said_first(evidence: Evidence) -> None:
+    broken = replace(CLEAN, activation=ActivationOutcome((PROOF,), overlap_epochs=1))
+    _, why = decide(evidence, broken, Coverage(), Planted())
+    assert why.startswith(f"{WHOLE}: two hosts were active at once; first: ")
+    for name in ("content", "metadata", "structure"):
+        for found in (PROOF, doubt("x", "why")):
+            outcome = replace(getattr(CLEAN, name), findings=(found,))
+            _, why = decide(evidence, replace(broken, **{name: outcome}), Coverage(), Planted())
+            assert WHOLE not in why
 
 
 def test_what_is_left_behind_is_not_consistent_and_not_refused(evidence: Evidence) -> None:
