@@ -11,14 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.support.synthetic_run import entry, make
+from tests.support.synthetic_run import activate, entry, make
 from vhdtool.cli.commands.report import report
+from vhdtool.errors import UsageError
 from vhdtool.report.case import Finding
+from vhdtool.report.drawing.paint import PAINT
+from vhdtool.report.output.case_view import damage_text
 from vhdtool.report.output.files import write_files
-from vhdtool.report.output.page import damage_text
 from vhdtool.report.run import load_run
 
-VOID = {"meta", "br", "rect", "line", "polygon"}
+VOID = {"meta", "br", "input"}
 
 
 class Checker(HTMLParser):
@@ -31,7 +33,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
+        if tag not in VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -81,7 +83,109 @@ def test_the_report_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     assert not re.search(r"url\((?!#)|@import|https?:", html)
     links = [str(attrs["href"]) for tag, attrs in checker.seen if tag == "a"]
     for link in links:
-        assert link.startswith("#case-") or (run_dir / link).is_file()
+        assert link.startswith("#") or (run_dir / link).is_file()
+
+
+def test_each_link_inside_the_page_leads_somewhere(tmp_path: Path) -> None:
+    seen = _checked(_page(make(tmp_path / "run"))).seen
+    ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    links = {str(attrs["href"]) for tag, attrs in seen if tag == "a"}
+    inside = {link.removeprefix("#") for link in links if link.startswith("#")}
+    assert inside <= set(ids)
+    cases = {name for name in ids if name and name.startswith(("case-", "order-"))}
+    assert cases <= inside  # rows lead to their cases, and cases back to their rows
+
+
+def test_orders_are_grouped_by_what_became_of_the_disk(tmp_path: Path) -> None:
+    html = _page(make(tmp_path / "run"))
+    positions = [
+        html.index(f'<tbody class="of g-{key}') for key in ("destroys", "refused", "holds")
+    ]
+    assert positions == sorted(positions)
+    sections = re.findall(r'<section class="case of g-(\w+)[^"]*" id="(case-[\w-]+)"', html)
+    assert [group for group, _ in sections] == sorted(
+        (group for group, _ in sections), key=["destroys", "refused", "holds", "open"].index
+    )
+    assert ("refused", "case-overlap-on-s1") in sections
+
+
+def test_three_sentences_tell_who_has_not_read_the_mail(tmp_path: Path) -> None:
+    html = _page(make(tmp_path / "run"))
+    about = html[: html.index('<table class="cards">')]
+    for words in (
+        "an order says which of them opens and closes it when",
+        "One order is run to be destroyed (overlap, with the guard off)",
+        "The guard is a lease on the shared storage",
+        "A: deactivate, activate",
+        "B: pause, unpause",
+        "C: implicit reopen",
+    ):
+        assert words in about
+
+
+def test_a_broken_rule_with_whole_data_is_named(tmp_path: Path) -> None:
+    lost = entry("reopen-early", False, "corrupt", "corrupt")
+    whole = entry("reopen-early", False, "corrupt", "corrupt", seed=2)
+    whole["writes"]["lost"] = 0
+    for name in ("content", "metadata", "structure"):
+        whole["oracles"][name] = {"result": "pass", "findings": []}
+    (tmp_path / "verdict.json").write_text(json.dumps({"strategies": [lost, whole]}))
+    said = "243 acknowledged writes lost in 1; in 1 the rule is broken, the data is whole."
+    assert said in _page(tmp_path)
+
+
+def test_pictures_have_colours_without_a_style_sheet(tmp_path: Path) -> None:
+    seen = _checked(_page(make(tmp_path / "run"))).seen
+    groups = [attrs for tag, attrs in seen if tag == "g"]
+    assert {"overlap", "active-a", "active-b", "read"} <= {str(one.get("class")) for one in groups}
+    for attrs in groups:
+        for css in str(attrs.get("class")).split():
+            for name in PAINT.get(css, {}):
+                assert name in attrs
+    assert all("fill" in attrs for tag, attrs in seen if tag == "svg" and "viewbox" in attrs)
+
+
+def test_the_filter_is_hidden_where_no_style_sheet_shows_it(tmp_path: Path) -> None:
+    seen = _checked(_page(make(tmp_path / "run"))).seen
+    (box,) = [attrs for tag, attrs in seen if attrs.get("class") == "filter"]
+    assert "hidden" in box
+    shown = [attrs["id"] for tag, attrs in seen if tag == "input"]
+    keys = ("all", "destroys", "refused", "holds", "open", "unexpected")
+    assert shown == [f"show-{key}" for key in keys]
+
+
+def _many(run_dir: Path, cases: int) -> Path:
+    """A soak of that many cases, each with its record; the last one is not as expected."""
+    entries = []
+    for seed in range(1, cases + 1):
+        verdict = "inconclusive" if seed == cases else "consistent"
+        name = f"activate-on-s{seed}"
+        case = entry("activate", True, "consistent", verdict, seed=seed, case=name)
+        case["margin_ms"] = 9.0 - (seed == 5)
+        facts = {"strategy": "activate", "guard": True, "seed": seed, "expected": "consistent"}
+        activate().save(run_dir / name, facts)
+        entries.append(case)
+    (run_dir / "verdict.json").write_text(json.dumps({"strategies": entries}))
+    return run_dir
+
+
+def test_150_cases_stay_under_a_megabyte_and_draw_what_tells_most(tmp_path: Path) -> None:
+    run_dir = _many(tmp_path / "run", 150)
+    html = _page(run_dir)
+    assert len(html) < 1 << 20
+    assert len(re.findall(r'<section class="case ', html)) == 150
+    drawn = re.findall(r'<section class="case [^"]*(?<!brief)" id="case-activate-on-s(\d+)"', html)
+    assert drawn == ["1", "5", "150"]  # the first, the smallest margin, the red one
+    asked = CliRunner().invoke(report, [str(run_dir), "--draw", "activate-on-s7"])
+    assert asked.exit_code == 0
+    assert 'brief" id="case-activate-on-s7"' not in (run_dir / "report.html").read_text()
+
+
+def test_drawing_a_case_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = CliRunner().invoke(report, [str(make(tmp_path / "run")), "--draw", "nope"])
+    assert isinstance(result.exception, UsageError)
+    assert "has no case 'nope'" in str(result.exception)
 
 
 def test_hostile_strings_are_text(tmp_path: Path) -> None:

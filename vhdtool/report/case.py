@@ -75,6 +75,13 @@ class Case:
         return self.verdict == self.expected
 
     @property
+    def data_whole(self) -> bool:
+        """Whether a corrupt case broke only the rule that one host at a time is active."""
+        results = {oracle.name: oracle.result for oracle in self.oracles}
+        data = all(results.get(name) == "pass" for name in ("content", "metadata", "structure"))
+        return self.verdict == "corrupt" and data and results.get("activation") == "fail"
+
+    @property
     def guard_setting(self) -> str:
         return "on" if self.guard else "off"
 

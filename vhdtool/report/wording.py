@@ -5,11 +5,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vhdtool.lab.strategies import STRATEGIES
+from vhdtool.oracle.verdict import WHOLE
 from vhdtool.report.case import Case
 
 QUESTION = (
     "Does this order of storage operations keep a disk image intact while its guest "
     "migrates live from one host to another, writing all the time?"
+)
+
+CURES = {
+    "A": ("deactivate, activate", "the source closes the image before the destination opens it"),
+    "B": ("pause, unpause", "the destination opens early, and reopens once the source has closed"),
+    "C": ("implicit reopen", "the destination closes and opens the image around each request"),
+}
+"""Name and meaning of the three cures of the mail on xen-devel; strategies' labels have the key."""
+
+GUARD = (
+    "The guard is a lease on the shared storage: with it a backend serves the disk only while no "
+    "other does, so an unsafe order is refused and the guest goes on at the source."
 )
 
 VERDICTS = {
@@ -35,6 +48,39 @@ LOCAL_LIMIT = (
 
 
 @dataclass(frozen=True)
+class Group:
+    """Verdicts that the page shows together; `key` is in its anchors."""
+
+    key: str
+    title: str
+    meaning: str
+    verdicts: tuple[str, ...]
+
+
+GROUPS = (
+    Group(
+        "destroys",
+        "Destroys the disk",
+        "acknowledged data is lost, or the rule that only one host is active was broken",
+        ("corrupt",),
+    ),
+    Group(
+        "refused",
+        "Is refused",
+        "the lease was not to be had; the guest went on at the source, and nothing is lost",
+        ("refused",),
+    ),
+    Group(
+        "holds",
+        "Holds",
+        "every acknowledged write is on the disk, and no two hosts were active at once",
+        ("consistent",),
+    ),
+    Group("open", "Proves nothing", "repeat these cases to learn more", ("inconclusive", "error")),
+)
+
+
+@dataclass(frozen=True)
 class Summary:
     """All cases of a strategy with one guard setting."""
 
@@ -46,6 +92,35 @@ class Summary:
     expected: str
     as_expected: bool
     sentence: str
+
+    @property
+    def cure(self) -> str:
+        """The cure of the mail that the order belongs to: A, B or C, or ""."""
+        first = self.label.partition(",")[0]
+        return first if first in CURES else ""
+
+
+def group_of(verdict: str) -> Group:
+    """The group of a verdict."""
+    return next(group for group in GROUPS if verdict in group.verdicts)
+
+
+def introduction(cases: Sequence[Case]) -> list[str]:
+    """Three sentences for a reader who does not know the mail: disk, orders, guard."""
+    bad = list(dict.fromkeys(case.strategy for case in cases if case.expected == "corrupt"))
+    disk = (
+        "While a guest migrates live, a backend at the source has its disk image open and one at "
+        "the destination must open it too; an order says which of them opens and closes it when."
+    )
+    if not bad:
+        return [disk, "No order of this run is expected to destroy the disk.", GUARD]
+    count = {1: "One order is", 2: "Two orders are", 3: "Three orders are", 4: "Four orders are"}
+    orders = (
+        f"{count.get(len(bad), f'{len(bad)} orders are')} run to be destroyed "
+        f"({', '.join(bad)}, with the guard off), because a run that cannot show the damage proves "
+        "nothing about a cure."
+    )
+    return [disk, orders, GUARD]
 
 
 def describe(strategy: str) -> tuple[str, str]:
@@ -92,11 +167,14 @@ def _sentence(members: list[Case]) -> str:
         return members[0].why or VERDICTS.get(members[0].verdict, "")
     counts = Counter(case.verdict for case in members)
     parts = [f"{count} of {len(members)} runs {verdict}" for verdict, count in counts.items()]
-    lost = [case.writes["lost"] for case in members if case.writes["lost"]]
+    lost = sorted(value for case in members if (value := case.writes["lost"]))
     if lost:
-        figures = sorted({value for value in lost if value is not None})
-        span = " to ".join(str(value) for value in (figures[0], figures[-1])[: len(figures)])
-        parts.append(f"{span} acknowledged writes lost")
+        span = f"{lost[0]} to {lost[-1]}" if lost[0] < lost[-1] else f"{lost[0]}"
+        noun = "acknowledged write" if lost[-1] == 1 else "acknowledged writes"
+        parts.append(f"{span} {noun} lost in {len(lost)}")
+    whole = sum(case.data_whole for case in members)
+    if whole:
+        parts.append(f"in {whole} {WHOLE[0].lower()}{WHOLE[1:]}")
     return "; ".join(parts) + "."
 
 

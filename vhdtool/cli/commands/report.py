@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from vhdtool.errors import UsageError
+
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
@@ -14,11 +16,18 @@ import click
     is_flag=True,
     help="Write soak.json (medians, and a bound on the failure rate) even for single runs.",
 )
-def report(run_dir: Path, soak: bool) -> None:
+@click.option(
+    "--draw",
+    metavar="CASE",
+    multiple=True,
+    help="Draw this case, such as activate-on-s7, in a report that leaves out most drawings.",
+)
+def report(run_dir: Path, soak: bool, draw: tuple[str, ...]) -> None:
     """Write a run's verdict as JUnit XML and HTML, and print a table.
 
     RUN_DIR is a run such as runs/latest. The files are RUN_DIR/junit.xml and RUN_DIR/report.html,
-    and soak.json if cases were repeated. The exit code is 0 when they could be written, whatever
+    and soak.json if cases were repeated. Of more than 40 cases the page draws those that tell most;
+    --draw adds another. The exit code is 0 when they could be written, whatever
     the verdict: `vhdtool judge` has an exit code for that.
     """
     from rich.console import Console
@@ -32,7 +41,11 @@ def report(run_dir: Path, soak: bool) -> None:
     if soak or has_repeats(run_dir):
         write_soak(run_dir)
     run = load_run(run_dir)
-    xml, html = write_files(run)
+    known = {case.directory for case in run.cases}
+    for name in draw:
+        if name not in known:
+            raise UsageError(f"{run_dir}: has no case {name!r}; name a directory of a case in it")
+    xml, html = write_files(run, draw=draw)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A record may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="replace")

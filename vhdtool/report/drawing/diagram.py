@@ -1,7 +1,16 @@
 """The diagram of a case: the migration to scale, and an enlargement of each blackout."""
 
 from vhdtool.report.drawing.blackout import Blackout, Phase
-from vhdtool.report.drawing.primitives import Bar, Drawing, Label, Line, Scale, text_width
+from vhdtool.report.drawing.primitives import (
+    Bar,
+    Drawing,
+    Label,
+    Line,
+    Polygon,
+    Scale,
+    Shape,
+    text_width,
+)
 from vhdtool.report.drawing.rows import (
     GAP,
     LEFT,
@@ -17,6 +26,23 @@ from vhdtool.report.drawing.timeline import Leg, Timeline
 from vhdtool.report.wording import milliseconds
 
 PHASE_ROW = 17.0
+DIAMOND = ((13.0, 1.0), (19.0, 8.0), (13.0, 15.0), (7.0, 8.0))
+
+
+def legend() -> list[tuple[str, Drawing]]:
+    """(text, picture) of each kind of shape."""
+    shapes: list[tuple[str, Shape]] = [
+        *(
+            (f"{state}, {host} host", Bar(1, 2, 24, 12, f"{state}-{css}"))
+            for css, host in (("a", "first"), ("b", "second"))
+            for state in ("attached", "active")
+        ),
+        ("both active", Bar(1, 2, 24, 12, "overlap")),
+        ("metadata read", Polygon(DIAMOND, "read")),
+        ("closed or paused", Bar(11, 0, 3, 16, "release")),
+        ("refused or fault", Polygon(DIAMOND, "bad")),
+    ]
+    return [(text, Drawing(26, 16, text, shapes=[shape])) for text, shape in shapes]
 
 
 def overview(timeline: Timeline, blackouts: list[Blackout]) -> Drawing:

@@ -5,7 +5,9 @@ Lengths are in units of the drawing: 1 unit is 1 CSS pixel at full size.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 CHAR = 6.3
 """Mean width of a character of the labels' 11.5-pixel sans-serif."""
@@ -59,7 +61,20 @@ class Polygon:
 
     @property
     def svg_points(self) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+        return " ".join(f"{decimal(x)},{decimal(y)}" for x, y in self.points)
+
+
+Shape = Bar | Label | Line | Polygon
+
+
+@dataclass(frozen=True)
+class Group:
+    """Shapes of one kind and class that follow each other."""
+
+    kind: str
+    css: str
+    anchor: str
+    shapes: tuple[Shape, ...]
 
 
 @dataclass
@@ -73,11 +88,22 @@ class Drawing:
     height: float
     title: str
     description: str = ""
-    shapes: list[Bar | Label | Line | Polygon] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
 
-    def painted(self) -> list[Bar | Label | Line | Polygon]:
-        """The shapes with all labels at the end."""
-        return sorted(self.shapes, key=lambda shape: isinstance(shape, Label))
+    def painted(self) -> list[Shape]:
+        """The shapes with all labels at the end, sorted by class; a label without text is none."""
+        labels = [shape for shape in self.shapes if isinstance(shape, Label) and shape.text]
+        labels.sort(key=lambda label: (label.css, label.anchor))
+        return [*(shape for shape in self.shapes if not isinstance(shape, Label)), *labels]
+
+    def groups(self) -> Iterator[Group]:
+        """Neighbours of one class: the page names class and colours once for all of them."""
+
+        def look(shape: Shape) -> tuple[str, str, str]:
+            return shape.kind, shape.css, shape.anchor if isinstance(shape, Label) else ""
+
+        for (kind, css, anchor), shapes in groupby(self.painted(), look):
+            yield Group(kind, css, anchor, tuple(shapes))
 
 
 @dataclass(frozen=True)
@@ -110,6 +136,11 @@ class Scale:
             marks.append((self.x(origin + value * unit), f"{value:.10g}"))
             index += 1
         return marks
+
+
+def decimal(value: float) -> str:
+    """A coordinate with at most one decimal."""
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def text_width(text: str) -> float:

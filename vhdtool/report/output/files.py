@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from io import StringIO
 from pathlib import Path
 
@@ -15,8 +15,12 @@ from vhdtool.report.output.table import print_tables
 from vhdtool.report.run import Run
 
 
-def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[Path, Path]:
+def write_files(
+    run: Run, others: Mapping[Path, bytes] | None = None, draw: Collection[str] = ()
+) -> tuple[Path, Path]:
     """Write junit.xml and report.html beside verdict.json, and `others`; return their paths.
+
+    `draw` names cases that the page draws in any event.
 
     The files are replaced at the end, so a full disk leaves the old ones and no reader meets half
     a file. Raises UsageError when they cannot be written.
@@ -26,7 +30,7 @@ def write_files(run: Run, others: Mapping[Path, bytes] | None = None) -> tuple[P
     xml, html = run.path / "junit.xml", run.path / "report.html"
     documents = {
         xml: junit_xml(run, plain.getvalue()),
-        html: render_page(run).encode("utf-8", errors="replace"),
+        html: render_page(run, draw).encode("utf-8", errors="replace"),
         **(others or {}),
     }
     parts: dict[Path, str] = {}

@@ -1,101 +1,114 @@
 """report.html: one self-contained page, rendered from a template."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from vhdtool.ranges import merge
 from vhdtool.report import wording
-from vhdtool.report.case import PHASES, Case, Finding
-from vhdtool.report.drawing.blackout import Blackout, find_blackouts
-from vhdtool.report.drawing.diagram import overview, zoom
-from vhdtool.report.drawing.primitives import Drawing
-from vhdtool.report.drawing.timeline import MARKED, Timeline, build_timeline, describe, read_time
+from vhdtool.report.case import PHASES, Case
+from vhdtool.report.drawing.diagram import legend
 from vhdtool.report.lenient_json import integer, items, mapping, number, text
 from vhdtool.report.output import table
+from vhdtool.report.output.case_view import CaseView, case_view, row_anchor
+from vhdtool.report.output.html import environment
 from vhdtool.report.run import Run
-from vhdtool.report.wording import milliseconds, percent
 
-FINDINGS = 20
-"""Findings listed for one oracle; the rest is counted."""
-RANGES = 12
-"""Ranges of damaged sectors listed; the rest is counted."""
-STEPS = (
-    "migrate-started",
-    "suspended",
-    "resumed",
-    "migrated",
-    "cancelled",
-    "attached",
-    "detached",
-    "first-request",
-    "first-write",
-    *MARKED,
-)
+MANY = 40
+"""A run with more cases has not all of them drawn: 150 drawings are 2 MB."""
+LINKED = 20
+"""Cases that a row of the table of verdicts links to."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """A row of the table of events; `at` is in ms after SUSPENDED of the same leg, if known."""
-
-    at: float | None
-    leg: int
-    host: str
-    event: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class CaseView:
-    """A case as the template shows it."""
+class Row:
+    """A row of the table of verdicts."""
 
     anchor: str
-    name: str
-    case: Case
-    summary: str
-    drawings: tuple[tuple[str, Drawing], ...]
-    steps: tuple[Step, ...]
-    findings: tuple[Finding, ...]
-    more_findings: int
-    damage: str
-    links: tuple[tuple[str, str], ...]
-    metadata: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...]
+    summary: wording.Summary
+    cases: tuple[CaseView, ...]
+    more: int
 
 
-def render_page(run: Run) -> str:
-    """Return the report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("vhdtool.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["ms"] = _ms
-    environment.filters["percent"] = percent
+@dataclass(frozen=True)
+class Section:
+    """A group of the page: its rows in the table of verdicts, and its cases."""
+
+    group: wording.Group
+    rows: tuple[Row, ...]
+    views: tuple[CaseView, ...]
+
+
+def render_page(run: Run, draw: Collection[str] = ()) -> str:
+    """Return the report as HTML; `draw` names case directories to draw in any event."""
     names = table.case_names(run.cases)
-    views = [_view(case, name) for case, name in zip(run.cases, names, strict=True)]
-    limits = (wording.LOCAL_LIMIT, *wording.LIMITS)
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        views=views,
-        summaries=wording.summaries(run.cases),
-        headline=wording.headline(run.cases, run.as_expected, run.error),
-        question=wording.QUESTION,
-        verdicts=wording.VERDICTS,
-        limits=limits,
-        phases=PHASES,
-        soak_rows=_soak_rows(run),
-        soak_lines=table.soak_lines(run.soak) if run.soak else [],
+    drawn = {*drawn_cases(run.cases), *draw}
+    views = [
+        case_view(case, name, case.directory in drawn)
+        for case, name in zip(run.cases, names, strict=True)
+    ]
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            views=views,
+            sections=_sections(run.cases, views),
+            unexpected=[view for view in views if not view.case.as_expected],
+            linked=LINKED,
+            not_drawn=sum(not view.drawn for view in views),
+            headline=wording.headline(run.cases, run.as_expected, run.error),
+            question=wording.QUESTION,
+            introduction=wording.introduction(run.cases),
+            cures=wording.CURES,
+            verdicts=wording.VERDICTS,
+            groups=[group.key for group in wording.GROUPS],
+            limits=(wording.LOCAL_LIMIT, *wording.LIMITS),
+            phases=PHASES,
+            legend=legend(),
+            soak_rows=_soak_rows(run),
+            soak_lines=table.soak_lines(run.soak) if run.soak else [],
+        )
     )
 
 
-def _ms(value: float | None) -> str:
-    return "–" if value is None else milliseconds(value)
+def drawn_cases(cases: Iterable[Case]) -> set[str]:
+    """The directories of the cases to draw: all of them, or of many the ones that tell most.
+
+    Those are the cases that were not as expected, then of each strategy with one guard setting the
+    first case and the one with the smallest margin.
+    """
+    cases = list(cases)
+    if len(cases) <= MANY:
+        return {case.directory for case in cases}
+    groups = dict[tuple[str, bool], list[Case]]()
+    for case in cases:
+        groups.setdefault((case.strategy, case.guard), []).append(case)
+    chosen = [case for case in cases if not case.as_expected]
+    chosen += [members[0] for members in groups.values()]
+    for members in groups.values():
+        measured = [case for case in members if case.margin_ms is not None]
+        chosen += sorted(measured, key=lambda case: case.margin_ms or 0)[:1]
+    return set(list(dict.fromkeys(case.directory for case in chosen))[:MANY])
+
+
+def _sections(cases: tuple[Case, ...], views: list[CaseView]) -> list[Section]:
+    """The groups that the run has, in the order of `wording.GROUPS`."""
+    rows = dict[str, list[Row]]()
+    for summary in wording.summaries(cases):
+        anchor = row_anchor(summary.strategy, summary.guard)
+        members = [view for view in views if view.row == anchor]
+        members.sort(key=lambda view: view.case.as_expected)
+        rows.setdefault(wording.group_of(summary.verdict).key, []).append(
+            Row(anchor, summary, tuple(members[:LINKED]), max(0, len(members) - LINKED))
+        )
+    return [
+        Section(
+            group,
+            tuple(rows.get(group.key, ())),
+            tuple(view for view in views if view.group == group.key),
+        )
+        for group in wording.GROUPS
+        if group.key in rows or any(view.group == group.key for view in views)
+    ]
 
 
 def _soak_rows(run: Run) -> list[dict[str, object]]:
@@ -117,78 +130,3 @@ def _soak_rows(run: Run) -> list[dict[str, object]]:
             }
         )
     return rows
-
-
-def _view(case: Case, name: str) -> CaseView:
-    notes = list(case.notes)
-    timeline = build_timeline(case.events)
-    if timeline is None and case.path is not None:
-        notes.append("too few events for a drawing")
-    findings = case.findings
-    listed = [found for oracle in case.oracles for found in oracle.findings[:FINDINGS]]
-    return CaseView(
-        anchor="case-" + re.sub(r"[^A-Za-z0-9-]", "-", case.directory or case.strategy),
-        name=name,
-        case=case,
-        summary=wording.describe(case.strategy)[1],
-        drawings=tuple(_drawings(case, timeline)) if timeline else (),
-        steps=tuple(_steps(timeline, case)) if timeline else (),
-        findings=tuple(listed),
-        more_findings=len(findings) - len(listed),
-        damage=damage_text(findings),
-        links=tuple(_links(case, metadata=False)),
-        metadata=tuple(_links(case, metadata=True)),
-        notes=tuple(notes),
-    )
-
-
-def _links(case: Case, metadata: bool) -> Iterable[tuple[str, str]]:
-    """(text, relative URL) of the metadata snapshots of a case, or of its other files."""
-    for name in case.files:
-        if name.startswith("metadata/") == metadata:
-            text = name.removeprefix("metadata/").removesuffix(".json") if metadata else name
-            yield text, quote(f"{case.directory}/{name}")
-
-
-def _drawings(case: Case, timeline: Timeline) -> Iterable[tuple[str, Drawing]]:
-    blackouts = find_blackouts(timeline, case.acks)
-    yield "The whole migration, to scale", overview(timeline, blackouts)
-    for blackout in blackouts:
-        yield _caption(blackout, len(blackouts)), zoom(timeline, blackout)
-
-
-def _caption(blackout: Blackout, count: int) -> str:
-    leg = blackout.leg
-    about = f"Leg {leg.number}, {leg.source} to {leg.destination}: " if count > 1 else ""
-    if leg.moved:
-        return about + "the blackout" if about else "The blackout"
-    reason = f"cancelled: {leg.reason}" if leg.reason else "cancelled"
-    if leg.fault and leg.fault != leg.reason:
-        reason += f" (fault: {leg.fault})"
-    about += reason
-    return about[0].upper() + about[1:]
-
-
-def _steps(timeline: Timeline, case: Case) -> Iterable[Step]:
-    suspended = {leg.number: leg.suspended for leg in timeline.legs}
-    for event in case.events.items:
-        if event.name not in STEPS:
-            continue
-        zero = suspended.get(event.leg)
-        at = None if zero is None else (read_time(event) - zero) * 1000
-        yield Step(at, event.leg, event.host, event.name, describe(event))
-
-
-def damage_text(findings: list[Finding]) -> str:
-    """The damaged guest sectors of the findings: their total and first ranges; '' for none."""
-    named = [finding.sectors for finding in findings if finding.sectors is not None]
-    ranges = merge((first, first + count) for first, count in named)
-    if not ranges:
-        return ""
-    total = sum(end - first for first, end in ranges)
-    shown = ", ".join(
-        str(first) if end == first + 1 else f"{first}–{end - 1}" for first, end in ranges[:RANGES]
-    )
-    rest = len(ranges) - RANGES
-    more = f" and {rest} more ranges" if rest > 0 else ""
-    return f"{total} guest sectors in {len(ranges)} ranges: {shown}{more}"
