@@ -187,15 +187,15 @@ def test_a_pipe_that_closes_is_no_traceback(image: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def complete(words: str, image: Path) -> list[str]:
+def complete(words: str, module: str = "vhdtool", variable: str = "_VHDTOOL_COMPLETE") -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "vhdtool"],
+        [sys.executable, "-m", module],
         capture_output=True,
         text=True,
         check=True,
         env={
             **os.environ,
-            "_VHDTOOL_COMPLETE": "bash_complete",
+            variable: "bash_complete",
             "COMP_WORDS": words,
             "COMP_CWORD": str(words.count(" ")),
         },
@@ -203,15 +203,34 @@ def complete(words: str, image: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_shells_complete_commands_options_and_files(
-    image: Path, capsys: pytest.CaptureFixture[str]
+def test_shells_complete_commands_options_and_files() -> None:
+    assert complete("vhdtool ch") == ["plain,check"]
+    assert "plain,--unclean" in complete("vhdtool check --un")
+    assert complete("vhdtool check di") == ["file,di"]
+    assert "plain,info" in complete("vhdtool nosuch ")
+
+
+def test_shells_complete_vhd_util() -> None:
+    def answer(words: str) -> list[str]:
+        return complete(words, "vhdtool.cli.vhd_util.main", "_VHD_UTIL_COMPLETE")
+
+    assert answer("vhd-util co") == ["plain,coalesce"]
+    assert answer("vhd-util resize -") == ["plain,-n", "plain,-s", "plain,-j", "plain,-f"]
+    assert answer("vhd-util check -n di") == ["file,di"]
+    assert answer("vhd-util scan di") == ["file,di"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_of_one_program_or_both(
+    shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert complete("vhdtool ch", image) == ["plain,check"]
-    assert "plain,--unclean" in complete("vhdtool check --un", image)
-    assert complete("vhdtool check di", image) == ["file,di"]
-    for shell in ("bash", "zsh", "fish"):
-        assert run(["completion", shell]) == 0
-        assert "_VHDTOOL_COMPLETE" in capsys.readouterr().out
+    assert run(["completion", shell, "vhdtool"]) == 0
+    ours = capsys.readouterr().out
+    assert run(["completion", shell, "vhd-util"]) == 0
+    theirs = capsys.readouterr().out
+    assert ("_VHDTOOL_COMPLETE" in ours, "_VHD_UTIL_COMPLETE" in theirs) == (True, True)
+    assert run(["completion", shell]) == 0
+    assert capsys.readouterr().out == ours + theirs
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")

@@ -1,7 +1,6 @@
 """Entry point of `vhdtool`: finds commands by name, and turns errors into exit codes."""
 
 import importlib
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ import click
 
 from vhdtool.cli.arguments import refuse_dash
 from vhdtool.cli.signals import clean_up_on_signals
+from vhdtool.cli.standard_streams import open_missing, run_and_flush
 from vhdtool.cli.suggestions import unknown_command, unknown_option
 from vhdtool.errors import VhdtoolError
 
@@ -133,7 +133,10 @@ WRONG_USAGE = {"judge": 125, "lab": 125}
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command line and return its exit code; an error is printed as one line."""
+    """Run a command line and return its exit code; an error is printed as one line.
+
+    Raises BrokenPipeError where the reader of the output has gone.
+    """
     name = next((one for one in arguments if not one.startswith("-")), "")
     wrong = WRONG_USAGE.get(name, 1)
     try:
@@ -157,9 +160,7 @@ def run(arguments: list[str]) -> int:
         click.echo("vhdtool: interrupted", err=True)
         return 130
     except BrokenPipeError:
-        # The reader is gone (`vhdtool meta | head`): discard what is still buffered.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except OSError as error:
         click.echo(f"vhdtool: {error.filename or 'input or output'}: {error.strerror}", err=True)
         return wrong
@@ -170,8 +171,9 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Entry point of the package."""
+    open_missing()
     clean_up_on_signals()
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_and_flush(lambda: run(sys.argv[1:]), "vhdtool", lambda error: 1))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from vhdtool.cli.standard_streams import open_missing, run_and_flush
 from vhdtool.errors import VhdtoolError
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.client import Entry, TapCtl, TapctlError, Unexpected
@@ -231,10 +232,15 @@ def call(arguments: list[str]) -> int:
         if command == "detach" and isinstance(error, Unexpected):
             print(f"got unexpected result 'error' from {_number(options, 'p')}")
         return _failed(error.errno, f"tap-ctl: {command}: {error}" if error.why else "")
+    except BrokenPipeError:
+        raise
     except (VhdtoolError, OSError) as error:
-        number = getattr(error, "errno", None) or errno.EIO
-        return _failed(number, f"tap-ctl: {command}: {error}")
+        return _failed(_errno_of(error), f"tap-ctl: {command}: {error}")
     return 0
+
+
+def _errno_of(error: Exception) -> int:
+    return getattr(error, "errno", None) or errno.EIO
 
 
 def _failed(number: int, why: str = "") -> int:
@@ -247,10 +253,11 @@ def _failed(number: int, why: str = "") -> int:
 
 def main() -> None:
     """Entry point of the package."""
+    open_missing()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Paths are bytes, and are printed unchanged.
         sys.stdout.reconfigure(errors="surrogateescape")
-    sys.exit(call(sys.argv[1:]))
+    sys.exit(run_and_flush(lambda: call(sys.argv[1:]), "tap-ctl", _errno_of))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ written for it need no change; xapi-project/sm's vhdutil.py matters most. Standa
 of the real tool. Longer explanations of an error go to standard error, which such scripts do not
 parse.
 
-main           entry point: the table of commands, errors to exit codes
+main           entry point: commands by name, errors to exit codes
+table          the commands and their options: usage, completion and parsing follow it
+completion     the commands as click's, for completion by a shell and for the man page
 create         commands create and snapshot
 query          command query
 read           command read
 scan           command scan
 check          command check
-modify         commands set and modify
-resize         command resize
+modify         commands set, modify and resize
 coalesce       commands coalesce and fill
 repair         commands repair and revert
 key_hash       command key: the hash that identifies an encryption key

@@ -88,8 +88,8 @@ def errno_of(error: Exception) -> int:
 def explain(error: Exception) -> None:
     """Print our explanation of an error on standard error."""
     text = str(error)
-    if isinstance(error, OSError) and not isinstance(error, VhdtoolError) and error.filename:
-        text = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and not isinstance(error, VhdtoolError):
+        text = f"{error.filename or 'input or output'}: {error.strerror}"
     print(f"vhd-util: {text}", file=sys.stderr)
 
 

@@ -1,11 +1,14 @@
-"""Entry point of `vhd-util`: the table of commands; errors become exit codes."""
+"""Entry point of `vhd-util`: finds commands in the table, and turns errors into exit codes."""
 
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from vhdtool.cli.signals import clean_up_on_signals
+from vhdtool.cli.standard_streams import open_missing, run_and_flush
 from vhdtool.cli.vhd_util.conventions import (
     CommandFailed,
     Options,
@@ -15,49 +18,10 @@ from vhdtool.cli.vhd_util.conventions import (
     explain,
     parse,
 )
-from vhdtool.errors import VhdtoolError
+from vhdtool.cli.vhd_util.table import COMMANDS, Command
+from vhdtool.errors import UsageError, VhdtoolError
 
 _HERE = "vhdtool.cli.vhd_util"
-COMMANDS = {
-    "create": ("create:create", "n:s:S:r"),
-    "snapshot": ("create:snapshot", "n:p:S:l:me"),
-    "query": ("query:query", "n:vspfdSmau"),
-    "read": ("read:read", "n:pt:b:Bm:i:e:aj:d:c:r:R:xC"),
-    "set": ("modify:set_field", "n:f:v:"),
-    "repair": ("repair:repair", "n:b"),
-    "resize": ("resize:resize", "n:s:j:f"),
-    "fill": ("coalesce:fill", "n:f:t:bB"),
-    "coalesce": ("coalesce:coalesce", "n:sp"),
-    "modify": ("modify:modify", "n:s:p:mz"),
-    "scan": ("scan:scan", "m:fcl:pavM"),
-    "check": ("check:check", "n:iItpbBs"),
-    "revert": ("repair:revert", "n:j:"),
-    "key": ("key_hash:key", "n:k:N:H:scCp"),
-}
-"""Name -> (module:function, options as getopt takes them)."""
-USAGE = {
-    "create": "-n NAME -s MB [-r (a fixed image)] [-S MB (size that the tables are made for)]",
-    "snapshot": "-n NAME -p PARENT [-l LIMIT of the chain] [-m (raw parent)] [-S MB] "
-    "[-e (link to PARENT even if it is empty)]",
-    "query": "-n NAME [-v virtual MB] [-s bytes used] [-p parent] [-u (parent as written)] "
-    "[-f hidden] [-m marker] [-d depth] [-a blocks] [-S MB of a fast resize]",
-    "read": "-n NAME [-p headers] [-t SECTOR's offset] [-b BLOCK's BAT entry] [-B BAT as bits] "
-    "[-m BLOCK's bitmap] [-i SECTOR's bit] [-e SECTOR: extents] [-a batmap] [-j BLOCK's bit] "
-    "[-d BLOCK's data] [-r SECTOR: data] [-R BYTE: data] [-c COUNT] [-x (hexadecimal)]",
-    "set": "-n NAME -f hidden|marker -v VALUE",
-    "repair": "-n NAME [-b (from the footer's copy)]",
-    "resize": "-n NAME -s MB (-j JOURNAL | -f (fast, within the tables))",
-    "fill": "-n NAME",
-    "coalesce": "-n NAME [-s (skip zeros)] [-p (progress)]",
-    "modify": "-n NAME [-p PARENT [-m (raw)]] [-s BYTES of the file] [-z (discard all data)]",
-    "scan": "[-m PATTERN] [-f fast] [-c continue after errors] [-l VOLUME_GROUP] [-p as trees] "
-    "[-a parents too] [-v whole paths] [-M markers] FILES",
-    "check": "-n NAME [-i (a missing footer is no fault)] [-I (any parent)] [-t (any time)] "
-    "[-B (no bitmaps)] [-p parents] [-b bitmaps] [-s statistics]",
-    "revert": "-n NAME -j JOURNAL",
-    "key": "-p -n NAME | -s -n NAME (-k KEYFILE | -H HASH) [-N NONCE] | -c -n NAME -k KEYFILE | "
-    "-C -k KEYFILE [-N NONCE]",
-}
 
 
 def run(arguments: list[str]) -> int:
@@ -66,27 +30,38 @@ def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         if arguments:
             print(f"invalid COMMAND {arguments[0]}", file=sys.stderr)
+            if near := get_close_matches(arguments[0], COMMANDS, n=1):
+                print(f"vhd-util: did you mean {near[0]}?", file=sys.stderr)
         print("usage: vhd-util COMMAND [OPTIONS]")
         print(f"COMMAND := {{ {' | '.join(COMMANDS)} }}")
         return 0
     name, rest = arguments[0], arguments[1:]
-    target, letters = COMMANDS[name]
+    command = COMMANDS[name]
     try:
         if name == "scan":
-            return _call(target)(rest)
-        return _call(target)(parse(name, rest, letters))
+            return _call(command.target)(rest)
+        options = parse(name, rest, command.letters)
+        _refuse_dash(options, command)
+        return _call(command.target)(options)
     except WrongArguments:
-        print(f"options: {USAGE[name]} [-h help]")
-        help_given = "-h" in rest and name in ("query", "snapshot", "check", "scan", "key")
-        return 0 if help_given else errno_of(ValueError())
+        print(f"options: {command.usage} [-h help]")
+        return command.exit_code_of_help if "-h" in rest else errno.EINVAL
     except CommandFailed as error:
         print(error)
         return error.exit_code
     except SilentExit as error:
         return error.exit_code
+    except BrokenPipeError:
+        raise
     except (VhdtoolError, OSError, MemoryError) as error:
         explain(error)
         return errno_of(error)
+
+
+def _refuse_dash(options: Options, command: Command) -> None:
+    """Refuse `-` as a path: by convention it is a standard stream, and not a file of that name."""
+    if any(options.get(letter) == "-" for letter in command.path_letters()):
+        raise UsageError("-: not a path here; ./- is a file of that name")
 
 
 def _call(target: str) -> Callable[[Options | list[str]], int]:
@@ -98,16 +73,17 @@ def _call(target: str) -> Callable[[Options | list[str]], int]:
 
 def main() -> None:
     """Entry point of the package."""
+    if question := os.environ.get("_VHD_UTIL_COMPLETE"):
+        from vhdtool.cli.vhd_util.completion import complete
+
+        sys.exit(complete(question))
+    open_missing()
     clean_up_on_signals()
     # Paths are bytes, and are printed unchanged.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 32
+        code = run_and_flush(lambda: run(sys.argv[1:]), "vhd-util", errno_of)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

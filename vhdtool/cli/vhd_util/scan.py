@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vhdtool.cli.vhd_util.conventions import Options, WrongArguments, errno_of, explain, parse
 from vhdtool.cli.vhd_util.lvm_volumes import Volume, volume_name, volumes_of_group
+from vhdtool.cli.vhd_util.table import COMMANDS
 from vhdtool.errors import VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent, locator_paths
 from vhdtool.image.edit.batmap_fields import BatmapFields, read_batmap_fields
@@ -74,7 +75,6 @@ def scan(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> tuple[Options, list[str]]:
-    letters = "m:fcl:pavM"
     flags, names, skip = [], [], False
     for one in arguments:
         if skip or (one.startswith("-") and one != "-"):
@@ -83,7 +83,7 @@ def _parse(arguments: list[str]) -> tuple[Options, list[str]]:
             skip = not skip and one[-1] in "ml" and not set(one[1:-1]) & set("ml")
         else:
             names.append(one)
-    options = parse("scan", flags, letters)
+    options = parse("scan", flags, COMMANDS["scan"].letters)
     if "m" not in options and not names:
         raise WrongArguments
     if "p" in options:
