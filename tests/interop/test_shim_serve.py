@@ -248,6 +248,63 @@ def test_mistakes_are_one_line(
     assert Path("d.vhd").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--socket", "no/such/dir/s"),
+        ("--socket", "d.vhd"),
+        ("--socket", "s", "--metrics", "127.0.0.1:99999"),
+        ("--socket", "s", "--force", "7"),
+        ("--socket", "s", "--record", "elsewhere/r", "--metrics", "127.0.0.1:99999"),
+        ("--socket", "s", "--record", "elsewhere/no"),
+        ("--socket", "s", "--faithful", "--metrics", "127.0.0.1:99999"),
+    ],
+)
+def test_a_refused_start_leaves_no_file(
+    tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_dynamic("d.vhd", 8 * MIB)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "no").write_text("no epoch record")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    if "--force" in options:
+        with served(Path("d.vhd"), "--socket", "other"):
+            refused("d.vhd", *options)
+    else:
+        refused("d.vhd", *options)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("options", [(), ("--faithful",), ("--record", "elsewhere/r")])
+def test_a_clean_end_leaves_the_image_alone(
+    tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_dynamic("d.vhd", 8 * MIB)
+    (tmp_path / "elsewhere").mkdir()
+    with served(Path("d.vhd"), "--socket", "s", *options) as (uri, _):
+        qemu_io(uri, "write -P 1 0 1M")
+        assert Path("d.vhd.lease").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["d.vhd", "elsewhere"]
+
+
+def test_the_record_of_a_crashed_server_stays(tmp_path: Path) -> None:
+    image, where = tmp_path / "d.vhd", tmp_path / "s"
+    create_dynamic(image, 8 * MIB)
+    with served(image, "--socket", str(where)) as (_, process):
+        process.kill()
+        process.wait()
+        assert (tmp_path / "d.vhd.lease").exists()
+        log = tmp_path / "events"
+        with served(image, "--socket", str(where), "--events", str(log)):
+            pass
+        process.returncode = 0
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [one["epoch"] for one in events if one["event"] == "activated"] == [2]
+    assert (tmp_path / "d.vhd.lease").exists()
+
+
 def test_a_symbolic_link_is_refused_where_the_caller_asks(tmp_path: Path) -> None:
     create_dynamic(tmp_path / "real.vhd", 8 * MIB)
     (tmp_path / "d.vhd").symlink_to("real.vhd")

@@ -281,3 +281,91 @@ def test_guard_off_does_not_take_a_real_holder_its_lease(path: Path) -> None:
     real.check()
     real.close()
     unguarded.close()
+
+
+def temporary(path: Path, host: str) -> EpochLease:
+    return EpochLease(EpochRecord(path, temporary=True), owner(host))
+
+
+def test_a_temporary_record_is_removed_after_its_release(path: Path) -> None:
+    lease = temporary(path, "a")
+    for _ in range(2):
+        lease.acquire()
+        lease.append("open")
+        lease.release()
+    assert path.exists()
+    lease.close()
+    assert not path.exists()
+    unguarded = UnguardedLease(EpochRecord(path, temporary=True), owner("a"))
+    unguarded.acquire()
+    unguarded.release()
+    unguarded.close()
+    assert os.listdir(path.parent) == []
+
+
+def test_a_temporary_record_without_events_is_removed(path: Path) -> None:
+    record = EpochRecord(path, temporary=True)
+    with record.mutex():
+        assert path.exists()
+    record.close()
+    assert not path.exists()
+
+
+def test_a_temporary_record_that_names_a_holder_stays(path: Path) -> None:
+    lease = temporary(path, "a")
+    lease.acquire()
+    lease.close()
+    assert EpochRecord(path).read()[0] == 1
+
+
+def test_a_record_that_was_there_before_stays(path: Path) -> None:
+    """An operator's `--force 1` of then must not fit a later lease."""
+    crashed = EpochLease(EpochRecord(path), gone_owner())
+    crashed.acquire()
+    crashed.close()
+    lease = temporary(path, "b")
+    assert lease.acquire() == 2
+    lease.release()
+    lease.close()
+    assert EpochRecord(path).read() == (3, None)
+
+
+def test_a_temporary_record_with_anothers_event_stays(path: Path) -> None:
+    lease, other = temporary(path, "a"), EpochLease(EpochRecord(path), owner("b"))
+    lease.acquire()
+    other.append("open")
+    lease.release()
+    lease.close()
+    assert EpochRecord(path).read() == (3, None)
+    other.close()
+
+
+def test_a_record_is_made_anew_after_its_removal(path: Path) -> None:
+    first, second = temporary(path, "a"), temporary(path, "b")
+    first.acquire()
+    with pytest.raises(ActivationRefused):
+        second.acquire()
+    first.release()
+    first.close()
+    # It has the removed file open.
+    assert second.acquire() == 1
+    second.check()
+    with pytest.raises(ActivationRefused, match="held by b"):
+        first.acquire()
+    second.release()
+    second.close()
+    assert not path.exists()
+    first.close()
+
+
+def test_a_former_holder_has_lost_a_record_that_was_removed(path: Path) -> None:
+    stopped = EpochLease(EpochRecord(path), owner("a"))
+    stopped.acquire()
+    path.unlink()
+    other = temporary(path, "b")
+    other.acquire()
+    other.release()
+    other.close()
+    with pytest.raises(LeaseLost, match="removed or replaced"):
+        stopped.check()
+    stopped.close()

@@ -42,8 +42,18 @@ class EpochRecord:
     They raise StorageError when the storage fails, LeaseLost when the record is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, temporary: bool = False) -> None:
+        """`temporary`: `close` removes a file that was made here and has no event but ours.
+
+        A record that was there before stays, and so does one that names a holder. Its epochs go
+        on, so that no later lease has the epoch that an operator once gave to --force.
+        """
         self.path = path
+        self._temporary = temporary
+        self._made = False
+        """Whether the file was absent when we opened it."""
+        self._written = 0
+        """Events that we have written."""
         # One aligned sector for O_DIRECT, guarded by the lock.
         self._buffer = mmap.mmap(-1, 4096)
         self._view = memoryview(self._buffer)[:SECTOR]
@@ -68,6 +78,7 @@ class EpochRecord:
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._made, self._written = not os.path.lexists(self.path), 0
         for direct in (os.O_DIRECT, 0):
             # NFS may serve a buffered read from its cache; O_DIRECT asks the server.
             try:
@@ -139,6 +150,7 @@ class EpochRecord:
             os.fdatasync(self._fd)
         except OSError as error:
             raise self._failure("flush", error) from None
+        self._written += 1
 
     def append(self, entry: Fields) -> int:
         """Writes an event at a new epoch, with the holder unchanged; returns the epoch."""
@@ -191,10 +203,20 @@ class EpochRecord:
         finally:
             self.unlock(MUTEX)
 
+    def _remove_own(self) -> None:
+        """Removes a record whose events are all ours. Call it with the mutex held.
+
+        A process that waits for the mutex finds the file removed, and makes a new one. A former
+        holder that was stopped finds that too, and has lost the lease.
+        """
+        newest, holder = self.read()
+        if self._made and holder is None and newest == self._written:
+            self.path.unlink()
+
     def remove_empty(self) -> None:
         """Removes an empty record. Call it with the mutex held, and no lock of another process.
 
-        A process that waits for the mutex finds the file gone, and makes a new one.
+        A process that waits for the mutex finds the file removed, and makes a new one.
         """
         with contextlib.suppress(OSError, StorageError):
             if os.fstat(self._fd).st_size == 0 and self.is_current():
@@ -302,6 +324,11 @@ class EpochRecord:
         fcntl.fcntl(self._fd if fd is None else fd, fcntl.F_OFD_SETLK, lock)
 
     def close(self) -> None:
+        """Frees what the object holds, and removes a temporary record."""
+        if self._temporary and self._made and self._fd >= 0:
+            # What cannot be removed is a record without a holder: it excludes nobody.
+            with contextlib.suppress(OSError, VhdtoolError), self.mutex():
+                self._remove_own()
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

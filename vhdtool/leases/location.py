@@ -47,15 +47,23 @@ def record_of(image: str | os.PathLike[str], named: Path | None = None) -> Path:
     return wanted
 
 
-def remember_record(image: str | os.PathLike[str], record: Path) -> None:
-    """Writes a pointer beside an image whose record is elsewhere. Call it with the image locked.
+def remember_record(image: str | os.PathLike[str], record: Path) -> bool:
+    """Writes a pointer beside an image whose record is elsewhere; returns whether it did.
 
-    Raises UsageError when the image has another record by now.
+    Call it with the image locked. Raises UsageError when the image has another record by now.
     """
     beside = record_beside(image)
-    if record != beside:
-        _write_pointer(beside, record)
+    wrote = record != beside and _write_pointer(beside, record)
     record_of(image, record)
+    return wrote
+
+
+def forget_record(image: str | os.PathLike[str], record: Path) -> None:
+    """Removes the pointer that `remember_record` wrote."""
+    beside = record_beside(image)
+    with suppress(OSError, UsageError):
+        if _read_pointer(beside) == record:
+            beside.unlink()
 
 
 def existing_record(image: str | os.PathLike[str]) -> Path | None:
@@ -112,12 +120,14 @@ def _first_line(path: Path) -> bytes:
         os.close(fd)
 
 
-def _write_pointer(beside: Path, record: Path) -> None:
+def _write_pointer(beside: Path, record: Path) -> bool:
     # In a directory that cannot be written there is no pointer; the image lock still excludes.
     part = beside.with_name(f"{beside.name}.{os.getpid()}")
     with suppress(OSError):
         try:
             part.write_text(json.dumps({"record": str(record)}) + "\n")
             os.link(part, beside)
+            return True
         finally:
             part.unlink(missing_ok=True)
+    return False

@@ -1,7 +1,10 @@
 """The claim of a disk on its image: image lock and lease, taken, checked, and lost."""
 
 import logging
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import EIO
 from pathlib import Path
@@ -10,7 +13,7 @@ from time import monotonic
 from vhdtool.errors import LeaseLost, StateError, VhdtoolError
 from vhdtool.leases.claim import named_holder
 from vhdtool.leases.lease import Lease
-from vhdtool.leases.location import remember_record
+from vhdtool.leases.location import forget_record, remember_record
 from vhdtool.storage import Storage, StorageError
 from vhdtool.storage.image_lock import ImageInUse
 from vhdtool.storage.paths import persistent_path
@@ -53,6 +56,8 @@ class DiskClaim:
         self.checked = 0.0
         """time.monotonic() of the last check of the lease."""
         self._fencing = threading.Lock()
+        self._wrote_pointer = False
+        """Whether we have written the pointer beside the image that names the record."""
 
     @property
     def attached(self) -> Attachment:
@@ -75,13 +80,13 @@ class DiskClaim:
         try:
             storage = self._open_locked(force_epoch)
             try:
-                self._remember_record()
-                if self._settings.guard:
-                    # A holder that is proven gone, or forced away, may have left no footer.
-                    unclean = self.lease.holder() is not None
-                    epoch = self.lease.acquire(force_epoch)
-                else:
-                    epoch, unclean = self.lease.append(op), True
+                with self._record_named():
+                    if self._settings.guard:
+                        # A holder that is proven gone, or forced away, may have left no footer.
+                        unclean = self.lease.holder() is not None
+                        epoch = self.lease.acquire(force_epoch)
+                    else:
+                        epoch, unclean = self.lease.append(op), True
             except BaseException:
                 storage.close()
                 raise
@@ -96,8 +101,8 @@ class DiskClaim:
         at = self.attached
         storage = self._settings.open_storage(at.path, self._settings.access(False), at.kind)
         try:
-            self._remember_record()
-            return storage, self.lease.append(op)
+            with self._record_named():
+                return storage, self.lease.append(op)
         except BaseException:
             storage.close()
             raise
@@ -107,10 +112,21 @@ class DiskClaim:
         at = self.attached
         return self._settings.open_storage(at.path, self._settings.access(self.held), at.kind)
 
-    def _remember_record(self) -> None:
+    @contextmanager
+    def _record_named(self) -> Iterator[None]:
+        """Writes the pointer to a record elsewhere; one that a refusal would leave is removed."""
         at = self.attached
-        if at.record is not None and not self._settings.read_only:
-            remember_record(at.path, at.record)
+        if at.record is None or self._settings.read_only:
+            yield
+            return
+        wrote = remember_record(at.path, at.record)
+        try:
+            yield
+        except BaseException:
+            if wrote:
+                forget_record(at.path, at.record)
+            raise
+        self._wrote_pointer |= wrote
 
     def _open_locked(self, force_epoch: int | None) -> Storage:
         """Opens the image for serving. Raises ImageInUse, naming the holder in the record."""
@@ -133,6 +149,14 @@ class DiskClaim:
         # Not before: a release that failed can be tried again.
         self.held, self.epoch = False, None
         return released
+
+    def close(self) -> None:
+        """Frees the lease, and removes our pointer to the record where that is no more."""
+        at = self.attached
+        at.lease.close()
+        if self._wrote_pointer and at.record is not None and not os.path.lexists(at.record):
+            forget_record(at.path, at.record)
+        self._wrote_pointer = False
 
     # checking it
 

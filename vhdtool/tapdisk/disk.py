@@ -201,7 +201,7 @@ class TapDisk:
     def _forget(self) -> None:
         self.session.size = 0
         if self.state is not State.DETACHED:
-            self.claim.lease.close()
+            self.claim.close()
             self._states.change("detach")
             self._gate.set(GateMode.REFUSE, drain=False)
             self.settings.emit("detached")

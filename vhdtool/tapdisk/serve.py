@@ -106,7 +106,7 @@ def _activated(service: Service) -> TapDisk:
     if not size:
         raise UsageError(f"{service.image}: is empty; there is nothing to serve")
     owner = Owner.here(service.host)
-    opener = lease_opener(service.lease, owner, service.guard, service.read_only)
+    opener = lease_opener(service.lease, owner, service.guard, service.read_only, temporary=True)
     out = service.events or open(os.devnull, "w")  # noqa: SIM115 - ends with the process
     disk = TapDisk(
         Settings(
