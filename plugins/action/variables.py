@@ -50,6 +50,19 @@ def unknown(
     return found
 
 
+def without_role(given: Iterable[str], described: Mapping[str, set[str]]) -> list[str]:
+    """A sentence for each option that is named without `migration_`, as make names it."""
+    options = [name.removeprefix("migration_") for name in sorted(described["migration"])]
+    found = []
+    for name in sorted(given):
+        if any(name.startswith(f"{role}_") for role in described):
+            continue
+        close = difflib.get_close_matches(name.lower(), options, 1, PREFIXED)
+        if close:
+            found.append(f"{name}: no such variable; did you mean migration_{close[0]}?")
+    return found
+
+
 def of_inventory(variables: Mapping[str, Any]) -> set[str]:
     """Names of all variables of the hosts that a run uses."""
     every = variables["hostvars"]
@@ -69,9 +82,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.validate_argument_spec(argument_spec={})
         assert task_vars is not None
         described = described_variables(COLLECTION)
-        given = set(load_extra_vars(self._loader))
-        problems = unknown(given, described)
+        extra = load_extra_vars(self._loader)
+        given = set(extra)
+        problems = unknown(given, described) + without_role(given, described)
         others = of_inventory(task_vars) - given - used_variables(COLLECTION, described)
         # The inventory may belong to other playbooks as well, with a role `guest` of their own.
         problems += unknown(others, described, misspelt_only=True)
-        return {"failed": True, "msg": "; ".join(problems)} if problems else {"changed": False}
+        if problems:
+            return {"failed": True, "msg": "; ".join(problems)}
+        ours = set().union(*described.values())
+        return {"changed": False, "given": {name: extra[name] for name in sorted(given & ours)}}

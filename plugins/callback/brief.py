@@ -32,6 +32,10 @@ extends_documentation_fragment:
 """
 
 
+FAILED = "FAILED"
+"""The word of every failure in a log: the lines of cases have it too."""
+
+
 def message(result: dict[str, Any]) -> str:
     """The failure that a task's result describes, in one line."""
     errors = result.get("argument_errors")
@@ -128,14 +132,15 @@ class CallbackModule(Default):  # type: ignore[misc]
         if self.verbose:
             super().v2_runner_on_failed(result, ignore_errors)
         elif not ignore_errors and not result._result.get("shown"):
-            self._show(result, "failed", message(result._result), C.COLOR_ERROR)
+            self._show(result, FAILED, message(result._result), C.COLOR_ERROR)
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
-        self._failed(result, "unreachable: " + message(result._result))
+        text = "unreachable: " + message(result._result)
+        self._failed(result, text)
         if self.verbose:
             super().v2_runner_on_unreachable(result)
         else:
-            self._show(result, "unreachable", message(result._result), C.COLOR_UNREACHABLE)
+            self._show(result, FAILED, text, C.COLOR_UNREACHABLE)
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         if self.verbose:

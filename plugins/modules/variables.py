@@ -24,4 +24,8 @@ msg:
   description: Each unknown variable, with the nearest known one.
   type: str
   returned: failure
+given:
+  description: The roles' variables among the extra variables, with their values.
+  type: dict
+  returned: success
 """

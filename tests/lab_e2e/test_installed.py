@@ -113,7 +113,7 @@ def test_an_installed_collection_and_wheel_run_a_case(
     (tmp_path / "empty" / "mine.yml").write_text(INVENTORY)
     playbook = [python, "-m", "ansible", "playbook", "-i", "mine.yml"]
     output = run(*playbook, "vhdtool.lab.lab", "-e", "migration_strategies=activate")
-    assert "consistent (as expected)" in output
+    assert "[1/1] activate on s1 consistent, as expected, " in output
 
     verdict = json.loads((tmp_path / "empty" / "runs" / "latest" / "verdict.json").read_text())
     assert [(c["case"], c["verdict"]) for c in verdict["strategies"]] == [

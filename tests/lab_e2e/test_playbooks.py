@@ -5,6 +5,7 @@ sshd hosts and does not have the role local_hosts make them. beta is reached thr
 """
 
 import json
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
@@ -59,6 +60,9 @@ Host kvm2
 Play = Callable[..., subprocess.CompletedProcess[str]]
 
 
+ORDER = "D.attach D.open | S.deactivate D.pause D.unpause | S.detach"
+
+
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
     """Two hosts that are there already. They have the user's cache, with the guest image."""
@@ -106,7 +110,7 @@ def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
     """The lines that say what failed; there must be nothing of Python in the output."""
     assert "Traceback" not in done.stdout + done.stderr
     lines = (done.stdout + done.stderr).splitlines()
-    marks = (": failed: ", ": unreachable: ", "vhdtool: ", "lab: ")
+    marks = (": FAILED: ", "vhdtool: ", "lab: ")
     return [line for line in lines if any(mark in line for mark in marks)]
 
 
@@ -142,15 +146,25 @@ def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) 
 def test_a_case_runs_with_a_sudo_user_and_another_python(
     play, machines, inventory, tmp_path
 ) -> None:
-    """gamma is beta, reached through two bastions; the runner connects as Ansible does."""
+    """gamma is beta, reached through two bastions; the runner connects as Ansible does.
+
+    The case has an order of its own, whose destination opens early and reads all again.
+    """
     config = machines.state.directory.parent.parent / "ssh_config"
     config.write_text(USER + config.read_text())
     kvm2 = f"gamma: {{ansible_become: true, ansible_python_interpreter: {PYTHON}, "
     kvm2 += "ansible_host: kvm2, ansible_user: operator, "
     inventory.write_text(inventory.read_text().replace("beta: {", kvm2))
     with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
-        done = play("provision", "migrate", migration_strategies="activate")
+        order = {"migration_steps": ORDER, "migration_live_tests": False}
+        done = play("provision", "migrate", **order)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(
+        r"^\d\d:\d\d:\d\d \[1/1\] custom on s1 consistent, as expected,", done.stdout, re.M
+    )
+    again = (tmp_path / "run" / "custom-on-s1" / "reproduce.txt").read_text()
+    assert f"""-e '{{"migration_steps": "{ORDER}"}}' -e migration_expect=consistent""" in again
+    assert again.endswith(" -e migration_live_tests=false\n")
     hosts = json.loads((tmp_path / "run" / "config.json").read_text())["hosts"]
     assert [(host["name"], host["python"], host["sudo"]) for host in hosts] == [
         ("alpha", "/usr/bin/python3", False),
@@ -169,7 +183,7 @@ def test_a_host_where_tasks_do_not_run_as_root_is_refused(play, machines, invent
     with sudo_user(["ssh", "-F", str(config), "beta"], "operator ALL=(ALL) NOPASSWD: ALL"):
         done = play("migrate")
     assert failures(done) == [
-        "kvm2: failed: tasks run as user 4321 and not as root; set ansible_become: true"
+        "kvm2: FAILED: tasks run as user 4321 and not as root; set ansible_become: true"
     ]
 
 
@@ -187,7 +201,8 @@ def test_an_interrupted_provisioning_is_completed_by_the_next(play, machines, tm
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        ({"migration_strategies": "activate,nonsense"}, "no match for: nonsense"),
+        ({"migration_strategies": "activte"}, "'activte' does not exist; did you mean activate? "),
+        ({"migration_steps": "D.attach | D.activate |"}, "S.deactivate is there 0 times"),
         ({"migration_image_size": "-5"}, "migration_image_size: -5 is not a size"),
         ({"migration_block_size": "big"}, "migration_block_size: big is not a size"),
         ({"migration_seed": -1}, "migration_seed: -1 is too small"),
@@ -280,7 +295,7 @@ def test_a_migration_port_in_use_is_said_before_the_run(play, machines) -> None:
         other.kill()
     assert done.returncode != 0
     (line,) = failures(done)
-    assert line.startswith("beta: failed: the migration port 49777 is in use")
+    assert line.startswith("beta: FAILED: the migration port 49777 is in use")
 
 
 def test_two_machines_of_one_host_name_are_refused(play, machines) -> None:

@@ -166,6 +166,15 @@ def test_an_unknown_extra_variable_is_refused(name: str, told: str) -> None:
     assert told in line
 
 
+def test_an_option_as_make_names_it_is_refused() -> None:
+    without_role = plugin("action", "variables").without_role
+    names = ["STRATEGY", "seed", "migration_seed", "guest_dir", "awx_job_id", "my_seeds"]
+    assert without_role(names, DESCRIBED) == [
+        "STRATEGY: no such variable; did you mean migration_strategies?",
+        "seed: no such variable; did you mean migration_seed?",
+    ]
+
+
 def test_an_inventory_may_have_variables_of_other_roles() -> None:
     unknown = plugin("action", "variables").unknown
     names = ["guest_os", "migration_plan", "ansible_host"]
@@ -186,7 +195,7 @@ def playbook(name: str, *words: str) -> subprocess.CompletedProcess[str]:
 def test_every_playbook_refuses_a_misspelt_variable_first(name: str, tmp_path: Path) -> None:
     done = playbook(name, "-e", f"migration_sead=3 migration_run_dir={tmp_path}/run")
     assert done.returncode != 0
-    told = "localhost: failed: migration_sead: no such variable; did you mean migration_seed?"
+    told = "localhost: FAILED: migration_sead: no such variable; did you mean migration_seed?"
     assert told in done.stdout
     assert list(tmp_path.iterdir()) == []
 

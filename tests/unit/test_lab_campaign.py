@@ -21,10 +21,12 @@ from vhdtool.lab.guest import build
 from vhdtool.lab.hosts import bundle
 from vhdtool.lab.hosts.shim import REFUSALS
 from vhdtool.lab.live_checks.run import failed_checks
+from vhdtool.lab.log import Place
 from vhdtool.lab.options import RunOptions
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.storage.image_lock import ImageInUse, NoLocks
 
+ORDER = "D.attach | S.deactivate D.activate | S.detach"
 HOST = {
     "ssh": "h",
     "address": "198.18.0.11",
@@ -70,7 +72,11 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
     [
         ({"image": "vmdk"}, "image: vmdk is none of vhd, qcow2"),
         ({"image": "qcow2", "strategies": ["implicit"]}, "implicit: does not run on qcow2"),
-        ({"strategies": ["overlep"]}, "'overlep' does not exist"),
+        ({"strategies": ["overlep"]}, "'overlep' does not exist; did you mean overlap? there are"),
+        ({"strategies": ["activate"], "steps": ORDER}, "steps: are an order of their own"),
+        ({"expect": "refused"}, "expect: refused is for an order that is given by its steps"),
+        ({"steps": ORDER, "expect": "corrupt", "guard": "on"}, "expect: corrupt with the guard on"),
+        ({"steps": 5}, "steps: 5 is no order of steps"),
         ({"seed": -1}, "seed: -1 is too small"),
         ({"seed": 1 << 64}, "seed: 18446744073709551616 is too large"),
         ({"seed": (1 << 64) - 1, "repeats": 2}, "2 repeats count up from"),
@@ -125,24 +131,17 @@ def test_an_option_is_named_as_the_user_gave_it(
 ) -> None:
     with pytest.raises(UsageError, match=r"^SEED=x is not a whole number$"):
         RunOptions.of_make({"SEED": "x", "PATH": "/bin"})
+    with pytest.raises(UsageError, match=r"^STRATEGY=activte: strategy 'activte' .* activate\? "):
+        RunOptions.of_make({"STRATEGY": "activte"})
     assert RunOptions.of_make({"SEED": ""}) == RunOptions()
+    # YAML reads on and off as booleans.
+    assert RunOptions.of_playbook({"migration_guard": False}).guard == "off"
     assert cli.run(["lab", "validate", '{"migration_seed": 7}']) == 0
     for words in ('{"migration_seed": -1}', '{"migration_sead": 1}', "[]", "{", "[" * 99_999):
         assert cli.run(["lab", "validate", words]) == 125
     lines = capfd.readouterr().err.splitlines()
     assert lines[0] == "vhdtool: migration_seed: -1 is too small, the least is 0"
     assert len(lines) == 5
-
-
-def test_the_command_that_repeats_a_case_names_its_options() -> None:
-    asked = RunOptions(strategies=("activate",), seed=7, guard="on", image="qcow2")
-    assert asked.command(None) == "make lab STRATEGY=activate SEED=7 GUARD=on IMAGE=qcow2"
-    asked = RunOptions(strategies=("activate",), block_bytes=1 << 20, accelerator="kvm")
-    assert asked.command("inventory/my lab") == (
-        ".venv/bin/ansible-playbook -i 'inventory/my lab' vhdtool.lab.lab "
-        "-e migration_strategies=activate -e migration_seed=1 -e migration_guard=default "
-        "-e migration_block_size=1048576 -e migration_accelerator=kvm"
-    )
 
 
 def test_wrong_usage_of_lab_exits_with_125(
@@ -236,8 +235,9 @@ def test_a_case_with_an_unusable_image_is_not_repeated(
     hosts: Any = [SimpleNamespace(name="alpha"), SimpleNamespace(name="beta")]
     driver: Any = SimpleNamespace(accelerator="tcg")
     run = lab.Lab(loaded, lambda path: {}, told_to.append, driver)
-    run.run_case(plan, hosts)
-    assert told_to.count("  lab error: beta: activate: no VHD") == runs
+    run.run_case(plan, hosts, Place(3, 15, "activate on s1"))
+    errors = [line[9:] for line in told_to if "lab error" in line]
+    assert errors == ["[3/15] activate on s1 lab error: beta: activate: no VHD"] * runs
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
     assert case["error"]["what"] == "beta: activate: no VHD"
     assert case["attempts"] == runs

@@ -67,11 +67,14 @@ def test_what_is_no_operation_is_said(text: str) -> None:
 
 def test_a_leg_has_three_parts() -> None:
     one = leg("D.attach | S.deactivate D.activate | S.detach")
-    assert [len(part) for part in (one.before, one.switch, one.after)] == [1, 2, 1]
+    assert [len(part) for part in one.parts] == [1, 2, 1]
+    assert str(one) == "D.attach | S.deactivate D.activate | S.detach"
+    assert str(leg("D.attach D.open | | S.deactivate")) == "D.attach D.open | | S.deactivate"
 
 
 def test_an_unknown_strategy_is_answered_with_the_list() -> None:
     with pytest.raises(
-        UsageError, match=r"'oberlap' does not exist; there are overlap, late-close"
+        UsageError,
+        match=r"'oberlap' does not exist; did you mean overlap\? there are overlap, late-close",
     ):
         named("oberlap")

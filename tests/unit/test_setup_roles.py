@@ -52,12 +52,13 @@ def test_the_role_hands_every_option_on_and_asks_first() -> None:
 def test_the_tables_in_the_docs_are_those_of_the_schema() -> None:
     readme, hardware = ((ROOT / page).read_text() for page in ("README.md", "docs/hardware.md"))
     for option in OPTIONS:
-        name, default = f"migration_{option.variable}", f"`{option.default}`"
+        name, default = f"migration_{option.variable}", f" `{option.default}` "
+        default = default if option.default else " "
         if option.make:
-            row = f"| `{option.make}=` | `{name}=` | {default} | {option.help} |\n"
+            row = f"| `{option.make}=` | `{name}=` |{default}| {option.help} |\n"
             assert row in readme, f"README.md lacks the line {row}"
         make = f" `{option.make}` " if option.make else " "
-        row = f"| `{name}` | {default} |{make}| {option.help} |\n"
+        row = f"| `{name}` |{default}|{make}| {option.help} |\n"
         assert row in hardware, f"docs/hardware.md lacks the line {row}"
 
 

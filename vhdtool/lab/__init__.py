@@ -13,12 +13,16 @@ live_checks/  Checks of the hosts by testinfra, over SSH, while a case is
 localhosts/   Two local hosts for the lab: namespaces with an sshd each,
               joined by a bridge
 campaign      All cases of a run: configuration in, `runs/<id>/` out, a line
-              of progress for each step
+              for each case
 commands      Short commands on any machine of the lab, with one error for
               every failure
 config        The configuration of a run: read from JSON, and checked before
               anything is made
+custom        The strategy of an order that a user gives, refused where it
+              makes no sense
+log           The lines of a run in a log: one a case, with the time
 options       The options of a run: names, types, bounds, defaults and help,
               and the cases they ask for
+reproduce     The command that repeats a case where it was run
 strategies    The strategies, as data: steps, expectations and texts
 """

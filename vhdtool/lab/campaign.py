@@ -1,9 +1,10 @@
-"""All cases of a run: configuration in, `runs/<id>/` out, a line of progress for each step."""
+"""All cases of a run: configuration in, `runs/<id>/` out, a line for each case."""
 
 import ctypes
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
@@ -21,11 +22,12 @@ from vhdtool.lab.guest.memory_state import ensure_memory_state
 from vhdtool.lab.hosts.connection import Host
 from vhdtool.lab.hypervisors.driver import Driver, Hold
 from vhdtool.lab.live_checks.run import FailedLiveCheck, check_live
+from vhdtool.lab.log import Place, Progress, verdict_line, with_time
 from vhdtool.lab.options import MIB, OPTIONS, RunOptions
+from vhdtool.lab.reproduce import make_command, playbook_command
 from vhdtool.oracle.evidence.case import SCHEMA
 from vhdtool.oracle.evidence.depth import deep_blocks
 
-Progress = Callable[[str], None]
 Judge = Callable[[Path], dict[str, Any]]
 ATTEMPTS = 2
 _PR_SET_PDEATHSIG = 1
@@ -42,7 +44,7 @@ class Lab:
         self.config = config
         self.driver = driver or config.make_driver()
         self.judge = judge
-        self.progress = progress
+        self.progress = with_time(progress)
 
     def run(self) -> None:
         """Run and judge every case. Raises LabError, UsageError."""
@@ -92,9 +94,6 @@ class Lab:
         for line in config.left_out():
             self.progress(f"left out: {line}")
         for number, (name, strategy, guard, seed) in enumerate(todo, start=1):
-            self.progress(
-                f"[{number}/{len(todo)}] {strategy.name}, guard {'on' if guard else 'off'}"
-            )
             plan = CasePlan(
                 strategy=strategy,
                 guard=guard,
@@ -110,34 +109,37 @@ class Lab:
                 memory_state=memory_state,
                 port=config.migration_port,
             )
-            self.run_case(plan, hosts)
+            place = Place(number, len(todo), plan.label)
+            began = time.monotonic()
+            self.run_case(plan, hosts, place)
+            seconds = time.monotonic() - began
             judged = pool.submit(self.judge, config.run_dir / name)
-            judged.add_done_callback(self._judged)
+            judged.add_done_callback(partial(self._judged, place, seconds))
             waiting.append(judged)
         for judged in waiting:
             judged.result()
 
-    def _judged(self, future: "Future[dict[str, Any]]") -> None:
+    def _judged(self, place: Place, seconds: float, future: "Future[dict[str, Any]]") -> None:
         if not future.cancelled() and future.exception() is None:
             verdict = future.result()
             self.verdicts[verdict["case"]] = verdict
-            self.progress(progress_line(verdict))
+            self.progress(verdict_line(place, verdict, seconds))
 
-    def run_case(self, plan: CasePlan, hosts: list[Host]) -> None:
+    def run_case(self, plan: CasePlan, hosts: list[Host], place: Place) -> None:
         """Run a case; repeat it once when the lab failed, and not the image."""
         folder = self.config.run_dir / plan.name
         for attempt in range(1, ATTEMPTS + 1):
             error = self._attempt(plan, hosts, folder, attempt)
             if error is None:
                 return
-            self.progress(f"  lab error: {error}")
+            self.progress(f"{place} lab error: {error}")
             if isinstance(error, ImageTrouble) or self._proved(error, folder):
                 return
             if attempt < ATTEMPTS:
                 failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
                 failed.parent.mkdir(exist_ok=True)
                 shutil.move(folder, failed)
-                self.progress(f"  trying once more; the record is in failed/{failed.name}")
+                self.progress(f"{place} tries once more; the record is in failed/{failed.name}")
 
     def _proved(self, error: VhdtoolError, folder: Path) -> bool:
         """Whether the record explains a failed live check: a damaged image is not retried."""
@@ -172,9 +174,13 @@ class Lab:
     def reproduce(self, plan: CasePlan) -> str:
         """The command that repeats a case."""
         options = {option.field: getattr(self.config, option.field) for option in OPTIONS}
-        options.update(strategies=(plan.strategy.name,), seed=plan.seed, repeats=1)
-        options.update(guard="on" if plan.guard else "off")
-        return RunOptions(**options).command(self.config.inventory)
+        options.update(seed=plan.seed, repeats=1, guard="on" if plan.guard else "off")
+        if not self.config.steps:
+            options.update(strategies=(plan.strategy.name,))
+        case, given = RunOptions(**options), self.config.given
+        if not self.config.inventory:
+            return make_command(case, given)
+        return playbook_command(case, self.config.inventory, given)
 
     def _case_json(
         self,
@@ -221,10 +227,3 @@ def last_words(record: Record) -> list[str]:
         text = path.read_text(errors="replace").strip().splitlines()
         lines += [f"{path.name}: {line}" for line in text[-3:]]
     return lines
-
-
-def progress_line(verdict: dict[str, Any]) -> str:
-    """A line of progress about a judged case."""
-    mark = "as expected" if verdict["verdict"] == verdict["expected"] else "NOT AS EXPECTED"
-    guard = "on" if verdict["guard"] else "off"
-    return f"  {verdict['name']}, guard {guard}: {verdict['verdict']} ({mark}) — {verdict['why']}"

@@ -1,8 +1,8 @@
 """The configuration of a run: read from JSON, and checked before anything is made."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,10 @@ class LabConfig(RunOptions):
     initrd: str
     ssh_config: Path | None = None
     storage: str = "a directory"
-    inventory: str | None = None
-    """The argument of `ansible-playbook -i`; None for the local hosts of `make lab`."""
+    inventory: tuple[str, ...] = ()
+    """The arguments of `ansible-playbook -i`; none for `make lab`."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """Variables of the roles from the command line of `ansible-playbook`."""
     live_tests: bool = False
     """Whether testinfra checks the hosts while a case is live, and after it."""
     pack: bool = False
@@ -61,6 +63,8 @@ class LabConfig(RunOptions):
         options = of_record({name: raw.pop(name) for name in FIELDS if name in raw})
         raw["ssh_config"] = Path(raw["ssh_config"]) if raw.get("ssh_config") else None
         run_dir = Path(raw.pop("run_dir"))
+        inventory = raw.pop("inventory", None) or ()
+        raw["inventory"] = (inventory,) if isinstance(inventory, str) else tuple(inventory)
         hosts = tuple(HostConfig(**host) for host in raw.pop("hosts"))
         return {**raw, **options, "run_dir": run_dir, "hosts": hosts, **guest}
 

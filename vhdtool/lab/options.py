@@ -5,18 +5,21 @@ playbooks and `vhdtool lab validate` parse their values with it before the run b
 argument specifications and the tables of the documents are tested against it.
 """
 
-import os
 import re
-import shlex
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
-from vhdtool.lab.strategies import IMAGES, STRATEGIES, Strategy, named
+from vhdtool.lab.custom import (
+    EXPECTED,
+    check_order,
+    custom_strategy,
+    guards_of,
+    parse_order,
+)
+from vhdtool.lab.strategies import IMAGES, STRATEGIES, Strategy, named, nearest
 from vhdtool.oracle.evidence.depth import deep_blocks
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -64,6 +67,8 @@ def _within(value: int, least: int, most: int) -> int:
 
 
 def _one_of(choices: tuple[str, ...], given: Any) -> str:
+    if isinstance(given, bool):  # YAML reads on and off as that
+        given = "on" if given else "off"
     if given not in choices:
         raise ValueError(f"is none of {', '.join(choices)}")
     return str(given)
@@ -86,6 +91,13 @@ def _strategies(given: Any) -> tuple[str, ...]:
     if not names:
         raise ValueError("names no strategy")
     return names
+
+
+def _steps(given: Any) -> str:
+    """An order of steps, or nothing."""
+    if not isinstance(given, str):
+        raise ValueError("is no order of steps")
+    return str(parse_order(given)) if given.strip() else ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,14 @@ class RunOptions:
     strategies: tuple[str, ...] = _option(
         "STRATEGY", "strategies", "list", _strategies, "all",
         "Orders of storage operations to try: one, or several with commas.",
-        choices=("all", *STRATEGIES),
+    )
+    steps: str = _option(
+        "STEPS", "steps", "str", _steps, "",
+        "Steps of an order of your own, in place of strategies; docs/strategies.md has their form.",
+    )
+    expect: str = _choice(
+        "EXPECT", "expect", EXPECTED,
+        "The verdict to expect of it; corrupt runs with the guard off, the others with on.",
     )
     seed: int = _option(
         "SEED", "seed", "int", partial(_number, 0, LARGEST_SEED), "1",
@@ -214,31 +233,17 @@ class RunOptions:
                 f"block size: an image of {self.image_bytes} bytes has {blocks} blocks of "
                 f"{self.block_bytes}; the most are {1 << 20}"
             )
-        self.cases()
-
-    def command(self, inventory: str | None) -> str:
-        """The command of a user for such a run: `make lab`, or the playbook with that inventory."""
-        usual = RunOptions()
-        words = []
-        for option in OPTIONS:
-            value = getattr(self, option.field)
-            value = ",".join(value) if isinstance(value, tuple) else value
-            always = option.field in ("strategies", "seed", "guard")
-            if not always and value == getattr(usual, option.field):
-                continue
-            if inventory is None and option.make:
-                words.append(shlex.quote(f"{option.make}={value}"))
-            elif inventory is not None:
-                words.append("-e " + shlex.quote(f"migration_{option.variable}={value}"))
-        if inventory is None:
-            return " ".join(["make lab", *words])
-        program = os.path.relpath(Path(sys.executable).with_name("ansible-playbook"))
-        playbook = f"{shlex.quote(program)} -i {shlex.quote(inventory)} vhdtool.lab.lab"
-        return " ".join([playbook, *words])
+        if self.steps and self.strategies != ("all",):
+            raise UsageError("steps: are an order of their own; give them without strategies")
+        if not self.steps and self.expect != EXPECTED[0]:
+            raise UsageError(f"expect: {self.expect} is for an order that is given by its steps")
+        for strategy, guard in self.cases():
+            if self.steps:
+                check_order(strategy.legs[0], guard)
 
     def left_out(self) -> list[str]:
         """Strategies of "all" that cannot run on this kind of image, and why."""
-        if "all" not in self.strategies:
+        if self.steps or "all" not in self.strategies:
             return []
         return [
             f"{one.name}: {one.not_on[self.image]}"
@@ -256,7 +261,9 @@ class RunOptions:
 
     def cases(self) -> list[tuple[Strategy, bool]]:
         """(strategy, guard) of each case, in the order of the table."""
-        if "all" in self.strategies:
+        if self.steps:
+            strategies = [custom_strategy(self.steps, self.expect)]
+        elif "all" in self.strategies:
             strategies = [one for one in STRATEGIES.values() if one.runs_on(self.image)]
         else:
             strategies = [named(name) for name in self.strategies]
@@ -264,7 +271,9 @@ class RunOptions:
         for strategy in strategies:
             if not strategy.runs_on(self.image):
                 raise UsageError(f"strategy {strategy.name}: {strategy.not_on[self.image]}")
-            if self.guard == "default":
+            if self.steps:
+                guards = guards_of(self.expect, self.guard)
+            elif self.guard == "default":
                 guards = [True] if strategy.safe else [False, True]
             else:
                 guards = [self.guard == "on"]
@@ -282,7 +291,7 @@ def _values(
     values = {}
     for name, value in given.items():
         if name not in names:
-            raise UsageError(f"{_shown(name)}: no such option; there are {', '.join(names)}")
+            raise UsageError(no_such_option(_shown(name), names))
         option = names[name]
         try:
             values[option.field] = option.read(value)
@@ -291,6 +300,12 @@ def _values(
         except UsageError as error:
             raise UsageError(f"{name}{between}{_shown(value)}: {error}") from None
     return values
+
+
+def no_such_option(name: str, known: Iterable[str]) -> str:
+    """The message for an unknown name."""
+    names = list(known)
+    return f"{name}: no such option; {nearest(name, names)}there are {', '.join(names)}"
 
 
 def _shown(given: Any) -> str:

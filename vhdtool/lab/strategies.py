@@ -6,8 +6,10 @@ may run at the destination). Each step is an operation on S (source) or D (desti
 docs/strategies.md says what each operation does.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from vhdtool.errors import UsageError
 
@@ -19,6 +21,7 @@ ALL_POINTS = (
     "all-closed",
 )
 IMAGES = ("vhd", "qcow2")
+_STEP = re.compile(r"([SD])\.([a-z]+)(?:\(([a-z]+)\))?")
 OPERATIONS = ("attach", "open", "activate", "pause", "unpause", "deactivate", "detach", "probe")
 
 
@@ -37,11 +40,14 @@ class Step:
         >>> Step.parse("D.open(each)")
         Step(side='D', operation='open', argument='each')
         """
-        side, _, rest = text.partition(".")
-        operation, _, argument = rest.removesuffix(")").partition("(")
-        if side not in ("S", "D") or operation not in OPERATIONS:
-            raise UsageError(f"strategy step {text!r}: no such operation")
-        return cls(side, operation, argument or None)
+        match = _STEP.fullmatch(text)
+        if match is None or match[2] not in OPERATIONS:
+            words = [f"{side}.{operation}" for side in "SD" for operation in OPERATIONS]
+            raise UsageError(
+                f"strategy step {text!r}: no such operation; {nearest(text, words)}"
+                f"there are {', '.join(OPERATIONS)}, of S (source) or D (destination)"
+            )
+        return cls(match[1], match[2], match[3])
 
     def __str__(self) -> str:
         return f"{self.side}.{self.operation}" + (f"({self.argument})" if self.argument else "")
@@ -63,6 +69,15 @@ class Leg:
     fault: str | None = None
     recover: tuple[Step, ...] = ()
     points: tuple[str, ...] = ALL_POINTS
+
+    def __str__(self) -> str:
+        return (
+            " | ".join(" ".join(map(str, part)) for part in self.parts).replace("  ", " ").strip()
+        )
+
+    @property
+    def parts(self) -> tuple[tuple[Step, ...], ...]:
+        return self.before, self.switch, self.after
 
     @property
     def pauses_destination(self) -> bool:
@@ -250,5 +265,13 @@ def named(name: str) -> Strategy:
         return STRATEGIES[name]
     except KeyError:
         raise UsageError(
-            f"strategy {name!r} does not exist; there are {', '.join(STRATEGIES)}"
+            f"strategy {name!r} does not exist; "
+            f"{nearest(name, STRATEGIES)}there are {', '.join(STRATEGIES)}"
         ) from None
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean NAME? ` where a known word is much like this one, else nothing."""
+    names = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), names, 1)
+    return f"did you mean {names[close[0]]}? " if close else ""

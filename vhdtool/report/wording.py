@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.oracle.verdict import WHOLE
 from vhdtool.report.case import Case
+from vhdtool.report.lenient_json import items
 
 QUESTION = (
     "Does this order of storage operations keep a disk image intact while its guest "
@@ -123,10 +124,13 @@ def introduction(cases: Sequence[Case]) -> list[str]:
     return [disk, orders, GUARD]
 
 
-def describe(strategy: str) -> tuple[str, str]:
-    """Return a strategy's label and summary; empty strings for an unknown strategy."""
-    known = STRATEGIES.get(strategy)
-    return ("", "") if known is None else (known.label, known.summary)
+def describe(case: Case) -> tuple[str, str]:
+    """Return the label and summary of a case's strategy; empty strings for an unknown one."""
+    known = STRATEGIES.get(case.strategy)
+    if known is not None:
+        return known.label, known.summary
+    steps = [step for step in items(case.facts.get("steps")) if isinstance(step, str)]
+    return ("given", f"The order that was given: {'; '.join(steps)}.") if steps else ("", "")
 
 
 def order(case: Case) -> tuple[int, str, bool, int]:
@@ -143,7 +147,7 @@ def summaries(cases: Sequence[Case]) -> list[Summary]:
         groups.setdefault((case.strategy, case.guard), []).append(case)
     result = []
     for (strategy, guard), members in groups.items():
-        label, summary = describe(strategy)
+        label, summary = describe(members[0])
         unexpected = [case for case in members if not case.as_expected]
         shown = (unexpected or members)[0]
         result.append(

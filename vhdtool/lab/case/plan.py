@@ -36,11 +36,17 @@ class CasePlan:
         """
         return self.kind != "qcow2"
 
+    @property
+    def label(self) -> str:
+        """The case in a log: strategy, guard and seed."""
+        return f"{self.strategy.name} {'on' if self.guard else 'off'} s{self.seed}"
+
     def describe(self) -> dict[str, Any]:
         """The fields of case.json that describe the plan."""
         strategy = self.strategy
         return {
             "strategy": strategy.name,
+            "steps": [str(leg) for leg in strategy.legs],
             "guard": self.guard,
             "seed": self.seed,
             "expected": strategy.expected(self.guard),

@@ -81,7 +81,7 @@ def case_view(case: Case, name: str, drawn: bool) -> CaseView:
         name=name,
         case=case,
         group=wording.group_of(case.verdict).key,
-        summary=wording.describe(case.strategy)[1],
+        summary=wording.describe(case)[1],
         drawn=drawn,
         drawings=tuple(_drawings(case, timeline)) if timeline else (),
         steps=tuple(_steps(timeline, case)) if timeline else (),
