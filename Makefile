@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup chaos lint lock
+.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup bench-history chaos lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ bench-shim: setup ## the shim beside qemu-nbd, on tmpfs and with O_DIRECT; table
 
 bench-startup: setup ## start to first reply, memory and idle time for 2040 GiB
 	@.venv/bin/python benchmarks/startup.py --out benchmarks/results/startup.md $(BENCH)
+
+bench-history: setup ## vhdtool history on 1000 runs
+	@.venv/bin/python benchmarks/history.py --out benchmarks/results/history.md $(BENCH)
 
 mutate-shim: setup ## real cases on shims that are wrong on purpose: MUTANT=name,... SEEDS=3
 	@.venv/bin/python -m tests.mutate_shim --seeds $(or $(SEEDS),3) \

@@ -28,6 +28,7 @@ Migrations:
     lab         runs the cases of a lab whose hosts are up
     judge       the verdict of a run or a case, derived from its record
     report      a run's verdict as JUnit XML, HTML and a table
+    history     the runs of a directory side by side
     pack        a run's images without holes, and back
     hosts       the two local hosts
     guest       the guest that migrates

@@ -40,6 +40,11 @@ def _halo(colour: str) -> Attributes:
     return {"paint-order": "stroke", **_line(colour, "5"), "stroke-linejoin": "round"}
 
 
+def _dots(colour: str, width: str) -> Attributes:
+    """Lines without length, whose round ends are the dots."""
+    return {**_line(colour, width), "stroke-linecap": "round"}
+
+
 _A, _B = _fill("a-soft", **_line("a", "1")), _fill("b-soft", **_line("b", "1"))
 PAINT: Mapping[str, Attributes] = {
     "attached-a": _A, "attached-b": _B, "vm-a": _A, "vm-b": _B,
@@ -63,6 +68,9 @@ PAINT: Mapping[str, Attributes] = {
     "overlap-text": _fill("red", font_weight="700", **_halo("page")),
     "on-active-a": _fill("on-solid", font_weight="600", **_halo("a")),
     "on-active-b": _fill("on-solid", font_weight="600", **_halo("b")),
+    "below-zero": _fill("red-soft"), "zero": _line("ink", "1"), "tick-line": _line("line", "1"),
+    "band": _fill("a-soft"), "median": {"fill": "none", **_line("a", "1.5")},
+    "dot": _dots("a", "3.2"),
 }  # fmt: skip
 """Attributes of each class of shapes; a colour is a key of LIGHT and DARK."""
 

@@ -64,7 +64,37 @@ class Polygon:
         return " ".join(f"{decimal(x)},{decimal(y)}" for x, y in self.points)
 
 
-Shape = Bar | Label | Line | Polygon
+@dataclass(frozen=True)
+class Polyline:
+    """Straight lines through points (x, y), not filled."""
+
+    points: tuple[tuple[float, float], ...]
+    css: str = ""
+    kind: str = "polyline"
+
+    @property
+    def svg_points(self) -> str:
+        return " ".join(f"{decimal(x)},{decimal(y)}" for x, y in self.points)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Many equal dots in one element; those that fall on the same place are drawn once.
+
+    The dots are strokes without length and with round ends: a dot costs a dozen bytes.
+    """
+
+    points: tuple[tuple[float, float], ...]
+    css: str = ""
+    kind: str = "dots"
+
+    @property
+    def svg_path(self) -> str:
+        places = {f"M{decimal(x)} {decimal(y)}h0": None for x, y in self.points}
+        return "".join(places)
+
+
+Shape = Bar | Label | Line | Polygon | Polyline | Dots
 
 
 @dataclass(frozen=True)

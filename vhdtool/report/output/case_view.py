@@ -76,7 +76,7 @@ def case_view(case: Case, name: str, drawn: bool) -> CaseView:
     findings = case.findings
     listed = [found for oracle in case.oracles for found in oracle.findings[:FINDINGS]]
     return CaseView(
-        anchor="case-" + _identifier(case.directory or case.strategy),
+        anchor=case_anchor(case),
         row=row_anchor(case.strategy, case.guard),
         name=name,
         case=case,
@@ -92,6 +92,11 @@ def case_view(case: Case, name: str, drawn: bool) -> CaseView:
         metadata=tuple(_snapshots(case)) if drawn else (),
         notes=tuple(notes),
     )
+
+
+def case_anchor(case: Case) -> str:
+    """The anchor of a case in the report of its run."""
+    return "case-" + _identifier(case.directory or case.strategy)
 
 
 def row_anchor(strategy: str, guard: bool) -> str:

@@ -45,10 +45,25 @@ def failure_bound(failures: int, runs: int, confidence: float = CONFIDENCE) -> f
 
 
 def _at_most(failures: int, runs: int, rate: float) -> float:
-    """P(X <= failures) for X binomial(runs, rate)."""
-    return math.fsum(
-        math.comb(runs, k) * rate**k * (1 - rate) ** (runs - k) for k in range(failures + 1)
+    """P(X <= failures) for X binomial(runs, rate), 0 < rate < 1 and failures < runs.
+
+    Each term from the one above it: the coefficients of thousands of runs fit no float.
+    """
+    log = (
+        math.lgamma(runs + 1)
+        - math.lgamma(failures + 1)
+        - math.lgamma(runs - failures + 1)
+        + failures * math.log(rate)
+        + (runs - failures) * math.log1p(-rate)
     )
+    factor, total = 1.0, 0.0
+    for k in range(failures, -1, -1):
+        total += factor
+        ratio = k * (1 - rate) / ((runs - k + 1) * rate)
+        if ratio < 1 and factor < total * 1e-17:
+            break
+        factor *= ratio
+    return math.exp(log + math.log(total))
 
 
 def median(values: Sequence[float]) -> float | None:

@@ -1,0 +1,128 @@
+"""Two runs compared: options that differ, verdicts that changed, figures side by side."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vhdtool.report.history.orders import Cell, series
+from vhdtool.report.history.runs import PastRun
+
+NOT_RECORDED = "not recorded"
+ENVIRONMENT = ("hypervisor", "accelerator", "storage", "image")
+
+
+@dataclass(frozen=True)
+class Change:
+    """An option or a property of the run that differs."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An order in both runs; None where a run did not have it."""
+
+    name: str
+    before: Cell | None
+    after: Cell | None
+
+    @property
+    def kind(self) -> str:
+        """worse, better, other (verdicts differ), only before, only after, or same."""
+        if self.before is None or self.after is None:
+            return "only after" if self.before is None else "only before"
+        old, new = (len(c.unexpected) / len(c.cases) for c in (self.before, self.after))
+        if old != new:
+            return "worse" if new > old else "better"
+        return "same" if set(self.before.verdicts) == set(self.after.verdicts) else "other"
+
+    @property
+    def blackout_ratio(self) -> float | None:
+        """Median blackout of the second run, relative to that of the first."""
+        old, new = (median_of(cell, "blackout_ms") for cell in (self.before, self.after))
+        return new / old if old and new is not None else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs, the second beside the first."""
+
+    before: PastRun
+    after: PastRun
+    options: tuple[Change, ...]
+    unknown: tuple[str, ...]
+    """Names of runs whose options are not recorded."""
+    pairs: tuple[Pair, ...]
+
+    @property
+    def changed(self) -> list[Pair]:
+        return [pair for pair in self.pairs if pair.kind != "same"]
+
+
+def compare(before: PastRun, after: PastRun) -> Comparison:
+    """Compare two runs; they may be of any directories and settings."""
+    cells = [_cells(run) for run in (before, after)]
+    names = {**cells[0], **cells[1]}
+    unknown = tuple(run.name for run in (before, after) if run.options is None)
+    return Comparison(
+        before,
+        after,
+        tuple(option_changes(before, after)),
+        unknown,
+        tuple(Pair(name, cells[0].get(name), cells[1].get(name)) for name in names),
+    )
+
+
+def option_changes(before: PastRun, after: PastRun) -> list[Change]:
+    """The setting and the options that differ.
+
+    Where config.json is missing in one of the runs, only what both verdicts have is compared.
+    """
+    old, new = _known(before), _known(after)
+    if before.options is None or after.options is None:
+        old, new = ({name: known[name] for name in ENVIRONMENT} for known in (old, new))
+    return [
+        Change(name, old.get(name, NOT_RECORDED), new.get(name, NOT_RECORDED))
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _known(run: PastRun) -> Mapping[str, str]:
+    setting = {name: getattr(run.setting, name) for name in ENVIRONMENT}
+    # What was asked for and what was found: ACCELERATOR=auto beside accelerator tcg.
+    options = {name: value for name, value in (run.options or {}).items() if name not in setting}
+    return {**setting, **options}
+
+
+def _cells(run: PastRun) -> dict[str, Cell]:
+    return {order.name: order.cells[0] for one in series([run]) for order in one.orders}
+
+
+def median_of(cell: Cell | None, figure: str) -> float | None:
+    """The median of a figure (`margin_ms`, `blackout_ms`) of a cell, if there is one."""
+    values = cell.values(figure) if cell else []
+    return statistics.median(values) if values else None
+
+
+def lost_text(cell: Cell) -> str:
+    """Lost writes of the cases of a cell: a number, or the least and the most."""
+    found = sorted({lost for case in cell.cases if (lost := case.writes["lost"]) is not None})
+    return "-" if not found else " to ".join(map(str, {found[0]: 0, found[-1]: 0}))
+
+
+def verdict_text(cell: Cell) -> str:
+    """The verdicts of a cell, with numbers where there are several cases."""
+    if len(cell.cases) == 1:
+        return cell.cases[0].verdict
+    return ", ".join(f"{count} {verdict}" for verdict, count in sorted(cell.verdicts.items()))
+
+
+def usual_pair(runs: tuple[PastRun, ...]) -> Comparison | None:
+    """The newest run beside the newest one before it that was as expected, else the one before."""
+    if len(runs) < 2:
+        return None
+    good = [run for run in runs[:-1] if run.as_expected]
+    return compare((good or list(runs[:-1]))[-1], runs[-1])
