@@ -26,8 +26,8 @@ def report(run_dir: Path, soak: bool, draw: tuple[str, ...]) -> None:
     """Write a run's verdict as JUnit XML and HTML, and print a table.
 
     RUN_DIR is a run such as runs/latest. The files are RUN_DIR/junit.xml and RUN_DIR/report.html,
-    and soak.json if cases were repeated. Of more than 40 cases the page draws those that tell most;
-    --draw adds another. The exit code is 0 when they could be written, whatever
+    and soak.json and soak.html if cases were repeated. Of more than 40 cases the page draws those
+    that tell most; --draw adds another. The exit code is 0 when they could be written, whatever
     the verdict: `vhdtool judge` has an exit code for that.
     """
     from rich.console import Console
@@ -53,4 +53,6 @@ def report(run_dir: Path, soak: bool, draw: tuple[str, ...]) -> None:
     print_tables(run, console)
     click.echo(headline(run.cases, run.as_expected, run.error))
     click.echo(f"report: {html}")
+    if run.soak:
+        click.echo(f"soak:   {run.path / 'soak.html'}")
     click.echo(f"junit:  {xml}")

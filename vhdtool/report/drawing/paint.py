@@ -70,7 +70,8 @@ PAINT: Mapping[str, Attributes] = {
     "on-active-b": _fill("on-solid", font_weight="600", **_halo("b")),
     "below-zero": _fill("red-soft"), "zero": _line("ink", "1"), "tick-line": _line("line", "1"),
     "band": _fill("a-soft"), "median": {"fill": "none", **_line("a", "1.5")},
-    "dot": _dots("a", "3.2"),
+    "dot": _dots("a", "3.2"), "dot-bad": _dots("red", "5"),
+    "remark": _fill("soft", **_halo("page")),
 }  # fmt: skip
 """Attributes of each class of shapes; a colour is a key of LIGHT and DARK."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from vhdtool.errors import UsageError
 from vhdtool.report.output.junit import junit_xml
 from vhdtool.report.output.page import render_page
+from vhdtool.report.output.soak_page import render_soak_page
 from vhdtool.report.output.table import print_tables
 from vhdtool.report.run import Run
 
@@ -19,6 +20,8 @@ def write_files(
     run: Run, others: Mapping[Path, bytes] | None = None, draw: Collection[str] = ()
 ) -> tuple[Path, Path]:
     """Write junit.xml and report.html beside verdict.json, and `others`; return their paths.
+
+    A run with soak.json gets soak.html too.
 
     `draw` names cases that the page draws in any event.
 
@@ -33,6 +36,9 @@ def write_files(
         html: render_page(run, draw).encode("utf-8", errors="replace"),
         **(others or {}),
     }
+    if run.soak:
+        soak = render_soak_page(run).encode("utf-8", errors="replace")
+        documents[run.path / "soak.html"] = soak
     parts: dict[Path, str] = {}
     try:
         for path, content in documents.items():

@@ -64,7 +64,7 @@ def render_page(run: Run, draw: Collection[str] = ()) -> str:
             limits=(wording.LOCAL_LIMIT, *wording.LIMITS),
             phases=PHASES,
             legend=legend(),
-            soak_rows=_soak_rows(run),
+            soak_rows=soak_rows(run),
             soak_lines=table.soak_lines(run.soak) if run.soak else [],
         )
     )
@@ -111,7 +111,8 @@ def _sections(cases: tuple[Case, ...], views: list[CaseView]) -> list[Section]:
     ]
 
 
-def _soak_rows(run: Run) -> list[dict[str, object]]:
+def soak_rows(run: Run) -> list[dict[str, object]]:
+    """The table of a soak, a row an order, from soak.json of the run."""
     rows = list[dict[str, object]]()
     for entry in map(mapping, items(run.soak.get("strategies"))):
         blackout, phases = mapping(entry.get("blackout_ms")), mapping(entry.get("phases_ms"))
