@@ -82,6 +82,28 @@ def end_(run_dir: Path, error: str) -> None:
 
 
 @lab.command()
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--keep", required=True, type=int, metavar="N", help="How many runs to keep.")
+@click.pass_context
+def prune(ctx: click.Context, run_dir: Path, keep: int) -> None:
+    """Remove old runs beside the current run RUN.
+
+    Removes the runs that are older than the newest N and were as expected. A run that was not as
+    expected or has not finished stays, as does one that has a file `keep`, the one that `latest`
+    names, and whatever has another name than the lab gives to a run. The playbooks call this
+    command with KEEP_RUNS. The exit code is 1 if a run could not be removed.
+
+    Example: vhdtool lab prune runs/latest --keep 30
+    """
+    from vhdtool.report.history.retention import remove_old_runs
+
+    done = remove_old_runs(run_dir, keep)
+    if done.sentence:
+        click.echo(done.sentence)
+    ctx.exit(1 if done.failed else 0)
+
+
+@lab.command()
 @click.argument("text", metavar="JSON")
 def validate(text: str) -> None:
     """Check the options of a run.

@@ -7,5 +7,6 @@ grid       the grid of verdicts as the page shows it: months, columns, cells
 bands      margin and blackout of each order over time, as drawings
 compare    two runs compared: options, verdicts, figures
 orders     each order in all runs: rates with bounds, first bad run, whether it is flaky
+retention  removes old runs, so that a nightly job does not fill its disk
 runs       reads the runs of a directory, and names those that cannot be read
 """
