@@ -11,7 +11,7 @@ from vhdtool.lab.options import OPTIONS
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
 PYTHON = ("vhdtool", "tests", "plugins", "benchmarks", "scripts")
-SHELL = ("lint", "setup", "test", "report-picture")
+SHELL = ("bisect", "lint", "setup", "test", "report-picture")
 NAME = re.compile(r"_?[A-Z][A-Z0-9_]*")
 BY_NAME_OF_A_CONSTANT = {
     "vhdtool/nbd/fast_path.py": {"VHDTOOL_FAST_PATH", "VHDTOOL_STRAIGHT"},
