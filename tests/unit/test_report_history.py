@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from tests.support.run_history import Odd, make_run, make_runs, name_of
 from vhdtool.cli.main import cli
-from vhdtool.report.history.compare import compare
+from vhdtool.report.history.compare import compare, usual_pair
 from vhdtool.report.history.orders import Order, rate_bounds, series
 from vhdtool.report.history.runs import read_run, read_runs
 
@@ -65,10 +65,18 @@ def test_a_status_follows_the_stated_rule(tmp_path: Path, marks: str, status: st
 def test_a_failing_order_names_what_a_bisection_needs(tmp_path: Path) -> None:
     order = activate(tmp_path, "..CC", seeds=3)
     assert order.sentence == (
-        f"failing since {name_of(2)} (2 runs), last as expected in {name_of(1)}, "
-        f"seed 3 of 3 seeds; first bad in {name_of(2)}"
+        f"failing since {name_of(2)} (2 runs), last as expected in {name_of(1)}, seed 3 of 3 seeds"
     )
     assert (order.unexpected, len(order.cases)) == (2, 12)
+
+
+def test_the_first_bad_run_is_named_however_old(tmp_path: Path) -> None:
+    assert activate(tmp_path, "C" + "." * 40).sentence == f"steady; first bad in {name_of(0)}"
+
+
+def test_the_first_bad_run_is_named_beside_the_last(tmp_path: Path) -> None:
+    last = f"flaky: bad in 2 of 5 runs, last in {name_of(3)}"
+    assert activate(tmp_path, ".C.C.").sentence == f"{last}; first bad in {name_of(1)}"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +151,8 @@ def test_runs_of_two_settings_are_not_counted_together(tmp_path: Path) -> None:
     ]
     assert [one["orders"][0]["runs"] for one in found["settings"]] == [2, 2]
     assert found["runs"][-1]["error"] == "beta: unreachable"
+    history(tmp_path)
+    assert (tmp_path / "history.html").read_text().count("Δ") == 2, "in the two legends alone"
 
 
 def test_a_diff_shows_options_verdicts_and_figures(tmp_path: Path) -> None:
@@ -167,6 +177,25 @@ def test_a_diff_shows_options_verdicts_and_figures(tmp_path: Path) -> None:
     found = json.loads(history(tmp_path, "--json", "--diff", name_of(0), name_of(1)))
     assert found["options"][1] == {"name": "IMAGE_SIZE", "before": "2g", "after": "256m"}
     assert found["orders"][0]["change"] == "worse"
+
+
+def test_a_kind_of_image_is_one_change(tmp_path: Path) -> None:
+    for number, image in enumerate(("vhd", "qcow2")):
+        make_run(tmp_path, number, config={"image": image}, image=image)
+    compared = usual_pair(read_runs(tmp_path).runs)
+    assert compared is not None
+    assert [(one.name, one.after) for one in compared.options] == [("image", "qcow2")]
+
+
+def test_the_page_compares_with_a_run_of_the_setting(tmp_path: Path) -> None:
+    def odd(number: int, strategy: str, guard: bool, seed: int) -> str | None:
+        return "error" if number in (1, 4) else None
+
+    for number, image in enumerate(("vhd", "vhd", "qcow2", "qcow2", "vhd")):
+        make_run(tmp_path, number, odd=odd, image=image)
+    compared = usual_pair(read_runs(tmp_path).runs)
+    assert compared is not None
+    assert (compared.before.name, compared.after.name) == (name_of(0), name_of(4))
 
 
 def test_without_a_config_only_settings_are_compared(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """Two runs compared: options that differ, verdicts that changed, figures side by side."""
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vhdtool.report.history.orders import Cell, series
 from vhdtool.report.history.runs import PastRun
@@ -78,23 +77,28 @@ def compare(before: PastRun, after: PastRun) -> Comparison:
 def option_changes(before: PastRun, after: PastRun) -> list[Change]:
     """The setting and the options that differ.
 
-    Where config.json is missing in one of the runs, only what both verdicts have is compared.
+    The setting is compared if both runs have a case, and so found it; the options if both have a
+    config.json.
     """
-    old, new = _known(before), _known(after)
-    if before.options is None or after.options is None:
-        old, new = ({name: known[name] for name in ENVIRONMENT} for known in (old, new))
-    return [
+    old, new = dict[str, str](), dict[str, str]()
+    if before.cases and after.cases:
+        old, new = _environment(before), _environment(after)
+    if before.options is not None and after.options is not None:
+        # What was asked for and what was found: ACCELERATOR=auto beside accelerator tcg.
+        old |= {name: value for name, value in before.options.items() if name not in ENVIRONMENT}
+        new |= {name: value for name, value in after.options.items() if name not in ENVIRONMENT}
+    changes = [
         Change(name, old.get(name, NOT_RECORDED), new.get(name, NOT_RECORDED))
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     ]
+    # IMAGE=qcow2 and the image qcow2 are one change.
+    found = [replace(one, name=one.name.upper()) for one in changes if one.name in ENVIRONMENT]
+    return [one for one in changes if one not in found]
 
 
-def _known(run: PastRun) -> Mapping[str, str]:
-    setting = {name: getattr(run.setting, name) for name in ENVIRONMENT}
-    # What was asked for and what was found: ACCELERATOR=auto beside accelerator tcg.
-    options = {name: value for name, value in (run.options or {}).items() if name not in setting}
-    return {**setting, **options}
+def _environment(run: PastRun) -> dict[str, str]:
+    return {name: getattr(run.setting, name) for name in ENVIRONMENT}
 
 
 def _cells(run: PastRun) -> dict[str, Cell]:
@@ -121,8 +125,13 @@ def verdict_text(cell: Cell) -> str:
 
 
 def usual_pair(runs: tuple[PastRun, ...]) -> Comparison | None:
-    """The newest run beside the newest one before it that was as expected, else the one before."""
+    """The newest run beside the newest one before it that was as expected, else the one before.
+
+    Both have one setting, if an earlier run has that of the newest.
+    """
     if len(runs) < 2:
         return None
-    good = [run for run in runs[:-1] if run.as_expected]
-    return compare((good or list(runs[:-1]))[-1], runs[-1])
+    *earlier, newest = runs
+    like = [run for run in earlier if run.setting == newest.setting] or earlier
+    good = [run for run in like if run.as_expected]
+    return compare((good or like)[-1], newest)

@@ -12,8 +12,8 @@ from vhdtool.report.history.orders import Cell, Outcome, Series
 from vhdtool.report.history.runs import PastRun
 from vhdtool.report.output.case_view import case_anchor
 
-COLUMNS = 60
-"""Runs in one grid; older ones follow in grids of their own."""
+COLUMNS = 56
+"""Runs in one grid, eight weeks of nights; older ones follow in grids of their own."""
 MARKS = {
     "consistent": "K", "corrupt": "C", "refused": "R", "inconclusive": "?", "error": "E",
 }  # fmt: skip

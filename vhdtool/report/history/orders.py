@@ -155,18 +155,22 @@ class Order:
     @property
     def sentence(self) -> str:
         """What its status is about, with the runs that a bisection needs."""
-        first, status = self.first_bad, self.status
+        first = self.first_bad
         if first is None:
-            return status.value
-        if status is Status.FAILING:
-            return f"{self._failure()}; first bad in {first.run.name}"
+            return self.status.value
+        text, named = self._recent()
+        return text if named is first else f"{text}; first bad in {first.run.name}"
+
+    def _recent(self) -> tuple[str, Cell | None]:
+        """The status in words, and the bad run that they name."""
+        if self.status is Status.FAILING:
+            return self._failure(), self.tail[0]
         recent = self.cells[-WINDOW:]
         bad = [cell for cell in recent if cell.unexpected]
-        ever = f"first bad in {first.run.name}"
         if not bad:
-            return f"{status}; {ever}"
-        last = f"bad in {len(bad)} of {len(recent)} runs, last in {bad[-1].run.name}"
-        return f"{status}: {last}; {ever}"
+            return self.status.value, None
+        count = f"bad in {len(bad)} of {len(recent)} runs"
+        return f"{self.status}: {count}, last in {bad[-1].run.name}", bad[-1]
 
     def _failure(self) -> str:
         """Since when it is bad, and what a bisection begins with."""

@@ -1,6 +1,7 @@
 """history.html: one self-contained page, rendered from a template."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def render_page(runs: Runs, page: Path, comparison: Comparison | None) -> str:
             newest=runs.runs[-1],
             skipped=runs.skipped,
             views=views,
-            noted=[order for view in views for order in view.series.orders if _noted(order)],
+            noted=list(_noted(views)),
             comparison=comparison,
             median_of=compare.median_of,
             lost_text=compare.lost_text,
@@ -75,9 +76,13 @@ def render_page(runs: Runs, page: Path, comparison: Comparison | None) -> str:
     )
 
 
-def _noted(order: Order) -> bool:
-    """Whether the order is named at the top of the page."""
-    return order.status is not Status.STEADY
+def _noted(views: list[SeriesView]) -> Iterator[tuple[Order, str]]:
+    """The orders that the top of the page names, with their setting if there are several."""
+    for view in views:
+        setting = f" ({view.series.setting})" if len(views) > 1 else ""
+        for order in view.series.orders:
+            if order.status is not Status.STEADY:
+                yield order, setting
 
 
 def _view(series: Series, page: Path) -> SeriesView:
