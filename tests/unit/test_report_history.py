@@ -198,6 +198,22 @@ def test_the_page_compares_with_a_run_of_the_setting(tmp_path: Path) -> None:
     assert (compared.before.name, compared.after.name) == (name_of(0), name_of(4))
 
 
+def test_commits_are_named_and_compared(tmp_path: Path) -> None:
+    def odd(number: int, strategy: str, guard: bool, seed: int) -> str | None:
+        return "corrupt" if number else None
+
+    for number, commit in enumerate(("0a0a0a0a0a0a", "0b0b0b0b0b0b")):
+        run = make_run(tmp_path, number, odd=odd, orders=ACTIVATE)
+        (run / "software.json").write_text(json.dumps({"vhdtool": "1.0", "commit": commit}))
+    output = history(tmp_path)
+    assert f"failing since {name_of(1)} (commit 0b0b0b0b0b0b) (1 run), " in output
+    assert f"last as expected in {name_of(0)} (commit 0a0a0a0a0a0a), seed 1" in output
+    page = (tmp_path / "history.html").read_text()
+    assert page.count("Δ") == 1, "in the legend alone: commits change each night"
+    output = history(tmp_path, "--diff", name_of(0), name_of(1))
+    assert "commit  0a0a0a0a0a0a  ->  0b0b0b0b0b0b" in output
+
+
 def test_without_a_config_only_settings_are_compared(tmp_path: Path) -> None:
     runs = make_runs(tmp_path, 2)
     (runs[1] / "config.json").write_text("{")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from vhdtool.oracle.verdict import judge_case
 from vhdtool.report.lifecycle import UNFINISHED, begin, end, end_unless_ended, ended_early
 from vhdtool.report.output import files as build
 
+ROOT = Path(__file__).resolve().parents[2]
 CASE = "activate-on-s7"
 
 
@@ -64,6 +66,28 @@ def test_a_run_that_has_begun_is_one_error_until_it_ends(run: Path) -> None:
     assert UNFINISHED in (run / "report.html").read_text()
     assert os.readlink(run.parent / "latest") == "one"
     assert not list(run.parent.rglob(".*"))
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
+def test_a_run_names_the_commit_that_made_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]
+    head = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    made_with = json.loads((run / "software.json").read_text())
+    assert made_with["commit"].removesuffix("-dirty") == head
+    assert made_with["vhdtool"]
+    # A hook, or a bisection of another repository, has set this.
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    begin(run, [CASE])
+    assert json.loads((run / "software.json").read_text()) == made_with
+
+
+def test_without_git_a_run_has_the_version_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    begin(tmp_path / "run", [CASE])
+    made_with = json.loads((tmp_path / "run" / "software.json").read_text())
+    assert made_with["commit"] is None
 
 
 def test_a_run_that_ends_has_the_verdicts_of_its_cases(

@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from vhdtool.errors import UsageError, VhdtoolError
 from vhdtool.oracle.run import is_case, judge_run, run_verdict
@@ -18,6 +19,8 @@ from vhdtool.oracle.verdict import Entry
 from vhdtool.report.lenient_json import text
 from vhdtool.report.output.files import write_files
 from vhdtool.report.run import load_run, load_verdict
+from vhdtool.report.software import NAME as SOFTWARE
+from vhdtool.report.software import software
 
 UNFINISHED = "it is still under way, was killed, or could not write more"
 Verdict = dict[str, object]
@@ -37,7 +40,8 @@ def begin(run_dir: Path, asked: Sequence[str]) -> None:
     taken = "verdict.json" in names and not _is_unfinished(run_dir)
     if taken or any(is_case(run_dir / name) for name in names):
         raise UsageError(f"{run_dir}: has the record of another run; choose another directory")
-    _publish(run_dir, run_verdict(run_dir.resolve().name, [], [], UNFINISHED, asked))
+    made_with = {run_dir / SOFTWARE: json.dumps(software()).encode() + b"\n"}
+    _publish(run_dir, run_verdict(run_dir.resolve().name, [], [], UNFINISHED, asked), made_with)
     if run_dir.resolve().parent.name == "runs":
         _link_latest(run_dir.resolve())
 
@@ -96,9 +100,11 @@ def _is_unfinished(run_dir: Path) -> bool:
         return False
 
 
-def _publish(run_dir: Path, verdict: Verdict) -> None:
+def _publish(
+    run_dir: Path, verdict: Verdict, others: Mapping[Path, bytes] = MappingProxyType({})
+) -> None:
     data = json.dumps(verdict, indent=1).encode() + b"\n"
-    write_files(load_run(run_dir, verdict), {run_dir / "verdict.json": data})
+    write_files(load_run(run_dir, verdict), {run_dir / "verdict.json": data, **others})
 
 
 def _link_latest(run: Path) -> None:

@@ -75,7 +75,7 @@ def compare(before: PastRun, after: PastRun) -> Comparison:
 
 
 def option_changes(before: PastRun, after: PastRun) -> list[Change]:
-    """The setting and the options that differ.
+    """What differs of the software, the setting and the options.
 
     The setting is compared if both runs have a case, and so found it; the options if both have a
     config.json.
@@ -87,6 +87,7 @@ def option_changes(before: PastRun, after: PastRun) -> list[Change]:
         # What was asked for and what was found: ACCELERATOR=auto beside accelerator tcg.
         old |= {name: value for name, value in before.options.items() if name not in ENVIRONMENT}
         new |= {name: value for name, value in after.options.items() if name not in ENVIRONMENT}
+    old, new = {**before.software, **old}, {**after.software, **new}
     changes = [
         Change(name, old.get(name, NOT_RECORDED), new.get(name, NOT_RECORDED))
         for name in {**old, **new}

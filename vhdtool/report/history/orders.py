@@ -175,8 +175,8 @@ class Order:
     def _failure(self) -> str:
         """Since when it is bad, and what a bisection begins with."""
         tail, last = self.tail, self.last_good
-        before = f"last as expected in {last.run.name}" if last else "never as expected"
-        since = f"since {tail[0].run.name} ({counted(len(tail), 'run')})"
+        before = f"last as expected in {last.run.label}" if last else "never as expected"
+        since = f"since {tail[0].run.label} ({counted(len(tail), 'run')})"
         return f"failing {since}, {before}, {self._seeds(tail)}"
 
     def _seeds(self, cells: Sequence[Cell]) -> str:

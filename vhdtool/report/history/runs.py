@@ -17,7 +17,7 @@ from vhdtool.errors import UsageError
 from vhdtool.lab.options import GIB, KIB, MIB, OPTIONS
 from vhdtool.oracle.evidence.files import LARGEST_FILE, names_in, open_regular, read_file
 from vhdtool.oracle.evidence.json_fields import TornRecord
-from vhdtool.report import wording
+from vhdtool.report import software, wording
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.lenient_json import items, mapping, number, text
 
@@ -61,6 +61,14 @@ class PastRun:
     claims_as_expected: bool
     options: Mapping[str, str] | None
     """Options by name; None without a config.json that can be read."""
+    software: Mapping[str, str]
+    """What software.json has: `vhdtool`, the version, and `commit`; empty without it."""
+
+    @property
+    def label(self) -> str:
+        """Its name, with the commit of vhdtool if it is known."""
+        commit = self.software.get("commit")
+        return f"{self.name} (commit {commit})" if commit else self.name
 
     @property
     def as_expected(self) -> bool:
@@ -141,6 +149,7 @@ def read_run(path: Path) -> PastRun:
         error=text(verdict.get("error")),
         claims_as_expected=verdict.get("as_expected") is True,
         options=_options(path),
+        software=_software(path),
     )
 
 
@@ -186,13 +195,23 @@ def _first_walls(path: Path) -> Iterator[float]:
             yield wall
 
 
-def _options(path: Path) -> dict[str, str] | None:
-    """The options in config.json, by make's names where there are such, in a form to compare."""
+def _object(path: Path) -> dict[str, Any] | None:
     try:
-        given = json.loads(read_file(path / "config.json"))
+        value = json.loads(read_file(path))
     except (TornRecord, ValueError, RecursionError):
         return None
-    if not isinstance(given, dict):
+    return value if isinstance(value, dict) else None
+
+
+def _software(path: Path) -> dict[str, str]:
+    found = _object(path / software.NAME) or {}
+    return {name: value for name in ("vhdtool", "commit") if (value := text(found.get(name))[:60])}
+
+
+def _options(path: Path) -> dict[str, str] | None:
+    """The options in config.json, by make's names where there are such, in a form to compare."""
+    given = _object(path / "config.json")
+    if given is None:
         return None
     known = {option.field: option for option in OPTIONS}
     found = {}
