@@ -162,6 +162,7 @@ def test_a_diff_shows_options_verdicts_and_figures(tmp_path: Path) -> None:
     make_run(tmp_path, 1, odd=odd, orders=ACTIVATE, config=config, accelerator="kvm")
     (tmp_path / "latest").symlink_to(name_of(1))
     output = history(tmp_path, "--diff", name_of(0), "latest")
+    assert output.endswith(f"page: {tmp_path}/history.html\n")
     changes = [line.split() for line in output.splitlines() if "->" in line]
     assert changes[:-1] == [
         ["accelerator", "tcg", "->", "kvm"],
@@ -220,6 +221,20 @@ def test_without_a_config_only_settings_are_compared(tmp_path: Path) -> None:
     compared = compare(*map(read_run, runs))
     assert compared.unknown == (name_of(1),)
     assert compared.options == ()
+
+
+def test_a_diff_without_a_directory_writes_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = make_runs(tmp_path / "runs", 2)
+    monkeypatch.chdir(tmp_path)
+    names = history("--diff", old.name, new.name)
+    assert history("--diff", old, f"runs/{new.name}") == names
+    assert "verdicts: 0 of 15 orders differ" in names
+    assert json.loads(history("--diff", old, new, "--json"))["options"] == []
+    assert not (tmp_path / "runs" / "history.html").exists()
+    history("--diff", old, new, "--json", "-o", "page.html")
+    assert "Two runs compared" in (tmp_path / "page.html").read_text()
 
 
 def test_a_diff_of_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 EPILOG = """\b
 Examples:
   vhdtool history
-  vhdtool history --diff runs/20261101T021700.000Z runs/latest
+  vhdtool history --diff 20261101T021700.000Z latest
+  vhdtool history runs --diff 20261101T021700.000Z latest -o changes.html
   vhdtool history runs --json | jq '.settings[].orders[] | {name, status}'
 """
 
@@ -30,7 +31,7 @@ Examples:
     nargs=2,
     type=click.Path(),
     metavar="RUN RUN",
-    help="Compare two runs, in the page too: directories, or names of runs in RUNS.",
+    help="Compare two runs: directories, or names of runs in RUNS. In the page if RUNS is given.",
 )
 @click.option(
     "-o",
@@ -39,7 +40,9 @@ Examples:
     type=click.Path(path_type=Path),
     help="Path of the page, by default RUNS/history.html.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output, and no page.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="JSON on standard output; a page with --output only."
+)
 def history(
     directory: Path | None, pair: tuple[str, str] | None, output: Path | None, as_json: bool
 ) -> None:
@@ -56,24 +59,26 @@ def history(
     from vhdtool.report.history.runs import read_runs
     from vhdtool.report.history.summary import comparison_lines, summary_lines
 
-    runs_dir = directory or Path("runs")
-    chosen = None
+    runs_dir, chosen = directory or Path("runs"), None
     if pair:
-        before, after = (_find(runs_dir, name) for name in pair)
-        chosen = compare(before, after)
-        if directory is None:
-            runs_dir = after.path.parent
+        chosen = compare(*(_find(runs_dir, name) for name in pair))
         if as_json:
             print_json(values.comparison(chosen))
-            return
-    runs = read_runs(runs_dir)
-    if as_json:
-        print_json(values.history(runs))
-        return
-    page = output or runs_dir / "history.html"
-    write_page(page, runs, chosen or usual_pair(runs.runs))
-    _print(comparison_lines(chosen) if chosen else summary_lines(runs))
-    click.echo(f"page: {page}")
+        else:
+            _print(comparison_lines(chosen))
+        if not (directory or output):
+            return  # two runs of anywhere, whatever is beside them
+        runs = read_runs(runs_dir)
+    else:
+        runs = read_runs(runs_dir)
+        if as_json:
+            print_json(values.history(runs))
+        else:
+            _print(summary_lines(runs))
+    if output or not as_json:
+        page = output or runs_dir / "history.html"
+        write_page(page, runs, chosen or usual_pair(runs.runs))
+        click.echo(f"page: {page}", err=as_json)
 
 
 def _find(runs_dir: Path, name: str) -> "PastRun":
