@@ -74,6 +74,13 @@ def test_what_is_no_run_of_the_lab_is_never_removed(runs: Path, tmp_path: Path) 
     assert (outside / "verdict.json").exists()
 
 
+def test_the_newest_good_run_stays_when_all_later_ones_are_bad(tmp_path: Path) -> None:
+    for number in range(6):
+        make_run(tmp_path, number, odd=lambda n, *_: "corrupt" if n > 2 else None, orders=ORDERS)
+    assert remove_old_runs(tmp_path / name_of(5), 2).removed == (name_of(0), name_of(1))
+    assert left(tmp_path) == [2, 3, 4, 5]
+
+
 def test_links_inside_a_run_are_not_followed(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "file").write_text("x")

@@ -89,9 +89,9 @@ def prune(ctx: click.Context, run_dir: Path, keep: int) -> None:
     """Remove old runs beside the current run RUN.
 
     Removes the runs that are older than the newest N and were as expected. A run that was not as
-    expected or has not finished stays, as does one that has a file `keep`, the one that `latest`
-    names, and whatever has another name than the lab gives to a run. The playbooks call this
-    command with KEEP_RUNS. The exit code is 1 if a run could not be removed.
+    expected or has not finished stays, as do the newest one that was as expected, one that has a
+    file `keep`, the one that `latest` names, and whatever has another name than the lab gives. The
+    playbooks call this command with KEEP_RUNS. The exit code is 1 if a run could not be removed.
 
     Example: vhdtool lab prune runs/latest --keep 30
     """

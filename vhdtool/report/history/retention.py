@@ -1,8 +1,9 @@
 """Removes old runs, so that a nightly job does not fill its disk.
 
 Only a directory that the lab itself named and whose verdict.json says that it is this run is ever
-removed. All else stays: a run that was not as expected or has not finished, one that has a file
-`keep`, the current one, the one that `latest` names, and every directory with another name.
+removed. All else stays: a run that was not as expected or has not finished, the newest that was as
+expected, one that has a file `keep`, the current one, the one that `latest` names, and every
+directory with another name.
 """
 
 import contextlib
@@ -58,10 +59,13 @@ def remove_old_runs(current: Path, keep: int) -> Removal:
     with contextlib.suppress(OSError):
         _finish_removals(folder)
     others = [name for name in _named_by_the_lab(folder) if name != current.name]
-    latest = os.path.realpath(folder / "latest")
-    for name in others[: max(0, len(others) - (keep - 1))]:
+    old = others[: max(0, len(others) - (keep - 1))]
+    stays = {os.path.basename(os.path.realpath(folder / "latest"))}
+    if old:
+        stays.add(_newest_good(folder, [*others, current.name]))
+    for name in old:
         run = _run(folder / name)
-        if run is None or latest == str(folder / name) or os.path.lexists(folder / name / KEEP):
+        if run is None or name in stays or os.path.lexists(folder / name / KEEP):
             continue
         if not run.as_expected:
             unexpected.append(name)
@@ -91,6 +95,15 @@ def _run(path: Path) -> PastRun | None:
     except TornRecord:
         return None
     return run if run.recorded_name == path.name else None
+
+
+def _newest_good(folder: Path, names: list[str]) -> str:
+    """The newest run that was as expected: where a bisection begins. "" if there is none."""
+    for name in sorted(names, reverse=True):
+        run = _run(folder / name)
+        if run is not None and run.as_expected:
+            return name
+    return ""
 
 
 def _remove(folder: Path, name: str) -> None:
