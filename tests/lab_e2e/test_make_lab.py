@@ -16,6 +16,7 @@ import pytest
 
 from tests.lab_e2e.conftest import ROOT
 from tests.support.footprint import networks_of, remains
+from tests.support.run_history import make_runs
 from vhdtool.errors import VhdtoolError
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.report.lifecycle import UNFINISHED
@@ -73,9 +74,12 @@ def error_of(run: Path) -> str:
 
 def test_three_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
-    done = make_lab(STRATEGY="activate,login,overlap", SEED="3")
+    old = make_runs(tmp_path, 3)
+    done = make_lab(STRATEGY="activate,login,overlap", SEED="3", KEEP_RUNS="2")
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 0, output
+    assert "removed 2 old runs" in output
+    assert [run.exists() for run in old] == [False, False, True]
     assert output.splitlines()[-1] == (
         "The hosts stay up for the next run; `make clean-lab` ends them."
     )
@@ -210,6 +214,7 @@ def test_options_of_make_become_variables_of_the_playbook(script) -> None:
         ({"STRATEGY": "activte"}, "did you mean activate?"),
         ({"STEPS": "D.attach | S.deactivate | S.detach"}, "the destination is attached at RESUME"),
         ({"RUN_DIR": "/proc/run"}, "/proc/run: "),
+        ({"KEEP_RUNS": "-1"}, "KEEP_RUNS=-1: is not a number of runs"),
     ],
 )
 def test_a_wrong_word_is_one_line_and_leaves_nothing(make_lab, tmp_path, given, words) -> None:
