@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -290,6 +292,27 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "history.html").mkdir()
     assert "cannot be written" in refused(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [name_of(0), "history.html"]
+
+
+def test_without_a_template_engine_all_but_the_page_works(tmp_path: Path) -> None:
+    make_run(tmp_path, 0, orders=ACTIVATE)
+    code = (
+        "import sys; sys.modules['jinja2'] = None\n"
+        "from vhdtool.cli.main import run\n"
+        "sys.exit(run(sys.argv[1:]))"
+    )
+
+    def called(*words: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    assert called("history", str(tmp_path), "--json")[0] == 0
+    status, output, error = called("history", str(tmp_path))
+    assert "activate" in output
+    needed = "vhdtool: history needs the Python package jinja2: pip install 'vhdtool[lab]'\n"
+    assert (status, error) == (1, needed)
+    assert called("report", str(tmp_path / name_of(0)))[0] == 1
 
 
 def test_a_run_with_another_name_is_dated_by_an_event(tmp_path: Path) -> None:

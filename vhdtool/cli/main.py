@@ -168,6 +168,12 @@ def run(arguments: list[str]) -> int:
     except MemoryError:
         click.echo("vhdtool: out of memory", err=True)
         return wrong
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("vhdtool"):
+            raise  # a damaged installation, or a fault
+        needed = f"{name} needs the Python package {error.name}"
+        click.echo(f"vhdtool: {needed}: pip install 'vhdtool[lab]'", err=True)
+        return wrong
 
 
 def main() -> None:

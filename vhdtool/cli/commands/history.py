@@ -55,7 +55,6 @@ def history(
     """
     from vhdtool.report.history import as_json as values
     from vhdtool.report.history.compare import compare, usual_pair
-    from vhdtool.report.history.page import write_page
     from vhdtool.report.history.runs import read_runs
     from vhdtool.report.history.summary import comparison_lines, summary_lines
 
@@ -76,6 +75,9 @@ def history(
         else:
             _print(summary_lines(runs))
     if output or not as_json:
+        # Here, since nothing else needs a template engine.
+        from vhdtool.report.history.page import write_page
+
         page = output or runs_dir / "history.html"
         write_page(page, runs, chosen or usual_pair(runs.runs))
         click.echo(f"page: {page}", err=as_json)
