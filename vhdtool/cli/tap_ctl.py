@@ -240,7 +240,8 @@ def call(arguments: list[str]) -> int:
 
 
 def _errno_of(error: Exception) -> int:
-    return getattr(error, "errno", None) or errno.EIO
+    number = error.errno if isinstance(error, OSError) else None
+    return number or errno.EIO
 
 
 def _failed(number: int, why: str = "") -> int:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from vhdtool.errors import ImageTrouble, LabError, UsageError, VhdtoolError
+from vhdtool.errors import LabError, ShimImageError, UsageError, VhdtoolError
 from vhdtool.lab.case.plan import CasePlan
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.runner import CaseRun
@@ -133,7 +133,7 @@ class Lab:
             if error is None:
                 return
             self.progress(f"{place} lab error: {error}")
-            if isinstance(error, ImageTrouble) or self._proved(error, folder):
+            if isinstance(error, ShimImageError) or self._proved(error, folder):
                 return
             if attempt < ATTEMPTS:
                 failed = self.config.run_dir / "failed" / f"{plan.name}-{attempt}"
@@ -163,9 +163,9 @@ class Lab:
         checked = isinstance(error, FailedLiveCheck)
         if error and not checked and record.count(lambda event: event["event"] == "fenced"):
             # Another writer was there, and may be absent from a second attempt.
-            error = ImageTrouble(str(error))
+            error = ShimImageError(str(error))
         if error is not None and trouble is not None and trouble != str(error):
-            kind = ImageTrouble if isinstance(error, ImageTrouble) else LabError
+            kind = ShimImageError if isinstance(error, ShimImageError) else LabError
             error = kind(f"{trouble}; then {error}")
         record.write_case(self._case_json(plan, hosts, attempt, error, record))
         (folder / "reproduce.txt").write_text(self.reproduce(plan) + "\n")

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from vhdtool.errors import VhdtoolError
+
 log = logging.getLogger("accept")
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 """Seconds to wait after a failed accept; doubled while it goes on failing."""
@@ -176,11 +178,11 @@ class Acceptor:
     def _run(self, peer: Peer) -> None:
         try:
             self._serve(peer)
-        except (OSError, EOFError):
-            # The client has gone; its requests have been served.
-            pass
-        except Exception:
-            log.exception("defect; a client of %s was dropped", self._name)
+        except Exception as error:
+            # An OSError of Python's: the client has gone; its requests have been served.
+            gone = isinstance(error, OSError | EOFError) and not isinstance(error, VhdtoolError)
+            if not gone:
+                log.exception("defect; a client of %s was dropped", self._name)
         finally:
             self._forget(peer)
 

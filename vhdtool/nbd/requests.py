@@ -80,11 +80,12 @@ class RequestHandler:
 
     def failed(self, request: wire.Request, error: Exception) -> bytes:
         """Returns the reply to a request that failed, and logs what users should know."""
-        if isinstance(error, OSError):
-            number, message = error.errno or errno.EIO, error.strerror or str(error)
-        elif isinstance(error, VhdtoolError):
+        if isinstance(error, VhdtoolError):
             log.error("request failed: %s", error)
-            number, message = getattr(error, "errno", errno.EIO), str(error)
+            known = error.errno if isinstance(error, OSError) else None
+            number, message = known or errno.EIO, str(error)
+        elif isinstance(error, OSError):
+            number, message = error.errno or errno.EIO, error.strerror or str(error)
         elif isinstance(error, MemoryError):
             number, message = errno.ENOMEM, "no memory"
         else:

@@ -1,18 +1,62 @@
 """What every storage can do, what some can besides, and the error that all raise."""
 
+import errno
+import functools
 import os
 from types import TracebackType
-from typing import Never, Self
+from typing import Any, Never, Self
 
 from vhdtool.errors import StateError, VhdtoolError
 
 
-class StorageError(VhdtoolError):
-    """The operating system refused an operation; `errno` is its number."""
+class StorageError(OSError, VhdtoolError):
+    """The operating system refused an operation; `errno` is its number.
 
-    def __init__(self, name: str, doing: str, errno: int) -> None:
-        super().__init__(f"{name}: cannot {doing}: {os.strerror(errno)}")
+    Like OSError itself, it is of Python's class for that number where there is one: of
+    FileNotFoundError for ENOENT.
+    """
+
+    errno: int
+
+    def __new__(cls, *args: Any, **named: Any) -> Self:
+        kind: type[Self] = cls
+        if cls is StorageError:
+            kind = _class_for(args[2] if len(args) > 2 else named["errno"])
+        return super().__new__(kind)
+
+    def __init__(self, name: str, doing: str, errno: int, why: str = "") -> None:
         self.errno = errno
+        self.strerror = why or os.strerror(errno)
+        self.filename = name
+        self._doing = doing
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.filename}: cannot {self._doing}: {self.strerror}"
+
+    def __reduce__(self) -> tuple[type["StorageError"], tuple[object, ...]]:
+        # A process pool passes errors on by pickle.
+        return StorageError, (self.filename, self._doing, self.errno, self.strerror)
+
+
+_PYTHONS = {
+    errno.ENOENT: FileNotFoundError,
+    errno.EACCES: PermissionError,
+    errno.EPERM: PermissionError,
+    errno.EISDIR: IsADirectoryError,
+    errno.ENOTDIR: NotADirectoryError,
+}
+"""errno -> Python's class for it."""
+
+
+@functools.cache
+def _class_for(number: int) -> Any:
+    """StorageError, as a subclass of Python's class for that errno too."""
+    other = _PYTHONS.get(number)
+    if other is None:
+        return StorageError
+    # The name stays: events and messages have it.
+    return type("StorageError", (StorageError, other), {"__module__": __name__})
 
 
 class Closing:

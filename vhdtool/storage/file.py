@@ -223,6 +223,8 @@ class FileStorage(Storage):
         self.direct = False
 
     def _failure(self, error: OSError | OverflowError, doing: str) -> StorageError:
+        if isinstance(error, StorageError):
+            return error
         number = error.errno if isinstance(error, OSError) else errno.EFBIG
         return StorageError(self.name, doing, number or errno.EIO)
 

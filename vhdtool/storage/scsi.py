@@ -74,8 +74,7 @@ class ScsiError(StorageError):
     """A command failed. `conflict`: another initiator has the LUN reserved."""
 
     def __init__(self, name: str, doing: str, why: str, conflict: bool = False) -> None:
-        super().__init__(name, doing, errno.EBUSY if conflict else errno.EIO)
-        self.args = (f"{name}: cannot {doing}: {why}",)
+        super().__init__(name, doing, errno.EBUSY if conflict else errno.EIO, why)
         self.conflict = conflict
 
 

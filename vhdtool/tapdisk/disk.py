@@ -252,7 +252,7 @@ class TapDisk:
         try:
             self.router.read(0, 512)
         except (OSError, VhdtoolError) as error:
-            why = error.strerror if isinstance(error, OSError) else error
+            why = error if isinstance(error, VhdtoolError) else error.strerror
             reason = f"the probe's read failed: {why}"
             self.settings.emit("refused", op="probe", reason=reason)
             raise ActivationRefused(f"{self.path}: {reason}") from error

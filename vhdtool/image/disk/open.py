@@ -13,7 +13,7 @@ from vhdtool.image.metadata.ends import read_ends
 from vhdtool.image.metadata.qcow2 import read_header
 from vhdtool.image.metadata.read import FixedImage
 from vhdtool.image.metadata.signatures import description
-from vhdtool.storage import FileStorage, Storage
+from vhdtool.storage import Storage
 from vhdtool.storage.paths import open_storage
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.units import raw_disk_size
@@ -45,8 +45,6 @@ def open_disk(
         # Imported late, with what a child process needs.
         from vhdtool.image.disk.qcow2 import Qcow2Disk
 
-        if not isinstance(storage, FileStorage):
-            raise UsageError(f"{path}: a qcow2 image must be a file or a block device")
         return Qcow2Disk(storage, exclusive=exclusive, hooks=hooks)
 
     def parent(header: Header) -> Parent:

@@ -11,21 +11,22 @@ from time import monotonic
 from vhdtool.image.disk.base import Hooks, OpenDisk, require_inside
 from vhdtool.image.disk.qemu_nbd import QemuNbd
 from vhdtool.image.metadata.qcow2 import read_header
-from vhdtool.storage import FileStorage
+from vhdtool.storage import Storage
 
 
 class Qcow2Disk(OpenDisk):
     """One open qcow2 image.
 
-    `exclusive`: takes QEMU's lock as well, as nobody else may have the image. Raises CorruptImage,
-    UnsupportedImage, StorageError, or VhdtoolError with the message of qemu-nbd.
+    `exclusive`: takes QEMU's lock as well, as nobody else may have the image. Raises UsageError for
+    a storage without a descriptor, CorruptImage, UnsupportedImage, StorageError, or VhdtoolError
+    with the message of qemu-nbd.
     """
 
     last_metadata: float | None = None
 
     def __init__(
         self,
-        file: FileStorage,
+        file: Storage,
         *,
         exclusive: bool,
         hooks: Hooks | None = None,

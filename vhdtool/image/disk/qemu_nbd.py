@@ -18,9 +18,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vhdtool.errors import UnsupportedImage, VhdtoolError
+from vhdtool.errors import UnsupportedImage, UsageError, VhdtoolError
 from vhdtool.nbd.client import NbdStorage
-from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage import Storage, StorageError
 
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 60.0
@@ -33,15 +33,19 @@ _starter = ThreadPoolExecutor(1, thread_name_prefix="qemu-nbd")
 class QemuNbd:
     """One image, open until `stop` or `kill`."""
 
-    def __init__(self, file: FileStorage, *, locked: bool) -> None:
+    def __init__(self, file: Storage, *, locked: bool) -> None:
         """`file` may be closed afterwards: qemu-nbd opens it by its descriptor, not by its path.
 
         `locked`: takes QEMU's own lock on the file as well, against a QEMU without a lease.
 
-        Raises VhdtoolError with the message of qemu-nbd when it cannot open the image.
+        Raises UsageError for a storage without a descriptor, and VhdtoolError with the message of
+        qemu-nbd when it cannot open the image.
         """
-        self.path = path = file.path
-        self._file = file.fileno()
+        self.path = file.name
+        fd = file.fileno()
+        if fd is None:
+            raise UsageError(f"{file.name}: a qcow2 image must be a file or a block device")
+        self._file = fd
         self._mode = [f"--cache={'none' if file.direct else 'writeback'}"]
         self._mode += [] if file.writable else ["--read-only"]
         self._socket_fd = -1
@@ -58,12 +62,6 @@ class QemuNbd:
             shutil.rmtree(self.folder, ignore_errors=True)
             path_of_fd = Path(f"/proc/self/fd/{self._socket_fd}")
             self._storage = self._connected(child, path_of_fd)
-        except FileNotFoundError as error:
-            self._clear()
-            raise UnsupportedImage(
-                f"{path}: {error.filename} is not installed, and qcow2 is served by it "
-                f"(Debian: qemu-utils, util-linux)"
-            ) from None
         except BaseException:
             self.kill()
             raise
@@ -81,14 +79,20 @@ class QemuNbd:
         command = ["setpriv", "--pdeathsig", "KILL", "--", "qemu-nbd", f"--socket={socket_path}"]
         command += ["--persistent", "--shared=0", *self._mode]
         command += ["--discard=unmap", f"json:{options}"]
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            pass_fds=[self._file],
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=[self._file],
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            raise UnsupportedImage(
+                f"{self.path}: {error.filename} is not installed, and qcow2 is served by it "
+                f"(Debian: qemu-utils, util-linux)"
+            ) from None
 
     def _wait(self, child: subprocess.Popen[bytes], socket_path: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT

@@ -9,9 +9,9 @@ from typing import Any
 
 from vhdtool.errors import (
     ActivationRefused,
-    ImageTrouble,
     LabError,
     LeaseLost,
+    ShimImageError,
     SplitBrain,
     VhdtoolError,
 )
@@ -26,7 +26,7 @@ REFUSALS: dict[str, type[VhdtoolError]] = {
     "SplitBrain": SplitBrain,
     **dict.fromkeys(
         ("CorruptImage", "NotAVhd", "UncleanImage", "UnsupportedImage", "VhdtoolError"),
-        ImageTrouble,
+        ShimImageError,
     ),
 }
 """Errors of a shim that refuse a hand-over, or concern the image. Any other is the lab's."""

@@ -53,6 +53,8 @@ _UNSUPPORTED = {
 class Refused(VhdtoolError):
     """Raised for an operation whose reply is an errno."""
 
+    errno: int
+
     def __init__(self, number: int, why: str) -> None:
         super().__init__(why)
         self.errno = number

@@ -16,6 +16,8 @@ MOST_MINORS = 16384
 class TapctlError(VhdtoolError):
     """`errno` is the command's exit code; `why` explains it where the errno does not, or is ""."""
 
+    errno: int
+
     def __init__(self, number: int, doing: str, why: str = "") -> None:
         super().__init__(f"{doing}: {why or os.strerror(number)}")
         self.errno = number
