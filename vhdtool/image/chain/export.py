@@ -8,7 +8,7 @@ from typing import BinaryIO
 from vhdtool.errors import CorruptImage
 from vhdtool.image.chain.layers import Extent, Reader
 from vhdtool.image.chain.ordered_workers import THREADS, for_each
-from vhdtool.storage import FileStorage, StorageError
+from vhdtool.storage import FileStorage, Storage, StorageError
 from vhdtool.storage.sparse import DataMap
 
 CHUNK = 1 << 20
@@ -61,12 +61,15 @@ def copiers(reader: Reader, target: FileStorage) -> int:
 
     Writers of one file wait for each other; only reads from another device run in parallel.
     """
-    device = os.fstat(target.fileno()).st_dev
-    storages = [layer.storage for layer in reader.layers]
-    same_device = all(
-        isinstance(one, FileStorage) and os.fstat(one.fileno()).st_dev == device for one in storages
-    )
+    device = _device(target)
+    same_device = all(_device(layer.storage) == device for layer in reader.layers)
     return 1 if same_device else THREADS
+
+
+def _device(storage: Storage) -> int | None:
+    """The device of a storage's file; None for a storage without a descriptor."""
+    fd = storage.fileno()
+    return None if fd is None else os.fstat(fd).st_dev
 
 
 def _with_data(
@@ -86,7 +89,8 @@ def _copy(
 ) -> int:
     assert extent.offset is not None
     source = reader.layers[extent.depth].storage
-    if not isinstance(source, FileStorage):
+    fd = source.fileno()
+    if fd is None:
         return _copy_buffered(reader, extent, target, position)
     size = source.size()
     if extent.offset + extent.length > size and reader.layers[extent.depth].metadata is not None:
@@ -96,7 +100,7 @@ def _copy(
         )
     end = min(extent.offset + extent.length, size)
     written = 0
-    holes = maps.setdefault(extent.depth, DataMap(source.fileno()))
+    holes = maps.setdefault(extent.depth, DataMap(fd))
     for first, stop in holes.ranges(extent.offset, end):
         copy_range(source, first, target, position + first - extent.offset, stop - first)
         written += stop - first
@@ -113,9 +117,9 @@ def _copy_buffered(reader: Reader, extent: Extent, target: FileStorage, position
 
 
 def copy_range(
-    source: FileStorage, source_offset: int, target: FileStorage, target_offset: int, length: int
+    source: Storage, source_offset: int, target: FileStorage, target_offset: int, length: int
 ) -> None:
-    """Copy bytes between files, in the kernel where it can. Raises CorruptImage, StorageError."""
+    """Copy bytes, in the kernel where it can. Raises CorruptImage, StorageError."""
     while length > 0:
         step = min(length, _STEP)
         count = _kernel_copy(source, source_offset, target, target_offset, step)
@@ -131,13 +135,14 @@ def copy_range(
 
 
 def _kernel_copy(
-    source: FileStorage, source_offset: int, target: FileStorage, target_offset: int, length: int
+    source: Storage, source_offset: int, target: FileStorage, target_offset: int, length: int
 ) -> int:
-    """Number of bytes that the kernel copied; 0 where it cannot copy between these files."""
+    """Number of bytes that the kernel copied; 0 where it cannot copy between these two."""
+    fd = source.fileno()
+    if fd is None:
+        return 0
     try:
-        return os.copy_file_range(
-            source.fileno(), target.fileno(), length, source_offset, target_offset
-        )
+        return os.copy_file_range(fd, target.fileno(), length, source_offset, target_offset)
     except OSError as error:
         if error.errno in _NO_COPY:
             return 0

@@ -166,5 +166,5 @@ def check_leaks(
 
 def _leak(code: str, first: int, end: int, collector: Collector) -> None:
     collector.unclean(
-        code, f"{end - first} sectors from sector {first} belong to nothing", first * SECTOR
+        code, f"no structure owns the {end - first} sectors from sector {first}", first * SECTOR
     )

@@ -16,7 +16,7 @@ from vhdtool.image.journal.new_file import new_file
 from vhdtool.image.journal.transaction import require_replaceable
 from vhdtool.image.metadata.bounds import footer_offset
 from vhdtool.ranges import Range, merge
-from vhdtool.storage import FileStorage
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import empty_bat, pack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_header_for
 from vhdtool.vhd.bits import all_set, set_bits
@@ -177,7 +177,7 @@ class _Copier:
         return entry
 
 
-def _data_ranges(source: FileStorage, offset: int, length: int) -> list[Range]:
+def _data_ranges(source: Storage, offset: int, length: int) -> list[Range]:
     """Ranges, relative to `offset`, that are not zero.
 
     Where the first bytes of a span are not zero the whole span counts as data. Only the other
@@ -220,7 +220,7 @@ class _Worker:
         if whole is not None and whole.length == layout.block_bytes and whole.offset is not None:
             source = shared.reader.layers[whole.depth].storage
             if (
-                isinstance(source, FileStorage)
+                source.fileno() is not None
                 and not source.direct
                 # A raw file may end within its last sector.
                 and whole.offset + whole.length <= source.size()
@@ -235,7 +235,7 @@ class _Worker:
         shared.storage.pwrite(entry * SECTOR, bitmap)
         self._store(layout.data_offset(entry))
 
-    def _copy_range(self, ticket: int, block: int, source: FileStorage, offset: int) -> None:
+    def _copy_range(self, ticket: int, block: int, source: Storage, offset: int) -> None:
         """Copy a block that is one range of one file, in the kernel and without its zeros."""
         shared = self.shared
         layout = shared.layout

@@ -16,7 +16,7 @@ from vhdtool.vhd import bits
 from vhdtool.vhd.bat import ENTRIES_PER_SECTOR
 from vhdtool.vhd.units import SECTOR, UNUSED
 
-MOST_IN_A_ROW = 4
+MOST_AT_ONCE = 4
 """Blocks that one BAT write allocates while a disk is filled in order."""
 Entries = dict[int, int]
 """Block -> BAT entry."""
@@ -46,8 +46,8 @@ class Allocator:
         """As this process left it; None when it cannot be known."""
         self._unsettled: Entries = {}
         """Entries of a BAT write that failed, and may have reached the disk."""
-        self._row = 1
-        self._next_in_row = -1
+        self._batch = 1
+        self._expected = -1
 
     def _bitmap_of_new(self) -> bytes:
         bitmap = bytearray(self.blocks.bitmap_bytes)
@@ -60,9 +60,9 @@ class Allocator:
         entry = self.layout.next_entry(end)
         stop = self.layout.end_sector(entry)
         if not self.layout.fits(stop):
-            raise StorageError(self.storage.name, "place a block behind 2 TiB", errno.EFBIG)
+            raise StorageError(self.storage.name, "allocate a block behind 2 TiB", errno.EFBIG)
         if self.storage.is_block_device and (stop + 1) * SECTOR > self._opened_size:
-            raise StorageError(self.storage.name, "place another block", errno.ENOSPC)
+            raise StorageError(self.storage.name, "allocate another block", errno.ENOSPC)
         return entry
 
     def footer_offset(self) -> int:
@@ -77,7 +77,7 @@ class Allocator:
         Raises SplitBrain, LeaseLost, StorageError.
         """
         hooks = self.writer.hooks
-        wanted = self._in_a_row(block) if self.full else [block]
+        wanted = self._consecutive(block) if self.full else [block]
         first = self.next_entry(self.end)
         self._require_sole_writer(block)
         try:
@@ -92,15 +92,15 @@ class Allocator:
             raise
         self.allocated(entries, self._new_bitmap)
 
-    def _in_a_row(self, block: int) -> list[int]:
+    def _consecutive(self, block: int) -> list[int]:
         """The block, and those behind it that the same BAT write should allocate."""
-        self._row = min(2 * self._row, MOST_IN_A_ROW) if block == self._next_in_row else 1
+        self._batch = min(2 * self._batch, MOST_AT_ONCE) if block == self._expected else 1
         sector_end = (block // ENTRIES_PER_SECTOR + 1) * ENTRIES_PER_SECTOR
-        stop = min(block + self._row, self.blocks.whole_blocks, sector_end)
+        stop = min(block + self._batch, self.blocks.whole_blocks, sector_end)
         wanted = [block]
         while wanted[-1] + 1 < stop and self.blocks.bat[wanted[-1] + 1] == UNUSED:
             wanted.append(wanted[-1] + 1)
-        self._next_in_row = wanted[-1] + 1
+        self._expected = wanted[-1] + 1
         return wanted
 
     def _preallocate(self, wanted: list[int], entry: int) -> Entries:
