@@ -75,7 +75,8 @@ def test_reading_is_the_default_and_mistakes_are_named(tmp_path: Path) -> None:
         file.truncate(path.stat().st_size - 512)
     with pytest.raises(UncleanImage):
         vhdtool.open(path, writable=True)
-    assert vhdtool.open(path).read(0, 4) == bytes(4)
+    with vhdtool.open(path) as image:
+        assert image.read(0, 4) == bytes(4)
     with pytest.raises(vhdtool.VhdtoolError):
         vhdtool.open(tmp_path / "none.vhd")
 

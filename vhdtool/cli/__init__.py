@@ -8,7 +8,6 @@ arguments    arguments and options that several commands have
 output       JSON, sizes, tables and the progress bar
 notes        notes on standard error about orphan blocks and disagreeing sizes
 salvage      lost ranges and orphan blocks, as text and as exported files
-guest_files  names of files in damaged ranges of ext, NTFS and FAT
 suggestions  what an unknown command or option may have meant
 qemu_img     conversion to and from qcow2 and VHDX through qemu-img
 standard_streams  standard input, output and error: closed, gone or full

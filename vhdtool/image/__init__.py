@@ -1,7 +1,7 @@
 """VHD images: read, check, create, open and change them. Imports point downward in this order.
 
-api        The library's API (`import vhdtool`): open, create, snapshot and
-           check an image
+api/       The library's API (`import vhdtool`): an open image, and functions
+           that create, examine, repair and resize
 salvage/   Damaged images: reading and copying the data that can be trusted
 edit/      Changes of closed images: size, chain, metadata and repairs
 disk/      Open images that serve reads and writes: dynamic, fixed, raw and qcow2

@@ -10,7 +10,7 @@ from vhdtool.leases.lease import Holder, open_lease
 from vhdtool.leases.location import existing_record
 from vhdtool.leases.owner import Owner
 from vhdtool.machine import boot_id
-from vhdtool.storage import FileStorage
+from vhdtool.storage import FileStorage, Storage
 from vhdtool.storage.image_lock import (
     ImageInUse,
     LockMode,
@@ -106,18 +106,21 @@ def claimed(
                 lease.release()
 
 
-def share(storage: FileStorage) -> None:
+def share(storage: Storage) -> None:
     """Locks an open image against writers until it is closed; without locks, does nothing.
 
     Raises ImageInUse, naming the writer.
     """
+    fd = storage.fileno()
+    if fd is None:
+        return
     try:
-        lock_image(storage.fileno(), storage.name, LockMode.SHARED)
-        require_name(storage.fileno(), storage.path)
+        lock_image(fd, storage.name, LockMode.SHARED)
+        require_name(fd, storage.name)
     except NoLocks:
         return
     except ImageInUse as error:
-        raise named_holder(error, _recorded(storage.path), None) from None
+        raise named_holder(error, _recorded(storage.name), None) from None
 
 
 def _recorded(path: str | os.PathLike[str]) -> Holder | None:

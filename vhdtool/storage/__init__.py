@@ -3,6 +3,7 @@
 base         Storage: what every storage can do and what some can besides; the error they raise
 direct       Reads and writes with O_DIRECT: from and to aligned buffers, in whole sectors
 file         A file or block device, with O_DIRECT where asked for and possible
+file_object  A file object of Python's: a BytesIO, a member of an archive, a remote file
 image_lock   Byte-range locks on an image: who may write it, whatever path leads to it
 iscsi        A LUN: a block device that needs no kernel module
 locked_file  The file or block device of an image, locked through the descriptor that does the I/O

@@ -83,7 +83,7 @@ def _print_report(report: "ChainReport") -> None:
                 first, count = finding.sectors
                 guest = f"; guest sectors {first} to {first + count - 1}"
             click.echo(f"{finding.severity}: {finding.code}: {finding.message}{position}{guest}")
-        text = f"{one.name}: {report.verdict(one)}"
+        text = f"{one.name}: {report.verdict_of(one)}"
         if one.blocks:
             text += f", {one.allocated} of {one.blocks} blocks allocated"
         if one.orphans:

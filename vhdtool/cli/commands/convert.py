@@ -114,10 +114,11 @@ def _salvage(
 ) -> int:
     from vhdtool.cli.salvage import report_salvage
     from vhdtool.image.salvage.open import open_salvage
-    from vhdtool.image.salvage.reader import convert_salvaged
 
     with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
-        copied, lost = convert_salvaged(salvage, target, form, block_size, batmap, force, show)
+        copied, lost = salvage.convert(
+            target, form, block_bytes=block_size, batmap=batmap, overwrite=force, progress=show
+        )
     return report_salvage(source, salvage, copied, lost)
 
 

@@ -1,44 +1,18 @@
 """`vhdtool damage`: the guest sectors, partitions and files that damage affects."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import click
 
 from vhdtool.cli.arguments import image_argument, json_option
-from vhdtool.cli.guest_files import FileHit, files_within, sectors
 from vhdtool.cli.notes import orphans_text
 from vhdtool.cli.output import load_json, print_json
 from vhdtool.cli.salvage import lost_line
 from vhdtool.errors import UsageError
-from vhdtool.image.salvage.open import open_salvage
-from vhdtool.image.salvage.partitions import Partition, partitions
-from vhdtool.image.salvage.reader import LocatedOrphan, Lost, Salvage
-from vhdtool.ranges import Range, merge
+from vhdtool.image.salvage.damage import Damage, find_damage, merged
+from vhdtool.image.salvage.files import sectors
+from vhdtool.image.salvage.reader import Lost
 from vhdtool.vhd.units import SECTOR
-
-
-@dataclass(slots=True)
-class Hit:
-    """A damaged partition. `ranges` are in bytes of the disk; `note` says why files are unknown."""
-
-    partition: Partition
-    ranges: list[Range]
-    files: list[FileHit] = field(default_factory=list)
-    note: str | None = None
-
-    @property
-    def damaged(self) -> int:
-        return sum(stop - first for first, stop in self.ranges)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            **self.partition.as_dict(),
-            "damaged": self.damaged,
-            "sectors": [[first // SECTOR, sectors(stop - first)] for first, stop in self.ranges],
-            "files": [one.as_dict() for one in self.files],
-            "note": self.note,
-        }
 
 
 @click.command()
@@ -66,26 +40,13 @@ def damage(
     Example: vhdtool damage disk.vhd
              vhdtool diff --json before.json disk.vhd > d; vhdtool damage disk.vhd --findings d
     """
-    with open_salvage(image) as salvage:
-        lost = salvage.lost() if findings is None else _from_findings(findings, salvage.size)
-        orphans = salvage.orphans if findings is None else []
-        hits = _hits(salvage, lost + _doubtful(orphans, salvage.size), files)
-        notes = salvage.notes if findings is None else []
-    code = 2 if lost or notes or orphans else 0
+    earlier = None if findings is None else partial(_from_findings, findings)
+    result = find_damage(image, files, earlier)
     if as_json:
-        print_json(
-            {
-                "image": image,
-                "exit_code": code,
-                "notes": notes,
-                "lost": [one.as_dict() for one in lost],
-                "orphans": [one.as_dict() for one in orphans],
-                "partitions": [one.as_dict() for one in hits],
-            }
-        )
+        print_json(result.as_dict())
     else:
-        _show(image, notes, lost, orphans, hits)
-    context.exit(code)
+        _show(result)
+    context.exit(result.exit_code)
 
 
 def _from_findings(path: str, size: int) -> list[Lost]:
@@ -103,54 +64,14 @@ def _from_findings(path: str, size: int) -> list[Lost]:
     return found
 
 
-def _doubtful(orphans: list[LocatedOrphan], size: int) -> list[Lost]:
-    """The ranges that orphan blocks may have had, where their block number is known."""
-    found = []
-    for one in orphans:
-        if one.orphan.sectors is not None:
-            first, count = one.orphan.sectors
-            start, end = first * SECTOR, min((first + count) * SECTOR, size)
-            found.append(Lost(start, end - start, str(one)))
-    return found
-
-
-def _hits(salvage: Salvage, lost: list[Lost], files: bool) -> list[Hit]:
-    ranges = _merged(lost)
-    if not ranges:
-        return []
-    hits = []
-    for partition in partitions(salvage.read, salvage.size):
-        inside = [
-            (max(first, partition.start), min(stop, partition.end))
-            for first, stop in ranges
-            if first < partition.end and stop > partition.start
-        ]
-        if not inside:
-            continue
-        hit = Hit(partition, inside)
-        hits.append(hit)
-        if files:
-            try:
-                hit.files = files_within(salvage.read, partition, inside)
-            except UsageError as error:
-                hit.note = str(error)
-    return hits
-
-
-def _merged(lost: list[Lost]) -> list[Range]:
-    return merge((one.start, one.end) for one in lost)
-
-
-def _show(
-    image: str, notes: list[str], lost: list[Lost], orphans: list[LocatedOrphan], hits: list[Hit]
-) -> None:
-    for note in notes:
+def _show(result: Damage) -> None:
+    for note in result.notes:
         click.echo(f"note: {note}")
-    for one in lost:
+    for one in result.lost:
         click.echo(lost_line(one))
-    for orphan in orphans:
+    for orphan in result.orphans:
         click.echo(str(orphan))
-    for hit in hits:
+    for hit in result.partitions:
         part = hit.partition
         name = f"partition {part.number}" if part.number else "the disk"
         click.echo(
@@ -166,8 +87,8 @@ def _show(
             click.echo(f"  no file: {sectors(rest)} sectors (free, or the file system's own)")
         elif not hit.files:
             click.echo("  no file: free space, or the file system's own")
-    total = sum(stop - first for first, stop in _merged(lost))
-    text = f"{image}: {sectors(total)} guest sectors are lost or in doubt"
-    if orphans:
-        text += f"; {orphans_text(len(orphans))}: see `vhdtool read --salvage --orphans`"
+    total = sum(stop - first for first, stop in merged(result.lost))
+    text = f"{result.image}: {sectors(total)} guest sectors are lost or in doubt"
+    if result.orphans:
+        text += f"; {orphans_text(len(result.orphans))}: see `vhdtool read --salvage --orphans`"
     click.echo(text)

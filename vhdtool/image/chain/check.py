@@ -11,7 +11,13 @@ from vhdtool.image.check.advice import advice
 from vhdtool.image.check.image import Mode, check
 from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
-from vhdtool.image.metadata.findings import VERDICTS, CheckReport, Finding, exit_code
+from vhdtool.image.metadata.findings import (
+    VERDICTS,
+    CheckReport,
+    Finding,
+    NoTruthValue,
+    exit_code,
+)
 from vhdtool.image.metadata.read import Metadata, read_metadata
 from vhdtool.leases.claim import user_of
 from vhdtool.storage import FileStorage, Storage
@@ -21,15 +27,31 @@ from vhdtool.vhd.units import vhd_time
 
 
 @dataclass(slots=True)
-class ChainReport:
+class ChainReport(NoTruthValue):
     """The report of the image and of each parent, and the findings about the links between them."""
 
     reports: list[CheckReport]
     links: list[Finding] = field(default_factory=list)
 
     @property
+    def findings(self) -> list[Finding]:
+        """All findings: about the links, the image and its parents."""
+        return [*self.links, *(one for report in self.reports for one in report.findings)]
+
+    @property
     def exit_code(self) -> int:
-        return exit_code([*self.links, *(f for r in self.reports for f in r.findings)])
+        """0 consistent, 2 corrupt, 3 unclean but nothing lost."""
+        return exit_code(self.findings)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether nothing is corrupt, unclean or leaked, in the image and its parents."""
+        return self.exit_code == 0
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the image with its parents: consistent, unclean or corrupt."""
+        return VERDICTS[self.exit_code]
 
     def advice(self) -> list[str]:
         """Advice for the findings of each image; none for an image that is in use."""
@@ -43,7 +65,7 @@ class ChainReport:
                 lines += [f"{user}; check it again when it is free"] if user else for_image
         return lines
 
-    def verdict(self, report: CheckReport) -> str:
+    def verdict_of(self, report: CheckReport) -> str:
         """The verdict on one image; findings about links count for the first image."""
         links = self.links if report is self.reports[0] else []
         return VERDICTS[exit_code([*links, *report.findings])]
@@ -53,7 +75,7 @@ class ChainReport:
         first = self.reports[0].as_dict()
         first["findings"] = [f.as_dict() for f in self.links] + first["findings"]
         first["exit_code"] = self.exit_code
-        first["verdict"] = VERDICTS[self.exit_code]
+        first["verdict"] = self.verdict
         first["advice"] = self.advice()
         first["parents"] = [report.as_dict() for report in self.reports[1:]]
         return first

@@ -189,6 +189,15 @@ class Reader(Closing):
         """Guest bytes; fewer past the end of the disk. Raises CorruptImage or StorageError."""
         return b"".join([self.fetch(extent) for extent in self.extents(offset, offset + length)])
 
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with guest bytes that lie on the disk. Raises as `read` does."""
+        for extent in self.extents(offset, offset + len(view)):
+            part = view[extent.start - offset : extent.end - offset]
+            if extent.offset is None:
+                part[:] = bytes(len(part))
+            else:
+                self.fetch_into(extent, part)
+
     def fetch(self, extent: Extent) -> bytes:
         """The bytes of one extent. Raises CorruptImage where the file ends within it."""
         if extent.offset is None:

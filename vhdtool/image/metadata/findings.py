@@ -1,7 +1,7 @@
 """Findings of a check or a comparison, the report on one image, and their exit codes."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Never
 
 if TYPE_CHECKING:
     # Only the annotation needs it; the lab's agent and `vhdtool diff` do without the module.
@@ -45,8 +45,20 @@ VERDICTS = {0: "consistent", 2: "corrupt", 3: "unclean"}
 """Exit code of a check -> verdict."""
 
 
+class NoTruthValue:
+    """A result with more than two values: `if result:` could be read either way, and raises."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> Never:
+        raise TypeError(
+            f"a {type(self).__name__} has no truth value; ask for one of its fields, as "
+            "`consistent` of a report"
+        )
+
+
 @dataclass(slots=True)
-class CheckReport:
+class CheckReport(NoTruthValue):
     """All findings about one image, worst first."""
 
     name: str
@@ -65,7 +77,13 @@ class CheckReport:
         return exit_code(self.findings)
 
     @property
+    def consistent(self) -> bool:
+        """Whether nothing is corrupt, unclean or leaked."""
+        return self.exit_code == 0
+
+    @property
     def verdict(self) -> str:
+        """consistent, unclean or corrupt."""
         return VERDICTS[self.exit_code]
 
     def as_dict(self) -> dict[str, Any]:

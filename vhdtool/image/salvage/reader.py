@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vhdtool.errors import CorruptImage
+from vhdtool.errors import ClosedError, CorruptImage
+from vhdtool.image.chain.disk_file import DiskFile
 from vhdtool.image.chain.export import CHUNK, Progress
 from vhdtool.image.chain.layers import Extent, Layer
 from vhdtool.image.create.convert import Format, finish_flat, target_file
@@ -116,9 +117,13 @@ class Salvage(Closing):
         self.size = layers[0].layer.size
         self.names = [one.layer.name for one in layers]
         """Paths of the image and the parents that were found."""
+        self.closed = False
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Extent | Lost]:
         """The extents and lost ranges of guest bytes [start, end), in order."""
+        if self.closed:
+            # Else each read would fail, and all data count as lost.
+            raise ClosedError(f"{self.names[0]}: is closed")
         yield from self._pieces(start, self.size if end is None else min(end, self.size), 0)
 
     def _pieces(self, start: int, end: int, depth: int) -> Iterator[Extent | Lost]:
@@ -193,6 +198,16 @@ class Salvage(Closing):
                 out[at : at + len(piece[1])] = piece[1]
         return bytes(out)
 
+    def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Fill `buffer` as `read` does; return the number of bytes, lower at the disk's end."""
+        data = self.read(offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def as_file(self) -> DiskFile:
+        """The disk as a binary file for reading (io.RawIOBase), with zeros for lost ranges."""
+        return DiskFile(self.names[0], self.size, self.readinto)
+
     def lost(self) -> list[Lost]:
         """The ranges that are lost according to the metadata, in order; reads no guest data."""
         return merge_lost(piece for piece in self.pieces() if isinstance(piece, Lost))
@@ -222,7 +237,48 @@ class Salvage(Closing):
                 progress(piece[0] - start)
         return copied, merge_lost(lost)
 
+    def convert(
+        self,
+        path: str | os.PathLike[str],
+        kind: Format = "dynamic",
+        *,
+        block_bytes: int = DEFAULT_BLOCK,
+        batmap: bool = True,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> tuple[int, list[Lost]]:
+        """Copy the data that can be trusted to a new image, and zeros for lost ranges.
+
+        Returns (bytes copied, lost ranges). Raises UsageError, ImageExists or StorageError.
+        """
+        with target_file(self.names, path, kind, self.size, overwrite) as (storage, size):
+            if kind == "dynamic":
+                create_dynamic(storage, size, block_bytes, batmap)
+                return self._copy_to_dynamic(storage, progress)
+            result = self.copy(storage, progress=progress)
+            finish_flat(storage, kind, size)
+        return result
+
+    def _copy_to_dynamic(
+        self, storage: FileStorage, progress: Progress | None
+    ) -> tuple[int, list[Lost]]:
+        copied, lost = 0, []
+        disk = DynamicDisk(BorrowedStorage(storage))
+        for piece in self.data():
+            if isinstance(piece, Lost):
+                lost.append(piece)
+                continue
+            start, data = piece
+            if any(data):
+                disk.write(start, data)
+            copied += len(data)
+            if progress is not None:
+                progress(start)
+        disk.close()
+        return copied, merge_lost(lost)
+
     def close(self) -> None:
+        self.closed = True
         for one in self._layers:
             one.layer.close()
 
@@ -236,44 +292,3 @@ def _merged(one: Lost, other: Lost) -> Lost | None:
     if one.end != other.start or one.reason != other.reason:
         return None
     return Lost(one.start, one.length + other.length, one.reason)
-
-
-def convert_salvaged(
-    source: Salvage,
-    path: str | os.PathLike[str],
-    target: Format,
-    block_bytes: int = DEFAULT_BLOCK,
-    batmap: bool = True,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> tuple[int, list[Lost]]:
-    """Copy the data that can be trusted to a new image, and zeros for lost ranges.
-
-    Returns (bytes copied, lost ranges). Raises as `convert` does.
-    """
-    with target_file(source.names, path, target, source.size, overwrite) as (storage, size):
-        if target == "dynamic":
-            create_dynamic(storage, size, block_bytes, batmap)
-            return _copy_to_dynamic(source, storage, progress)
-        result = source.copy(storage, progress=progress)
-        finish_flat(storage, target, size)
-    return result
-
-
-def _copy_to_dynamic(
-    source: Salvage, storage: FileStorage, progress: Progress | None
-) -> tuple[int, list[Lost]]:
-    copied, lost = 0, []
-    disk = DynamicDisk(BorrowedStorage(storage))
-    for piece in source.data():
-        if isinstance(piece, Lost):
-            lost.append(piece)
-            continue
-        start, data = piece
-        if any(data):
-            disk.write(start, data)
-        copied += len(data)
-        if progress is not None:
-            progress(start)
-    disk.close()
-    return copied, merge_lost(lost)
