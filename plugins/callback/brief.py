@@ -21,8 +21,8 @@ name: brief
 type: stdout
 short_description: One line for each change and each failure
 description:
-  - Shows plays by name, changed tasks, and failures by their message; nothing for tasks that
-    changed nothing. With C(-v) it is the default output of Ansible.
+  - Shows plays by name, changed tasks, messages of C(debug), and failures by their message; nothing
+    for tasks that changed nothing. With C(-v) it is the default output of Ansible.
   - Writes the first failure, or that the run was interrupted, to the record of a run that
     C(vhdtool.lab.lab) has begun.
 author: the vhdtool project
@@ -125,6 +125,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         elif result._result.get("changed") and not result._result.get("shown"):
             name = result._task.get_name().removeprefix("vhdtool.lab.")
             self._show(result, "changed", name, C.COLOR_CHANGED)
+        elif result._task.action in C._ACTION_DEBUG and "msg" in result._result:
+            self._display.display(f"{result._host.get_name()}: {result._result['msg']}")
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         if not ignore_errors:

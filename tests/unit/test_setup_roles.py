@@ -76,5 +76,5 @@ def test_every_default_is_described_and_named_after_its_role(role) -> None:
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_every_entry_point_has_tasks_and_a_specification(role) -> None:
-    entries = {path.stem for path in (role / "tasks").glob("*.yml")} - {"nfs"}
+    entries = {path.stem for path in (role / "tasks").glob("*.yml")} - {"nfs", "unmount"}
     assert entries == set(specs(role))
