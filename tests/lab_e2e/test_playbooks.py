@@ -8,46 +8,14 @@ import json
 import re
 import subprocess
 import tarfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.lab_e2e.conftest import BIN, ROOT
+from tests.lab_e2e.conftest import ROOT, failures
 from tests.support.sudo_user import PYTHON, sudo_user
 from tests.support.waiting import wait_for
-from vhdtool.lab.localhosts.control import LocalHosts
-from vhdtool.lab.localhosts.options import HOSTS, HostOptions
 from vhdtool.oracle.run import judge_run
 from vhdtool.report.lifecycle import UNFINISHED, begin
-
-INVENTORY = """\
-all:
-  hosts:
-    localhost:
-      ansible_connection: local
-      ansible_python_interpreter: "{{{{ ansible_playbook_python }}}}"
-  children:
-    hypervisors:
-      hosts:
-        alpha: {{migration_address: {alpha}}}
-        beta: {{migration_address: {beta}}}
-      vars:
-        ansible_ssh_args: "{{{{ '-F ' ~ (migration_ssh_config | relpath | quote) }}}}"
-        ansible_python_interpreter: /usr/bin/python3
-        hypervisor_kvm_install: false
-  vars:
-    migration_ssh_config: {ssh_config}
-    tapdisk_bundle: {bundle}
-"""
-
-BASTION = """\
-Host beta
-    HostName {beta}
-    ProxyJump alpha
-Host *
-    Include "{config}"
-"""
 
 USER = """\
 Host kvm2
@@ -57,61 +25,7 @@ Host kvm2
     ProxyJump beta
 """
 
-Play = Callable[..., subprocess.CompletedProcess[str]]
-
-
 ORDER = "D.attach D.open | S.deactivate D.pause D.unpause | S.detach"
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHosts]:
-    """Two hosts that are there already. They have the user's cache, with the guest image."""
-    hosts = LocalHosts(tmp_path_factory.mktemp("machines") / "my lab (1)" / "lab", print)
-    hosts.up(HostOptions("700m"))
-    yield hosts
-    hosts.down(force=True)
-
-
-@pytest.fixture
-def inventory(machines: LocalHosts, tmp_path: Path) -> Path:
-    path = tmp_path / "hosts.yml"
-    # Beside "my lab (1)": ssh cannot jump by a file whose name has a space in it.
-    config = machines.state.directory.parent.parent / "ssh_config"
-    config.write_text(BASTION.format(config=machines.state.path("ssh_config"), **HOSTS))
-    bundle = machines.state.directory.parent / "vhdtool.zip"
-    path.write_text(INVENTORY.format(ssh_config=config, bundle=bundle, **HOSTS))
-    return path
-
-
-@pytest.fixture
-def play(inventory: Path, tmp_path: Path) -> Play:
-    """Runs playbooks against the machines; keyword arguments become extra variables."""
-
-    def run(
-        *names: str, check: bool = False, words: tuple[str, ...] = (), **extra: object
-    ) -> subprocess.CompletedProcess[str]:
-        extra.setdefault("migration_run_dir", str(tmp_path / "run"))
-        command = [str(BIN / "ansible-playbook"), "-i", str(inventory), "-e", json.dumps(extra)]
-        command += ["--check"] if check else []
-        command += words
-        return subprocess.run(
-            [*command, *(f"playbooks/{name}.yml" for name in names)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-
-    return run
-
-
-def failures(done: subprocess.CompletedProcess[str]) -> list[str]:
-    """The lines that say what failed; there must be nothing of Python in the output."""
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = (done.stdout + done.stderr).splitlines()
-    marks = (": FAILED: ", "vhdtool: ", "lab: ")
-    return [line for line in lines if any(mark in line for mark in marks)]
 
 
 def test_hosts_made_beforehand_are_provisioned_once_and_migrate(play, tmp_path) -> None:
