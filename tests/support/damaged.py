@@ -325,6 +325,7 @@ CORPUS: dict[str, Build] = {
     # header and BAT
     "header-place": _footers(data_offset=1000),
     "header-cookie": _header(cookie=b"cxsparsX"),
+    "header-proved": _patched(_flip(SECTOR)),
     "header-checksum": _patched(_flip(SECTOR + 900)),
     "header-version": _header(version=0x00020000),
     "header-next": _header(next_offset=0),

@@ -36,7 +36,6 @@ def damaged(path: Path) -> Path:
         ["check"],
         ["check", "--bogus"],
         ["check", "/nonexistent/x.vhd"],
-        ["check", "--live", "a", "b"],
         ["info", "/nonexistent/x.vhd"],
         ["create", "/nonexistent/x.vhd", "1m"],
         ["create", "x.vhd", "tall"],

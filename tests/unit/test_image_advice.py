@@ -89,10 +89,9 @@ def compact(folder: Path, code: str) -> bool:
     return done == 0 and check_chain(folder / "new.vhd").exit_code == 0
 
 
-def backup(folder: Path, code: str) -> bool:
-    image = folder / "image.vhd"
-    nothing = run(["read", "--salvage", str(image), "-o", str(folder / "raw")]) == 1
-    return nothing and not (folder / "raw").exists()
+def rebuild_header(folder: Path, code: str) -> bool:
+    words = ["repair", str(folder / "image.vhd"), "--rebuild-header"]
+    return run(words) == 3 and run([*words, "--yes"]) in (0, 3) and mended(folder, code)
 
 
 def without_journal(folder: Path, code: str) -> bool:
@@ -109,7 +108,7 @@ HELPS: dict[str, Callable[[Path, str], bool]] = {
     words.RESIZE: resize,
     words.COALESCE: coalesce,
     words.COMPACT: compact,
-    words.BACKUP: backup,
+    words.REBUILD_HEADER: rebuild_header,
     words.JOURNAL: without_journal,
 }
 

@@ -215,6 +215,7 @@ GATE = {
     "image/metadata/ends.py": "its home",
     "image/disk/open.py": "the kind and the size",
     "image/chain/locate_parent.py": "uuids",
+    "image/check/lost_header.py": "for damaged images",
     "image/edit/repair.py": "it mends damage",
     "image/chain/tree.py": "fields, and no data",
     "tapdisk/tapctl/images.py": "the key, before the image is opened",

@@ -5,6 +5,7 @@ commands/    one module for each command of `vhdtool`
 vhd_util/    `vhd-util`: the commands, output and exit codes of blktap's tool
 tap_ctl      `tap-ctl`: the same for blktap's tap-ctl
 arguments    arguments and options that several commands have
+findings     findings and verdicts of a check, for one image and for many
 output       JSON, sizes, tables and the progress bar
 notes        notes on standard error about orphan blocks and disagreeing sizes
 salvage      lost ranges and orphan blocks, as text and as exported files

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GROUPS = {
     "Images, read only": {
         "info": "Show every field of an image's metadata.",
-        "check": "Check an image and explain each fault.",
+        "check": "Check images and explain each fault.",
         "scan": "Show the images of a directory as trees of parents and children.",
         "map": "Show allocated ranges, their layer and their offset.",
         "read": "Read guest data to standard output or a file.",

@@ -1,19 +1,29 @@
-"""`vhdtool check`: the faults of an image and its parents."""
+"""`vhdtool check`: the faults of images and their parents."""
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from vhdtool.cli.arguments import image_argument, json_option, quiet_option
+from vhdtool.cli.arguments import json_option, quiet_option
+from vhdtool.cli.findings import (
+    checked,
+    colored,
+    finding_lines,
+    next_steps,
+    summary_lines,
+    worst,
+)
 from vhdtool.cli.notes import orphans_text
 from vhdtool.cli.output import print_json
 
 if TYPE_CHECKING:
     from vhdtool.image.chain.check import ChainReport
+    from vhdtool.image.check.image import Mode
 
 
 @click.command()
-@image_argument
+@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE...")
 @click.option(
     "--strict", "mode", flag_value="strict", default=True, help="The image is closed.  [default]"
 )
@@ -39,19 +49,20 @@ if TYPE_CHECKING:
 @click.pass_context
 def check(
     context: click.Context,
-    image: str,
+    images: tuple[str, ...],
     mode: str,
     bitmaps: bool,
     parents: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Check an image and explain each fault.
+    """Check images and explain each fault.
 
-    Writes nothing. Orphan blocks (blocks that no BAT entry names) are a probable loss of data.
+    Writes nothing. Of one image all faults are printed, of several a line each; the last line says
+    what to do next. Orphan blocks (blocks that no BAT entry names) are a probable loss of data.
 
     \b
-    Exit codes:
+    Exit codes; of several images the worst one counts, in the order 2, 1, 3, 0:
       0  consistent
       1  the check failed
       2  corrupt
@@ -59,10 +70,13 @@ def check(
 
     \b
     Example: vhdtool check --unclean disk.vhd
+             vhdtool check /srv/images/*.vhd
     """
     from vhdtool.image.chain.check import check_chain
 
-    report = check_chain(image, mode, bitmaps, parents)  # type: ignore[arg-type]
+    if len(images) > 1:
+        context.exit(_check_many(images, mode, bitmaps, parents, as_json, quiet))
+    report = check_chain(images[0], mode, bitmaps, parents)  # type: ignore[arg-type]
     if as_json:
         print_json(report.as_dict())
     elif not quiet:
@@ -70,24 +84,41 @@ def check(
     context.exit(report.exit_code)
 
 
+def _check_many(
+    images: tuple[str, ...], mode: str, bitmaps: bool, parents: bool, as_json: bool, quiet: bool
+) -> int:
+    from vhdtool.image.chain.check import Known, check_chain
+
+    # Images of one tree share parents.
+    known: Known = {}
+    check_one = partial(
+        check_chain, mode=cast("Mode", mode), bitmaps=bitmaps, parents=parents, known=known
+    )
+    verdicts = []
+    for image in images:
+        one = checked(image, partial(check_one, image), as_json)
+        verdicts.append(one)
+        if not as_json and not quiet:
+            click.echo(one.line())
+    if as_json:
+        print_json([one.as_dict() for one in verdicts])
+    elif not quiet:
+        for line in summary_lines(verdicts):
+            click.echo(line)
+    return worst(one.exit_code for one in verdicts)
+
+
 def _print_report(report: "ChainReport") -> None:
-    for finding in report.links:
-        click.echo(f"{finding.severity}: {finding.code}: {finding.message}")
+    for line in finding_lines(report.links):
+        click.echo(line)
     for one in report.reports:
-        for finding in one.findings:
-            position = ""
-            if finding.offset is not None:
-                position = f" (byte {finding.offset})"
-            guest = ""
-            if finding.sectors is not None:
-                first, count = finding.sectors
-                guest = f"; guest sectors {first} to {first + count - 1}"
-            click.echo(f"{finding.severity}: {finding.code}: {finding.message}{position}{guest}")
-        text = f"{one.name}: {report.verdict_of(one)}"
+        for line in finding_lines(one.findings):
+            click.echo(line)
+        text = f"{one.name}: {colored(report.verdict_of(one))}"
         if one.blocks:
             text += f", {one.allocated} of {one.blocks} blocks allocated"
         if one.orphans:
             text += f"; {orphans_text(len(one.orphans))}"
         click.echo(text)
-    for line in report.advice():
-        click.echo(f"help: {line}")
+    for line in next_steps(report.advice()):
+        click.echo(line)

@@ -1,17 +1,20 @@
 """`vhdtool repair`: footers, sizes, batmap and leaked space."""
 
 import os
+import shlex
 from typing import TYPE_CHECKING
 
 import click
 
 from vhdtool.cli.arguments import force_option, image_argument, json_option
+from vhdtool.cli.findings import colored, finding_lines, next_steps
 from vhdtool.cli.output import print_json
 from vhdtool.errors import ImageExists, UsageError
 
 if TYPE_CHECKING:
     from vhdtool.image.chain.check import ChainReport
     from vhdtool.image.edit.repair import Plan
+    from vhdtool.image.journal.undo import Change
     from vhdtool.image.metadata.findings import Finding
     from vhdtool.storage import FileStorage
 
@@ -21,6 +24,16 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Print the repair only.  [default]")
 @click.option("--yes", is_flag=True, help="Write the repair.")
 @click.option("--drop-orphans", is_flag=True, help="Discard orphan blocks too.")
+@click.option(
+    "--rebuild-header",
+    is_flag=True,
+    help="Rebuild a lost header, if the rest of the image proves it.",
+)
+@click.option(
+    "--parent",
+    type=click.Path(),
+    help="With --rebuild-header: the parent of a child that does not name it any more.",
+)
 @click.option(
     "--undo", "undo_from", type=click.Path(), help="Undo the repair of this undo journal."
 )
@@ -36,6 +49,8 @@ def repair(
     dry_run: bool,
     yes: bool,
     drop_orphans: bool,
+    rebuild_header: bool,
+    parent: str | None,
     undo_from: str | None,
     journal: str | None,
     force_epoch: int | None,
@@ -47,6 +62,10 @@ def repair(
     everything that is overwritten or cut. No other program may have the image open. Orphan blocks,
     which no BAT entry names, stay unless --drop-orphans is given.
 
+    --rebuild-header shows the header that footer, BAT, batmap and blocks prove, what proves it, and
+    what `check` says of the image with it; --yes writes it. Where more than one is possible, or
+    blocks are damaged or left over, nothing is written.
+
     \b
     Exit codes:
       0  `check` finds nothing any more
@@ -56,6 +75,7 @@ def repair(
 
     \b
     Example: vhdtool repair disk.vhd --yes
+             vhdtool repair disk.vhd --rebuild-header
     """
     from vhdtool.image.chain.check import check_chain
     from vhdtool.image.edit.repair import plan
@@ -67,6 +87,10 @@ def repair(
 
     if dry_run and (yes or undo_from is not None):
         raise UsageError("--dry-run excludes --yes and --undo")
+    if rebuild_header and (drop_orphans or undo_from is not None):
+        raise UsageError("--rebuild-header excludes --drop-orphans and --undo")
+    if parent is not None and not rebuild_header:
+        raise UsageError("--parent needs --rebuild-header; `vhdtool modify` sets another parent")
     writes = yes or undo_from is not None
     if not writes and (who := writer_of(image)):
         raise ImageInUse(f"{who}; repair the image when it has finished")
@@ -81,8 +105,12 @@ def repair(
             context.exit(3)
         if pending and recover(storage, change_journal_path(image)):
             click.echo(f"{image}: undid the interrupted change", err=as_json)
+        if rebuild_header:
+            context.exit(_rebuild_header(image, storage, parent, yes, journal, as_json))
         result = plan(storage, drop_orphans)
-        written = _write(image, storage, result, journal) if yes and result.changes else None
+        written = (
+            _write(image, storage, result.changes, journal) if yes and result.changes else None
+        )
     report = check_chain(image)
     code = 2 if result.unrepairable else 3 if result.changes and not written else report.exit_code
     left = _left(report, None if written else result)
@@ -102,12 +130,55 @@ def repair(
         )
     else:
         _print(image, result, written, left)
-        for line in report.advice() if left else []:
-            click.echo(f"help: {line}")
+        for line in next_steps(report.advice() if left else []):
+            click.echo(line)
     context.exit(code)
 
 
-def _write(image: str, storage: "FileStorage", result: "Plan", journal: str | None) -> str:
+def _rebuild_header(
+    image: str,
+    storage: "FileStorage",
+    parent: str | None,
+    yes: bool,
+    journal: str | None,
+    as_json: bool,
+) -> int:
+    """Show, and with `yes` write, the header that the image proves; return the exit code."""
+    from vhdtool.image.edit.rebuild_header import plan_header
+
+    rebuilt, change = plan_header(storage, parent)
+    written = _write(image, storage, [change], journal) if yes else None
+    code = rebuilt.report.exit_code if written else 3
+    if as_json:
+        value = {
+            "image": image,
+            "exit_code": code,
+            "written": written is not None,
+            "journal": written,
+            "changes": [{"what": change.description, "offset": change.offset}],
+            "header": rebuilt.header.as_dict(),
+            "evidence": rebuilt.evidence,
+            "left": [one.as_dict() for one in rebuilt.report.findings if one.severity != "info"],
+        }
+        print_json(value)
+        return code
+    for line in rebuilt.evidence:
+        click.echo(f"evidence: {line}")
+    click.echo(f"{'done' if written else 'would'}: {change.description} (byte {change.offset})")
+    for line in finding_lines(rebuilt.report.findings):
+        click.echo(f"then: {line}")
+    click.echo(f"{image}: with it `check` says: {colored(rebuilt.report.verdict)}")
+    quoted = shlex.quote(image)
+    if not written:
+        words = f"--rebuild-header{f' --parent {shlex.quote(parent)}' if parent else ''} --yes"
+        click.echo(f"next: vhdtool repair {quoted} {words}: nothing was written yet")
+    else:
+        undo = f"--undo {shlex.quote(written)}"
+        click.echo(f"next: vhdtool check {quoted}; `vhdtool repair {quoted} {undo}` undoes it")
+    return code
+
+
+def _write(image: str, storage: "FileStorage", changes: "list[Change]", journal: str | None) -> str:
     """Write the repair and its undo journal; return the path of the journal."""
     from vhdtool.image.journal.undo import apply, repair_journal_path, write_journal
 
@@ -117,16 +188,15 @@ def _write(image: str, storage: "FileStorage", result: "Plan", journal: str | No
             f"{journal}: is the undo journal of an earlier repair; "
             "move it, or choose another with --journal"
         )
-    write_journal(journal, storage, result.changes)
-    apply(storage, result.changes)
+    write_journal(journal, storage, changes)
+    apply(storage, changes)
     return journal
 
 
 def _print(image: str, result: "Plan", written: str | None, left: list["Finding"]) -> None:
     """Print what was repaired or would be, and what is left; `written` is the undo journal."""
-    for one in left:
-        prefix = "cannot be repaired" if one.severity == "corrupt" else "left"
-        click.echo(f"{prefix}: {one.code}: {one.message}")
+    for line in finding_lines(left, {"corrupt": "cannot be repaired", "unclean": "left"}):
+        click.echo(line)
     for change in result.changes:
         click.echo(f"{'done' if written else 'would'}: {change.description} (byte {change.offset})")
     if written:

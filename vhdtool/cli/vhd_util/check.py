@@ -6,6 +6,7 @@ BAT larger than the disk) are valid here too.
 
 import errno
 
+from vhdtool.cli.findings import finding_lines
 from vhdtool.cli.vhd_util.conventions import (
     Options,
     SilentExit,
@@ -119,8 +120,8 @@ def _verdict(report: CheckReport, links: list[Finding]) -> int:
     faults = links + _faults(report.findings)
     if not faults:
         return 0
-    for one in faults:
-        print(f"{report.name}: {one.code}: {one.message}")
+    for line in finding_lines(faults, {"corrupt": report.name, "unclean": report.name}):
+        print(line)
     print(f"{report.name} appears invalid; dumping metadata")
     try:
         with FileStorage(report.name) as storage:

@@ -7,7 +7,7 @@ from typing import Any
 from vhdtool.errors import NotAVhd, VhdtoolError
 from vhdtool.image.chain.locate_parent import ParentMismatch, find_parent
 from vhdtool.image.chain.open import MAX_DEPTH
-from vhdtool.image.check.advice import advice
+from vhdtool.image.check.advice import HEADER_CODES, advice
 from vhdtool.image.check.image import Mode, check
 from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
@@ -24,6 +24,9 @@ from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.footer import DIFFERENCING
 from vhdtool.vhd.header import NO_UUID
 from vhdtool.vhd.units import vhd_time
+
+Known = dict[tuple[int, int], CheckReport]
+"""(device, inode) -> the report on a closed image that was checked already."""
 
 
 @dataclass(slots=True)
@@ -86,27 +89,52 @@ def check_chain(
     mode: Mode = "strict",
     bitmaps: bool = True,
     parents: bool = True,
+    known: Known | None = None,
 ) -> ChainReport:
     """Check the image at `path` in `mode`, and its parents as closed images.
 
-    Raises NotAVhd, or StorageError, when `path` itself cannot be checked.
+    A closed image in `known` is not checked again; the report of each other one is added. Raises
+    NotAVhd, or StorageError, when `path` itself cannot be checked.
     """
     current = os.fspath(path)
     result = ChainReport([])
+    known = {} if known is None else known
     seen: set[tuple[int, int]] = set()
     while True:
         with FileStorage(current) as storage:
             status = os.fstat(storage.fileno())
-            seen.add((status.st_dev, status.st_ino))
+            key = status.st_dev, status.st_ino
+            seen.add(key)
             view = _restored(current, storage, result)
-            result.reports.append(check(view, "strict" if len(seen) > 1 else mode, bitmaps))
+            one = known.get(key) if mode == "strict" else None
+            if one is None:
+                one = _checked(view, mode, bitmaps)
+            if mode == "strict":
+                known[key] = one
+            result.reports.append(one)
             meta = _metadata(view)
             if not parents or meta is None or meta.footer.disk_type != DIFFERENCING:
                 return _check_depth(result)
             parent = _parent(current, view, meta, result, seen)
         if parent is None:
             return _check_depth(result)
-        current = parent
+        current, mode = parent, "strict"
+
+
+def _checked(storage: Storage, mode: Mode, bitmaps: bool) -> CheckReport:
+    """The check of one image, which also says whether a lost header can be rebuilt."""
+    report = check(storage, mode, bitmaps)
+    if any(one.code in HEADER_CODES for one in report.findings):
+        # Imported late: few images need it.
+        from vhdtool.image.check.lost_header import rebuild_header
+
+        try:
+            rebuilt = rebuild_header(storage)
+        except VhdtoolError:
+            return report
+        text = f"the rest of the image proves its header: {rebuilt}"
+        report.findings.append(Finding("header-proved", "info", text, offset=rebuilt.offset))
+    return report
 
 
 def _restored(path: str, storage: FileStorage, result: ChainReport) -> Storage:

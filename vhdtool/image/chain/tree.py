@@ -7,13 +7,17 @@ from typing import Any
 from vhdtool.errors import NotAVhd, VhdtoolError
 from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.metadata.read import read_metadata
+from vhdtool.image.metadata.signatures import signature
 from vhdtool.storage import FileStorage
 from vhdtool.vhd.footer import DIFFERENCING
 
 
 @dataclass(slots=True)
 class Node:
-    """One image. `parent` is a path, which may lie outside the scanned directories."""
+    """One image. `parent` is a path, which may lie outside the scanned directories.
+
+    A qcow2 or VHDX image has its format as `kind`, and neither uuid nor virtual size.
+    """
 
     path: str
     uuid: str | None = None
@@ -43,7 +47,8 @@ class Node:
 def scan(paths: list[str]) -> list[Node]:
     """The roots of all trees in some files and directories, in order of their paths.
 
-    Files that are not VHDs are ignored in directories, and reported if their path was given.
+    In directories, files that are neither VHD, qcow2 nor VHDX are ignored; a path that was given
+    is reported if it is not a VHD.
     A child whose parent was not scanned is a root; so is one member of a loop.
     """
     nodes: dict[str, Node] = {}
@@ -83,10 +88,20 @@ def _add(nodes: dict[str, Node], path: str, given: bool) -> None:
     try:
         nodes.setdefault(os.path.realpath(path), _read_node(path))
     except NotAVhd as error:
-        if given:
-            nodes[os.path.realpath(path)] = Node(path, error=str(error))
+        node = Node(path, error=str(error)) if given else _other_image(path)
+        if node is not None:
+            nodes[os.path.realpath(path)] = node
     except VhdtoolError as error:
         nodes[os.path.realpath(path)] = Node(path, error=str(error))
+
+
+def _other_image(path: str) -> Node | None:
+    """The node of a qcow2 or VHDX image; None for any other file."""
+    with FileStorage(path) as storage:
+        known = signature(storage)
+        if known is None or known.format is None:
+            return None
+        return Node(path, kind=known.format, file_size=storage.size())
 
 
 def _read_node(path: str) -> Node:

@@ -9,6 +9,7 @@ bitmaps     Check of sector bitmaps and batmap: they agree, and every present
 collector   Collects findings, and limits the number of one code
 image       Check of one image: compares its structures with each other and
             with the file
+lost_header A lost header, rebuilt from what footer, BAT, batmap and blocks prove
 overlaps    Ownership of the sectors of a file: no two structures share one,
             and none is leaked
 regions     Where the metadata of an image lies: no block, and no other

@@ -1,5 +1,6 @@
 """Advice for each finding of `check`: the command that helps, or that none does."""
 
+import shlex
 from collections.abc import Iterable
 
 from vhdtool.image.metadata.findings import Finding
@@ -16,6 +17,12 @@ BATMAP_CODES = {
     "batmap-overstates",
     "batmap-unallocated",
 }
+HEADER_CODES = frozenset(
+    {"header-cookie", "header-checksum", "header-place", "block-size", "bat-too-large", "bat-place"}
+)
+"""Codes of a lost or damaged header."""
+_BAT_LOST = frozenset({"header-cookie", "block-size", "bat-too-large", "bat-place"})
+"""Codes of damage that puts the BAT out of reach, so that no orphans were searched."""
 _SIZES = {"geometry", "size-disagrees"}
 REPAIRABLE = frozenset(
     {
@@ -35,6 +42,10 @@ REPAIRABLE = frozenset(
 )
 """All codes that a repair removes, unless the image has other damage."""
 REPAIR = "vhdtool repair {image} --yes: repairs it; `--undo` restores what it overwrites"
+REBUILD_HEADER = (
+    "vhdtool repair {image} --rebuild-header: shows the header that the rest of the image proves; "
+    "--yes writes it, `--undo` restores what it overwrites"
+)
 SALVAGE = (
     "vhdtool read --salvage {image} -o NEW.raw, or convert --salvage {image} NEW.vhd: copies the "
     "data that can be trusted and lists the rest; `vhdtool damage` names the files"
@@ -52,7 +63,6 @@ RELINK = "vhdtool modify {image} --parent PARENT: sets the path of the parent"
 COALESCE = "vhdtool coalesce {image}: shortens the chain by writing a child into its parent"
 RESIZE = "vhdtool resize {image} SIZE: a whole number of sectors, large enough for every block"
 JOURNAL = "no command can tell which state is right: if it is this one, remove the journal"
-BACKUP = "no command can restore it from this file: restore a copy of the image"
 
 _BY_CODE = {
     **dict.fromkeys(REPAIRABLE, REPAIR),
@@ -65,13 +75,20 @@ _BY_CODE = {
     "parent-mismatch": RELINK,
     "parent-loop": RELINK,
     "journal-foreign": JOURNAL,
-    # Salvage needs a header that leads to the BAT.
-    "header-cookie": BACKUP,
-    "block-size": BACKUP,
-    "bat-too-large": BACKUP,
-    "bat-place": BACKUP,
+    "header-proved": REBUILD_HEADER,
 }
-_ORDER = (BACKUP, JOURNAL, SALVAGE, SALVAGE_ALL, ORPHANS, RELINK, REPAIR, RESIZE, COALESCE, COMPACT)
+_ORDER = (
+    JOURNAL,
+    REBUILD_HEADER,
+    SALVAGE,
+    SALVAGE_ALL,
+    ORPHANS,
+    RELINK,
+    REPAIR,
+    RESIZE,
+    COALESCE,
+    COMPACT,
+)
 
 
 def advice_for(code: str) -> str:
@@ -84,15 +101,18 @@ def advice(image: str, findings: Iterable[Finding]) -> list[str]:
 
     A repair is not advised while there is damage that it cannot repair: it would refuse.
     """
-    faults = [one for one in findings if one.severity != "info"]
+    found = list(findings)
+    codes = {one.code for one in found}
+    faults = [one for one in found if one.severity != "info"]
     wanted = {advice_for(one.code) for one in faults}
     damaged = any(one.severity == "corrupt" and one.code not in REPAIRABLE for one in faults)
     orphans = any(one.code == "orphan-block" for one in faults)
     doubtful = orphans and any(one.code == "batmap-unallocated" for one in faults)
     if damaged or doubtful or JOURNAL in wanted:
         wanted.discard(REPAIR)
-    if damaged and orphans:
+    if "header-proved" in codes:
+        wanted = wanted - {SALVAGE} | {REBUILD_HEADER}
+    elif codes & _BAT_LOST or (damaged and orphans):
         wanted = wanted - {SALVAGE, ORPHANS} | {SALVAGE_ALL}
-    if BACKUP in wanted:
-        wanted = {BACKUP}
-    return [text.format(image=image) for text in _ORDER if text in wanted]
+    quoted = shlex.quote(image)
+    return [text.format(image=quoted) for text in _ORDER if text in wanted]

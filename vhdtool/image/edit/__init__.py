@@ -6,6 +6,7 @@ capacity       Whether a change fits on the storage, decided before the first
                write
 coalesce       Copying a child's data into its parent, or a chain into its base
 modify         Changing metadata: parent, hidden flag, uuid and time stamp
+rebuild_header Rebuilding a lost header from what the rest of the image proves
 relocate       Moving blocks within an image
 repair         Repairing metadata without touching guest data: footers, sizes,
                batmap, leaked tail

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 
 from vhdtool.errors import UncleanImage, UsageError, VhdtoolError
+from vhdtool.image.journal.overlay import OverlayStorage
 from vhdtool.image.journal.undo import (
     Change,
     ForeignJournal,
@@ -18,7 +19,6 @@ from vhdtool.image.journal.undo import (
 )
 from vhdtool.leases.claim import claimed, writer_of
 from vhdtool.storage import FileStorage, Storage
-from vhdtool.storage.base import ReadOnlyStorage
 from vhdtool.storage.image_lock import ImageInUse, LockMode
 from vhdtool.storage.paths import persistent_path
 
@@ -143,35 +143,17 @@ def restored_storage(storage: FileStorage) -> Storage:
     return storage
 
 
-class RestoredStorage(ReadOnlyStorage):
+class RestoredStorage(OverlayStorage):
     """An image as it will be once its journal is undone. Read-only; nothing is written."""
 
     def __init__(self, inner: Storage, journal: str) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self._old_data: list[tuple[int, bytes]] = []
         with FileStorage(journal) as file:
             record = read_journal(file)
             require_same_state(inner, file, record)
-            self._size = inner.size() if record.size is None else record.size
-            for step in record.steps:
-                old = file.pread(step.journal_offset, step.length)
-                self._old_data.append((step.offset, old))
-
-    def pread(self, offset: int, length: int) -> bytes:
-        end = min(offset + length, self._size)
-        if end <= offset:
-            return b""
-        data = bytearray(self.inner.pread(offset, end - offset).ljust(end - offset, b"\0"))
-        for start, old in reversed(self._old_data):
-            first, last = max(start, offset), min(start + len(old), end)
-            if first < last:
-                data[first - offset : last - offset] = old[first - start : last - start]
-        return bytes(data)
-
-    def size(self) -> int:
-        return self._size
+            old = [(one.offset, file.pread(one.journal_offset, one.length)) for one in record.steps]
+        # A change may write an offset twice; the oldest data counts.
+        super().__init__(inner, old[::-1], record.size)
 
     def close(self) -> None:
         with suppress(VhdtoolError):
-            self.inner.close()
+            super().close()

@@ -75,12 +75,9 @@ def read_ends(storage: Storage) -> Ends:
     header_seen = start[HEADER_OFFSET : HEADER_OFFSET + 8] == HEADER_COOKIE
     if end is None and copy is None and not header_seen:
         # Imported late: only a refusal needs it, and every server start passes here.
-        from vhdtool.image.metadata.signatures import description
+        from vhdtool.image.metadata.signatures import no_vhd
 
-        raise NotAVhd(
-            f"{storage.name}: not a VHD (neither a footer nor a dynamic disk header); "
-            f"{description(storage)}"
-        )
+        raise NotAVhd(no_vhd(storage))
     return Ends(size, end, copy, end_offset, tail == KILLED, header_seen)
 
 

@@ -81,6 +81,20 @@ def description(storage: Storage) -> str:
     return f"{text} (so does a fixed VHD that lost its end)" if lost else text
 
 
+def no_vhd(storage: Storage) -> str:
+    """The message for a file that is not a VHD, with what it is and which tool is for it."""
+    known = signature(storage)
+    if known is not None and known.format is not None:
+        return (
+            f"{storage.name}: {known.text}, not a VHD; `qemu-img check` is for it, and "
+            f"`vhdtool convert -f {known.format}` copies it to a VHD"
+        )
+    return (
+        f"{storage.name}: not a VHD (neither a footer nor a dynamic disk header); "
+        f"{description(storage)}"
+    )
+
+
 def _displaced_vhd(storage: Storage) -> Signature | None:
     size = storage.size()
     first = max(0, size - _TAIL)
