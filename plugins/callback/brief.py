@@ -71,6 +71,7 @@ class CallbackModule(Default):  # type: ignore[misc]
         super().__init__()
         # A full disk under the log is reported once by the lab, not here for each line.
         logging.raiseExceptions = False
+        self._begun = set[str]()
         self._record: str | None = None
         self._failure: str | None = None
         self._pid = os.getpid()
@@ -112,9 +113,11 @@ class CallbackModule(Default):  # type: ignore[misc]
     def v2_playbook_on_play_start(self, play: Any) -> None:
         if self.verbose:
             super().v2_playbook_on_play_start(play)
-        elif play.get_name().strip():
+        elif (name := play.get_name().strip()) and name not in self._begun:
+            # Playbooks that import each other repeat a play, which then has nothing to do.
+            self._begun.add(name)
             self._play = play
-            self._display.display(f"== {play.get_name().strip()}", color=C.COLOR_HIGHLIGHT)
+            self._display.display(f"== {name}", color=C.COLOR_HIGHLIGHT)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         command = [str(word) for word in result._result.get("cmd") or []]

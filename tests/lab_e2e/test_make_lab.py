@@ -80,6 +80,8 @@ def test_three_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) ->
     assert done.returncode == 0, output
     assert "removed 2 old runs" in output
     assert [run.exists() for run in old] == [False, False, True]
+    plays = [line for line in output.splitlines() if line.startswith("== ")]
+    assert len(plays) == len(set(plays))
     assert output.splitlines()[-1] == (
         "The hosts stay up for the next run; `make clean-lab` ends them."
     )
