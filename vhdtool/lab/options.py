@@ -169,15 +169,15 @@ class RunOptions:
     )
     image: str = _choice(
         "IMAGE", "image", IMAGES,
-        "Kind of the guest's image, vhd or qcow2; all leaves out what cannot run on it.",
+        "Kind of the guest's image, vhd or qcow2; all strategies are those that run on it.",
     )
     image_bytes: int = _option(
         "IMAGE_SIZE", "image_size", "str", partial(_size, 64 * MIB, 2040 * GIB), "2g",
-        "Size of the guest's disk, as 2g or 256m.",
+        "Size of the guest's disk, as 2g or 256m, from 64m to 2040g.",
     )
     block_bytes: int = _option(
         "BLOCK_SIZE", "block_size", "str", partial(_size, 512 * KIB, GIB, power_of_two=True), "2m",
-        "Block size of the load and of a VHD, as 2m or 512k; a power of two.",
+        "Block size of the load and of a VHD, a power of two from 512k to 1g.",
     )
     profile: str = _choice(
         "LOAD", "load_profile", ("paced",),

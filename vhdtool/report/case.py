@@ -63,6 +63,8 @@ class Case:
     overlap_epochs: int | None
     margin_ms: float | None
     blackout_ms: dict[str, float | None]
+    in_flight: tuple[int, ...] = ()
+    """Requests in flight at the stop of the guest, for each leg."""
     facts: dict[str, Any] = field(default_factory=dict)
     events: Events = NO_EVENTS
     acks: tuple[Ack, ...] = ()
@@ -126,6 +128,9 @@ def parse_entry(entry: dict[str, Any]) -> Case:
         blocks={key: integer(blocks.get(key)) for key in ("before_suspend", "after_resume")},
         overlap_epochs=integer(entry.get("active_overlap_epochs")),
         margin_ms=number(entry.get("margin_ms")),
+        in_flight=tuple(
+            count for one in items(entry.get("in_flight")) if (count := integer(one)) is not None
+        ),
         # verdict.json has 0 for a time that is not known, and for a phase that did not occur.
         blackout_ms={key: number(blackout.get(key)) or None for key in ("total", *PHASES)},
         notes=() if verdict in VERDICTS else (f"unknown verdict {verdict!r} in verdict.json",),

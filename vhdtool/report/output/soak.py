@@ -123,6 +123,7 @@ def _group(key: tuple[str, bool, str], cases: list[Case]) -> dict[str, Any]:
     margins = [case.margin_ms for case in met if case.margin_ms is not None]
     switches = [value for case in met if (value := _switch(case)) is not None]
     lost = [value for case in cases if (value := case.writes["lost"]) is not None]
+    in_flight = [count for case in cases for count in case.in_flight]
     return {
         "name": key[0],
         "guard": key[1],
@@ -134,7 +135,9 @@ def _group(key: tuple[str, bool, str], cases: list[Case]) -> dict[str, Any]:
         "phases_ms": {phase: _spread(met, phase) for phase in PHASES},
         "switch_ms": {"median": median(switches), "p90": p90(switches), "n": len(switches)},
         "margin_ms": {"median": median(margins), "min": min(margins, default=None)},
-        "lost": {"min": min(lost, default=None), "max": max(lost, default=None)},
+        "lost": _range(lost),
+        "data_whole": sum(case.data_whole for case in cases),
+        "in_flight": _range(in_flight),
     }
 
 
@@ -142,6 +145,10 @@ def _switch(case: Case) -> float | None:
     """deactivate + activate of a case: the cost of the order itself."""
     out, into = case.blackout_ms["deactivate"], case.blackout_ms["activate"]
     return None if out is None or into is None else out + into
+
+
+def _range(values: list[int]) -> dict[str, int | None]:
+    return {"min": min(values, default=None), "max": max(values, default=None)}
 
 
 def _spread(cases: list[Case], key: str) -> dict[str, Any]:
