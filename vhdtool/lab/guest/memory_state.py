@@ -38,7 +38,8 @@ def _make(driver: Driver, host: Host, disk_bytes: int, path: str) -> None:
         if not console.wait(b"ready", BOOT_TIMEOUT, guest):
             tail = console.text.decode(errors="replace").strip().splitlines()[-1:]
             raise LabError(
-                f"{host.name}: the guest did not boot in {BOOT_TIMEOUT:.0f} s; "
+                f"{host.name}: the guest did not boot in {BOOT_TIMEOUT:.0f} s "
+                f"with {driver.accelerator}; "
                 f"console: {tail or 'empty'}; {guest.last_words()}"
             )
         guest.save(f"{path}.new")

@@ -166,11 +166,13 @@ class Agent:
 
     def facts(self, qemu: str) -> dict[str, Any]:
         """What a driver needs to know of this host before it starts a guest."""
-        flags = Path("/proc/cpuinfo").read_text().split()
+        cpu = Path("/proc/cpuinfo").read_text()
         return {
             "qemu": run_command([qemu, "--version"]).splitlines()[0],
             "kernel": os.uname().release,
-            "kvm": os.access("/dev/kvm", os.R_OK | os.W_OK) and bool({"vmx", "svm"} & set(flags)),
+            "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "no_kvm": why_no_kvm(cpu),
+            "emulated": is_emulated(cpu),
         }
 
     # the end
@@ -187,6 +189,32 @@ class Agent:
                 child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def why_no_kvm(cpu: str, device: str = "/dev/kvm") -> str:
+    """Why no guest can run on KVM here, by /proc/cpuinfo and the device; empty where one can."""
+    flags = set(cpu.split())
+    if not {"vmx", "svm"} & flags:
+        inside = "; it is a virtual machine without nested virtualization"
+        return "the CPU has neither vmx nor svm" + (inside if "hypervisor" in flags else "")
+    if not os.path.exists(device):
+        module = "kvm_intel" if "vmx" in flags else "kvm_amd"
+        return f"there is no {device}; try modprobe {module}"
+    return "" if os.access(device, os.R_OK | os.W_OK) else f"{device} may not be opened"
+
+
+def is_emulated(cpu: str) -> bool:
+    """Whether this machine is itself a guest of QEMU without KVM."""
+    if "QEMU TCG CPU" in cpu or "hypervisor" not in cpu.split():
+        return "QEMU TCG CPU" in cpu
+    try:
+        done = subprocess.run(
+            ["systemd-detect-virt", "--vm"], capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    # It says "kvm" of QEMU with KVM.
+    return done.stdout.strip() == b"qemu"
 
 
 def main() -> None:

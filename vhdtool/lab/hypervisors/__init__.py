@@ -1,5 +1,7 @@
 """Hypervisors that run the guest and migrate it: one protocol, and a driver each.
 
+accelerator   The choice between KVM and TCG on a host: what its kernel says, and
+              whether a guest boots
 driver        What the lab asks of a hypervisor: guests, migrations, and where the
               runner can hold one
 qemu          QEMU as a driver: a process on the host, driven over QMP

@@ -5,17 +5,20 @@ With pause-before-switchover QEMU stops the guest, drains and flushes its disk, 
 TCG can corrupt the guest's memory (QEMU 7.2, measured; docs/strategies.md).
 """
 
-import base64
 import contextlib
-import hashlib
 import json
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vhdtool.errors import LabError
 from vhdtool.lab.hosts.connection import Host
+from vhdtool.lab.hypervisors.accelerator import (
+    PROBE_TIMEOUT,
+    choose,
+    refuse_emulation_inside_emulation,
+)
 from vhdtool.lab.hypervisors.driver import (
     BootConsole,
     Disk,
@@ -37,8 +40,6 @@ NOT_UNDER_WAY = (None, "none", "completed", *OVER)
 TIMEOUT = 30.0
 SAVE_TIMEOUT = 60.0
 KILL_TIMEOUT = 5.0
-PROBE_TIMEOUT = 20.0
-"""A nested guest takes 10 s to its first line. A KVM that hangs costs this timeout once."""
 
 
 class QemuDriver:
@@ -57,8 +58,13 @@ class QemuDriver:
         self._versions = {host.name: f["qemu"] for host, f in zip(hosts, facts, strict=True)}
         if len(set(self._versions.values())) > 1:
             progress(f"the hosts differ: {' and '.join(self._versions.values())}")
-        chosen = {self._choose(host, fact) for host, fact in zip(hosts, facts, strict=True)}
+        chosen = {
+            choose(self.accelerator, host, fact, self._kernel, self._boots_on_kvm, progress)
+            for host, fact in zip(hosts, facts, strict=True)
+        }
         self.accelerator = "kvm" if chosen == {"kvm"} else "tcg"
+        for host, fact in zip(hosts, facts, strict=True):
+            refuse_emulation_inside_emulation(self.accelerator, host, fact)
 
     def fingerprint(self, host: Host, disk_bytes: int) -> list[str]:
         machine = self._machine(self.accelerator)
@@ -71,28 +77,6 @@ class QemuDriver:
 
     def _machine(self, accelerator: str) -> Machine:
         return Machine(self._kernel, self._initrd, accelerator)
-
-    def _choose(self, host: Host, facts: Mapping[str, Any]) -> str:
-        """`kvm` where a probe boots this kernel within seconds, else `tcg`; cached on the host.
-
-        /dev/kvm alone proves nothing: a paravirtual one may hang every stock kernel.
-        """
-        if self.accelerator != "auto":
-            if self.accelerator == "kvm" and not facts["kvm"]:
-                raise LabError(f"{host.name}: no usable KVM (no vmx/svm flag or no /dev/kvm)")
-            return self.accelerator
-        if not facts["kvm"]:
-            return "tcg"
-        parts = (facts["qemu"], facts["kernel"], host.call("digest", path=self._kernel))
-        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        path = f"{host.config.cache_dir}/kvm-{key}.json"
-        cached = host.read(path)
-        if cached:
-            return str(json.loads(cached))
-        answer = "kvm" if self._boots_on_kvm(host) else "tcg"
-        data = base64.b64encode(json.dumps(answer).encode()).decode()
-        host.call("write", path=path, data=data)
-        return answer
 
     def _boots_on_kvm(self, host: Host) -> bool:
         console = BootConsole()
