@@ -61,7 +61,7 @@ def test_an_image_is_read_from_an_archive(child: Path, tmp_path: Path) -> None:
     with (
         zipfile.ZipFile(tmp_path / "a.zip") as archive,
         archive.open("base.vhd") as member,
-        vhdtool.open(member) as image,  # type: ignore[arg-type]
+        vhdtool.open(member) as image,
     ):
         assert image.read(100, 4) == b"base"
         assert image.kind == "dynamic"

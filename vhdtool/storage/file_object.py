@@ -6,12 +6,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import IO
 
 from vhdtool.errors import UsageError
 from vhdtool.storage.base import Storage, StorageError
 
-FileObject = BinaryIO | io.RawIOBase | io.BufferedIOBase
+FileObject = IO[bytes] | io.RawIOBase | io.BufferedIOBase
 _CHUNK = 1 << 20
 
 
