@@ -17,6 +17,9 @@ import vhdtool
 from tests.support.image_tools import clean
 from tests.support.waiting import wait_for
 from vhdtool.errors import UsageError
+from vhdtool.image.journal.transaction import change_journal_path
+from vhdtool.image.journal.undo import Change, write_journal
+from vhdtool.storage import FileStorage
 
 MIB = 1 << 20
 
@@ -282,6 +285,33 @@ def test_a_repair_is_previewed_done_and_undone(tmp_path: Path) -> None:
     with pytest.raises(vhdtool.ImageExists, match="earlier repair"):
         vhdtool.repair(path)
     assert vhdtool.repair(path, journal=tmp_path / "other").journal == str(tmp_path / "other")
+
+
+def test_a_lost_header_is_rebuilt(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.vhd", (0, b"x" * 2 * MIB), (4 * MIB, b"y" * 4096))
+    with pytest.raises(UsageError, match="its header is not damaged"):
+        vhdtool.repair(path, rebuild_header=True)
+    sound = path.read_bytes()
+    path.write_bytes(sound[:512] + bytes(1024) + sound[1536:])
+    with pytest.raises(vhdtool.CorruptImage, match="cannot be repaired"):
+        vhdtool.repair(path)
+    assert vhdtool.repair(path, rebuild_header=True, dry_run=True).journal is None
+    assert vhdtool.repair(path, rebuild_header=True).report.consistent
+    assert path.read_bytes() == sound
+
+
+def test_a_repair_undoes_an_interrupted_change_first(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.vhd", (0, b"x"))
+    before = path.read_bytes()
+    with FileStorage(path, writable=True) as storage:
+        change = Change("write a byte", 600, b"z")
+        write_journal(change_journal_path(path), storage, [change])
+        storage.pwrite(600, b"z")
+    with pytest.raises(vhdtool.UncleanImage, match="was interrupted"):
+        vhdtool.open(path, writable=True)
+    assert vhdtool.repair(path, dry_run=True).changes == ["undo an interrupted change"]
+    assert vhdtool.repair(path).changes == ["undo an interrupted change"]
+    assert path.read_bytes() == before
 
 
 def test_a_repair_that_cannot_help_raises(tmp_path: Path) -> None:

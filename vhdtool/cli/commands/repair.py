@@ -9,12 +9,11 @@ import click
 from vhdtool.cli.arguments import force_option, image_argument, json_option
 from vhdtool.cli.findings import colored, finding_lines, next_steps
 from vhdtool.cli.output import print_json
-from vhdtool.errors import ImageExists, UsageError
+from vhdtool.errors import UsageError
 
 if TYPE_CHECKING:
     from vhdtool.image.chain.check import ChainReport
     from vhdtool.image.edit.repair import Plan
-    from vhdtool.image.journal.undo import Change
     from vhdtool.image.metadata.findings import Finding
     from vhdtool.storage import FileStorage
 
@@ -78,7 +77,7 @@ def repair(
              vhdtool repair disk.vhd --rebuild-header
     """
     from vhdtool.image.chain.check import check_chain
-    from vhdtool.image.edit.repair import plan
+    from vhdtool.image.edit.repair import plan, write_repair
     from vhdtool.image.journal.transaction import change_journal_path, recover
     from vhdtool.image.journal.undo import undo
     from vhdtool.leases.claim import claimed, writer_of
@@ -108,9 +107,7 @@ def repair(
         if rebuild_header:
             context.exit(_rebuild_header(image, storage, parent, yes, journal, as_json))
         result = plan(storage, drop_orphans)
-        written = (
-            _write(image, storage, result.changes, journal) if yes and result.changes else None
-        )
+        written = write_repair(storage, result.changes, journal) if yes and result.changes else None
     report = check_chain(image)
     code = 2 if result.unrepairable else 3 if result.changes and not written else report.exit_code
     left = _left(report, None if written else result)
@@ -145,9 +142,10 @@ def _rebuild_header(
 ) -> int:
     """Show, and with `yes` write, the header that the image proves; return the exit code."""
     from vhdtool.image.edit.rebuild_header import plan_header
+    from vhdtool.image.edit.repair import write_repair
 
     rebuilt, change = plan_header(storage, parent)
-    written = _write(image, storage, [change], journal) if yes else None
+    written = write_repair(storage, [change], journal) if yes else None
     code = rebuilt.report.exit_code if written else 3
     if as_json:
         value = {
@@ -176,21 +174,6 @@ def _rebuild_header(
         undo = f"--undo {shlex.quote(written)}"
         click.echo(f"next: vhdtool check {quoted}; `vhdtool repair {quoted} {undo}` undoes it")
     return code
-
-
-def _write(image: str, storage: "FileStorage", changes: "list[Change]", journal: str | None) -> str:
-    """Write the repair and its undo journal; return the path of the journal."""
-    from vhdtool.image.journal.undo import apply, repair_journal_path, write_journal
-
-    journal = journal or repair_journal_path(image)
-    if os.path.isfile(journal):
-        raise ImageExists(
-            f"{journal}: is the undo journal of an earlier repair; "
-            "move it, or choose another with --journal"
-        )
-    write_journal(journal, storage, changes)
-    apply(storage, changes)
-    return journal
 
 
 def _print(image: str, result: "Plan", written: str | None, left: list["Finding"]) -> None:

@@ -3,16 +3,19 @@
 import os
 from dataclasses import dataclass
 
-from vhdtool.errors import CorruptImage, ImageExists
+from vhdtool.errors import CorruptImage
 from vhdtool.image.api.image import Path
 from vhdtool.image.chain.check import ChainReport, check_chain
-from vhdtool.image.edit.repair import Plan, plan
+from vhdtool.image.edit.rebuild_header import plan_header
+from vhdtool.image.edit.repair import Plan, plan, write_repair
 from vhdtool.image.edit.resize import resize as resize_image
 from vhdtool.image.journal.transaction import change_journal_path, is_interrupted, recover
-from vhdtool.image.journal.undo import apply, repair_journal_path, undo, write_journal
+from vhdtool.image.journal.undo import Change, repair_journal_path, undo
 from vhdtool.image.metadata.findings import NoTruthValue
 from vhdtool.leases.claim import claimed
 from vhdtool.storage import FileStorage, Storage
+
+_UNDO = "undo an interrupted change"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,37 +35,40 @@ def repair(
     *,
     dry_run: bool = False,
     drop_orphans: bool = False,
+    rebuild_header: bool = False,
+    parent: Path | None = None,
     journal: Path | None = None,
     force_epoch: int | None = None,
 ) -> Repair:
     """Repair footers, sizes, batmap and leaked space; guest data stays as it is.
 
     An undo journal (at `journal`, or IMAGE.undo) keeps what is overwritten. Orphan blocks stay
-    unless `drop_orphans`. With `dry_run` nothing is written.
+    unless `drop_orphans`. `rebuild_header` instead writes a lost header that the rest of the image
+    proves; `parent` names the parent of a child that does not name it any more. With `dry_run`
+    nothing is written.
     Raises CorruptImage where a repair cannot help: nothing was written, and `salvage` reads the
-    rest. Raises ImageExists for an earlier undo journal, LockedError, NotAVhd or StorageError.
+    rest. Raises ImageExists for an earlier undo journal, UsageError where the header is sound,
+    LockedError, NotAVhd or StorageError.
     """
+
+    def planned(storage: Storage) -> list[Change]:
+        if rebuild_header:
+            return [plan_header(storage, parent)[1]]
+        return _repairable(storage, drop_orphans).changes
+
     if dry_run:
-        changes = ["undo an interrupted change"] if is_interrupted(path) else []
+        changes = [_UNDO] if is_interrupted(path) else []
         if not changes:
             with FileStorage(path) as storage:
-                changes = [one.description for one in _repairable(storage, drop_orphans).changes]
+                changes = [one.description for one in planned(storage)]
         return Repair(changes, None, check_chain(path))
     done, written = [], None
     with claimed(path, force_epoch=force_epoch) as storage:
         if recover(storage, change_journal_path(path)):
-            done.append("undo an interrupted change")
-        planned = _repairable(storage, drop_orphans)
-        if planned.changes:
-            written = os.fspath(journal) if journal is not None else repair_journal_path(path)
-            if os.path.isfile(written):
-                raise ImageExists(
-                    f"{written}: is the undo journal of an earlier repair; move it, or choose "
-                    "another name"
-                )
-            write_journal(written, storage, planned.changes)
-            apply(storage, planned.changes)
-            done += [one.description for one in planned.changes]
+            done.append(_UNDO)
+        if steps := planned(storage):
+            written = write_repair(storage, steps, journal)
+            done += [one.description for one in steps]
     return Repair(done, written, check_chain(path))
 
 

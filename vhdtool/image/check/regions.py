@@ -92,7 +92,7 @@ def locator_fault(locator: Locator, file_size: int) -> str | None:
     if space is None:
         return f"has the space {locator.space}: neither sectors nor whole sectors in bytes"
     if space > LARGEST_LOCATOR or locator.length > LARGEST_LOCATOR:
-        return f"is absurdly large ({space} bytes for a path of {locator.length})"
+        return f"is too large ({space} bytes for a path of {locator.length})"
     if locator.length > space:
         return f"has a path of {locator.length} bytes in a space of {space} bytes"
     if locator.offset % SECTOR or locator.offset + locator.length > file_size:

@@ -187,7 +187,8 @@ def _table_fits(
 ) -> bool:
     offset = header.bat_offset
     if header.max_entries > MAX_ENTRIES:
-        collector.corrupt("bat-too-large", f"a BAT of {header.max_entries} entries is absurd")
+        text = f"a BAT of {header.max_entries} entries is too large (at most {MAX_ENTRIES})"
+        collector.corrupt("bat-too-large", text)
         return False
     if offset % SECTOR or offset + 4 * header.max_entries > file_size:
         collector.corrupt(

@@ -1,14 +1,15 @@
 """Repairing metadata without touching guest data: footers, sizes, batmap, leaked tail."""
 
+import os
 from array import array
 from dataclasses import dataclass, field, replace
 
-from vhdtool.errors import CorruptImage, UnsupportedImage
+from vhdtool.errors import CorruptImage, ImageExists, UnsupportedImage
 from vhdtool.image.check.advice import BATMAP_CODES, REPAIRABLE_DAMAGE
 from vhdtool.image.check.image import check
 from vhdtool.image.check.regions import locator_fault
 from vhdtool.image.create.empty import WITHOUT_BATMAP
-from vhdtool.image.journal.undo import Change
+from vhdtool.image.journal.undo import Change, apply, repair_journal_path, write_journal
 from vhdtool.image.metadata.bounds import end_of_data, locator_ranges
 from vhdtool.image.metadata.ends import Ends, read_ends
 from vhdtool.image.metadata.findings import CheckReport, Finding
@@ -213,6 +214,24 @@ class _Dynamic:
             offset // SECTOR >= end or (offset + size) // SECTOR <= first
             for offset, size in locator_ranges(self.footer, self.header)
         )
+
+
+def write_repair(
+    storage: Storage, changes: list[Change], journal: str | os.PathLike[str] | None = None
+) -> str:
+    """Write the changes of a repair; return the path of its undo journal, which is written first.
+
+    Raises ImageExists for the undo journal of an earlier repair, or StorageError.
+    """
+    path = os.fspath(journal) if journal is not None else repair_journal_path(storage.name)
+    if os.path.isfile(path):
+        raise ImageExists(
+            f"{path}: is the undo journal of an earlier repair; move it, or choose another path "
+            "with --journal"
+        )
+    write_journal(path, storage, changes)
+    apply(storage, changes)
+    return path
 
 
 def require_repairable(result: Plan) -> None:
