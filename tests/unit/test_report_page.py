@@ -97,6 +97,15 @@ def test_each_link_inside_the_page_leads_somewhere(tmp_path: Path) -> None:
     assert cases <= inside  # rows lead to their cases, and cases back to their rows
 
 
+def test_the_page_names_the_software_that_made_the_run(tmp_path: Path) -> None:
+    run_dir = make(tmp_path / "run")
+    assert "<li>vhdtool" not in _page(run_dir)
+    (run_dir / "software.json").write_text('{"vhdtool": "0.1.0", "commit": "abc-dirty"}')
+    assert "<li>vhdtool <b>0.1.0 abc-dirty</b>" in _page(run_dir)
+    (run_dir / "software.json").write_text("[]")
+    assert "software.json is not a JSON object" in _page(run_dir)
+
+
 def test_orders_are_grouped_by_what_became_of_the_disk(tmp_path: Path) -> None:
     html = _page(make(tmp_path / "run"))
     positions = [

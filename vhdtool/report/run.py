@@ -18,6 +18,7 @@ from vhdtool.oracle.evidence.record import load_record
 from vhdtool.report import wording
 from vhdtool.report.case import Case, parse_entry
 from vhdtool.report.lenient_json import mapping, text
+from vhdtool.report.software import NAME as SOFTWARE
 
 _LINKED = (
     "case.json", "events.jsonl", "console.jsonl", "image.vhd", "image.vhd.packed", "image.qcow2",
@@ -42,6 +43,8 @@ class Run:
     cases: tuple[Case, ...]
     soak: dict[str, Any]
     notes: tuple[str, ...] = ()
+    software: str = ""
+    """The version and commit of vhdtool that made the run; empty for an old record."""
     error: str = ""
     """Why the run did not finish."""
 
@@ -90,6 +93,7 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
     soak = dict[str, Any]()
     if (run_dir / "soak.json").exists():
         soak = _object(run_dir / "soak.json", notes)
+    made_with = _software(run_dir, notes)
     return Run(
         path=run_dir,
         name=text(verdict.get("run")) or run_dir.name,
@@ -101,8 +105,17 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
         cases=tuple(_read_case(run_dir, case) for case in sorted(cases, key=wording.order)),
         soak=soak,
         notes=tuple(notes),
+        software=made_with,
         error=text(verdict.get("error")),
     )
+
+
+def _software(run_dir: Path, notes: list[str]) -> str:
+    if not (run_dir / SOFTWARE).exists():
+        return ""
+    made_with = _object(run_dir / SOFTWARE, notes)
+    words = [text(made_with.get("vhdtool")), text(made_with.get("commit"))]
+    return " ".join(word for word in words if word)
 
 
 def _read_case(run_dir: Path, case: Case) -> Case:
