@@ -108,6 +108,9 @@ def test_a_file_object_of_another_kind_is_refused(child: Path) -> None:
         vhdtool.open(pipe)
     with pytest.raises(vhdtool.NotAVhd):
         vhdtool.open(io.BytesIO(bytes(4096)))
+    for wrong in (b"a.vhd", 5, None):
+        with pytest.raises(UsageError, match="neither a path nor a file object"):
+            vhdtool.open(wrong)  # type: ignore[arg-type]
 
 
 def test_a_closed_file_object_is_a_storage_error(child: Path) -> None:

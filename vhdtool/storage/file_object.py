@@ -30,6 +30,8 @@ class FileObjectStorage(Storage):
         self._turn = threading.Lock()
         self.has_descriptor = _has_descriptor(file)
         """Whether a file of the operating system is behind it."""
+        if not hasattr(file, "seekable"):
+            raise UsageError(f"{file!r} is neither a path nor a file object")
         if not file.seekable():
             raise UsageError(f"{self.name}: cannot seek, and an image is not read in order")
         if isinstance(self._read(0, 0), str):

@@ -20,7 +20,7 @@ _UNDO = "undo an interrupted change"
 
 @dataclass(frozen=True, slots=True)
 class Repair(NoTruthValue):
-    """What a repair changed, or would change."""
+    """The changes that a repair made, or would make."""
 
     changes: list[str]
     """A description of each change, in order; empty where there was nothing to repair."""

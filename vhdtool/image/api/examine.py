@@ -1,4 +1,4 @@
-"""What an image is: check, fields, map, and what is left of a damaged one."""
+"""Examining images: check, fields, map, and the data of a damaged one."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def salvage(path: Path) -> Salvage:
 
 
 def damage(path: Path, *, files: bool = True) -> Damage:
-    """What the damage of an image affects: guest sectors, partitions and files; writes nothing.
+    """Find the guest sectors, partitions and files that damage affects; writes nothing.
 
     Names of files need the extra `vhdtool[damage]`; without it, or without `files`, there are none.
     The report has no truth value: `lost`, `orphans` and `notes` are empty where there is no damage.

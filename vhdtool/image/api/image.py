@@ -204,7 +204,7 @@ class Image:
             self._writable(offset, length).trim(offset, length)
 
     def _writable(self, offset: int, length: int) -> "OpenDisk":
-        """What writes the range. Raises UsageError."""
+        """The open disk that writes the range. Raises UsageError."""
         if self._target is None:
             raise UsageError(f"{self.path}: is open for reading only; open it with writable=True")
         if os.getpid() != self._opener:
@@ -316,7 +316,7 @@ def _writer(storage: Storage, reader: Reader) -> "OpenDisk":
 
 
 class _Parents(Reader):
-    """The chain below an image that is written; whoever opened it closes it."""
+    """The chain below an image that is written. Its opener closes it."""
 
     def close(self) -> None:
         """Leave the layers open."""

@@ -2,8 +2,7 @@
 
 Read only; QEMU writes such images. Source of the layout: docs/interop/qcow2.rst of QEMU. All
 integers on disk are big-endian. Supported are images without compression, encryption and internal
-snapshots, whose data is in one file: an image that names another file would have it opened by
-whoever reads the image.
+snapshots, whose data is in one file: an image that names another file makes its readers open that.
 """
 
 import struct

@@ -1,7 +1,7 @@
 """Damaged images: reading and copying the data that can be trusted.
 
-damage      What the damage of an image affects: guest sectors, partitions and
-            files
+damage      The guest sectors, partitions and files that the damage of an image
+            affects
 files       Names of the files in ranges of a guest's disk (ext, NTFS, FAT)
 open        Opening a damaged image that other readers refuse
 partitions  Partitions and file systems of a guest's disk, to name what a range

@@ -1,4 +1,4 @@
-"""What the damage of an image affects: guest sectors, partitions and files."""
+"""The guest sectors, partitions and files that the damage of an image affects."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ class DamagedPartition:
 
 @dataclass(slots=True)
 class Damage(NoTruthValue):
-    """What is lost or in doubt of an image, and what that affects."""
+    """The data of an image that is lost or in doubt, and what it affects."""
 
     image: str
     notes: list[str]
@@ -73,7 +73,7 @@ def find_damage(
     files: bool = True,
     findings: Callable[[int], list[Lost]] | None = None,
 ) -> Damage:
-    """Find what the damage of an image affects; without `files` no names of files.
+    """Find the data that damage affects; without `files` no names of files.
 
     `findings`: the lost ranges of a disk of that size, from an earlier check; without it the image
     is checked. Raises as `open_salvage` does.
