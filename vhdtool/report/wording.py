@@ -175,10 +175,11 @@ def _sentence(members: list[Case]) -> str:
     if lost:
         span = f"{lost[0]} to {lost[-1]}" if lost[0] < lost[-1] else f"{lost[0]}"
         noun = "acknowledged write" if lost[-1] == 1 else "acknowledged writes"
-        parts.append(f"{span} {noun} lost in {len(lost)}")
+        where = "each" if len(lost) == len(members) else f"{len(lost)} of them"
+        parts.append(f"{span} {noun} lost in {where}")
     whole = sum(case.data_whole for case in members)
     if whole:
-        parts.append(f"in {whole} {WHOLE[0].lower()}{WHOLE[1:]}")
+        parts.append(f"in {whole} of them {WHOLE[0].lower()}{WHOLE[1:]}")
     return "; ".join(parts) + "."
 
 
