@@ -16,6 +16,7 @@ from vhdtool.errors import UsageError
 from vhdtool.lab.campaign import Lab
 from vhdtool.lab.config import DRIVERS, LabConfig
 from vhdtool.lab.hypervisors.driver import Driver, Hold, Outcome
+from vhdtool.lab.live_checks import run as live_checks
 from vhdtool.lab.options import OPTIONS, RunOptions
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.oracle.verdict import judge_case
@@ -133,6 +134,16 @@ def test_a_failure_is_told_with_the_host_where_the_guest_runs(run: Run, folder: 
     case = json.loads((folder / "run" / "activate-on-s1" / "case.json").read_text())
     expected = "the hypervisor exited with 1; the guest runs at the destination"
     assert case["error"]["what"] == expected
+    assert case["attempts"] == 2
+
+
+def test_live_checks_that_do_not_end_are_an_error_of_the_case(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_checks, "TIMEOUT", 0.01)
+    run(FakeDriver(), strategies="activate", live_tests=True)
+    case = json.loads((folder / "run" / "activate-on-s1" / "case.json").read_text())
+    assert case["error"]["what"].startswith("testinfra, live: no end within 0.01 s; see ")
     assert case["attempts"] == 2
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_for
 from vhdtool.lab.live_checks import run
 
 CHECKS = [
@@ -50,6 +51,19 @@ def test_hosts_on_which_nothing_is_left_pass(described: dict[str, Any], tmp_path
     done = checked(described, tmp_path)
     assert done.returncode == 0, done.stdout
     assert "6 passed" in done.stdout
+
+
+def test_guests_of_others_on_a_host_do_not_count(described: dict[str, Any], tmp_path: Path) -> None:
+    """A real QEMU, whose guest lies beside the lab's directory."""
+    qemu = ["qemu-system-x86_64", "-M", "none", "-display", "none", "-S", "-nodefaults"]
+    qemu += ["-qmp", f"unix:{tmp_path}/other.qmp,server=on,wait=off"]
+    with subprocess.Popen(qemu, stdin=subprocess.DEVNULL) as other:
+        try:
+            wait_for((tmp_path / "other.qmp").exists, 20, process=other)
+            done = checked(described, tmp_path)
+        finally:
+            other.kill()
+    assert done.returncode == 0, done.stdout
 
 
 def test_each_leftover_on_a_host_fails_its_check(described: dict[str, Any], tmp_path: Path) -> None:
