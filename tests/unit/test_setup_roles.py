@@ -1,10 +1,13 @@
 """What the roles say about themselves agrees with the code that they call."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from jinja2 import Template
 
 from vhdtool.lab.options import OPTIONS, RunOptions
 
@@ -77,3 +80,17 @@ def test_every_default_is_described_and_named_after_its_role(role) -> None:
 def test_every_entry_point_has_tasks_and_a_specification(role) -> None:
     entries = {path.stem for path in (role / "tasks").glob("*.yml")} - {"nfs", "unmount"}
     assert entries == set(specs(role))
+
+
+def test_the_units_of_the_mount_are_understood_by_systemd(tmp_path: Path) -> None:
+    role = ROOT / "roles" / "shared_storage"
+    values = yaml.safe_load((role / "defaults" / "main.yml").read_text())
+    values |= {"shared_storage_nfs": "s:/e", "shared_storage_unit": {"stdout": "srv-vhdlab.mount"}}
+    names = {"nfs.mount": "srv-vhdlab.mount", "retry.service": "vhdlab-mount.service"}
+    for source, name in names.items():
+        text = (role / "templates" / f"{source}.j2").read_text()
+        (tmp_path / name).write_text(Template(text).render(values))
+    command = ["systemd-analyze", "verify", *(str(tmp_path / name) for name in names.values())]
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
