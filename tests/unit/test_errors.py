@@ -94,6 +94,21 @@ def test_a_missing_file_is_a_file_not_found_error(tmp_path: Path) -> None:
         vhdtool.check(tmp_path / "none.vhd")
     with pytest.raises(NotADirectoryError):
         FileStorage(__file__ + "/inside")
+    with pytest.raises(IsADirectoryError, match="neither a file nor a block device"):
+        vhdtool.open(tmp_path)
+
+
+def test_a_file_that_cannot_be_made_has_its_own_name(tmp_path: Path) -> None:
+    """It is written under another name first, which is no help to the user."""
+    text = r"none/a\.vhd: cannot create it: No such file or directory"
+    base, target = tmp_path / "base.vhd", tmp_path / "none" / "a.vhd"
+    vhdtool.create(base, 1 << 20)
+    with pytest.raises(FileNotFoundError, match=text):
+        vhdtool.create(target, 1 << 20)
+    with pytest.raises(FileNotFoundError, match=text):
+        vhdtool.convert(base, target)
+    with pytest.raises(FileNotFoundError, match=text):
+        vhdtool.snapshot(base, target)
 
 
 def test_a_process_pool_passes_an_error_on(tmp_path: Path) -> None:

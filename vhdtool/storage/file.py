@@ -66,7 +66,8 @@ class FileStorage(Storage):
 
     def _require_file_or_device(self, mode: int) -> None:
         if mode and not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
-            raise StorageError(self.name, "use it: neither a file nor a block device", errno.EINVAL)
+            number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+            raise StorageError(self.name, "use it: neither a file nor a block device", number)
 
     def _open(self, flags: int, direct: bool) -> tuple[int, bool]:
         try:

@@ -280,6 +280,10 @@ class Image:
             if self._target is not None:
                 self._target.close()
 
+    def __repr__(self) -> str:
+        how = "closed" if self.closed else "writable" if self.writable else "read-only"
+        return f"<vhdtool.Image {self.path!r}: {self.kind}, {self.size} bytes, {how}>"
+
     def __enter__(self) -> Self:
         return self
 

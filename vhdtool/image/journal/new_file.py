@@ -27,13 +27,19 @@ def new_file(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
             yield device
             device.flush()
         return
-    with (
-        new_path(target, overwrite) as part,
-        FileStorage(part, create=True) as storage,
-    ):
-        storage.name = target
+    with new_path(target, overwrite) as part, _created(part, target) as storage:
         yield storage
         storage.flush()
+
+
+def _created(part: str, target: str) -> FileStorage:
+    """The new file `part`; errors name the file that the user asked for."""
+    try:
+        storage = FileStorage(part, create=True)
+    except StorageError as error:
+        raise StorageError(target, "create it", error.errno) from None
+    storage.name = target
+    return storage
 
 
 @contextmanager
