@@ -241,6 +241,8 @@ def test_a_soak_refuses_repeats_which_it_counts_by_n(script) -> None:
     assert asked["migration_repeats"] == "3"
     with pytest.raises(script.UsageError, match=r"REPEATS=: no such option; .*there are .* N,"):
         script.variables({"REPEATS": "3", "MAKEFLAGS": "s -- REPEATS=3"}, soak=True)
+    with pytest.raises(script.UsageError, match=r"^N=x is not a whole number"):
+        script.variables({"N": "x", "MAKEFLAGS": "s -- N=x"}, soak=True)
 
 
 def test_the_lab_has_an_environment_of_its_own(script, monkeypatch) -> None:

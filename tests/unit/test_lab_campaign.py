@@ -87,9 +87,10 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
         ({"strategies": None}, "strategies: None is no list of strategies"),
         ({"strategies": 5}, "strategies: 5 is no list of strategies"),
         ({"image_bytes": -5}, "image_bytes: -5 is not a size"),
-        ({"image_bytes": 1 << 20}, "image_bytes: 1048576 is too small"),
+        ({"image_bytes": 1 << 20}, "image_bytes: 1048576 is too small, the least is 64m"),
         ({"image_bytes": (1 << 30) + 1}, "no whole number of 512-byte sectors"),
-        ({"image_bytes": 2041 << 30}, "too large"),
+        ({"image_bytes": 2041 << 30}, "too large, the most is 2040g"),
+        ({"block_bytes": 1024}, "too small, the least is 512k"),
         ({"block_bytes": 3 << 20}, "no power of two"),
         (
             {"block_bytes": 4 << 20, "image_bytes": 1 << 30},

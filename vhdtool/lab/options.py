@@ -50,7 +50,7 @@ def _size(least: int, most: int, given: Any, power_of_two: bool = False) -> int:
     match = _SIZE.fullmatch(str(given))
     if match is None or len(match[1]) > 20 or isinstance(given, bool):
         raise ValueError("is not a size; give a number of bytes, or one with k, m or g, as 256m")
-    size = _within(int(match[1]) * _UNITS[match[2].lower()], least, most)
+    size = _within(int(match[1]) * _UNITS[match[2].lower()], least, most, _size_word)
     if size % 512:
         raise ValueError("is no whole number of 512-byte sectors")
     if power_of_two and size & (size - 1):
@@ -58,12 +58,18 @@ def _size(least: int, most: int, given: Any, power_of_two: bool = False) -> int:
     return size
 
 
-def _within(value: int, least: int, most: int) -> int:
+def _within(value: int, least: int, most: int, word: Callable[[int], str] = str) -> int:
     if value < least:
-        raise ValueError(f"is too small, the least is {least}")
+        raise ValueError(f"is too small, the least is {word(least)}")
     if value > most:
-        raise ValueError(f"is too large, the most is {most}")
+        raise ValueError(f"is too large, the most is {word(most)}")
     return value
+
+
+def _size_word(size: int) -> str:
+    """A size as a user would write it."""
+    unit = next(unit for unit in "gmk" if size % _UNITS[unit] == 0)
+    return f"{size // _UNITS[unit]}{unit}"
 
 
 def _one_of(choices: tuple[str, ...], given: Any) -> str:
