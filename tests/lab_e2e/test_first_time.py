@@ -72,4 +72,5 @@ def test_fresh_servers_are_foreseen_provisioned_and_torn_down(
     again = play("teardown", **EXPORT)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "changed:" not in again.stdout, again.stdout
+    assert first.stderr + second.stderr + removed.stderr + again.stderr == ""
     servers[0].run("rm /srv/vhdlab/left.vhd")

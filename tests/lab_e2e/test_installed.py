@@ -66,6 +66,7 @@ def run(tmp_path: Path) -> Run:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "[WARNING]" not in done.stderr
         return done.stdout
 
     return run
