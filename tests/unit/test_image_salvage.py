@@ -12,7 +12,7 @@ import vhdtool
 from tests.support.image_tools import content, write
 from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
-from vhdtool.errors import CorruptImage, NotAVhd
+from vhdtool.errors import NotAVhd
 from vhdtool.image.chain.layers import Layer
 from vhdtool.image.metadata.read import read_metadata
 from vhdtool.image.salvage.open import open_salvage
@@ -99,13 +99,18 @@ def test_no_footer_is_left(tmp_path: Path) -> None:
         open_salvage(path)
 
 
-def test_without_a_header_nothing_can_be_found(tmp_path: Path) -> None:
+def test_a_lost_header_is_replaced_in_memory_only(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.vhd", picture())
     with path.open("r+b") as file:
         file.seek(SECTOR)
         file.write(bytes(2 * SECTOR))
-    with pytest.raises(CorruptImage, match="no header"):
-        open_salvage(path)
+    before = path.read_bytes()
+    with open_salvage(path) as salvage:
+        assert "--rebuild-header` can write it" in salvage.notes[0]
+        assert salvage.read(0, 4 * MIB) == shown(0, 2, 3, 5)
+        assert salvage.lost() == []
+        assert salvage.exit_code == 2
+    assert path.read_bytes() == before
 
 
 def test_a_batmap_that_lies_costs_nothing(tmp_path: Path) -> None:

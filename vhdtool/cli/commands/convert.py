@@ -30,6 +30,11 @@ FORMATS = click.Choice(["vpc", "vhd", "raw", "qcow2", "vhdx"])
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--salvage", is_flag=True, help="Convert what can be trusted of a damaged VHD.")
+@click.option(
+    "--place-orphans",
+    is_flag=True,
+    help="With --salvage: put orphan blocks where evidence says they belong.",
+)
 @force_option("--force-epoch")
 @quiet_option
 @click.pass_context
@@ -44,6 +49,7 @@ def convert(
     batmap: bool,
     force: bool,
     salvage: bool,
+    place_orphans: bool,
     force_epoch: int | None,
     quiet: bool,
 ) -> None:
@@ -69,7 +75,10 @@ def convert(
     if salvage:
         if kind != "vpc" or wanted not in ("vpc", "raw"):
             raise UsageError("--salvage converts a VHD to a VHD or a raw disk")
-        context.exit(_salvage(source, target, _form(wanted, fixed), block_size, batmap, force))
+        form = _form(wanted, fixed)
+        context.exit(_salvage(source, target, form, block_size, batmap, force, place_orphans))
+    if place_orphans:
+        raise UsageError("--place-orphans needs --salvage")
     if not quiet:
         _note_writer(source)
         if kind == "vpc":
@@ -110,12 +119,18 @@ def _form(wanted: str, fixed: bool) -> "Format":
 
 
 def _salvage(
-    source: str, target: str, form: "Format", block_size: int, batmap: bool, force: bool
+    source: str,
+    target: str,
+    form: "Format",
+    block_size: int,
+    batmap: bool,
+    force: bool,
+    place_orphans: bool,
 ) -> int:
     from vhdtool.cli.salvage import report_salvage
     from vhdtool.image.salvage.open import open_salvage
 
-    with open_salvage(source) as salvage, progress_bar(salvage.size, target) as show:
+    with open_salvage(source, place_orphans) as salvage, progress_bar(salvage.size, target) as show:
         copied, lost = salvage.convert(
             target, form, block_bytes=block_size, batmap=batmap, overwrite=force, progress=show
         )

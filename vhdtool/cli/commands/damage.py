@@ -6,8 +6,8 @@ import click
 
 from vhdtool.cli.arguments import image_argument, json_option
 from vhdtool.cli.notes import orphans_text
-from vhdtool.cli.output import load_json, print_json
-from vhdtool.cli.salvage import lost_line
+from vhdtool.cli.output import load_json, print_json, size_text
+from vhdtool.cli.salvage import lost_lines, orphan_lines
 from vhdtool.errors import UsageError
 from vhdtool.image.salvage.damage import Damage, find_damage, merged
 from vhdtool.image.salvage.files import sectors
@@ -67,24 +67,22 @@ def _from_findings(path: str, size: int) -> list[Lost]:
 def _show(result: Damage) -> None:
     for note in result.notes:
         click.echo(f"note: {note}")
-    for one in result.lost:
-        click.echo(lost_line(one))
-    for orphan in result.orphans:
-        click.echo(str(orphan))
+    for line in [*lost_lines(result.lost), *orphan_lines(result.orphans)]:
+        click.echo(line)
     for hit in result.partitions:
         part = hit.partition
         name = f"partition {part.number}" if part.number else "the disk"
         click.echo(
             f"{name} ({part.name}, {part.system or 'file system unknown'}): "
-            f"{sectors(hit.damaged)} damaged sectors"
+            f"{size_text(hit.damaged)} damaged"
         )
         for file in hit.files:
-            click.echo(f"  {file.path}: {sectors(file.damaged)} sectors of {sectors(file.size)}")
+            click.echo(f"  {file.path}: {file.damaged} of {file.size} bytes")
         rest = hit.damaged - sum(one.damaged for one in hit.files)
         if hit.note is not None:
             click.echo(f"  files: {hit.note}")
         elif hit.files and rest > 0:
-            click.echo(f"  no file: {sectors(rest)} sectors (free, or the file system's own)")
+            click.echo(f"  no file: {rest} bytes (free, slack, or the file system's own)")
         elif not hit.files:
             click.echo("  no file: free space, or the file system's own")
     total = sum(stop - first for first, stop in merged(result.lost))

@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False),
     help="With --salvage: export orphan blocks to this directory.",
 )
+@click.option(
+    "--place-orphans",
+    is_flag=True,
+    help="With --salvage: put orphan blocks where evidence says they belong.",
+)
+@click.option(
+    "--mapfile",
+    type=click.Path(),
+    help="With --salvage: write the lost ranges as a mapfile of GNU ddrescue.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --salvage: print the list as JSON.")
 @click.pass_context
 def read(
@@ -37,6 +47,8 @@ def read(
     output: str | None,
     salvage: bool,
     orphans: str | None,
+    place_orphans: bool,
+    mapfile: str | None,
     as_json: bool,
 ) -> None:
     """Read guest data to standard output or a file.
@@ -48,14 +60,22 @@ def read(
     names. The exit code is 2 when anything is listed. --orphans DIR exports each orphan block as a
     sparse file; DIR/orphans.json has their sectors in the image and, where known, in the disk.
 
+    --place-orphans is for a lost BAT. It reads all blocks that no entry names, and places those
+    whose data states a position (a boot sector, a superblock), and those between them if all
+    that are missing there were found. Each is listed with its reason: it is a guess. --mapfile
+    marks copied ranges with +, lost ones with - and placed ones with /.
+
     \b
     Example: vhdtool read --offset 1m --length 4k disk.vhd | xxd
              vhdtool read --salvage broken.vhd -o disk.raw --orphans lost+found
+             vhdtool read --salvage broken.vhd -o disk.raw --mapfile disk.map
     """
     if salvage:
-        context.exit(_salvage(image, offset, length, output, orphans, as_json))
-    if orphans is not None:
-        raise UsageError("--orphans needs --salvage")
+        context.exit(
+            _salvage(image, offset, length, output, orphans, place_orphans, mapfile, as_json)
+        )
+    if orphans is not None or mapfile is not None or place_orphans:
+        raise UsageError("--orphans, --place-orphans and --mapfile need --salvage")
     from vhdtool.image.chain.export import export_raw, stream
     from vhdtool.image.chain.open import open_chain
     from vhdtool.image.journal.new_file import new_file
@@ -75,13 +95,15 @@ def _salvage(
     length: int | None,
     output: str | None,
     orphans: str | None,
+    place_orphans: bool,
+    mapfile: str | None,
     as_json: bool,
 ) -> int:
-    from vhdtool.cli.salvage import export_orphans, report_salvage
+    from vhdtool.cli.salvage import export_orphans, report_salvage, write_mapfile
     from vhdtool.image.journal.new_file import new_file
     from vhdtool.image.salvage.open import open_salvage
 
-    with open_salvage(image) as source:
+    with open_salvage(image, place_orphans) as source:
         end = source.size if length is None else min(offset + length, source.size)
         if output is None:
             copied, lost = _copy_to_stdout(source, offset, end)
@@ -90,12 +112,15 @@ def _salvage(
                 copied, lost = source.copy(target, offset, end, show)
         if orphans is not None:
             export_orphans(source.orphans, orphans)
+        if mapfile is not None:
+            write_mapfile(mapfile, source, lost, offset, end)
     if not as_json:
         return report_salvage(image, source, copied, lost, orphans, err=output is None)
-    code = 2 if lost or source.notes or source.orphans else 0
+    code = 2 if lost else source.exit_code
     result = {"image": image, "exit_code": code, "copied": copied, "notes": source.notes}
     result["lost"] = [one.as_dict() for one in lost]
     result["orphans"] = [one.as_dict() for one in source.orphans]
+    result["placed"] = [one.as_dict() for one in source.placed]
     text = json.dumps(result, indent=2)
     click.echo(text, err=output is None)
     return code

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vhdtool.errors import UsageError
-from vhdtool.image.salvage.partitions import Partition, Read
+from vhdtool.image.salvage.ntfs import Read
+from vhdtool.image.salvage.partitions import Partition
 from vhdtool.ranges import Range
 from vhdtool.vhd.units import SECTOR
 
@@ -40,11 +41,17 @@ class _Window(io.RawIOBase):
         super().__init__()
         self._read, self._partition = read, partition
         self._at = 0
+        copy = partition.boot_copy
+        self._boot = b"" if copy is None else read(copy, SECTOR)
+        """The boot sector to be shown in place of a lost one."""
 
     def read(self, size: int = -1) -> bytes:
         left = max(self._partition.length - self._at, 0)
         size = left if size < 0 else min(size, left)
         data = self._read(self._partition.start + self._at, size) if size else b""
+        if self._at < len(self._boot):
+            part = self._boot[self._at :][: len(data)]
+            data = part + data[len(part) :]
         self._at += len(data)
         return data
 
@@ -82,7 +89,7 @@ def files_within(read: Read, partition: Partition, ranges: list[Range]) -> list[
     for path, size, extents in _walk(root):
         hit = sum(
             _overlap(ranges, partition.start + offset, partition.start + offset + length)
-            for offset, length in extents
+            for offset, length in _up_to(extents, size)
         )
         if hit:
             found.append(FileHit(path, size, hit))
@@ -105,7 +112,7 @@ def _short(error: OSError) -> str:
     return str(error).split(". ")[0]
 
 
-def _walk(root: Any) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+def _walk(root: Any) -> Iterator[tuple[str, int, list[tuple[int | None, int]]]]:
     """(path, size, [(offset in the partition, length)]) of each readable file."""
     left: list[tuple[Any, str, int]] = [(root, "", 0)]
     seen = 0
@@ -129,7 +136,7 @@ def _walk(root: Any) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
                 left.append((child, f"{path}/{name}", depth + 1))
 
 
-def _streams(entry: Any, path: str) -> Iterator[tuple[str, int, list[tuple[int, int]]]]:
+def _streams(entry: Any, path: str) -> Iterator[tuple[str, int, list[tuple[int | None, int]]]]:
     """NTFS: named streams beside a file's data."""
     try:
         for index in range(getattr(entry, "number_of_alternate_data_streams", 0)):
@@ -146,13 +153,27 @@ def _size(entry: Any) -> int:
         return 0
 
 
-def _extents(entry: Any) -> list[tuple[int, int]]:
+def _up_to(extents: list[tuple[int | None, int]], size: int) -> Iterator[tuple[int, int]]:
+    """The extents of a file's bytes: the last cluster has more than the file.
+
+    >>> list(_up_to([(8192, 4096), (None, 4096), (0, 4096)], 9000))
+    [(8192, 4096), (0, 808)]
+    """
+    left = size
+    for offset, length in extents:
+        if offset is not None and left > 0:
+            yield offset, min(length, left)
+        left -= length
+
+
+def _extents(entry: Any) -> list[tuple[int | None, int]]:
+    """(offset in the partition, length) in the order of the file; no offset for a hole."""
     try:
         extents = [entry.get_extent(index) for index in range(entry.get_number_of_extents())]
     except OSError:
         return []
     # Flag 1: a sparse range, which is not on the disk.
-    return [(offset, length) for offset, length, flags in extents if not flags & 1]
+    return [(None if flags & 1 else offset, length) for offset, length, flags in extents]
 
 
 def _overlap(ranges: list[Range], start: int, end: int) -> int:

@@ -8,11 +8,13 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.chain.layers import Layer
 from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.check.image import check
+from vhdtool.image.check.lost_header import rebuild_header
 from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.image.metadata.read import Metadata
+from vhdtool.image.salvage.blocks import Doubt, WithoutBat, header_by_pattern, place
 from vhdtool.image.salvage.reader import DoubtfulLayer, LocatedOrphan, Salvage
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
@@ -23,18 +25,23 @@ from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
 
 MOST_FINDINGS = 200_000
+BAT_LOST = "its header and its BAT are lost"
 _FOUND_BY_READERS = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
 """Codes that need no complete list: reading fails there, or does not use the damaged value."""
 
 
-def open_salvage(path: str | os.PathLike[str]) -> Salvage:
+def open_salvage(path: str | os.PathLike[str], place_orphans: bool = False) -> Salvage:
     """Open an image that other readers may refuse, with the parents that can be found.
 
-    Raises NotAVhd, StorageError, or CorruptImage when there is no usable header.
+    A lost header is replaced in memory where the rest of the image proves it; without a BAT, blocks
+    are found by their pattern. With `place_orphans` orphan blocks are read at the positions for
+    which there is evidence, which is a guess. Raises NotAVhd, StorageError, or CorruptImage when
+    the blocks of the image cannot be located.
     """
     layers: list[DoubtfulLayer] = []
     notes: list[str] = []
     located: list[LocatedOrphan] = []
+    placed: list[LocatedOrphan] = []
     missing: str | None = None
     current, raw = os.fspath(path), False
     seen = set()
@@ -51,8 +58,11 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             if raw:
                 break
             storage = _restored(file, notes)
-            metadata = _metadata(storage, notes)
+            storage, metadata = _metadata(storage, notes)
             layers[-1], orphans = _doubtful(storage, metadata, notes)
+            if place_orphans and metadata.header is not None:
+                layers[-1].doubts, found, orphans = place(storage, metadata, layers[-1].doubts)
+                placed += [LocatedOrphan(storage, one) for one in found]
             located += [LocatedOrphan(storage, one) for one in orphans]
             header = metadata.header
             if metadata.footer.disk_type != DIFFERENCING or header is None:
@@ -71,7 +81,7 @@ def open_salvage(path: str | os.PathLike[str]) -> Salvage:
             raise
         layers.pop().layer.close()
         missing = str(error)
-    return Salvage(layers, missing, notes, located)
+    return Salvage(layers, missing, notes, located, placed)
 
 
 def _restored(file: FileStorage, notes: list[str]) -> Storage:
@@ -82,8 +92,11 @@ def _restored(file: FileStorage, notes: list[str]) -> Storage:
         return file
 
 
-def _metadata(storage: Storage, notes: list[str]) -> Metadata:
-    """Read the metadata as `read_metadata` does, without requiring a valid footer."""
+def _metadata(storage: Storage, notes: list[str]) -> tuple[Storage, Metadata]:
+    """Read the metadata as `read_metadata` does, without requiring a valid footer.
+
+    Returns the storage to be used with it: a view, where the header was replaced.
+    """
     ends = read_ends(storage)
     footer = ends.best or ends.agreed
     if footer is None and ends.footer is not None and ends.footer.disk_type == FIXED:
@@ -95,8 +108,10 @@ def _metadata(storage: Storage, notes: list[str]) -> Metadata:
             text = "its size is impossible; the disk is all data before the footer"
             notes.append(f"{storage.name}: {text}")
             footer = replace(footer, current_size=ends.footer_offset)
-        return Metadata(footer, ends)
+        return storage, Metadata(footer, ends)
     header = _header(storage, footer or ends.footer or ends.copy, notes)
+    if header is None:
+        storage, header = _without_header(storage, footer, ends, notes)
     most = max(header.max_entries * header.block_bytes, MAX_SIZE)
     if footer is None or not 0 < footer.current_size <= most:
         notes.append(f"{storage.name}: no footer is valid; the size is the largest of the header")
@@ -104,10 +119,35 @@ def _metadata(storage: Storage, notes: list[str]) -> Metadata:
     raw = storage.pread(header.bat_offset, 4 * header.max_entries)
     # Entries behind the end of the file become zero, which no block can have.
     bat: array[int] = unpack_bat(raw.ljust(4 * header.max_entries, b"\0"), header.max_entries)
-    return Metadata(footer, ends, header, bat, None, BlockLayout(header.block_bytes))
+    return storage, Metadata(footer, ends, header, bat, None, BlockLayout(header.block_bytes))
 
 
-def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header:
+def _without_header(
+    storage: Storage, footer: Footer | None, ends: Ends, notes: list[str]
+) -> tuple[Storage, Header]:
+    """A view of an image without a usable header, with one that the rest of the image shows."""
+    try:
+        rebuilt = rebuild_header(storage)
+    except CorruptImage as error:
+        header = None if footer is None else header_by_pattern(storage, footer, ends)
+        if header is None:
+            raise CorruptImage(
+                f"{error}; and no block can be recognized, so nothing can be copied: restore the "
+                "image from a backup"
+            ) from None
+        notes.append(
+            f"{storage.name}: {BAT_LOST}; its blocks of {header.block_bytes} bytes were recognized "
+            "by their pattern, and which block of the disk each one is, is not known"
+        )
+        return WithoutBat(storage, header), header
+    notes.append(
+        f"{storage.name}: its header is lost; the rest of the image proves it: {rebuilt}; "
+        "`vhdtool repair --rebuild-header` can write it"
+    )
+    return rebuilt.view(storage), rebuilt.header
+
+
+def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header | None:
     offsets = [HEADER_OFFSET] if footer is None else [footer.data_offset, HEADER_OFFSET]
     best = None
     for offset in offsets:
@@ -119,9 +159,7 @@ def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header
         usable = header.has_cookie and header.block_size_valid and fits
         if usable and header.max_entries <= MAX_ENTRIES and (best is None or header.valid):
             best = header
-    if best is None:
-        raise CorruptImage(f"{storage.name}: no header is left, so its blocks cannot be located")
-    if not best.checksum_valid:
+    if best is not None and not best.checksum_valid:
         notes.append(f"{storage.name}: the header's checksum is wrong; all data is in doubt")
     return best
 
@@ -139,7 +177,9 @@ def _doubtful(
 ) -> tuple[DoubtfulLayer, list[Orphan]]:
     """The layer with the ranges of all corrupt findings, and its orphan blocks."""
     report = check(storage, "unclean", limit=MOST_FINDINGS)
-    doubts = []
+    doubts: list[Doubt] = []
+    if isinstance(storage, WithoutBat):
+        doubts.append((0, metadata.size, f"bat-lost: {BAT_LOST}"))
     for one in report.findings:
         if one.severity != "corrupt" or one.code == "batmap-overstates":
             # Where batmap and bitmap disagree the bitmap is used.

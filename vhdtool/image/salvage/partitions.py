@@ -5,14 +5,13 @@ of the first sectors of ext, NTFS, FAT and exFAT. All numbers read from the disk
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from vhdtool.image.salvage.ntfs import Read, ntfs_volumes
 from vhdtool.vhd.units import SECTOR
 
-Read = Callable[[int, int], bytes]
-"""(byte offset, length) -> guest bytes, fewer at the end of the disk."""
 _ENTRY = struct.Struct("<B3sB3sII")
 _EXTENDED = (0x05, 0x0F, 0x85)
 _PROTECTIVE = 0xEE
@@ -23,7 +22,8 @@ _MOST = 128
 class Partition:
     """One partition. `start` and `length` in bytes; number 0 is a disk without a partition table.
 
-    `system` is ext, ntfs, fat or exfat, or None for an unknown file system.
+    `system` is ext, ntfs, fat or exfat, or None for an unknown file system. `boot_copy`: the byte
+    of the disk with the copy of NTFS's boot sector, where the boot sector itself is lost.
     """
 
     number: int
@@ -31,6 +31,7 @@ class Partition:
     length: int
     name: str
     system: str | None
+    boot_copy: int | None = None
 
     @property
     def end(self) -> int:
@@ -43,11 +44,15 @@ class Partition:
             "length": self.length,
             "name": self.name,
             "file_system": self.system,
+            "boot_copy": self.boot_copy,
         }
 
 
 def partitions(read: Read, size: int) -> list[Partition]:
-    """All partitions of a disk of `size` bytes; one with number 0 when there is no table."""
+    """All partitions of a disk of `size` bytes; one with number 0 when there is no table.
+
+    Without a table NTFS is found by its boot sectors, which say where their volume begins.
+    """
     system = file_system(read, 0)
     if system is not None:
         return [Partition(0, 0, size, "whole disk", system)]
@@ -59,8 +64,24 @@ def partitions(read: Read, size: int) -> list[Partition]:
         for number, start, length, name in rows:
             if 0 < start < size and length > 0:
                 length = min(length, size - start)
-                result.append(Partition(number, start, length, name, file_system(read, start)))
-    return result or [Partition(0, 0, size, "whole disk", None)]
+                result.append(_partition(read, number, start, length, name))
+    return result or _without_table(read, size) or [Partition(0, 0, size, "whole disk", None)]
+
+
+def _partition(read: Read, number: int, start: int, length: int, name: str) -> Partition:
+    system = file_system(read, start)
+    if system is None and length > SECTOR:
+        copy = start + length // SECTOR * SECTOR - SECTOR
+        if file_system(read, copy) == "ntfs":
+            return Partition(number, start, length, name, "ntfs", copy)
+    return Partition(number, start, length, name, system)
+
+
+def _without_table(read: Read, size: int) -> list[Partition]:
+    return [
+        Partition(number, one.start, one.length, "found by its boot sector", "ntfs", one.boot_copy)
+        for number, one in enumerate(ntfs_volumes(read, size), 1)
+    ]
 
 
 def file_system(read: Read, start: int) -> str | None:

@@ -14,7 +14,7 @@ from vhdtool.image.create.convert import Format, finish_flat, target_file
 from vhdtool.image.create.empty import create_dynamic
 from vhdtool.image.disk.dynamic import DynamicDisk
 from vhdtool.image.metadata.orphans import Orphan
-from vhdtool.ranges import join
+from vhdtool.ranges import Range, join, merge
 from vhdtool.storage import FileStorage, Storage, StorageError
 from vhdtool.storage.base import BorrowedStorage, Closing
 from vhdtool.vhd.units import DEFAULT_BLOCK, SECTOR
@@ -107,13 +107,16 @@ class Salvage(Closing):
         missing: str | None,
         notes: list[str],
         orphans: list[LocatedOrphan] | None = None,
+        placed: list[LocatedOrphan] | None = None,
     ) -> None:
         self._layers = layers
         self._missing = missing
         self.notes = notes
         """Messages about damage that concerns the image as a whole."""
         self.orphans = orphans or []
-        """Orphan blocks of the image and its parents; `read` never returns their data."""
+        """Orphan blocks of the image and its parents of which `read` never returns the data."""
+        self.placed = placed or []
+        """Orphan blocks that are read where evidence puts them; their position is a guess."""
         self.size = layers[0].layer.size
         self.names = [one.layer.name for one in layers]
         """Paths of the image and the parents that were found."""
@@ -207,6 +210,16 @@ class Salvage(Closing):
     def as_file(self) -> DiskFile:
         """The disk as a binary file for reading (io.RawIOBase), with zeros for lost ranges."""
         return DiskFile(self.names[0], self.size, self.readinto)
+
+    @property
+    def exit_code(self) -> int:
+        """2 where something is damaged as a whole, an orphan or a guess; lost ranges add to it."""
+        return 2 if self.notes or self.orphans or self.placed else 0
+
+    def guessed(self) -> list[Range]:
+        """The ranges of guest bytes that placed orphans have, in order."""
+        sectors = [one.orphan.sectors for one in self.placed]
+        return merge((one[0] * SECTOR, sum(one) * SECTOR) for one in sectors if one is not None)
 
     def lost(self) -> list[Lost]:
         """The ranges that are lost according to the metadata, in order; reads no guest data."""
