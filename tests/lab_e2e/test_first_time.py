@@ -62,8 +62,12 @@ def test_fresh_servers_are_foreseen_provisioned_and_torn_down(
     assert "changed:" not in second.stdout, second.stdout
 
     servers[0].run("touch /run/export/left.vhd")
+    left = servers[0].run("PYTHONPATH=/run/private/lib sleep 600 >/dev/null 2>&1 & echo $!").strip()
     removed = play("teardown", **EXPORT)
     assert removed.returncode == 0, removed.stdout + removed.stderr
+    assert "alpha: changed: tapdisk : End what is left of runs" in removed.stdout
+    assert "beta: changed: tapdisk : End what is left of runs" not in removed.stdout
+    assert servers[0].run(f"kill -0 {left} 2>&1 || true").endswith("No such process\n")
     assert "alpha: stays: packages; /var/cache/vhdlab (guest image" in removed.stdout
     assert "/run/export/left.vhd" in removed.stdout
     for server in servers:
