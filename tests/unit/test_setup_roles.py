@@ -65,6 +65,13 @@ def test_the_tables_in_the_docs_are_those_of_the_schema() -> None:
         assert row in hardware, f"docs/hardware.md lacks the line {row}"
 
 
+def test_the_list_of_packages_in_the_docs_is_that_of_the_roles() -> None:
+    role = ROOT / "roles" / "hypervisor_kvm" / "defaults" / "main.yml"
+    names = [*yaml.safe_load(role.read_text())["hypervisor_kvm_packages"], "nfs-common"]
+    command = f"apt-get install --no-install-recommends {' '.join(names)}\n"
+    assert command in (ROOT / "docs" / "hardware.md").read_text()
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 def test_every_default_is_described_and_named_after_its_role(role) -> None:
     defaults = yaml.safe_load((role / "defaults" / "main.yml").read_text())
