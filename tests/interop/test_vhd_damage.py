@@ -71,6 +71,55 @@ def test_damage_names_the_file(
     assert "/lost.bin: " in capsys.readouterr().out
 
 
+def test_ddrescue_fills_the_lost_ranges_by_the_mapfile(tmp_path: Path) -> None:
+    content = os.urandom(8 * MIB)
+    raw, vhd, out, table = (tmp_path / name for name in ("raw", "a.vhd", "out", "map"))
+    raw.write_bytes(content)
+    assert run(["convert", str(raw), str(vhd), "--block-size", "1m"]) == 0
+    with vhd.open("r+b") as file:
+        for block in (2, 3, 6):
+            file.seek(3 * 512 + 4 * block)
+            file.write(bytes(4))
+    words = ["read", "--salvage", str(vhd), "-o", str(out), "--mapfile", str(table)]
+    assert run(words) == 2
+    lost = [2048 * 2 + n for n in range(2 * 2048)] + [2048 * 6 + n for n in range(2048)]
+    assert tool("ddrescuelog", "-l-", table).split() == [str(sector) for sector in lost]
+    tool("ddrescue", "-q", "-r1", raw, out, table)
+    assert out.read_bytes() == content
+    assert tool("ddrescuelog", "-l-", table) == ""
+
+
+def test_ntfs_without_its_boot_sector_names_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy in the last sector stands in for it; there is no partition table either."""
+    pytest.importorskip("pyfsntfs")
+    files, volume = tmp_path / "files", tmp_path / "volume"
+    files.mkdir()
+    data = os.urandom(3 * MIB + 5)
+    (files / "lost.bin").write_bytes(data)
+    volume.write_bytes(bytes(40 * MIB))
+    tool("mkntfs", "-q", "-F", "-f", "-p", "2047", "-H", "255", "-S", "63", volume)
+    tool("ntfscp", volume, files / "lost.bin", "lost.bin")
+    # The boot sector ends a block of 512 KiB, which is lost: the rest of the volume stays.
+    raw, vhd = tmp_path / "raw", tmp_path / "disk.vhd"
+    start = 2047 * 512
+    raw.write_bytes(bytes(start) + volume.read_bytes())
+    assert run(["convert", str(raw), str(vhd), "--block-size", "512k"]) == 0
+    lost = raw.read_bytes().find(data[2 * MIB :][:512]) // (512 << 10)
+    with vhd.open("r+b") as file:
+        for block in (1, lost):
+            file.seek(3 * 512 + 4 * block)
+            file.write(bytes(4))
+    capsys.readouterr()
+    assert run(["damage", "--json", str(vhd)]) == 2
+    (part,) = json.loads(capsys.readouterr().out)["partitions"]
+    assert (part["start"], part["file_system"], part["note"]) == (start, "ntfs", None)
+    assert part["boot_copy"] == start + 40 * MIB - 512
+    assert [one["path"] for one in part["files"] if "lost" in one["path"]] == ["/lost.bin"]
+    assert all(one["damaged"] <= one["size"] for one in part["files"])
+
+
 @pytest.mark.parametrize("lost", range(4))
 def test_a_block_of_qemus_is_found_when_its_entry_is_lost(tmp_path: Path, lost: int) -> None:
     """QEMU leaves no gap before a block, and writes full bitmaps over data with holes."""

@@ -145,6 +145,20 @@ def test_without_statements_nothing_is_placed(tmp_path: Path) -> None:
     assert sorted(placed(full)) == list(range(16))
 
 
+def test_a_damaged_bat_without_header_keeps_its_entries(tmp_path: Path) -> None:
+    picture = disk(STATED)
+    raw = bytearray(picture.draw().getvalue())
+    raw[SECTOR : 3 * SECTOR] = bytes(2 * SECTOR)
+    raw[3 * SECTOR + 8 : 3 * SECTOR + 12] = bytes(4)
+    path = tmp_path / "a.vhd"
+    path.write_bytes(raw)
+    with open_salvage(path) as salvage:
+        assert "5 of 6 blocks" in salvage.notes[0]
+        assert [one.start for one in salvage.lost()] == [2 * BLOCK]
+        for block in (0, 3, 4, 9, 12):
+            assert salvage.read(block * BLOCK, BLOCK) == picture.data[block]
+
+
 def test_without_blocks_nothing_is_copied(tmp_path: Path) -> None:
     path = without_bat(disk({}), tmp_path / "a.vhd", start=1)
     raw = bytearray(path.read_bytes())

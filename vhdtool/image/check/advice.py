@@ -56,7 +56,7 @@ ORPHANS = (
 )
 SALVAGE_ALL = (
     "vhdtool read --salvage {image} -o NEW.raw --orphans DIR: copies the data that can be trusted, "
-    "and the blocks whose entry is lost; `vhdtool damage` names the files"
+    "and the blocks whose entry is lost; with --place-orphans those of evident position are placed"
 )
 COMPACT = "vhdtool convert {image} NEW.vhd: a copy without the gap"
 RELINK = "vhdtool modify {image} --parent PARENT: sets the path of the parent"

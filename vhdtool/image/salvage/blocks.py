@@ -13,7 +13,7 @@ from vhdtool.image.metadata.read import Metadata, read_batmap, read_batmap_heade
 from vhdtool.image.salvage.numbering import numbered
 from vhdtool.ranges import subtract
 from vhdtool.storage import Storage
-from vhdtool.vhd.bat import empty_bat, pack_bat
+from vhdtool.vhd.bat import empty_bat, pack_bat, unpack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_possible
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import Footer
@@ -24,12 +24,14 @@ Doubt = tuple[int, int, str]
 """(start, end, reason) of guest bytes that cannot be trusted."""
 
 
-def header_by_pattern(storage: Storage, footer: Footer, ends: Ends) -> Header | None:
-    """The header of an image without header and BAT: that with which most data is in blocks.
+def header_by_pattern(
+    storage: Storage, footer: Footer, ends: Ends
+) -> tuple[Header, list[Orphan]] | None:
+    """The header with which most data of the file is in blocks, and those blocks.
 
     Block size and number of entries are right if blocks are found; None where there is none.
     """
-    best: tuple[int, Header | None] = (0, None)
+    most, best = 0, None
     for block_bytes in BLOCK_SIZES:
         layout = BlockLayout(block_bytes)
         need = layout.blocks_for(footer.current_size)
@@ -39,8 +41,21 @@ def header_by_pattern(storage: Storage, footer: Footer, ends: Ends) -> Header | 
         placement = Placement(empty_bat(need), layout, header.bat_offset, ends.file_size)
         gap = (header.bat_end // SECTOR, _end_sector(ends))
         found = find_orphans(storage, placement, [gap], None, need)
-        best = max(best, (sum(one.present for one in found), header), key=lambda one: one[0])
-    return best[1]
+        present = sum(one.present for one in found)
+        if present > most:
+            most, best = present, (header, found)
+    return best
+
+
+def leads_to(storage: Storage, header: Header, blocks: list[Orphan]) -> int:
+    """The number of these blocks that the BAT of a header names.
+
+    It is 0 where more of its entries lead elsewhere: then it is no BAT, or nearly all is lost.
+    """
+    raw = storage.pread(header.bat_offset, 4 * header.max_entries)
+    used = [one for one in unpack_bat(raw, len(raw) // 4) if one not in (0, UNUSED)]
+    hits = len({one.entry for one in blocks} & set(used))
+    return hits if 2 * hits >= len(used) else 0
 
 
 class WithoutBat(OverlayStorage):

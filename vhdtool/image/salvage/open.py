@@ -9,12 +9,13 @@ from vhdtool.image.chain.layers import Layer
 from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.check.image import check
 from vhdtool.image.check.lost_header import rebuild_header
+from vhdtool.image.journal.overlay import OverlayStorage
 from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.image.metadata.read import Metadata
-from vhdtool.image.salvage.blocks import Doubt, WithoutBat, header_by_pattern, place
+from vhdtool.image.salvage.blocks import Doubt, WithoutBat, header_by_pattern, leads_to, place
 from vhdtool.image.salvage.reader import DoubtfulLayer, LocatedOrphan, Salvage
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
@@ -129,12 +130,19 @@ def _without_header(
     try:
         rebuilt = rebuild_header(storage)
     except CorruptImage as error:
-        header = None if footer is None else header_by_pattern(storage, footer, ends)
-        if header is None:
+        found = None if footer is None else header_by_pattern(storage, footer, ends)
+        if found is None:
             raise CorruptImage(
                 f"{error}; and no block can be recognized, so nothing can be copied: restore the "
                 "image from a backup"
             ) from None
+        header, blocks = found
+        if hits := leads_to(storage, header, blocks):
+            notes.append(
+                f"{storage.name}: its header is lost and its BAT damaged; {hits} of {len(blocks)} "
+                f"blocks that were recognized are named by the BAT at byte {header.bat_offset}"
+            )
+            return OverlayStorage(storage, [(HEADER_OFFSET, header.pack())]), header
         notes.append(
             f"{storage.name}: {BAT_LOST}; its blocks of {header.block_bytes} bytes were recognized "
             "by their pattern, and which block of the disk each one is, is not known"
