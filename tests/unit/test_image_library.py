@@ -19,6 +19,7 @@ from tests.support.waiting import wait_for
 from vhdtool.errors import UsageError
 from vhdtool.image.journal.transaction import change_journal_path
 from vhdtool.image.journal.undo import Change, write_journal
+from vhdtool.image.metadata.read import read_metadata
 from vhdtool.storage import FileStorage
 
 MIB = 1 << 20
@@ -351,6 +352,19 @@ def test_what_can_be_trusted_is_salvaged(tmp_path: Path) -> None:
     assert (result.exit_code, result.lost) == (2, lost)
     assert result.as_dict()["partitions"][0]["damaged"] == lost[0].length
     assert vhdtool.damage(tmp_path / "rescued.vhd").exit_code == 0
+
+
+def test_an_orphan_is_read_only_on_request(tmp_path: Path) -> None:
+    path = made(tmp_path / "a.vhd", *((at * 2 * MIB, bytes([at + 1]) * 2 * MIB) for at in range(4)))
+    with FileStorage(path, writable=True) as storage:
+        header = read_metadata(storage).header
+        assert header is not None
+        storage.pwrite(header.bat_offset + 4, b"\xff" * 4)
+    with vhdtool.salvage(path) as broken:
+        assert len(broken.orphans) == 1
+        assert broken.read(2 * MIB, 1) == b"\0"
+    with vhdtool.salvage(path, place_orphans=True) as broken:
+        assert broken.read(2 * MIB, 1) == b"\2"
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "fixed", "raw"])

@@ -46,13 +46,15 @@ def map(path: Path, start: int = 0, end: int | None = None) -> list[Extent]:
         return list(reader.merged(start, end))
 
 
-def salvage(path: Path) -> Salvage:
+def salvage(path: Path, *, place_orphans: bool = False) -> Salvage:
     """Open a damaged image that `open` refuses, with the parents that can be found.
 
-    A context manager: it reads what can be trusted and lists what is lost. Raises NotAVhd,
-    StorageError, or CorruptImage when there is no usable header.
+    A context manager: it reads what can be trusted and lists what is lost. A lost header or BAT is
+    replaced in memory where the rest of the image proves it. `place_orphans` reads orphan blocks
+    where they probably were, which is a guess. Raises NotAVhd, StorageError, or CorruptImage when
+    no block can be located.
     """
-    return open_salvage(path)
+    return open_salvage(path, place_orphans)
 
 
 def damage(path: Path, *, files: bool = True) -> Damage:
