@@ -131,6 +131,49 @@ def test_what_is_not_proved_is_not_rebuilt(
     assert [one.name for one in tmp_path.iterdir()] == ["a.vhd"]
 
 
+def packed(block: int, blocks: tuple[int, ...], size: int, full: bool = True) -> bytearray:
+    """Blocks without a gap, as other programs than blktap place them; no batmap."""
+    picture = Picture(size, block, batmap=False)
+    picture.footer = picture.copy = replace(picture.footer, creator=b"win ")
+    for number in blocks:
+        end = picture.end
+        picture.add(number, *([] if full else [(0, 8)]))
+        if not full:
+            picture.data[number] = b"d" * 4096 + bytes(block - 4096)
+        picture.blocks[number] = end
+        picture.end = picture.layout.end_sector(end)
+    return bytearray(picture.draw().getvalue())
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_two_blocks_do_not_pass_for_one_of_twice_the_size(full: bool) -> None:
+    """Half of the table was overwritten: what is left would be a table for larger blocks."""
+    raw = packed(2 * MIB, (3, 400), 1000 * MIB, full)
+    zeroed(raw)
+    raw[1536 + 4 * 250 : 1536 + 4 * 500] = bytes(1000)
+    with pytest.raises(CorruptImage, match="cannot be rebuilt"):
+        rebuild_header(MemoryStorage(bytes(raw)))
+
+
+def test_blocks_that_could_have_two_sizes_are_refused() -> None:
+    raw = packed(2 * MIB, (3,), 64 * MIB, full=False)
+    zeroed(raw)
+    with pytest.raises(CorruptImage, match="524288 or 1048576"):
+        rebuild_header(MemoryStorage(bytes(raw)))
+
+
+def test_an_image_without_data_is_rebuilt_only_with_a_batmap() -> None:
+    for batmap in (True, False):
+        sound = drawn(2 * MIB, batmap, 0)
+        raw = bytearray(sound)
+        zeroed(raw)
+        if batmap:
+            assert rebuild_header(MemoryStorage(bytes(raw))).header.pack() == sound[HEADER]
+        else:
+            with pytest.raises(CorruptImage, match="nor anything to be rescued"):
+                rebuild_header(MemoryStorage(bytes(raw)))
+
+
 def test_the_preview_writes_nothing_and_undo_restores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

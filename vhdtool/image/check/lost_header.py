@@ -13,10 +13,13 @@ from itertools import islice, pairwise
 from vhdtool.errors import CorruptImage
 from vhdtool.image.check.image import check
 from vhdtool.image.journal.overlay import OverlayStorage
-from vhdtool.image.metadata.ends import HEADER_OFFSET, read_ends
+from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.findings import CheckReport
+from vhdtool.image.metadata.orphans import Orphan, find_orphans
+from vhdtool.image.metadata.placement import Placement
+from vhdtool.image.metadata.read import read_batmap_header
 from vhdtool.storage import Storage
-from vhdtool.vhd.bat import unpack_bat
+from vhdtool.vhd.bat import empty_bat, unpack_bat
 from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
@@ -34,7 +37,7 @@ from vhdtool.vhd.units import (
 BLOCK_SIZES = (DEFAULT_BLOCK, SMALLEST_BLOCK, MIB, *(MIB << power for power in range(2, 7)))
 """Bytes of a block in the images of every known creator, and some more."""
 _SEARCHED = MIB
-"""Bytes from the start of the file in which a BAT may begin."""
+"""Bytes behind a BAT in which a batmap is searched: a BAT may be larger than its disk needs."""
 _MOST_CANDIDATES = 8
 _LEFT_OVER = frozenset({"orphan-block", "leaked-block", "leaked-tail"})
 """Codes of blocks and space that the BAT should name: then the table may be another one."""
@@ -94,6 +97,8 @@ def rebuild_header(storage: Storage, parent_fields: Header | None = None) -> Reb
     candidates = _candidates(storage, footer, old, offset, ends.file_size)
     return _the_best(
         storage,
+        footer,
+        ends,
         [
             _tried(storage, footer, old, offset, one, parent_fields)
             for one in islice(candidates, _MOST_CANDIDATES)
@@ -160,7 +165,28 @@ def _evidence(header: Header, proved: bool, exact: bool) -> list[str]:
     return lines
 
 
-def _the_best(storage: Storage, tried: list[RebuiltHeader]) -> RebuiltHeader:
+def _confirmed(
+    storage: Storage, footer: Footer, ends: Ends, found: list[RebuiltHeader]
+) -> list[RebuiltHeader]:
+    """The candidates whose block size is that of the blocks in the file, whatever a table says.
+
+    Two blocks that follow one another could pass for one of twice the size. Raises CorruptImage.
+    """
+    sizes = [header.block_bytes for header, _ in headers_by_pattern(storage, footer, ends)]
+    if len(sizes) == 1 and (right := [one for one in found if one.header.block_bytes == sizes[0]]):
+        return right
+    if sizes:
+        text = " or ".join(str(size) for size in sizes)
+        raise _lost(storage, f"its blocks look as if they had {text} bytes, which no table proves")
+    # Without data in a block only a batmap shows where the table ends.
+    if right := [one for one in found if read_batmap_header(storage, one.header) is not None]:
+        return right
+    raise _lost(storage, "no block has data, so there is neither proof nor anything to be rescued")
+
+
+def _the_best(
+    storage: Storage, footer: Footer, ends: Ends, tried: list[RebuiltHeader]
+) -> RebuiltHeader:
     """The only sound candidate of the best evidence. Raises CorruptImage."""
     if not tried:
         raise _lost(storage, "no table in the file can be its BAT")
@@ -168,11 +194,8 @@ def _the_best(storage: Storage, tried: list[RebuiltHeader]) -> RebuiltHeader:
     if not sound:
         raise _lost(storage, "with each table that can be its BAT, blocks are damaged or left over")
     best = [one for one in sound if one.proved] or [one for one in sound if one.exact] or sound
-    if len(best) > 1 and not any(one.report.allocated for one in best):
-        best[0].evidence.append(
-            f"it has no block, so nothing shows their size: {best[0].header.block_bytes} is usual"
-        )
-        return best[0]
+    if not best[0].proved:
+        best = _confirmed(storage, footer, ends, best)
     if len(best) > 1:
         sizes = " or ".join(str(one.header.block_bytes) for one in best)
         raise _lost(storage, f"nothing shows which one is right: blocks of {sizes} bytes")
@@ -182,7 +205,9 @@ def _the_best(storage: Storage, tried: list[RebuiltHeader]) -> RebuiltHeader:
 def _candidates(
     storage: Storage, footer: Footer, old: Header, offset: int, file_size: int
 ) -> Iterator[Header]:
-    starts = _table_starts(storage, old, offset, file_size)
+    # Elsewhere a part of a damaged table, or a bitmap, could pass for a whole one.
+    places = dict.fromkeys((offset + SIZE, old.bat_offset))
+    starts = [one for one in places if one % SECTOR == 0 and offset + SIZE <= one < file_size]
     for block_bytes in BLOCK_SIZES:
         layout = BlockLayout(block_bytes)
         need = layout.blocks_for(footer.current_size)
@@ -192,21 +217,6 @@ def _candidates(
             entries = _entries_at(storage, layout, start, need, file_size)
             if entries is not None:
                 yield Header(entries, block_bytes, start)
-
-
-def _table_starts(storage: Storage, old: Header, offset: int, file_size: int) -> list[int]:
-    """Bytes at which a BAT may begin: where the old header says, behind it, and elsewhere."""
-    found = [old.bat_offset, offset + SIZE]
-    data = storage.pread(0, _SEARCHED)
-    before = False
-    for start in range(0, len(data) - SECTOR + 1, SECTOR):
-        possible = _possible(data[start : start + SECTOR], file_size // SECTOR)
-        # What follows a part of a table is a part of the same table.
-        if possible and not before:
-            found.append(start)
-        before = possible
-    fits = (one for one in found if one % SECTOR == 0 and offset + SIZE <= one < file_size)
-    return list(dict.fromkeys(fits))
 
 
 def _possible(raw: bytes, file_sectors: int) -> bool:
@@ -244,7 +254,7 @@ def _entries_at(
         return None
     behind = raw[header.bat_bytes :]
     # A table that goes on is longer than this one, unless a block begins there.
-    goes_on = behind == b"\xff" * SECTOR and header.bat_end // SECTOR not in used
+    goes_on = _possible(behind, file_size // SECTOR) and header.bat_end // SECTOR not in used
     return None if goes_on else count
 
 
@@ -260,3 +270,34 @@ def _counted_by_batmap(storage: Storage, start: int, need: int) -> int:
         if not raw[end : end + SECTOR].strip(b"\0") or not _possible(raw[end : end + SECTOR], 1):
             break
     return need
+
+
+def headers_by_pattern(
+    storage: Storage, footer: Footer, ends: Ends
+) -> list[tuple[Header, list[Orphan]]]:
+    """The headers with which most data of the file is in blocks, each with those blocks.
+
+    None is found where no block has data, and several where blocks with little data could have
+    more than one size.
+    """
+    most = 1
+    best: list[tuple[Header, list[Orphan]]] = []
+    known = ends.footer is not None or ends.killed
+    end = (ends.footer_offset if known else ends.file_size) // SECTOR
+    for block_bytes in BLOCK_SIZES:
+        layout = BlockLayout(block_bytes)
+        need = layout.blocks_for(footer.current_size)
+        if not 0 < need <= MAX_ENTRIES:
+            continue
+        header = Header(need, block_bytes, HEADER_OFFSET + SIZE)
+        placement = Placement(
+            empty_bat(need), layout, header.bat_offset, ends.file_size, footer.bitmaps_reversed
+        )
+        gap = (header.bat_end // SECTOR, end)
+        found = find_orphans(storage, placement, [gap], None, need)
+        present = sum(one.present for one in found)
+        if present > most:
+            most, best = present, []
+        if present == most:
+            best.append((header, found))
+    return best

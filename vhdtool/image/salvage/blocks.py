@@ -2,7 +2,6 @@
 
 from array import array
 
-from vhdtool.image.check.lost_header import BLOCK_SIZES
 from vhdtool.image.check.overlaps import gaps
 from vhdtool.image.check.regions import end_region, locator_regions, table_regions
 from vhdtool.image.journal.overlay import OverlayStorage
@@ -15,36 +14,11 @@ from vhdtool.ranges import subtract
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import empty_bat, pack_bat, unpack_bat
 from vhdtool.vhd.batmap import batmap_checksum, batmap_possible
-from vhdtool.vhd.blocks import BlockLayout
-from vhdtool.vhd.footer import Footer
-from vhdtool.vhd.header import SIZE, Header
-from vhdtool.vhd.units import MAX_ENTRIES, SECTOR, UNUSED
+from vhdtool.vhd.header import Header
+from vhdtool.vhd.units import SECTOR, UNUSED
 
 Doubt = tuple[int, int, str]
 """(start, end, reason) of guest bytes that cannot be trusted."""
-
-
-def header_by_pattern(
-    storage: Storage, footer: Footer, ends: Ends
-) -> tuple[Header, list[Orphan]] | None:
-    """The header with which most data of the file is in blocks, and those blocks.
-
-    Block size and number of entries are right if blocks are found; None where there is none.
-    """
-    most, best = 0, None
-    for block_bytes in BLOCK_SIZES:
-        layout = BlockLayout(block_bytes)
-        need = layout.blocks_for(footer.current_size)
-        if not 0 < need <= MAX_ENTRIES:
-            continue
-        header = Header(need, block_bytes, HEADER_OFFSET + SIZE)
-        placement = Placement(empty_bat(need), layout, header.bat_offset, ends.file_size)
-        gap = (header.bat_end // SECTOR, _end_sector(ends))
-        found = find_orphans(storage, placement, [gap], None, need)
-        present = sum(one.present for one in found)
-        if present > most:
-            most, best = present, (header, found)
-    return best
 
 
 def leads_to(storage: Storage, header: Header, blocks: list[Orphan]) -> int:

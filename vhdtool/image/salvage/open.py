@@ -8,14 +8,14 @@ from vhdtool.errors import CorruptImage, VhdtoolError
 from vhdtool.image.chain.layers import Layer
 from vhdtool.image.chain.locate_parent import find_parent
 from vhdtool.image.check.image import check
-from vhdtool.image.check.lost_header import rebuild_header
+from vhdtool.image.check.lost_header import headers_by_pattern, rebuild_header
 from vhdtool.image.journal.overlay import OverlayStorage
 from vhdtool.image.journal.transaction import restored_storage
 from vhdtool.image.journal.undo import ForeignJournal
 from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
 from vhdtool.image.metadata.orphans import Orphan
 from vhdtool.image.metadata.read import Metadata
-from vhdtool.image.salvage.blocks import Doubt, WithoutBat, header_by_pattern, leads_to, place
+from vhdtool.image.salvage.blocks import Doubt, WithoutBat, leads_to, place
 from vhdtool.image.salvage.reader import DoubtfulLayer, LocatedOrphan, Salvage
 from vhdtool.storage import FileStorage, Storage
 from vhdtool.vhd.bat import unpack_bat
@@ -130,19 +130,19 @@ def _without_header(
     try:
         rebuilt = rebuild_header(storage)
     except CorruptImage as error:
-        found = None if footer is None else header_by_pattern(storage, footer, ends)
-        if found is None:
+        found = [] if footer is None else headers_by_pattern(storage, footer, ends)
+        if not found:
             raise CorruptImage(
                 f"{error}; and no block can be recognized, so nothing can be copied: restore the "
                 "image from a backup"
             ) from None
-        header, blocks = found
+        header, blocks = max(found, key=lambda one: _fit(storage, *one))
         if hits := leads_to(storage, header, blocks):
             notes.append(
                 f"{storage.name}: its header is lost and its BAT damaged; {hits} of {len(blocks)} "
                 f"blocks that were recognized are named by the BAT at byte {header.bat_offset}"
             )
-            return OverlayStorage(storage, [(HEADER_OFFSET, header.pack())]), header
+            return _with_header(storage, header), header
         notes.append(
             f"{storage.name}: {BAT_LOST}; its blocks of {header.block_bytes} bytes were recognized "
             "by their pattern, and which block of the disk each one is, is not known"
@@ -153,6 +153,16 @@ def _without_header(
         "`vhdtool repair --rebuild-header` can write it"
     )
     return rebuilt.view(storage), rebuilt.header
+
+
+def _with_header(storage: Storage, header: Header) -> Storage:
+    return OverlayStorage(storage, [(HEADER_OFFSET, header.pack())])
+
+
+def _fit(storage: Storage, header: Header, blocks: list[Orphan]) -> tuple[int, int]:
+    """How well a header found by pattern fits the BAT that may be left; the larger, the better."""
+    report = check(_with_header(storage, header), "unclean", bitmaps=False)
+    return leads_to(storage, header, blocks), -sum(f.severity == "corrupt" for f in report.findings)
 
 
 def _header(storage: Storage, footer: Footer | None, notes: list[str]) -> Header | None:
