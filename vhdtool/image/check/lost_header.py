@@ -277,13 +277,12 @@ def headers_by_pattern(
 ) -> list[tuple[Header, list[Orphan]]]:
     """The headers with which most data of the file is in blocks, each with those blocks.
 
-    None is found where no block has data, and several where blocks with little data could have
-    more than one size.
+    None is found where no block has data. Several are found where blocks with little data could
+    have more than one size, or more blocks are found with a smaller one.
     """
-    most = 1
-    best: list[tuple[Header, list[Orphan]]] = []
     known = ends.footer is not None or ends.killed
     end = (ends.footer_offset if known else ends.file_size) // SECTOR
+    found: list[tuple[Header, list[Orphan]]] = []
     for block_bytes in BLOCK_SIZES:
         layout = BlockLayout(block_bytes)
         need = layout.blocks_for(footer.current_size)
@@ -294,10 +293,17 @@ def headers_by_pattern(
             empty_bat(need), layout, header.bat_offset, ends.file_size, footer.bitmaps_reversed
         )
         gap = (header.bat_end // SECTOR, end)
-        found = find_orphans(storage, placement, [gap], None, need)
-        present = sum(one.present for one in found)
-        if present > most:
-            most, best = present, []
-        if present == most:
-            best.append((header, found))
-    return best
+        if blocks := find_orphans(storage, placement, [gap], None, need):
+            found.append((header, blocks))
+    present = [sum(block.present for block in blocks) for _, blocks in found]
+    best = [one for one, number in zip(found, present, strict=True) if number == max(present)]
+    # The data of a block can pass for the bitmap of a larger one that swallows the next block.
+    return [
+        one
+        for one in found
+        if one in best
+        or any(
+            one[0].block_bytes < header.block_bytes and len(one[1]) > len(blocks)
+            for header, blocks in best
+        )
+    ]
