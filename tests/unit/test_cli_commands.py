@@ -62,9 +62,9 @@ def test_a_dash_as_path_is_refused_and_makes_no_file(
         if isinstance(one, click.Argument):
             words.append("-" if one is path else "1m" if one.name == "size" else "word")
         elif one is path:
-            words += [one.opts[-1], "-"]
+            words += [one.opts[-1], *["-"] * one.nargs]
         elif one.required:
-            words += [one.opts[-1], "word"]
+            words += [one.opts[-1], "7"]
     assert run([*name.split(), *words]) == WRONG_USAGE.get(name.split()[0], 1)
     (line,) = capsys.readouterr().err.splitlines()
     assert "./- is a file of that name" in line or "'-' does not exist" in line

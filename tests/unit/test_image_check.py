@@ -15,7 +15,7 @@ from vhdtool.vhd.bits import set_bits
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.geometry import Geometry
 from vhdtool.vhd.header import Header, Locator
-from vhdtool.vhd.units import KILLED, SECTOR
+from vhdtool.vhd.units import KILLED, SECTOR, size_text
 
 MIB = 1 << 20
 
@@ -173,7 +173,7 @@ def test_sizes_that_disagree_are_named(creator: bytes, severity: str) -> None:
     picture.footer = picture.copy = replace(picture.footer, creator=creator)
     one = only(findings(picture), "size-disagrees")
     assert one.severity == severity
-    assert f"sees {geometry.size}" in one.message
+    assert f"sees {size_text(geometry.size)}" in one.message
     picture.footer = picture.copy = replace(picture.footer, current_size=geometry.size)
     assert findings(picture) == []
 

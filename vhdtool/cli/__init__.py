@@ -6,9 +6,10 @@ vhd_util/    `vhd-util`: the commands, output and exit codes of blktap's tool
 tap_ctl      `tap-ctl`: the same for blktap's tap-ctl
 arguments    arguments and options that several commands have
 findings     findings and verdicts of a check, for one image and for many
-output       JSON, sizes, tables and the progress bar
+output       JSON, tables and the progress bar
 notes        notes on standard error about orphan blocks and disagreeing sizes
 salvage      lost ranges and orphan blocks, as text and as exported files
+spooled_input  standard input as the file of an image
 suggestions  what an unknown command or option may have meant
 qemu_img     conversion to and from qcow2 and VHDX through qemu-img
 standard_streams  standard input, output and error: closed, gone or full

@@ -1,8 +1,9 @@
 """Arguments and options that several commands have."""
 
+import functools
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -11,8 +12,24 @@ T = TypeVar("T")
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
 image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+
+
+def json_option(function: F) -> F:
+    """`--json`, and `--output json` as qemu-img has it; the function gets `as_json`."""
+
+    @click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+    @click.option(
+        "--output",
+        "output_format",
+        type=click.Choice(["human", "json"]),
+        help="As with qemu-img: json is the same as --json.",
+    )
+    @functools.wraps(function)
+    def either(*args: Any, as_json: bool, output_format: str | None, **others: Any) -> Any:
+        return function(*args, as_json=as_json or output_format == "json", **others)
+
+    return cast(F, either)
 
 
 def force_option(flag: str = "--force") -> Callable[[F], F]:

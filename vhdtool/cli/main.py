@@ -44,7 +44,7 @@ GROUPS = {
         "lab": "Migrate a writing guest between two hosts, and judge its disk.",
         "judge": "Judge a run, or one case of it, from its record alone.",
         "report": "Write a run's verdict as JUnit XML and HTML, and print a table.",
-        "history": "Show the runs of a directory side by side: verdicts, rates, flaky orders.",
+        "history": "Show the runs of a directory side by side.",
         "pack": "Pack the images of a run, or of one case of it, in place.",
         "hosts": "Start, stop and inspect the two local hosts (needs root).",
         "guest": "Build the guest that migrates.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vhdtool.errors import VhdtoolError
+from vhdtool.vhd.units import size_text
 
 if TYPE_CHECKING:
     from vhdtool.vhd.footer import Footer
@@ -26,8 +27,8 @@ def note_two_sizes(image: str) -> None:
     footer = read_footer(image)
     if not readers_agree(footer):
         click.echo(
-            f"vhdtool: note: {image}: {footer.current_size} bytes by its size field, which is "
-            f"used here; QEMU uses the geometry and shows {size_for_qemu(footer)}",
+            f"vhdtool: note: {image}: {size_text(footer.current_size)} by its size field, which is "
+            f"used here; QEMU uses the geometry and shows {size_text(size_for_qemu(footer))}",
             err=True,
         )
 

@@ -1,6 +1,7 @@
-"""JSON, sizes, tables and the progress bar of the commands' output."""
+"""JSON, tables and the progress bar of the commands' output."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,22 +11,19 @@ from typing import Any
 import click
 
 from vhdtool.errors import UsageError
+from vhdtool.vhd.units import short_size
+from vhdtool.vhd.units import size_text as size_text
 
 _INTERVAL = 0.1
-_WIDTH = 30
+_FIRST_FIGURES = 1.0
+"""Seconds until rate and time left are shown; before, they would jump."""
+_WIDTH, _NARROWEST, _LABEL = 30, 10, 20
+"""Columns of a bar, of the narrowest one that is shown, and what it leaves to the label."""
 
 
 def print_json(value: Any) -> None:
     """Print a value as indented JSON."""
     click.echo(json.dumps(value, indent=2))
-
-
-def size_text(size: int) -> str:
-    """Format a size as `2 MiB (2097152 bytes)`."""
-    if size < 1024:
-        return f"{size} bytes"
-    step = min((size.bit_length() - 1) // 10, 4)
-    return f"{size / (1 << 10 * step):.4g} {('', 'KiB', 'MiB', 'GiB', 'TiB')[step]} ({size} bytes)"
 
 
 def table_text(pairs: list[tuple[str, object]]) -> str:
@@ -35,8 +33,8 @@ def table_text(pairs: list[tuple[str, object]]) -> str:
 
 
 def load_json(path: str) -> Any:
-    """Read a JSON file. Raises UsageError when it is not one."""
-    with open(path, "rb") as file:
+    """Read a JSON file, or standard input for `-`. Raises UsageError when it is not one."""
+    with click.open_file(path, "rb") as file:
         try:
             return json.loads(file.read())
         except (ValueError, RecursionError) as error:
@@ -49,14 +47,16 @@ def progress_bar(total: int, label: str, quiet: bool = False) -> Iterator[Callab
     if quiet or total <= 0 or not sys.stderr.isatty():
         yield lambda done: None
         return
-    last = 0.0
+    start = last = time.monotonic()
 
     def show(done: int) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _INTERVAL:
             last = now
-            _draw(label, min(done / total, 1.0))
+            columns = shutil.get_terminal_size().columns
+            sys.stderr.write(f"\r{progress_text(label, done, total, now - start, columns)}\x1b[K")
+            sys.stderr.flush()
 
     try:
         yield show
@@ -65,7 +65,25 @@ def progress_bar(total: int, label: str, quiet: bool = False) -> Iterator[Callab
         sys.stderr.flush()
 
 
-def _draw(label: str, share: float) -> None:
-    full = int(share * _WIDTH)
-    sys.stderr.write(f"\r{label} [{'#' * full}{'.' * (_WIDTH - full)}] {share:4.0%}")
-    sys.stderr.flush()
+def progress_text(label: str, done: int, total: int, seconds: float, columns: int) -> str:
+    """A bar with share, bytes a second and time left; rate and time are those since the start."""
+    share = min(done / total, 1.0)
+    figures = f" {share:4.0%}"
+    if done and seconds >= _FIRST_FIGURES:
+        rate = done / seconds
+        figures += f"  {short_size(rate)}/s  {_time_text((total - done) / rate)} left"
+    # A full last column would wrap the line.
+    room = columns - 1 - len(figures)
+    width = max(min(_WIDTH, room - _LABEL), 0)
+    bar = f" [{'#' * int(share * width):.<{width}}]" if width >= _NARROWEST else ""
+    room -= len(bar)
+    if len(label) > room:
+        # The end of a path says more than its beginning.
+        label = f"…{label[len(label) - room + 1 :]}" if room > 1 else ""
+    return f"{label}{bar}{figures}"
+
+
+def _time_text(seconds: float) -> str:
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

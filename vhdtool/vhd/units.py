@@ -25,6 +25,19 @@ def pad(length: int, unit: int = SECTOR) -> int:
     return -(-length // unit) * unit
 
 
+def size_text(size: int) -> str:
+    """A size for people: `2 MiB (2097152 bytes)`."""
+    if size < 1024:
+        return f"{size} byte" if size == 1 else f"{size} bytes"
+    return f"{short_size(size)} ({size} bytes)"
+
+
+def short_size(size: float) -> str:
+    """A size in its largest unit, with up to four digits: `1.5 GiB`."""
+    step = min((max(int(size), 1).bit_length() - 1) // 10, 4)
+    return f"{size / (1 << 10 * step):.4g} {('bytes', 'KiB', 'MiB', 'GiB', 'TiB')[step]}"
+
+
 def checksum(data: bytes | memoryview, skip: int | None = None) -> int:
     """One's complement of the sum of bytes; the four bytes at `skip` count as zero."""
     total = sum(data)

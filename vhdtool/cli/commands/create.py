@@ -5,6 +5,7 @@ import click
 from vhdtool.cli.arguments import Size, force_option, quiet_option, take_dead_lease
 from vhdtool.cli.notes import note_two_sizes
 from vhdtool.errors import UsageError
+from vhdtool.vhd.units import size_text
 
 REAL_BLOCK = 2 << 20
 
@@ -76,9 +77,9 @@ def create(
     if not quiet:
         if parent is not None and not raw_parent:
             note_two_sizes(parent)
-        click.echo(f"{image}: {footer.type_name}, {footer.current_size} bytes, {footer.uuid}")
+        click.echo(f"{image}: {footer.type_name}, {size_text(footer.current_size)}, {footer.uuid}")
 
 
 def _warn_block(block_size: int) -> None:
     readers = "the real tapdisk" if block_size == 512 << 10 else "the real tapdisk and Windows"
-    click.echo(f"vhdtool: note: {readers} will refuse blocks of {block_size} bytes", err=True)
+    click.echo(f"vhdtool: note: {readers} will refuse blocks of {size_text(block_size)}", err=True)

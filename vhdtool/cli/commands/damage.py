@@ -19,7 +19,7 @@ from vhdtool.vhd.units import SECTOR
 @image_argument
 @click.option(
     "--findings",
-    type=click.Path(),
+    type=click.Path(allow_dash=True),
     help="Output of `check --json` or `diff --json`; without it the image is checked.",
 )
 @click.option("--files/--no-files", default=True, help="Whether to name files.  [default: yes]")
@@ -38,7 +38,7 @@ def damage(
 
     \b
     Example: vhdtool damage disk.vhd
-             vhdtool diff --json before.json disk.vhd > d; vhdtool damage disk.vhd --findings d
+             vhdtool diff --json before.json disk.vhd | vhdtool damage disk.vhd --findings -
     """
     earlier = None if findings is None else partial(_from_findings, findings)
     result = find_damage(image, files, earlier)

@@ -10,8 +10,8 @@ from vhdtool.cli.output import load_json, print_json
 
 
 @click.command()
-@click.argument("before", type=click.Path())
-@click.argument("after", type=click.Path())
+@click.argument("before", type=click.Path(allow_dash=True))
+@click.argument("after", type=click.Path(allow_dash=True))
 @click.option("--monotonic", is_flag=True, help="Report losses only, not growth.")
 @json_option
 @quiet_option
@@ -53,10 +53,11 @@ def diff(
 
 
 def _load_dump(path: str) -> dict[str, Any]:
-    """Load a metadata dump from a file, or take one of an image."""
-    with open(path, "rb") as file:
-        is_json = file.read(64).lstrip()[:1] == b"{"
-    if not is_json:
-        return metadata_dump(path)
+    """Load a metadata dump from a file, or from standard input for `-`; or take one of an image."""
+    if path != "-":
+        with open(path, "rb") as file:
+            is_json = file.read(64).lstrip()[:1] == b"{"
+        if not is_json:
+            return metadata_dump(path)
     loaded: dict[str, Any] = load_json(path)
     return loaded

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import vhdtool
+from vhdtool.cli.arguments import json_option
 from vhdtool.errors import UsageError
 from vhdtool.lab.localhosts.control import LocalHosts
 from vhdtool.lab.localhosts.options import HostOptions, default_cache
@@ -82,7 +83,7 @@ def down(state: Path, holder: int | None, force: bool) -> None:
 
 @hosts.command()
 @_state
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@json_option
 @click.pass_context
 def status(context: click.Context, state: Path, as_json: bool) -> None:
     """Print whether the hosts are running; exit code 0 if so, else 1."""

@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 from vhdtool.cli.arguments import image_argument, json_option
-from vhdtool.cli.output import print_json, size_text, table_text
+from vhdtool.cli.output import print_json, table_text
+from vhdtool.vhd.units import size_text
 
 
 @click.command()

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from vhdtool.cli.arguments import json_option
 from vhdtool.oracle.run import exit_code, is_case, judge_run
 
 EPILOG = """\b
@@ -22,14 +23,12 @@ Exit codes: 0 every verdict is as expected; 1 a verdict is not;
 
 @click.command(epilog=EPILOG)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print verdict.json, or the entry of the case."
-)
+@json_option
 @click.pass_context
 def judge(ctx: click.Context, directory: Path, as_json: bool) -> None:
     """Judge a run, or one case of it, from its record alone.
 
-    Connects to no host and writes nothing.
+    Connects to no host and writes nothing. The JSON is verdict.json, or the entry of a case.
     """
     verdict: dict[str, Any] = judge_run(directory)
     if as_json:

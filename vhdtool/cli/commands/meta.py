@@ -11,7 +11,10 @@ from vhdtool.cli.arguments import image_argument
 @click.command()
 @image_argument
 @click.option(
-    "-o", "--output", type=click.Path(), help="Write to this file instead of standard output."
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    help="Write to this file instead of standard output.",
 )
 def meta(image: str, output: str | None) -> None:
     """Print all metadata of an image as one line of JSON.
@@ -22,7 +25,7 @@ def meta(image: str, output: str | None) -> None:
     Example: vhdtool meta disk.vhd > before.json
     """
     text = json.dumps(metadata_dump(image), separators=(",", ":"))
-    if output is None:
+    if output in (None, "-"):
         click.echo(text)
     else:
         with open(output, "w", encoding="ascii") as file:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @click.option("--offset", type=Size(), default=0, help="First guest byte.")
 @click.option("--length", type=Size(), help="Number of guest bytes.  [default: to the end]")
 @click.option(
-    "-o", "--output", type=click.Path(), help="Write to a new file, with holes for zeros."
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True),
+    help="Write to a new file, with holes for zeros; - is standard output.",
 )
 @click.option("--salvage", is_flag=True, help="Read what can be trusted of a damaged image.")
 @click.option(
@@ -70,6 +73,7 @@ def read(
              vhdtool read --salvage broken.vhd -o disk.raw --orphans lost+found
              vhdtool read --salvage broken.vhd -o disk.raw --mapfile disk.map
     """
+    output = None if output == "-" else output
     if salvage:
         context.exit(
             _salvage(image, offset, length, output, orphans, place_orphans, mapfile, as_json)

@@ -4,6 +4,7 @@ import click
 
 from vhdtool.cli.arguments import force_option, quiet_option, take_dead_lease
 from vhdtool.cli.notes import note_two_sizes
+from vhdtool.vhd.units import size_text
 
 
 @click.command()
@@ -45,4 +46,4 @@ def snapshot(
     if not quiet:
         if not raw_parent:
             note_two_sizes(parent)
-        click.echo(f"{child}: differencing, {footer.current_size} bytes, over {real}")
+        click.echo(f"{child}: differencing, {size_text(footer.current_size)}, over {real}")

@@ -26,10 +26,14 @@ def pieces(reader: Reader, start: int, end: int) -> Iterator[Extent]:
             yield Extent(whole.start + skip, min(CHUNK, whole.length - skip), whole.depth, offset)
 
 
-def stream(reader: Reader, target: BinaryIO, start: int, end: int) -> None:
+def stream(
+    reader: Reader, target: BinaryIO, start: int, end: int, progress: Progress | None = None
+) -> None:
     """Write guest bytes [start, end) to a pipe or file, in order."""
     for piece in pieces(reader, start, end):
         target.write(reader.fetch(piece))
+        if progress is not None:
+            progress(piece.end - start)
 
 
 def export_raw(

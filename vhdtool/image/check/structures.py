@@ -13,7 +13,7 @@ from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import VERSION as HEADER_VERSION
 from vhdtool.vhd.header import Header
 from vhdtool.vhd.locators import KNOWN_CODES
-from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, NO_OFFSET, SECTOR
+from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, NO_OFFSET, SECTOR, size_text
 
 
 def check_footers(ends: Ends, collector: Collector) -> Footer | None:
@@ -104,10 +104,10 @@ def _check_fields(footer: Footer, collector: Collector) -> None:
     if size == 0:
         collector.corrupt("size-zero", "the disk has no size")
     elif size % SECTOR:
-        collector.unclean("size-odd", f"the size of {size} bytes is no multiple of a sector")
+        collector.unclean("size-odd", f"the size of {size_text(size)} is no multiple of a sector")
     if size > MAX_SIZE:
         collector.info(
-            "size-large", f"{size} bytes are more than the 2040 GiB that other tools take"
+            "size-large", f"{size_text(size)} is more than the 2040 GiB that other tools take"
         )
     if footer.saved not in (0, 1) or footer.hidden not in (0, 1):
         collector.info(
@@ -127,7 +127,9 @@ def _check_geometry(footer: Footer, collector: Collector) -> None:
     # QEMU enlarges a disk until it is a whole geometry, or rounds the geometry up (force_size).
     if cylinder and abs(geometry.size - size) < cylinder:
         return
-    collector.unclean("geometry", f"geometry {geometry} does not belong to a disk of {size} bytes")
+    collector.unclean(
+        "geometry", f"geometry {geometry} does not belong to a disk of {size_text(size)}"
+    )
 
 
 def _check_readers(footer: Footer, collector: Collector) -> None:
@@ -140,8 +142,8 @@ def _check_readers(footer: Footer, collector: Collector) -> None:
         return
     size = footer.current_size
     text = (
-        f"the size field says {size} bytes, but QEMU takes the geometry of this creator's images "
-        f"and sees {size_for_qemu(footer)}"
+        f"the size field says {size_text(size)}, but QEMU takes the geometry of this creator's "
+        f"images and sees {size_text(size_for_qemu(footer))}"
     )
     if footer.creator == QEMU:
         collector.unclean("size-disagrees", text)
@@ -175,7 +177,7 @@ def check_header(
     if header.next_offset != NO_OFFSET:
         collector.info("header-next", f"the header's unused offset is {header.next_offset}", offset)
     if not header.block_size_valid:
-        collector.corrupt("block-size", f"a block cannot have {header.block_bytes} bytes")
+        collector.corrupt("block-size", f"a block cannot have {size_text(header.block_bytes)}")
         return None
     if _table_fits(header, footer, file_size, collector):
         return header, offset
@@ -227,13 +229,13 @@ def check_fixed(ends: Ends, footer: Footer, collector: Collector) -> None:
     if data < footer.current_size:
         collector.corrupt(
             "fixed-too-short",
-            f"the file holds {data} bytes of a disk of {footer.current_size}",
+            f"the file holds {size_text(data)} of a disk of {size_text(footer.current_size)}",
             offset=data,
             sectors=(data // SECTOR, -(-(footer.current_size - data) // SECTOR)),
         )
     elif data - footer.current_size >= SECTOR:
         collector.unclean(
             "leaked-tail",
-            f"{data - footer.current_size} bytes between the disk's end and the footer",
+            f"{size_text(data - footer.current_size)} between the disk's end and the footer",
             footer.current_size,
         )

@@ -5,10 +5,11 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import BinaryIO, Literal, get_args
 
 from vhdtool.errors import UsageError
 from vhdtool.image.chain.export import Progress, copiers, copy_range, export_raw
+from vhdtool.image.chain.export import stream as write_in_order
 from vhdtool.image.chain.layers import Reader
 from vhdtool.image.chain.ordered_workers import Turns, for_each
 from vhdtool.image.create.empty import check_block_bytes, check_size, locators_offset, new_footer
@@ -84,8 +85,31 @@ def finish_flat(storage: FileStorage, target: Format, size: int) -> None:
     """Set the length of a raw or fixed disk, and write the footer of the latter."""
     storage.truncate(size)
     if target == "fixed":
-        footer = replace(new_footer(size, FIXED), data_offset=NO_OFFSET)
-        storage.pwrite(size, footer.pack())
+        storage.pwrite(size, _fixed_footer(size))
+
+
+def _fixed_footer(size: int) -> bytes:
+    return replace(new_footer(size, FIXED), data_offset=NO_OFFSET).pack()
+
+
+def convert_to_stream(
+    reader: Reader, stream: BinaryIO, target: Format, progress: Progress | None = None
+) -> int:
+    """Write the guest data of `reader` in order, to a pipe for example; returns the virtual size.
+
+    Raises UsageError for a dynamic image, whose tables come before its data; CorruptImage,
+    StorageError, OSError.
+    """
+    if target == "dynamic":
+        raise UsageError("a dynamic VHD is not written in order; write a file")
+    size = pad(reader.size)
+    if target == "fixed":
+        size = check_size(size)
+    write_in_order(reader, stream, 0, reader.size, progress)
+    stream.write(bytes(size - reader.size))
+    if target == "fixed":
+        stream.write(_fixed_footer(size))
+    return size
 
 
 def require_not_a_parent(layers: list[str], path: str | os.PathLike[str]) -> None:

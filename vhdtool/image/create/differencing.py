@@ -21,7 +21,7 @@ from vhdtool.storage.paths import persistent_path
 from vhdtool.vhd.footer import DIFFERENCING, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import MACX, W2KU, W2RU, encode_locator
-from vhdtool.vhd.units import DEFAULT_BLOCK, UNUSED, pad, vhd_time
+from vhdtool.vhd.units import DEFAULT_BLOCK, UNUSED, pad, size_text, vhd_time
 
 NAME_BYTES = 512
 """Size of the parent's name in the header."""
@@ -96,7 +96,8 @@ def create_child(
     size = check_size(parent.size if size_bytes is None else size_bytes)
     if size < parent.size:
         raise UsageError(
-            f"{os.fspath(path)}: a child of {size} bytes is smaller than its parent ({parent.size})"
+            f"{os.fspath(path)}: a child of {size_text(size)} is smaller than its parent, "
+            f"{size_text(parent.size)}"
         )
     if persistent_path(path) in parent.chain or _in_chain(path, parent):
         raise UsageError(f"{os.fspath(path)}: a child cannot replace an image of its own chain")

@@ -27,6 +27,7 @@ from vhdtool.vhd.units import (
     UNUSED,
     is_power_of_two,
     pad,
+    size_text,
     vhd_time,
 )
 
@@ -88,7 +89,7 @@ def check_size(size_bytes: int) -> int:
     size = pad(size_bytes)
     if not 0 < size <= MAX_SIZE:
         raise UsageError(
-            f"a size of {size_bytes} bytes is impossible: choose 1 byte up to 2040 GiB"
+            f"a size of {size_text(size_bytes)} is impossible: choose 1 byte up to 2040 GiB"
         )
     return size
 
@@ -97,7 +98,8 @@ def check_block_bytes(block_bytes: int) -> None:
     """Raise UsageError unless a block of that size can be created."""
     if block_bytes < SMALLEST_BLOCK or not is_power_of_two(block_bytes) or block_bytes >= 1 << 32:
         raise UsageError(
-            f"a block of {block_bytes} bytes is impossible: choose a power of two from 512 KiB up"
+            f"a block of {size_text(block_bytes)} is impossible: choose a power of two from "
+            "512 KiB up"
         )
 
 

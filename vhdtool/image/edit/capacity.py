@@ -9,7 +9,7 @@ from vhdtool.image.metadata.read import Metadata
 from vhdtool.storage import FileStorage, StorageError
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED
+from vhdtool.vhd.units import SECTOR, UNUSED, size_text
 
 
 def require_capacity(upper: Reader, target: Layer, size: int) -> None:
@@ -45,7 +45,7 @@ def require_full(name: str, metadata: Metadata, layout: BlockLayout) -> None:
 
 def _require_flat(upper: Reader, target: Layer, size: int) -> None:
     if _is_device(target):
-        _require(target.name, f"a disk of {size} bytes", size, target.storage.size())
+        _require(target.name, f"a disk of {size_text(size)}", size, target.storage.size())
         return
     need = 0
     for extent in upper.merged():
@@ -86,5 +86,5 @@ def _free(path: str) -> int:
 
 def _require(name: str, what: str, need: int, available: int) -> None:
     if need > available:
-        text = f"write {what}: {need} bytes are needed, {available} are available"
+        text = f"write {what}: {size_text(need)} needed, {size_text(available)} available"
         raise StorageError(name, text, errno.ENOSPC)

@@ -23,7 +23,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import LOCATORS, NO_UUID, Header, Locator
 from vhdtool.vhd.locators import encode_locator
-from vhdtool.vhd.units import SECTOR, pad
+from vhdtool.vhd.units import SECTOR, pad, size_text
 
 
 def footer_changes(meta: Metadata, footer: Footer) -> list[Change]:
@@ -91,7 +91,7 @@ def modify_parent(
                 f"{_identity(meta.header.parent_uuid)}; --other-disk makes it the parent anyway"
             )
         if facts.size > meta.size:
-            raise UsageError(f"{facts.path}: is larger than its child ({meta.size} bytes)")
+            raise UsageError(f"{facts.path}: is larger than its child, {size_text(meta.size)}")
         table, changes = _locators(storage, meta, meta.header, facts.path, in_place=relink)
         header = with_parent(meta.header, facts, table)
         changes.append(Change("write the header", meta.footer.data_offset, header.pack()))
@@ -146,7 +146,9 @@ def set_file_size(path: str | os.PathLike[str], size: int) -> None:
             raise UnsupportedImage(f"{storage.name}: a fixed disk ends where its data does")
         end = end_of_data(meta.footer, meta.header, meta.batmap, meta.bat) * SECTOR
         if size % SECTOR or size < end + SECTOR:
-            raise UsageError(f"{storage.name}: {end + SECTOR} bytes are in use, {size} are too few")
+            raise UsageError(
+                f"{storage.name}: {size_text(end + SECTOR)} in use, {size_text(size)} are too few"
+            )
         storage.pwrite(size - SECTOR, meta.footer.pack())
         storage.flush()
 

@@ -25,7 +25,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.creators import with_size
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR, UNUSED, pad
+from vhdtool.vhd.units import SECTOR, UNUSED, pad, size_text
 
 
 def resize(
@@ -66,7 +66,7 @@ def _require_possible(path: str | os.PathLike[str], size: int, beneath: bool) ->
             if not meta.size <= size <= largest:
                 raise UsageError(
                     f"{os.fspath(path)}: while a child is served, the size can only grow, up to "
-                    f"{largest}"
+                    f"{size_text(largest)}"
                 )
         if reader.layers[0].size > size:
             require_zeros(reader, size)
@@ -94,7 +94,7 @@ def _fixed(storage: FileStorage, meta: Metadata, footer: Footer) -> list[Change]
     tail = meta.ends.footer_offset - meta.size
     if tail >= SECTOR:
         raise UncleanImage(
-            f"{storage.name}: {tail} bytes lie between the disk's end and the footer; "
+            f"{storage.name}: {size_text(tail)} lie between the disk's end and the footer; "
             "`vhdtool repair` removes them"
         )
     size, raw = footer.current_size, footer.pack()
