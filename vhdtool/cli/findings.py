@@ -149,7 +149,8 @@ def summary_lines(verdicts: list[Verdict]) -> list[str]:
     count = Counter(one.word for one in verdicts)
     words = ("corrupt", NOT_CHECKED, "unclean", "consistent")
     parts = [f"{count[word]} {colored(word)}" for word in words if count[word]]
-    lines = [f"{len(verdicts)} images: {', '.join(parts) or 'none'}"]
+    images = "1 image" if len(verdicts) == 1 else f"{len(verdicts)} images"
+    lines = [f"{images}: {', '.join(parts) or 'none'}"]
     for code in _WORST_FIRST[:-1]:
         bad = [one for one in verdicts if one.exit_code == code]
         if bad:
