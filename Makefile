@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup bench-history chaos lint lock
+.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup bench-history chaos pyz lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ mutate-shim: setup ## real cases on shims that are wrong on purpose: MUTANT=name
 
 chaos: setup ## N=500 kills of a shim, anywhere; nothing acknowledged may be lost
 	@.venv/bin/python -m tests.interop.shim_chaos --kills $(or $(N),500)
+
+pyz: setup ## build/vhdtool.pyz: vhdtool and vhd-util in one file, for a rescue shell
+	@.venv/bin/vhdtool bundle --pyz --out build/vhdtool.pyz
 
 docs: setup ## the documentation as a site, in build/site; warnings are errors
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet --site-dir build/site

@@ -30,7 +30,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
     names = run("git", "ls-files", "-z", cwd=ROOT).split("\0")
     for name in filter(None, names):
-        if (ROOT / name).is_file() and name.startswith(("vhdtool/", "pyproject", "README", "LIC")):
+        if (ROOT / name).is_file() and name.startswith(
+            ("vhdtool/", "pyproject", "setup.py", "README", "LIC")
+        ):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
@@ -63,6 +65,7 @@ def installed(
     run(*pip, "--python", home / "bin" / "python", "install", "-q", "--no-deps", "--no-index",
         "--ignore-installed", wheel, cwd=folder)  # fmt: skip
     assert "-cp311-abi3-" in wheel.name
+    assert (home / "share/man/man1/vhdtool-convert.1").is_file()
     built = sorted(path.name for path in (purelib / "vhdtool").rglob("_*.so"))
     assert built == (["_bat_sort.abi3.so", "_fast_path.abi3.so"] if env is CLEAN else [])
     program = "from vhdtool.nbd import fast_path; print(fast_path.available)"

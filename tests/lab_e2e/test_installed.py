@@ -78,7 +78,15 @@ def python(run: Run, tmp_path: Path) -> Path:
     sources, dist, home = (tmp_path / name for name in ("sources", "dist", "venv"))
     sources.mkdir()
     names = run(
-        "git", "ls-files", "-z", "vhdtool", "pyproject.toml", "README.md", "LICENSE", cwd=ROOT
+        "git",
+        "ls-files",
+        "-z",
+        "vhdtool",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "setup.py",
+        cwd=ROOT,
     )
     for name in filter(None, names.split("\0")):
         if (ROOT / name).exists():

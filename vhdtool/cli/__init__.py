@@ -9,9 +9,10 @@ findings     findings and verdicts of a check, for one image and for many
 output       JSON, tables and the progress bar
 notes        notes on standard error about orphan blocks and disagreeing sizes
 salvage      lost ranges and orphan blocks, as text and as exported files
-spooled_input  standard input as the file of an image
+pyz          the whole program as one file for a rescue shell
+man_pages    man pages, made from the help of the commands
 suggestions  what an unknown command or option may have meant
 qemu_img     conversion to and from qcow2 and VHDX through qemu-img
-standard_streams  standard input, output and error: closed, gone or full
+standard_streams  standard input, output and error: closed, gone or full; an image coming in
 signals      clean-up when a signal ends a command
 """

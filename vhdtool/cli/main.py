@@ -104,12 +104,9 @@ class LazyGroup(click.Group):
 def _show_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
     if not value:
         return
-    from importlib.metadata import PackageNotFoundError, version
+    from vhdtool import __version__
 
-    try:
-        click.echo(f"vhdtool {version('vhdtool')}")
-    except PackageNotFoundError:
-        click.echo("vhdtool (not installed)")
+    click.echo(f"vhdtool {__version__}")
     ctx.exit()
 
 

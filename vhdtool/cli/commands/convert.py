@@ -11,7 +11,7 @@ import click
 from vhdtool.cli.arguments import Size, force_option, quiet_option, take_dead_lease
 from vhdtool.cli.notes import NOT_COPIED, note_orphans, note_two_sizes
 from vhdtool.cli.output import progress_bar
-from vhdtool.cli.spooled_input import input_path
+from vhdtool.cli.standard_streams import input_path
 from vhdtool.errors import ImageExists, UsageError
 from vhdtool.vhd.units import size_text
 

@@ -4,6 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
+from vhdtool.errors import UsageError
 from vhdtool.image.journal.new_file import new_path
 
 PARTS = (
@@ -28,6 +29,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def files() -> list[tuple[str, bytes]]:
     """(name in the archive, content), sorted."""
     root = Path(__file__).resolve().parents[2]
+    if not root.is_dir():
+        raise UsageError("the sources are not files here; use vhdtool as pip installs it")
     paths = [path for path in root.glob("*.py") if path.name != "__main__.py"]
     for part in PARTS:
         path = root / part
@@ -40,9 +43,18 @@ def files() -> list[tuple[str, bytes]]:
 
 def write(out: Path) -> bool:
     """Write the archive; False when it was there with the same content."""
+    return write_archive(out, files())
+
+
+def write_archive(out: Path, content: list[tuple[str, bytes]], start: bytes = b"") -> bool:
+    """Write a zip file; False when it was there with the same content.
+
+    `start`: what a program has in front of the archive, which is then executable.
+    """
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files():
+    buffer.write(start)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content:
             # A fixed time and mode: the same sources give the same bytes.
             info = zipfile.ZipInfo(name, _EPOCH)
             info.external_attr = 0o644 << 16
@@ -54,4 +66,6 @@ def write(out: Path) -> bool:
     out.parent.mkdir(parents=True, exist_ok=True)
     with new_path(out, overwrite=True) as part:
         Path(part).write_bytes(data)
+        if start:
+            Path(part).chmod(0o755)
     return True
