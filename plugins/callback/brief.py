@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,8 @@ class CallbackModule(Default):  # type: ignore[misc]
         self._record: str | None = None
         self._failure: str | None = None
         self._pid = os.getpid()
+        if os.isatty(1):  # for the programs behind pipes whose output this shows
+            os.environ.setdefault("COLUMNS", str(shutil.get_terminal_size().columns))
         # Ansible calls no callback after Ctrl-C.
         atexit.register(self._end_record)
 

@@ -111,12 +111,18 @@ def test_no_directory_is_a_usage_error(tmp_path: Path) -> None:
         judge_run(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("name", ["verdict.json", "junit.xml"])
-def test_a_case_is_missed_by_either_list_of_cases(name: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("verdict.json", '{"strategies": [{"case": "hold-on-s7"}]}'),
+        ("junit.xml", '<property name="hold[guard=on].directory" value="hold-on-s7" />'),
+        ("junit.xml", '<property name="hold-on-s7.seed" value="7" />'),
+    ],
+)
+def test_a_case_is_missed_by_either_list_of_cases(
+    name: str, text: str, folder: Path, tmp_path: Path
+) -> None:
     oracle_cases.activate().save(tmp_path / "run" / "activate-on-s7")
-    text = '{"strategies": [{"case": "hold-on-s7"}]}'
-    if name == "junit.xml":
-        text = '<property name="hold-on-s7.seed" value="7" />'
     (tmp_path / "run" / name).write_text(text)
     verdict = judge_run(tmp_path / "run")
     assert exit_code(verdict) == 125

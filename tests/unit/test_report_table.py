@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +44,18 @@ def test_each_case_is_one_unbroken_line_of_a_table(run: Run, width: int) -> None
     table = lines[: lines.index(next(line for line in lines if "expected consistent" in line))]
     assert all(len(line) <= width for line in table)
     assert not any("…" in line for line in lines)
+
+
+def test_a_pipe_gets_headings_on_one_line(run: Run) -> None:
+    command = [sys.executable, "-m", "vhdtool.cli.main", "report", str(run.path)]
+    environment = {name: text for name, text in os.environ.items() if name != "COLUMNS"}
+    for more, folded in (({}, False), ({"COLUMNS": "100"}, True)):
+        done = subprocess.run(
+            command, env={**environment, **more}, check=True, capture_output=True, text=True
+        )
+        head = done.stdout.splitlines()[0].split()
+        assert (head[0] == "as") is folded, done.stdout
+        assert ("deactivate" in head) is not folded
 
 
 def test_a_pipe_gets_no_escapes_and_colour_no_other_words(run: Run) -> None:

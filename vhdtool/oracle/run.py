@@ -19,7 +19,10 @@ _FILES = (
     "reproduce.txt",
 )  # fmt: skip
 
-_IN_JUNIT = re.compile(r'<property name="([A-Za-z0-9._-]+)\.seed"')
+_IN_JUNIT = re.compile(
+    r'<property name="[^"]+\.directory" value="([A-Za-z0-9._-]+)"'
+    r'|<property name="([A-Za-z0-9._-]+)\.seed"'  # by earlier versions
+)
 
 
 def is_case(path: Path) -> bool:
@@ -142,7 +145,7 @@ def _listed(path: Path) -> set[str]:
         text = read_file(path / "junit.xml").decode("utf-8", "replace")
     except TornRecord:
         return found
-    return found | set(_IN_JUNIT.findall(text))
+    return found | {new or old for new, old in _IN_JUNIT.findall(text)}
 
 
 def _torn(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.report import wording
 from vhdtool.report.case import Case, parse_entry
-from vhdtool.report.lenient_json import mapping, text
+from vhdtool.report.lenient_json import items, mapping, text
 from vhdtool.report.software import NAME as SOFTWARE
 
 _LINKED = (
@@ -47,6 +47,8 @@ class Run:
     """The version and commit of vhdtool that made the run; empty for an old record."""
     error: str = ""
     """Why the run did not finish."""
+    asked: tuple[str, ...] = ()
+    """The cases that were requested, by the names of their directories."""
 
     @property
     def as_expected(self) -> bool:
@@ -107,6 +109,7 @@ def load_run(run_dir: Path, verdict: dict[str, Any] | None = None) -> Run:
         notes=tuple(notes),
         software=made_with,
         error=text(verdict.get("error")),
+        asked=tuple(one for one in items(verdict.get("asked")) if isinstance(one, str)),
     )
 
 

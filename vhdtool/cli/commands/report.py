@@ -1,6 +1,7 @@
 """`vhdtool report`: a run's verdict as JUnit XML, HTML and a table."""
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def report(run_dir: Path, soak: bool, draw: tuple[str, ...]) -> None:
 
     from vhdtool.report.output.files import write_files
     from vhdtool.report.output.soak import has_repeats, write_soak
-    from vhdtool.report.output.table import print_tables
+    from vhdtool.report.output.table import NO_TERMINAL, print_tables
     from vhdtool.report.run import load_run
     from vhdtool.report.wording import headline
 
@@ -49,7 +50,9 @@ def report(run_dir: Path, soak: bool, draw: tuple[str, ...]) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A record may hold characters that the terminal's encoding lacks.
         sys.stdout.reconfigure(errors="replace")
-    console = Console(highlight=False)
+    # Behind the playbooks' pipe may be a terminal; they say how wide it is.
+    pipe = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
+    console = Console(highlight=False, width=NO_TERMINAL if pipe else None)
     print_tables(run, console)
     click.echo(headline(run.cases, run.as_expected, run.error))
     click.echo(f"report: {html}")

@@ -12,7 +12,7 @@ from vhdtool.errors import UsageError
 from vhdtool.report.output.junit import junit_xml
 from vhdtool.report.output.page import render_page
 from vhdtool.report.output.soak_page import render_soak_page
-from vhdtool.report.output.table import print_tables
+from vhdtool.report.output.table import NO_TERMINAL, print_tables
 from vhdtool.report.run import Run
 
 
@@ -29,7 +29,7 @@ def write_files(
     a file. Raises UsageError when they cannot be written.
     """
     plain = StringIO()
-    print_tables(run, Console(file=plain, width=120, no_color=True, force_terminal=False))
+    print_tables(run, Console(file=plain, width=NO_TERMINAL, no_color=True, force_terminal=False))
     xml, html = run.path / "junit.xml", run.path / "report.html"
     documents = {
         xml: junit_xml(run, plain.getvalue()),

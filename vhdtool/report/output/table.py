@@ -1,7 +1,7 @@
 """The tables on the terminal: one line a case, then the cases that were not as expected.
 
-On a narrow terminal verdicts and times are two tables, so that no cell wraps. Colours only repeat
-what the text says.
+On a narrow terminal headings are folded, or verdicts and times are two tables, so that no cell
+wraps. A pipe has no width, and no heading is folded there. Colours only repeat what the text says.
 """
 
 from collections import Counter
@@ -20,6 +20,10 @@ from vhdtool.report.wording import milliseconds, percent
 
 PHASE_HEADINGS = ("qui-\nesce", "deacti-\nvate", "trans-\nfer", "acti-\nvate", "re-\nsume")
 SOAK_WIDTH = 110
+SOAK_WHOLE = 130
+"""A console of this width gets the soak table's headings on one line."""
+NO_TERMINAL = 1000
+"""The width of a console that is none: as wide as any table here."""
 KINDS = 5
 """Kinds of findings shown for a case."""
 LOG_LINES = 5
@@ -71,7 +75,12 @@ def case_names(cases: tuple[Case, ...]) -> list[str]:
 
 def case_tables(cases: tuple[Case, ...], console: Console) -> list[Table]:
     """The widest form that fits the console: one table, or two below each other."""
-    forms = [_one_table(cases, 1), _one_table(cases, 0), _two_tables(cases, 1)]
+    forms = [
+        _one_table(cases, 1, whole=True),
+        _one_table(cases, 1),
+        _one_table(cases, 0),
+        _two_tables(cases, 1),
+    ]
     for form in forms:
         if all(_width(table, console) <= console.width for table in form):
             return form
@@ -83,13 +92,20 @@ def _width(table: Table, console: Console) -> int:
     return Measurement.get(console, unlimited, table).maximum
 
 
-def _one_table(cases: tuple[Case, ...], gap: int) -> list[Table]:
-    table = _table("", gap, "case", "guard", "expected", "verdict", "as\nexp.")
-    _figures(table, "acked", "lost", "margin\nms", "blackout\nms", *PHASE_HEADINGS, "tries")
+def _one_table(cases: tuple[Case, ...], gap: int, whole: bool = False) -> list[Table]:
+    """`whole`: each heading is on one line."""
+    table = _table("", gap, "case", "guard", "expected", "verdict", _heading("as\nexp.", whole))
+    times = [_heading(text, whole) for text in ("margin\nms", "blackout\nms")]
+    phases = PHASES if whole else PHASE_HEADINGS
+    _figures(table, "acked", "lost", *times, *phases, "tries")
     for name, case in zip(case_names(cases), cases, strict=True):
         figures = [*_counts(case), _margin(case), *_blackout(case), _count(case.attempts)]
         table.add_row(name, *_verdict(case), *figures)
     return [table]
+
+
+def _heading(text: str, whole: bool) -> str:
+    return text.replace("\n", " ") if whole else text
 
 
 def _two_tables(cases: tuple[Case, ...], gap: int) -> list[Table]:
@@ -179,13 +195,13 @@ def _first_findings(case: Case) -> list[str]:
 def soak_table(soak: dict[str, Any], width: int) -> Table:
     """One line a strategy: runs as expected, the bound, and medians."""
     table = _table(f"soak, N = {integer(soak.get('n')) or 0}; times in ms, median / p90", 1)
-    wide = width >= SOAK_WIDTH
+    wide, whole = width >= SOAK_WIDTH, width >= SOAK_WHOLE
     for column in ("strategy", "guard", "expected"):
         table.add_column(column, no_wrap=True, vertical="bottom")
-    _figures(table, "as exp.", "fails\nbelow", "blackout")
+    _figures(table, "as exp.", _heading("fails\nbelow", whole), "blackout")
     if wide:
         _figures(table, "deactivate", "transfer", "activate")
-    _figures(table, "margin\nmin")
+    _figures(table, _heading("margin\nmin", whole))
     for entry in map(mapping, items(soak.get("strategies"))):
         row = [
             text(entry.get("name"), "?"),
