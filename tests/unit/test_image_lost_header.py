@@ -1,5 +1,6 @@
 """A lost header: rebuilt where the rest of the image proves it, and refused where it does not."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -234,3 +235,30 @@ def test_a_checksum_that_is_left_proves_the_parent(tmp_path: Path) -> None:
     assert kid.read_bytes() == sound
     assert run(["repair", str(base), "--rebuild-header", *other]) == 1
     assert run(["repair", str(kid), *other]) == 1
+
+
+def test_a_damaged_table_never_gives_a_wrong_header() -> None:
+    """Random images and damage to their tables: the header is the right one, or none."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    rebuilt = 0
+    for number in range(60):
+        block = chance.choice([512 << 10, MIB, 2 * MIB, 4 * MIB])
+        size = chance.choice([8, 64, 1000, 5000]) * MIB
+        blocks = tuple(chance.sample(range(size // block), min(3, size // block)))
+        full = chance.random() < 0.5
+        raw = packed(block, blocks, size, full)
+        entries = size // block
+        zeroed(raw)
+        for _ in range(chance.randint(0, 2)):
+            at = 1536 + 4 * chance.randrange(entries)
+            count = chance.choice([4, 16, 512, 2 * entries])
+            raw[at : at + count] = bytes(count) if chance.random() < 0.7 else b"\xff" * count
+        try:
+            header = rebuild_header(MemoryStorage(bytes(raw))).header
+        except CorruptImage:
+            continue
+        rebuilt += 1
+        found = (header.block_bytes, header.bat_offset, header.max_entries)
+        assert found == (block, 1536, entries), f"seed {seed}, image {number}"
+    assert rebuilt > 5, f"seed {seed}"
