@@ -12,7 +12,6 @@ import click
 
 from vhdtool.errors import UsageError
 from vhdtool.vhd.units import short_size
-from vhdtool.vhd.units import size_text as size_text
 
 _INTERVAL = 0.1
 _FIRST_FIGURES = 1.0

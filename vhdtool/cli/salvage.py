@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vhdtool.cli.notes import orphans_text
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.units import SECTOR, size_text
 
 if TYPE_CHECKING:
     from vhdtool.image.salvage.reader import LocatedOrphan, Lost, Salvage
@@ -35,7 +35,7 @@ def report_salvage(
         )
         click.echo(f"{image}: {orphans_text(len(source.orphans))}; {hint}", err=err)
     bad = sum(one.length for one in lost)
-    text = f"{image}: {copied} bytes of data copied, {bad} bytes lost"
+    text = f"{image}: {size_text(copied)} of data copied, {size_text(bad)} lost"
     if source.placed:
         blocks = "1 block was" if len(source.placed) == 1 else f"{len(source.placed)} blocks were"
         text += f"; {blocks} placed by evidence, which is a guess: compare them"

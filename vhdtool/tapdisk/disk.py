@@ -22,6 +22,7 @@ from vhdtool.tapdisk.gate import Gate
 from vhdtool.tapdisk.router import RequestRouter
 from vhdtool.tapdisk.session import ImageSession
 from vhdtool.tapdisk.states import GateMode, Operation, ReopenMode, State, StateTable
+from vhdtool.vhd.units import size_text
 
 
 class TapDisk:
@@ -75,7 +76,9 @@ class TapDisk:
             if kind not in KINDS:
                 raise UsageError(f"attach: format {kind!r} is none of {', '.join(KINDS)}")
             if self.size not in (0, _checked_size(size)):
-                raise StateError(f"attach: a size of {self.size} bytes was promised, not {size}")
+                raise StateError(
+                    f"attach: a size of {size_text(self.size)} was promised, not {size_text(size)}"
+                )
             if is_lun(path) and (record is None or kind == QCOW2):
                 raise UsageError(f"{path}: on a LUN, the epoch record needs a file; no qcow2 there")
             self.claim.attachment = self._attachment(path, kind, record)
@@ -277,5 +280,5 @@ class TapDisk:
 
 def _checked_size(size: int) -> int:
     if not 0 < size < 1 << 63 or size % 512:
-        raise UsageError(f"a disk of {size} bytes: must be a positive multiple of 512")
+        raise UsageError(f"a disk of {size_text(size)}: must be a positive multiple of 512")
     return size

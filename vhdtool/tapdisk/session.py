@@ -24,6 +24,7 @@ from vhdtool.tapdisk.access import Settings
 from vhdtool.tapdisk.claim import DiskClaim
 from vhdtool.tapdisk.failpoint import reached
 from vhdtool.tapdisk.states import ReopenMode, State, StateTable
+from vhdtool.vhd.units import size_text
 
 log = logging.getLogger("disk")
 _FENCED = State.FENCED
@@ -103,7 +104,8 @@ class ImageSession:
         try:
             if image.size != self.size:
                 raise StateError(
-                    f"{at.path}: the disk has {image.size} bytes, it was attached with {self.size}"
+                    f"{at.path}: the disk has {size_text(image.size)}, "
+                    f"it was attached with {size_text(self.size)}"
                 )
             if self.image_filter is not None:
                 image = self.image_filter(image)

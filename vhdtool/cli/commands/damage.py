@@ -6,13 +6,13 @@ import click
 
 from vhdtool.cli.arguments import image_argument, json_option
 from vhdtool.cli.notes import orphans_text
-from vhdtool.cli.output import load_json, print_json, size_text
+from vhdtool.cli.output import load_json, print_json
 from vhdtool.cli.salvage import lost_lines, orphan_lines
 from vhdtool.errors import UsageError
 from vhdtool.image.salvage.damage import Damage, find_damage, merged
 from vhdtool.image.salvage.files import sectors
 from vhdtool.image.salvage.reader import Lost
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.units import SECTOR, size_text
 
 
 @click.command()

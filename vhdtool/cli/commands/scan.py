@@ -8,7 +8,8 @@ import click
 
 from vhdtool.cli.arguments import json_option
 from vhdtool.cli.findings import checked, summary_lines, worst
-from vhdtool.cli.output import print_json, size_text
+from vhdtool.cli.output import print_json
+from vhdtool.vhd.units import size_text
 
 if TYPE_CHECKING:
     from vhdtool.image.chain.check import ChainReport

@@ -17,7 +17,7 @@ from vhdtool.cli.vhd_util.conventions import (
 from vhdtool.cli.vhd_util.repair import close_image
 from vhdtool.errors import VhdtoolError
 from vhdtool.storage.image_lock import ImageInUse, LockMode
-from vhdtool.vhd.units import DEFAULT_BLOCK
+from vhdtool.vhd.units import DEFAULT_BLOCK, size_text
 
 
 def set_field(options: Options) -> int:
@@ -108,7 +108,7 @@ def resize(options: Options) -> int:
             text = f"{name}: size ({size}) < curr size ({meta.size})"
             raise CommandFailed(text, errno.EINVAL)
         if size > len(meta.bat) * DEFAULT_BLOCK:
-            explain(VhdtoolError(f"{name}: its BAT is too small for {size} bytes; see -j"))
+            explain(VhdtoolError(f"{name}: its BAT is too small for {size_text(size)}; see -j"))
             return errno.EINVAL
     from vhdtool.image.edit.resize import resize as resize_image
 

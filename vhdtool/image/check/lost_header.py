@@ -32,6 +32,7 @@ from vhdtool.vhd.units import (
     SECTOR,
     SMALLEST_BLOCK,
     UNUSED,
+    size_text,
 )
 
 BLOCK_SIZES = (DEFAULT_BLOCK, SMALLEST_BLOCK, MIB, *(MIB << power for power in range(2, 7)))
@@ -70,7 +71,7 @@ class RebuiltHeader:
         header = self.header
         return (
             f"BAT at byte {header.bat_offset} with {header.max_entries} entries, blocks of "
-            f"{header.block_bytes} bytes"
+            f"{size_text(header.block_bytes)}"
         )
 
     def view(self, storage: Storage) -> Storage:
@@ -158,7 +159,7 @@ def _evidence(header: Header, proved: bool, exact: bool) -> list[str]:
     number = "as many as the disk needs" if exact else "more than the disk needs, up to its batmap"
     lines = [
         f"the table at byte {header.bat_offset} has {header.max_entries} possible entries, "
-        f"{number} with blocks of {header.block_bytes} bytes"
+        f"{number} with blocks of {size_text(header.block_bytes)}"
     ]
     if proved:
         lines.append("the checksum that is left of the old header fits, its other fields included")
@@ -197,8 +198,8 @@ def _the_best(
     if not best[0].proved:
         best = _confirmed(storage, footer, ends, best)
     if len(best) > 1:
-        sizes = " or ".join(str(one.header.block_bytes) for one in best)
-        raise _lost(storage, f"nothing shows which one is right: blocks of {sizes} bytes")
+        sizes = " or ".join(size_text(one.header.block_bytes) for one in best)
+        raise _lost(storage, f"nothing shows which one is right: blocks of {sizes}")
     return best[0]
 
 

@@ -15,7 +15,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import FIXED, Footer
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
 from vhdtool.vhd.header import Header
-from vhdtool.vhd.units import SECTOR
+from vhdtool.vhd.units import SECTOR, size_text
 
 LARGEST_BAT = 64 << 20
 """Bytes of the largest BAT that is opened for writing: sixteen times that of 2040 GiB."""
@@ -176,7 +176,7 @@ def check_table(name: str, header: Header, footer: Footer, file_size: int) -> No
         raise damaged(
             name,
             f"a BAT of {header.max_entries} entries at byte {header.bat_offset} "
-            f"does not fit a file of {file_size} bytes",
+            f"does not fit a file of {size_text(file_size)}",
         )
     need = -(-footer.current_size // header.block_bytes)
     if header.max_entries < need:

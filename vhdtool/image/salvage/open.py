@@ -23,7 +23,7 @@ from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, DYNAMIC, FIXED, Footer
 from vhdtool.vhd.header import NO_UUID, Header
 from vhdtool.vhd.header import SIZE as HEADER_SIZE
-from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR
+from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR, size_text
 
 MOST_FINDINGS = 200_000
 BAT_LOST = "its header and its BAT are lost"
@@ -144,8 +144,8 @@ def _without_header(
             )
             return _with_header(storage, header), header
         notes.append(
-            f"{storage.name}: {BAT_LOST}; its blocks of {header.block_bytes} bytes were recognized "
-            "by their pattern, and which block of the disk each one is, is not known"
+            f"{storage.name}: {BAT_LOST}; its blocks of {size_text(header.block_bytes)} were "
+            "recognized by their pattern, and which block of the disk each one is, is not known"
         )
         return WithoutBat(storage, header), header
     notes.append(

@@ -32,6 +32,7 @@ from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.tapctl import wire as wire
 from vhdtool.tapdisk.tapctl.change_log import ChangeLog
 from vhdtool.tapdisk.tapctl.filters import Mirror, MirrorTarget, NbdTarget
+from vhdtool.vhd.units import size_text
 
 log = logging.getLogger("tap-ctl")
 TYPES = {"vhd": VHD, "aio": RAW, "qcow2": QCOW2}
@@ -206,7 +207,9 @@ def filters_for(
         disk = open_disk(wire.Params(flags, path=args), None, settings)
         if disk.size != size:
             disk.detach()
-            raise Refused(errno.EINVAL, f"{args}: {disk.size} bytes, the disk has {size}")
+            raise Refused(
+                errno.EINVAL, f"{args}: {size_text(disk.size)}, the disk has {size_text(size)}"
+            )
         return DiskTarget(disk)
 
     return Filters(change_log, secondary, open_target)

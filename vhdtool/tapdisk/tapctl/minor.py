@@ -20,6 +20,7 @@ from vhdtool.tapdisk.tapctl.images import (
     parse_args,
     set_filters,
 )
+from vhdtool.vhd.units import size_text
 
 _INHERITED = wire.RDONLY | wire.NO_O_DIRECT
 """Flags of an `open` that apply to its `unpause` too."""
@@ -107,7 +108,9 @@ class Minor:
 def _reopen(disk: TapDisk, args: str, filters: Filters) -> None:
     path, kind = parse_args(args)
     if (size := disk_size(path, kind)) != disk.size:
-        raise Refused(errno.EMEDIUMTYPE, f"{path}: {size} bytes, but the disk has {disk.size}")
+        raise Refused(
+            errno.EMEDIUMTYPE, f"{path}: {size_text(size)}, but the disk has {size_text(disk.size)}"
+        )
     before = disk.session.image_filter
     set_filters(disk, filters)
     try:
