@@ -83,6 +83,8 @@ def test_no_role_uses_a_variable_of_another_role(role: str) -> None:
     variable = re.compile(rf"(?<![\w.])(?:{others})_\w+")
     folder = ROOT / "roles" / role
     texts = {path: path.read_text() for path in folder.glob("templates/*")}
+    # What the timer's playbook is given: it uses the variables, and not this role.
+    texts.pop(folder / "templates" / "vhdtool-nightly.json.j2", None)
     for path in [*folder.glob("tasks/*"), *folder.glob("defaults/*"), *folder.glob("vars/*")]:
         texts[path] = json.dumps(without_messages(yaml.safe_load(path.read_text())))
     for path, text in texts.items():
@@ -191,7 +193,9 @@ def playbook(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["lab", "provision", "migrate", "report", "verify", "teardown"])
+@pytest.mark.parametrize(
+    "name", ["lab", "provision", "migrate", "report", "verify", "teardown", "nightly"]
+)
 def test_every_playbook_refuses_a_misspelt_variable_first(name: str, tmp_path: Path) -> None:
     done = playbook(name, "-e", f"migration_sead=3 migration_run_dir={tmp_path}/run")
     assert done.returncode != 0
