@@ -24,7 +24,7 @@ from vhdtool.nbd.accept import Acceptor, Peer
 from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.server import NbdServer
 from vhdtool.nbd.sockets import TcpAddress, keep_alive, listen_unix
-from vhdtool.tapdisk.metrics_http import MetricsServer
+from vhdtool.tapdisk.service.metrics_http import MetricsServer
 
 MOST = 4
 
@@ -172,10 +172,12 @@ def test_over_tcp_no_stranger_ends_a_connection_that_is_served(
     monkeypatch.setattr(nbd_server, "MOST_CLIENTS", 1)
     monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
     server = NbdServer(backend, TcpAddress("127.0.0.1", 0))
-    one = Client(server.bound_to)
+    assert isinstance(server.address, TcpAddress)
+    place = server.address.host, server.address.port
+    one = Client(place)
     wait_for(lambda: server.idle_clients == 1)
     with pytest.raises((EOFError, ConnectionError)):
-        Client(server.bound_to)
+        Client(place)
     assert one.read(0, 512) == bytes(512)
     one.close()
     server.stop()

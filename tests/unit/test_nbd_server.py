@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,12 @@ from tests.support.nbd_raw import Client
 from tests.support.shims import in_thread
 from tests.support.waiting import wait_for
 from vhdtool.errors import StateError, VhdtoolError
+from vhdtool.nbd import accept
 from vhdtool.nbd import protocol as wire
 from vhdtool.nbd import server as nbd_server
 from vhdtool.nbd.backend import Backend
 from vhdtool.nbd.server import NbdServer
-from vhdtool.nbd.sockets import TcpAddress, listen_unix, nbd_uri
+from vhdtool.nbd.sockets import PassedSocket, TcpAddress, listen_unix, nbd_uri
 
 SIZE = 4 << 20
 
@@ -507,7 +509,8 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 
 def test_tcp_listens_where_it_is_told(backend: Memory) -> None:
     server = NbdServer(backend, TcpAddress("127.0.0.1", 0))
-    host, port = server.bound_to
+    assert isinstance(server.address, TcpAddress)
+    host, port = server.address.host, server.address.port
     assert server.uri == f"nbd://127.0.0.1:{port}"
     client = Client((host, port))
     assert client.write(0, b"t" * 512) == 0
@@ -544,3 +547,71 @@ def test_descriptors_that_run_out_end_no_server(
     good = Client(server.address)
     assert good.read(0, 512) == bytes(512)
     good.close()
+
+
+def test_more_clients_than_the_limit_are_refused(
+    backend: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nbd_server, "LEAVE_PATIENCE", 0.05)
+    monkeypatch.setattr(accept, "LEAST_IDLE", 0.0)
+    left = threading.Event()
+    server = NbdServer(backend, tmp_path / "s", most=1, all_left=left.set)
+    first = Client(tmp_path / "s")
+    with pytest.raises(AssertionError):
+        Client(tmp_path / "s")
+    # An idle client is not replaced, either.
+    assert first.write(0, b"t" * 512) == 0
+    assert not left.is_set()
+    first.close()
+    assert left.wait(10)
+    second = Client(tmp_path / "s")
+    second.close()
+    server.stop()
+
+
+def test_a_client_waits_for_another_that_is_leaving(backend: Memory, tmp_path: Path) -> None:
+    server = NbdServer(backend, tmp_path / "s", most=1)
+    first = Client(tmp_path / "s")
+    leaving = threading.Timer(0.1, first.close)
+    leaving.start()
+    second = Client(tmp_path / "s")
+    assert second.write(0, b"t" * 512) == 0
+    second.close()
+    leaving.join()
+    server.stop()
+
+
+def test_a_client_that_chooses_no_export_does_not_count(backend: Memory, tmp_path: Path) -> None:
+    left = threading.Event()
+    server = NbdServer(backend, tmp_path / "s", most=1, all_left=left.set)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(tmp_path / "s"))
+            assert probe.recv(18)
+    client = Client(tmp_path / "s")
+    assert not left.is_set()
+    client.close()
+    assert left.wait(10)
+    server.stop()
+
+
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_passed_socket_outlives_the_server(
+    backend: Memory, tmp_path: Path, family: socket.AddressFamily
+) -> None:
+    unix = family == socket.AF_UNIX
+    with socket.socket(family) as listener:
+        listener.bind(str(tmp_path / "s") if unix else ("127.0.0.1", 0))
+        listener.listen()
+        place: Any = tmp_path / "s" if unix else listener.getsockname()
+        for _ in range(2):
+            server = NbdServer(backend, PassedSocket(os.dup(listener.fileno())))
+            assert server.uri.endswith(str(place if unix else place[1]))
+            client = Client(place)
+            assert client.write(0, b"t" * 512) == 0
+            server.stop()
+            client.socket.close()
+        # It waits for the next server on this socket.
+        with socket.socket(family) as waiting:
+            waiting.connect(str(place) if unix else place)
+            assert not unix or place.exists()

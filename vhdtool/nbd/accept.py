@@ -91,10 +91,13 @@ class Acceptor:
         self._warned = -LOG_EVERY
         self._spare: list[int] = []
         self._reserve = reserve
+        # Wakes the loop. A shutdown of the listener would, too, but not only for this process.
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._hold_back()
         listener.setblocking(False)
         self._readable = select.poll()
         self._readable.register(listener, select.POLLIN)
+        self._readable.register(self._wake, select.POLLIN)
         self._thread = threading.Thread(target=self._loop, name=f"{name}-accept", daemon=True)
         self._thread.start()
 
@@ -112,11 +115,13 @@ class Acceptor:
 
     def stop(self) -> None:
         """Accepts no more clients, and disconnects all."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        os.eventfd_write(self._wake, 1)
         self._thread.join()
         self._listener.close()
+        os.close(self._wake)
         with self._lock:
             peers = list(self._peers)
             self._give_back()
@@ -130,6 +135,9 @@ class Acceptor:
         while not self._stopped.is_set():
             try:
                 self._readable.poll(self._end_late())
+                if self._stopped.is_set():
+                    # A client that waits may be for the next server on this socket.
+                    return
                 client, _ = self._listener.accept()
             except BlockingIOError:
                 continue

@@ -1,6 +1,7 @@
 """One client of the NBD server: negotiation, then its requests by the fast or the plain path."""
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vhdtool.nbd import protocol as wire
@@ -25,11 +26,19 @@ class Connection:
     With `tls` no client is served without it.
     """
 
-    def __init__(self, client: socket.socket, backend: Backend, tls: "Tls | None" = None) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        backend: Backend,
+        tls: "Tls | None" = None,
+        refusal: Callable[[], str] = str,
+    ) -> None:
+        """`refusal`: as Negotiation has it."""
         self._socket = client
         self._stream: Stream = client
         self._backend = backend
         self._tls = tls
+        self._refusal = refusal
         self._received = ReceiveBuffer(client)
         self._replies = ReplyQueue(client)
         self._negotiated: Negotiation | None = None
@@ -62,7 +71,7 @@ class Connection:
         return outcome == "go"
 
     def _negotiation(self, flags: int, tls: TlsState) -> Negotiation:
-        return Negotiation(flags, lambda: export_of(self._backend), tls)
+        return Negotiation(flags, lambda: export_of(self._backend), tls, self._refusal)
 
     def _begin_tls(self) -> None:
         """Starts TLS; nothing in clear is received any more. Raises WireError."""

@@ -17,8 +17,17 @@ LONGEST_NAME = 4096
 class Negotiation:
     """Options negotiated with one client. Every export name means the same disk."""
 
-    def __init__(self, flags: int, export: Callable[[], Export], tls: TlsState = "none") -> None:
-        """`flags` are the client's. Raises WireError for flags that do not exist."""
+    def __init__(
+        self,
+        flags: int,
+        export: Callable[[], Export],
+        tls: TlsState = "none",
+        refusal: Callable[[], str] = str,
+    ) -> None:
+        """`flags` are the client's. `refusal()` says why it cannot have the export; "": it can.
+
+        Raises WireError for flags that do not exist.
+        """
         if flags & ~(wire.CLIENT_FIXED_NEWSTYLE | wire.CLIENT_NO_ZEROES):
             raise wire.WireError(f"unknown client flags {flags:#x}")
         self.structured = False
@@ -26,6 +35,7 @@ class Negotiation:
         self.tls = tls
         self._zeroes = not flags & wire.CLIENT_NO_ZEROES
         self._export = export
+        self._refusal = refusal
 
     def reply(self, option: int, data: bytes) -> tuple[bytes, Outcome]:
         """Returns (bytes to send, what follows: transmission, the end, TLS, or another option)."""
@@ -61,6 +71,9 @@ class Negotiation:
         return wire.option_reply(option, wire.REP_ACK), "tls"
 
     def _export_name(self) -> bytes:
+        """Raises WireError where the client is refused, since this option has no error."""
+        if refusal := self._refusal():
+            raise wire.WireError(refusal)
         export = self._export()
         padding = bytes(124) if self._zeroes else b""
         return struct.pack(">QH", export.size, export.flags) + padding
@@ -73,6 +86,8 @@ class Negotiation:
                 raise ValueError
         except (ValueError, struct.error):
             return _invalid(option, "the option's length does not fit"), None
+        if option == wire.OPT_GO and (refusal := self._refusal()):
+            return wire.option_reply(option, wire.REP_ERR_POLICY, refusal.encode()), None
         export = self._export()
         about = struct.pack(">HQH", wire.INFO_EXPORT, export.size, export.flags)
         blocks = struct.pack(

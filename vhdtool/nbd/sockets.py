@@ -3,6 +3,7 @@
 import os
 import socket
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes
@@ -19,6 +20,45 @@ class TcpAddress:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class PassedSocket:
+    """A socket on which another process, such as systemd, has begun to listen."""
+
+    fd: int
+
+
+Address = Path | TcpAddress
+"""Where clients connect."""
+
+
+def listen(address: Address | PassedSocket) -> tuple[socket.socket, Address]:
+    """Returns a listening socket, and the address that clients connect to: never port 0.
+
+    Raises VhdtoolError.
+    """
+    if isinstance(address, Path):
+        return listen_unix(address), address
+    if isinstance(address, TcpAddress):
+        listener = listen_tcp(address)
+        return listener, TcpAddress(*listener.getsockname()[:2])
+    listener = socket.socket(fileno=address.fd)
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return listener, Path(os.fsdecode(name))
+    return listener, TcpAddress(*name[:2])
+
+
+def peer_of(client: socket.socket) -> str:
+    """Describes who has connected: an address, or a process of this host."""
+    try:
+        if client.family != socket.AF_UNIX:
+            return str(TcpAddress(*client.getpeername()[:2]))
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except OSError:
+        return "a client that has disconnected"
+    return f"pid {int.from_bytes(credentials[:4], sys.byteorder)}"
 
 
 def nbd_uri(address: Path | TcpAddress, scheme: str = "nbd", user: str = "") -> str:

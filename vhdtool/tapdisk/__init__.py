@@ -1,5 +1,7 @@
 """The tapdisk shim: serves an image over NBD while it holds the lease, and hands it over.
 
+service/      The processes around `vhdtool serve`: its command, systemd,
+              Prometheus
 tapctl/       tap-ctl: blktap's control protocol, and the disks behind it
 __main__      The shim process: `python3 -m vhdtool.tapdisk --dir DIR --name
               NAME --host HOST [--faithful]`
@@ -16,7 +18,6 @@ events        Events of a disk: stamped once, sent to the log and to every
 failpoint     Kill points: VHDTOOL_FAILPOINT=name[:n] kills the process the
               n-th time it gets there
 gate          Serves requests, holds them, or refuses them; drains
-metrics_http  The HTTP server that Prometheus asks for metrics
 router        The requests of a disk: through the gate to the open image
 serve         Serves one image to NBD clients, from activation to a clean close
 session       The open image of a disk: read with or without the lease,

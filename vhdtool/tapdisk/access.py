@@ -78,6 +78,9 @@ class Settings:
     emit: Callable[..., None]
     """emit(event, **fields): one event of the disk."""
     read_only: bool = False
+    """The image is only read, and shared with other readers."""
+    overlay: bool = False
+    """Clients may write all the same: their writes go elsewhere (`ImageSession.image_filter`)."""
     fast_path_gate: Callable[[], FastPathGate] = NoFastPath
     """Makes a disk's gate in the fast path (`nbd.fast_path.new_gate`)."""
 

@@ -5,6 +5,8 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
+_PR_SET_PDEATHSIG = 1
+
 
 class Ending:
     """Set once, by a signal handler or any thread; `wait` is for the main thread.
@@ -42,6 +44,16 @@ class Ending:
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
+
+    def set_with_parent(self) -> None:
+        """TERM comes when the thread that started this process ends. Call it within on_signals."""
+        # Imported late: rarely needed.
+        import ctypes
+
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:
+            self.set()
 
     def set(self) -> None:
         self._set = True

@@ -198,3 +198,12 @@ def log_status(status: dict[str, Any]) -> None:
         if not free.poll(0):
             return
     log.warning("state: %s", json.dumps(status))
+
+
+def log_event(line: str) -> None:
+    """Writes an event to the log, for people: a listener of Events."""
+    fields = json.loads(line)
+    name = fields.pop("event")
+    for stamp in ("host", "mono", "wall", "pid"):
+        fields.pop(stamp, None)
+    log.info("%s %s", name, " ".join(f"{key}={value}" for key, value in fields.items()))

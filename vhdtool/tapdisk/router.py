@@ -45,7 +45,7 @@ class RequestRouter(Backend):
 
     @property
     def read_only(self) -> bool:
-        return self._settings.read_only
+        return self._settings.read_only and not self._settings.overlay
 
     @property
     def can_trim(self) -> bool:

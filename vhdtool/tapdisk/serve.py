@@ -1,5 +1,6 @@
 """Serves one image to NBD clients, from activation to a clean close."""
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,21 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from vhdtool.errors import LeaseLost, UsageError
+from vhdtool.image.disk.base import OpenDisk
 from vhdtool.image.disk.open import disk_size, kind_of
 from vhdtool.leases.factory import lease_opener
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd import fast_path
-from vhdtool.nbd.server import NbdServer
-from vhdtool.nbd.sockets import TcpAddress
+from vhdtool.nbd.server import NbdServer, most_clients
+from vhdtool.nbd.sockets import PassedSocket, TcpAddress
 from vhdtool.storage import StorageError
 from vhdtool.storage.paths import is_lun
 from vhdtool.tapdisk.access import ImageOpener, Settings
 from vhdtool.tapdisk.disk import TapDisk
 from vhdtool.tapdisk.ending import Ending
-from vhdtool.tapdisk.events import Events, log_status
+from vhdtool.tapdisk.events import Events, log_event, log_status
+from vhdtool.tapdisk.service.manager import Announcement
 
 if TYPE_CHECKING:
     from vhdtool.nbd.tls.context import Tls
+
+log = logging.getLogger("serve")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Service:
     """What is served, and how."""
 
     image: Path
-    address: Path | TcpAddress
+    address: Path | TcpAddress | PassedSocket
     host: str
     kind: str | None = None
     """The image's format, one of KINDS of image.disk.open; None: as detected."""
@@ -44,6 +49,15 @@ class Service:
     """The epoch record; None: the one beside the image."""
     read_only: bool = False
     """Any number of hosts may read; no lease is taken."""
+    overlay: str | None = None
+    """With `read_only`: clients may write, to a temporary file in this directory."""
+    run: str | None = None
+    """A shell command whose end is the server's end."""
+    exit_last: bool = False
+    """Whether the server ends when its last client has left."""
+    max_clients: int | None = None
+    ready_fd: int | None = None
+    pid_file: Path | None = None
     events: TextIO | None = None
     metrics: TcpAddress | None = None
     """The address at which Prometheus asks for metrics."""
@@ -51,37 +65,79 @@ class Service:
     """None: clients are served in clear; else with TLS only."""
 
 
-def serve(service: Service, ready: Callable[[str], None], ended: Ending) -> None:
+def serve(service: Service, ready: Callable[[str], None], ended: Ending) -> int:
     """Serves until `ended`, then closes the image with its footer and releases the lease.
 
-    `ready` is called with the URI once clients can connect. Raises ActivationRefused while
-    another process has the image, LeaseLost when we lost it (it is not closed then), or what
-    prevents opening, serving or closing it.
+    `ready` is called with the URI once clients can connect. Returns the exit code of the command
+    that it runs, else 0. Raises ActivationRefused while another process has the image, LeaseLost
+    when we lost it (it is not closed then), or what prevents opening, serving or closing it.
     """
+    if (most := service.max_clients) is not None and most > most_clients():
+        raise UsageError(
+            f"--max-clients {most}: there are descriptors for {most_clients()}; see `ulimit -n`"
+        )
+    announcement = Announcement(service.ready_fd, service.pid_file)
     disk = _activated(service)
     disconnect: Callable[[], None] = lambda: None  # noqa: E731
+    code = 0
     try:
-        server = NbdServer(disk.router, service.address, service.tls)
+        server = NbdServer(
+            disk.router,
+            service.address,
+            service.tls,
+            most=most,
+            all_left=ended.set if service.exit_last else lambda: None,
+        )
         disconnect = server.stop
         if service.metrics is not None:
             _publish(service.metrics, disk)
+        announcement.ready(server.uri)
         ready(server.uri)
-        ended.wait(lambda: log_status(disk.status()))
+        code = _until_end(service, server, disk, ended)
         lost = disk.state == "fenced"
     finally:
-        disk.detach(disconnect)
+        announcement.ending()
+        try:
+            disk.detach(disconnect)
+        finally:
+            announcement.close()
     if lost:
         raise LeaseLost(
             f"{service.image}: its lease was lost while it was served, so it is not closed; "
             "find out who has it now, and what `vhdtool check --unclean` says"
         )
+    return code
+
+
+def _until_end(service: Service, server: NbdServer, disk: TapDisk, ended: Ending) -> int:
+    """Waits for the end; returns the exit code."""
+    report = lambda: log_status(disk.status())  # noqa: E731
+    if service.run is None:
+        ended.wait(report)
+        return 0
+    # Imported late: rarely needed.
+    from vhdtool.tapdisk.service.command import Command
+
+    command = Command(service.run, server.uri, server.address, ended)
+    try:
+        ended.wait(report)
+    finally:
+        code = command.stop()
+    return code
 
 
 def _publish(address: TcpAddress, disk: TapDisk) -> None:
     # Rarely needed, and an HTTP server is a tenth of all modules.
-    from vhdtool.tapdisk.metrics_http import MetricsServer, prometheus
+    from vhdtool.tapdisk.service.metrics_http import MetricsServer, prometheus
 
     MetricsServer(address, lambda: prometheus(disk.status(), disk.router.latency))
+
+
+def _overlay(folder: str) -> Callable[[OpenDisk], OpenDisk]:
+    # Imported late: rarely needed.
+    from vhdtool.image.disk.overlay import Overlay
+
+    return lambda image: Overlay(image, folder)
 
 
 def _require_no_link(image: Path) -> None:
@@ -108,6 +164,9 @@ def _activated(service: Service) -> TapDisk:
     owner = Owner.here(service.host)
     opener = lease_opener(service.lease, owner, service.guard, service.read_only, temporary=True)
     out = service.events or open(os.devnull, "w")  # noqa: SIM115 - ends with the process
+    events = Events(service.host, out)
+    if log.isEnabledFor(logging.INFO):
+        events.listen(log_event)
     disk = TapDisk(
         Settings(
             guard=service.guard,
@@ -115,11 +174,14 @@ def _activated(service: Service) -> TapDisk:
                 service.direct, service.follow, lease_elsewhere=service.lease is not None
             ),
             open_lease=opener,
-            emit=Events(service.host, out).emit,
+            emit=events.emit,
             fast_path_gate=fast_path.new_gate,
             read_only=service.read_only,
+            overlay=service.overlay is not None,
         )
     )
+    if service.overlay is not None:
+        disk.session.image_filter = _overlay(service.overlay)
     disk.attach(service.image, size, kind, service.record)
     disk.start(service.force_epoch)
     return disk

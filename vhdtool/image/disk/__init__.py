@@ -8,6 +8,7 @@ dynamic          DynamicDisk: a dynamic VHD, composed of the above
 flat             Fixed VHDs and raw images, whose guest bytes are file bytes
 metadata_writer  Writes BAT entries, bitmaps, batmap and footer, after the owner's hook
 open             Opens an image of any kind
+overlay          A disk whose writes go to a temporary file, and are lost
 policy           How an open image is written: by the rules, or by another policy
 preallocation    Zeros behind the last block, durable before a BAT entry points there
 qcow2            A qcow2 image, opened by QEMU's own code in a child process
