@@ -155,7 +155,7 @@ def test_which_of_two_sizes_counts_is_said(
     monkeypatch.chdir(tmp_path)
     virtual_box(Path("a.vhd"))
     assert vhdtool(words) == 0
-    assert f"{101 * MIB} bytes by its size field" in capsys.readouterr().err
+    assert f"101 MiB ({101 * MIB} bytes) by its size field" in capsys.readouterr().err
     with open_chain("b.vhd") as reader:
         assert reader.size == 101 * MIB
 
