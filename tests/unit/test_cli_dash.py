@@ -220,8 +220,13 @@ def test_a_bar_appears_on_a_terminal_only(tmp_path: Path, monkeypatch: pytest.Mo
         def isatty(self) -> bool:
             return True
 
-    create_dynamic(tmp_path / "disk.vhd", 4 * MIB)
-    for stream in (Terminal(), io.StringIO()):
+    path = str(tmp_path / "disk.vhd")
+    create_dynamic(path, 4 * MIB)
+    for stream, options, drawn in (
+        (Terminal(), [], "\r\x1b[K"),
+        (Terminal(), ["-q"], ""),
+        (io.StringIO(), [], ""),
+    ):
         monkeypatch.setattr("sys.stderr", stream)
-        assert run(["fill", "-q", str(tmp_path / "disk.vhd")]) == 0
-        assert stream.getvalue() == ""
+        assert run(["fill", *options, path]) == 0
+        assert stream.getvalue()[-4:] == drawn
