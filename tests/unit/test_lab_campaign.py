@@ -17,6 +17,7 @@ from vhdtool.errors import ActivationRefused, LabError, UsageError
 from vhdtool.lab import campaign as lab
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.config import LabConfig
+from vhdtool.lab.custom import custom_strategy
 from vhdtool.lab.guest import build
 from vhdtool.lab.hosts import bundle
 from vhdtool.lab.hosts.shim import REFUSALS
@@ -242,6 +243,17 @@ def test_a_case_with_an_unusable_image_is_not_repeated(
     case = json.loads((loaded.run_dir / "activate-on-s1" / "case.json").read_text())
     assert case["error"]["what"] == "beta: activate: no VHD"
     assert case["attempts"] == runs
+
+
+def test_a_given_order_that_is_refused_needs_no_later_points() -> None:
+    cancelled = [{"event": "cancelled"}]
+    record: Any = SimpleNamespace(count=lambda wanted: sum(map(wanted, cancelled)))
+    given: Any = SimpleNamespace(strategy=custom_strategy(ORDER, "consistent"))
+    assert lab.refused_points(given, record) == {"points": {"1": ["all-closed"]}}
+    strategy: Any = SimpleNamespace(strategy=STRATEGIES["activate"])
+    assert lab.refused_points(strategy, record) == {}
+    cancelled.clear()
+    assert lab.refused_points(given, record) == {}
 
 
 def test_an_image_in_use_refuses_the_hand_over() -> None:

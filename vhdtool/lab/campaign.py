@@ -18,6 +18,7 @@ from vhdtool.lab.case.plan import CasePlan
 from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.runner import CaseRun
 from vhdtool.lab.config import LabConfig
+from vhdtool.lab.custom import NAME as CUSTOM
 from vhdtool.lab.guest.memory_state import ensure_memory_state
 from vhdtool.lab.hosts.connection import Host
 from vhdtool.lab.hypervisors.driver import Driver, Hold
@@ -199,6 +200,7 @@ class Lab:
         return {
             "schema": SCHEMA,
             **plan.describe(),
+            **refused_points(plan, record),
             "direction": "->".join(host.name for host in hosts),
             "attempts": attempt,
             "storage": f"a LUN (iSCSI), in {config.storage}" if strategy.lun else config.storage,
@@ -217,6 +219,15 @@ def end_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refused_points(plan: CasePlan, record: Record) -> dict[str, Any]:
+    """The points of a given order that was refused. Nobody knew before whether it would be."""
+    if plan.strategy.name != CUSTOM or not record.count(
+        lambda event: event["event"] == "cancelled"
+    ):
+        return {}
+    return {"points": {"1": list(plan.strategy.refused_points)}}
 
 
 def last_words(record: Record) -> list[str]:
