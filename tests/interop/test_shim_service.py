@@ -249,3 +249,19 @@ def test_tcp_alone_is_the_port_of_nbd_on_loopback(image: Path) -> None:
     with serving(image, "--tcp", errors=Path("err")) as one:
         assert one.uri == "nbd://127.0.0.1:10809"
         assert run("nbdinfo", "--size", one.uri).strip() == str(16 * MIB)
+    # The image may follow it.
+    assert serve("--tcp", "d.vhd", "--run", "echo $port").stdout == "10809\n"
+
+
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    for kind in ("service", "socket"):
+        text = (ROOT / "contrib" / "systemd" / f"vhdtool@.{kind}").read_text()
+        text = text.replace("/usr/local/bin/vhdtool", "/usr/bin/true")
+        (tmp_path / f"vhdtool@.{kind}").write_text(text)
+    units = ["vhdtool@srv-disk.vhd.service", "vhdtool@srv-disk.vhd.socket"]
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *units],
+        capture_output=True, text=True, check=False, timeout=60,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+    )  # fmt: skip
+    assert (done.returncode, "vhdtool" in done.stderr) == (0, False), done.stderr

@@ -31,7 +31,7 @@ def lease_opener(
 
     if read_only:
         if text is not None:
-            raise UsageError("--lease and --read-only: a reader takes no lease")
+            raise UsageError("--lease: with --read-only or --snapshot there is no lease")
         return lambda path: ReaderLease()
     if text is None:
         if guard:

@@ -1,5 +1,6 @@
 """`vhdtool serve`: an image for NBD clients."""
 
+import itertools
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,15 +14,29 @@ if TYPE_CHECKING:
     from vhdtool.nbd.sockets import PassedSocket, TcpAddress
     from vhdtool.nbd.tls.context import Tls
 
+_TCP = "127.0.0.1:10809"
+"""The address of --tcp alone: the port of NBD."""
 
-@click.command()
+
+class _Serve(click.Command):
+    """Takes `--tcp IMAGE` for `--tcp` alone and the image: the option's value may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for at, (word, following) in enumerate(itertools.pairwise(args)):
+            if word == "--tcp" and ":" not in following and os.path.exists(following):
+                args = [*args[:at], f"--tcp={_TCP}", *args[at + 1 :]]
+                break
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Serve)
 @image_argument
 @click.option("--socket", type=click.Path(), help="Listen on this Unix socket (mode 0600).")
 @click.option(
     "--tcp",
     metavar="[HOST:PORT]",
     is_flag=False,
-    flag_value="127.0.0.1:10809",
+    flag_value=_TCP,
     help="Listen on this address, alone 127.0.0.1:10809; port 0: any free port.",
 )
 @click.option(
