@@ -8,7 +8,7 @@ help: ## show this list
 setup: ## install Debian packages and .venv
 	@scripts/setup
 
-lab: setup ## migrate once for each case and report; STRATEGY= STEPS= SEED= GUARD= REPEATS= ... KEEP=1
+lab: setup ## migrate once for each case and report; STRATEGY= STEPS= SEED= GUARD= REPEATS= ... LAB=kvm KEEP=1
 	@.venv/bin/python -I scripts/lab run
 
 soak: setup ## N=10 seeds for each case: medians, and what N runs allow to state

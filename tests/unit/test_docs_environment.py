@@ -16,6 +16,7 @@ NAME = re.compile(r"_?[A-Z][A-Z0-9_]*")
 BY_NAME_OF_A_CONSTANT = {
     "vhdtool/nbd/fast_path.py": {"VHDTOOL_FAST_PATH", "VHDTOOL_STRAIGHT"},
     "vhdtool/cli/commands/hosts.py": {"VHDLAB_RUN"},
+    "vhdtool/cli/commands/machines.py": {"VHDLAB_RUN"},
     "plugins/action/vhdtool.py": {"VHDLAB_HOLDER", "VHDLAB_RUN"},
     "scripts/lab": {*filter(None, (option.make for option in OPTIONS)), "HOME"},
 }

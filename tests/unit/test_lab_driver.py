@@ -188,4 +188,6 @@ def test_only_the_choice_of_the_driver_imports_one() -> None:
         for path in lab.rglob("*.py")
         if any("hypervisors.q" in name or name.startswith("qemu") for name in imports(path))
     }
-    assert {name for name in importing if not name.startswith("hypervisors/")} == {"config.py"}
+    # The machines are emulated by QEMU whatever hypervisor runs on them.
+    outside = {name for name in importing if not name.startswith(("hypervisors/", "machines/"))}
+    assert outside == {"config.py"}

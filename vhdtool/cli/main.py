@@ -47,6 +47,7 @@ GROUPS = {
         "history": "Show the runs of a directory side by side.",
         "pack": "Pack the images of a run, or of one case of it, in place.",
         "hosts": "Start, stop and inspect the two local hosts (needs root).",
+        "machines": "Start, stop and inspect two emulated hosts and an NFS server (needs root).",
         "guest": "Build the guest that migrates.",
         "bundle": "Pack the code that runs on the lab's hosts into a zip file.",
     },

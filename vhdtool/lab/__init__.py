@@ -12,6 +12,8 @@ live_checks/  Checks of the hosts by testinfra, over SSH, while a case is
               live and after it
 localhosts/   Two local hosts for the lab: namespaces with an sshd each,
               joined by a bridge
+machines/     Emulated machines for the lab, with kernels of their own: two
+              hosts and an NFS server
 campaign      All cases of a run: configuration in, `runs/<id>/` out, a line
               for each case
 commands      Short commands on any machine of the lab, with one error for

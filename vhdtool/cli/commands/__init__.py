@@ -31,6 +31,7 @@ Migrations:
     history     the runs of a directory side by side
     pack        a run's images without holes, and back
     hosts       the two local hosts
+    machines    two emulated hosts and an NFS server
     guest       the guest that migrates
     bundle      the code that runs on the hosts, as a zip file
 The shell:

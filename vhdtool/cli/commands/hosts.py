@@ -22,7 +22,7 @@ _state = click.option(
     default=Path(vhdtool.__file__).parent.parent / ".lab",
     help="Directory of keys and ssh_config.  [default: .lab in the checkout]",
 )
-_holder = click.option(
+holder_option = click.option(
     "--holder",
     type=int,
     envvar="VHDLAB_HOLDER",
@@ -30,7 +30,7 @@ _holder = click.option(
 )
 
 
-def _process(pid: int | None) -> Process | None:
+def process_of(pid: int | None) -> Process | None:
     if pid is None:
         return None
     process = Process.of(pid)
@@ -46,7 +46,7 @@ def hosts() -> None:
 
 @hosts.command()
 @_state
-@_holder
+@holder_option
 @click.option(
     "--shared-size", default="1500m", show_default=True, help="Size limit of the shared tmpfs."
 )
@@ -65,7 +65,7 @@ def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, c
     """Start the hosts, unless they are running."""
     options = HostOptions(shared_size, shared.absolute() if shared else None, cache.absolute())
     lab = LocalHosts(state, click.echo)
-    made = lab.up(options, _process(holder), os.environ.get(MARK, ""))
+    made = lab.up(options, process_of(holder), os.environ.get(MARK, ""))
     config = lab.state.path("ssh_config")
     command = shlex.join(["ssh", "-F", str(config), "alpha"])
     click.echo(f"hosts {'started' if made else 'already running'}: {command}")
@@ -73,11 +73,11 @@ def up(state: Path, holder: int | None, shared_size: str, shared: Path | None, c
 
 @hosts.command()
 @_state
-@_holder
+@holder_option
 @click.option("--force", is_flag=True, help="Stop them even while a run uses them.")
 def down(state: Path, holder: int | None, force: bool) -> None:
     """Stop the hosts and everything that belongs to them."""
-    found = LocalHosts(state, click.echo).down(_process(holder), force)
+    found = LocalHosts(state, click.echo).down(process_of(holder), force)
     click.echo("hosts stopped" if found else "no hosts were running")
 
 

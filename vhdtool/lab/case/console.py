@@ -13,7 +13,7 @@ from vhdtool.lab.case.plan import CasePlan
 from vhdtool.lab.hypervisors.driver import Guest
 
 SECTOR = 512
-READBACK_TIMEOUT = 30.0
+READBACK_TIMEOUT = 60.0
 OOPS = re.compile(rb"Oops|BUG:|Kernel panic|general protection|Call Trace")
 
 DEEP = re.compile(r"deep( \d+:\d+)+")

@@ -7,10 +7,10 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 import vhdtool
 from vhdtool.errors import LabError
@@ -20,7 +20,6 @@ from vhdtool.lab.localhosts.options import HOSTS, HostOptions, inside_config
 from vhdtool.lab.localhosts.processes import Process
 from vhdtool.lab.localhosts.state import MARK, State
 
-_READY_SECONDS = 15.0
 HOSTS_MARK = "VHDLAB_HOSTS"
 """In the environment of the lab's own processes; its value is the state directory."""
 _TOOLS = ("unshare", "nsenter", "ip", "nc", "ssh", "ssh-keygen", "/usr/sbin/sshd")
@@ -37,18 +36,53 @@ class Status:
     detail: str
 
 
-class LocalHosts:
-    """The local hosts of one state directory. `progress` gets each line for the user."""
+class Options(Protocol):
+    """Options of the hosts; hosts with equal ones can be used again."""
 
-    def __init__(self, state_directory: Path, progress: Progress) -> None:
+    def as_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Hosts of one kind: their names and addresses, and the module that starts and holds them.
+
+    `prepare` makes the keys and files of the hosts; `inside` returns the configuration of the
+    module. Both get the options and the state directory.
+    """
+
+    name: str
+    hosts: Mapping[str, str]
+    supervisor: str
+    prepare: Callable[[Any, Path], None]
+    inside: Callable[[Any, Path], dict[str, Any]]
+    ready_seconds: float = 15.0
+    ssh_seconds: float = 1.0
+    tools: tuple[str, ...] = _TOOLS
+
+
+def _prepare(options: HostOptions, directory: Path) -> None:
+    options.cache_source.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sshfiles.make_keys(directory, HOSTS)
+
+
+NAMESPACES = Kind(
+    "local hosts", HOSTS, "vhdtool.lab.localhosts.supervisor", _prepare, inside_config
+)
+
+
+class LocalHosts:
+    """The hosts of one state directory. `progress` gets each line for the user."""
+
+    def __init__(self, state_directory: Path, progress: Progress, kind: Kind = NAMESPACES) -> None:
         self.state = State(state_directory)
+        self.kind = kind
         self.progress = progress
         digest = hashlib.sha256(os.fsencode(self.state.directory)).hexdigest()[:8]
         self.control = Path("/run") / f"vhdlab-{digest}"
 
-    def up(self, options: HostOptions, holder: Process | None = None, mark: str = "") -> bool:
+    def up(self, options: Options, holder: Process | None = None, mark: str = "") -> bool:
         """Make the hosts; False when they were running already. Raises LabError, UsageError."""
-        _need_root_and_tools()
+        self._need_root_and_tools()
         with self.state.locked() as lock:
             if holder is not None:
                 self._claim(holder, mark)
@@ -58,7 +92,7 @@ class LocalHosts:
                 assert process is not None
                 if record.get("options") == options.as_dict():
                     sshfiles.make_control_directory(self.state.directory, self.control)
-                    sshfiles.write_client_config(self.state.directory, process.pid, self.control)
+                    self._write_client_config(process.pid)
                     return False
                 self.progress("other options than those of the running hosts: making them anew")
             elif status.state == "stale":
@@ -117,14 +151,15 @@ class LocalHosts:
             return Status("down", None, "no hosts")
         if not process.alive():
             return Status("stale", process.pid, "its processes are gone")
-        silent = [name for name in HOSTS if not self._answers(process, HOSTS[name])]
+        hosts = self.kind.hosts
+        silent = [name for name in hosts if not self._answers(process, hosts[name])]
         if silent:
             return Status("stale", process.pid, f"{' and '.join(silent)} do not answer")
-        return Status("running", process.pid, f"{', '.join(HOSTS)} answer")
+        return Status("running", process.pid, f"{', '.join(hosts)} answer")
 
     def _answers(self, process: Process, address: str) -> bool:
-        """Whether an sshd listens there; tries for a second, because the hosts may be starting."""
-        deadline = time.monotonic() + 1.0
+        """Whether an sshd listens there; tries for some time, because it may be starting."""
+        deadline = time.monotonic() + self.kind.ssh_seconds
         while time.monotonic() < deadline:
             command = ["nsenter", f"--net=/proc/{process.pid}/ns/net", "nc", "-z", "-w", "1"]
             if _succeeds([*command, address, "22"]):
@@ -134,26 +169,25 @@ class LocalHosts:
             time.sleep(0.05)
         return False
 
-    def _make(self, options: HostOptions, lock: int) -> None:
+    def _make(self, options: Options, lock: int) -> None:
         directory = self.state.directory
-        options.cache_source.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sshfiles.make_keys(directory)
+        self.kind.prepare(options, directory)
         sshfiles.make_control_directory(directory, self.control)
         ready, ready_end = os.pipe()
         child = os.fork()
         if child == 0:
             self._become_outer(options, lock, ready_end)
         os.close(ready_end)
-        answer = _read_line(ready, _READY_SECONDS)
+        answer = _read_line(ready, self.kind.ready_seconds)
         os.close(ready)
         if answer != "ready":
             reason = answer.removeprefix("failed: ") or "no answer"
             log = _last_lines(directory / "hosts.log")
             self._remove(forget_holder=False)
-            raise LabError(f"the local hosts did not start: {reason}{log}")
-        sshfiles.write_client_config(directory, child, self.control)
+            raise LabError(f"the {self.kind.name} did not start: {reason}{log}")
+        self._write_client_config(child)
 
-    def _become_outer(self, options: HostOptions, lock: int, ready: int) -> NoReturn:
+    def _become_outer(self, options: Options, lock: int, ready: int) -> NoReturn:
         """In the forked child: records its pid, then becomes the lab's outer process.
 
         The child itself writes the record, before anything exists that would have to be removed:
@@ -177,8 +211,8 @@ class LocalHosts:
             environment[HOSTS_MARK] = str(self.state.directory)
             environment["PYTHONPATH"] = str(Path(vhdtool.__file__).parent.parent)
             command = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount"]
-            command += ["--mount-proc", sys.executable, "-m", "vhdtool.lab.localhosts.supervisor"]
-            config = json.dumps(inside_config(options, self.state.directory), default=str)
+            command += ["--mount-proc", sys.executable, "-m", self.kind.supervisor]
+            config = json.dumps(self.kind.inside(options, self.state.directory), default=str)
             command += [config, str(lifeline), str(lifeline_end), str(ready)]
             os.chdir("/")
             os.execvpe(command[0], command, environment)
@@ -187,13 +221,23 @@ class LocalHosts:
         finally:
             os._exit(127)
 
+    def _write_client_config(self, pid: int) -> None:
+        sshfiles.write_client_config(self.state.directory, pid, self.control, self.kind.hosts)
+
+    def _need_root_and_tools(self) -> None:
+        if os.geteuid() != 0:
+            raise LabError(f"the {self.kind.name} need root: they live in namespaces")
+        missing = [tool for tool in self.kind.tools if shutil.which(tool) is None]
+        if missing:
+            raise LabError(f"missing: {', '.join(missing)}; `make setup` installs them")
+
     def _remove(self, forget_holder: bool) -> None:
         """End everything that the record names; remove the record last."""
         user = self.state.holder()
         outer, _ = self.state.supervisor()
         if user is not None and forget_holder:
             self._end_marked(user.mark)
-        sshfiles.close_masters(self.state.directory, self.control)
+        sshfiles.close_masters(self.state.directory, self.control, self.kind.hosts)
         if outer is not None and outer.alive():
             network = procs.network_of(outer.pid)
             inside = procs.descendants(outer.pid)
@@ -205,14 +249,6 @@ class LocalHosts:
         # When the outer process was killed, the others may not have ended yet.
         procs.end_marked(f"{HOSTS_MARK}={self.state.directory}")
         self.state.clear(forget_holder)
-
-
-def _need_root_and_tools() -> None:
-    if os.geteuid() != 0:
-        raise LabError("the local hosts need root: they are network and mount namespaces")
-    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
-    if missing:
-        raise LabError(f"missing: {', '.join(missing)}; `make setup` installs them")
 
 
 def _succeeds(command: list[str]) -> bool:

@@ -5,11 +5,11 @@ import re
 import shutil
 import stat
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from vhdtool.errors import LabError
 from vhdtool.lab.commands import run_command
-from vhdtool.lab.localhosts.options import HOSTS
 from vhdtool.lab.localhosts.processes import Process, wait_gone
 
 CLIENT_KEY = "id_ed25519"
@@ -55,9 +55,9 @@ Host *
 """
 
 
-def make_keys(directory: Path) -> None:
+def make_keys(directory: Path, hosts: Mapping[str, str]) -> None:
     """Make new keys for the client and each host, and the files that name them."""
-    for name in [CLIENT_KEY, *(f"host_{host}" for host in HOSTS)]:
+    for name in [CLIENT_KEY, *(f"host_{host}" for host in hosts)]:
         for stale in (directory / name, directory / f"{name}.pub"):
             stale.unlink(missing_ok=True)
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vhdlab", "-f"]
@@ -68,19 +68,19 @@ def make_keys(directory: Path) -> None:
     (directory / "authorized_keys").write_text((directory / f"{CLIENT_KEY}.pub").read_text())
     known = [
         f"{name},{address} " + (directory / f"host_{name}.pub").read_text()
-        for name, address in HOSTS.items()
+        for name, address in hosts.items()
     ]
     (directory / "known_hosts").write_text("".join(known))
-    for name, address in HOSTS.items():
+    for name, address in hosts.items():
         text = _SSHD_CONFIG.format(name=name, address=address)
         (directory / f"sshd_config-{name}").write_text(text)
 
 
-def write_client_config(directory: Path, pid: int, control: Path) -> None:
+def write_client_config(directory: Path, pid: int, control: Path, hosts: Mapping[str, str]) -> None:
     """Write ssh_config for a lab with the outer process `pid` and master sockets in `control`."""
     parts = [
         _CLIENT_CONFIG.format(name=name, address=address, pid=pid)
-        for name, address in HOSTS.items()
+        for name, address in hosts.items()
     ]
     parts.append(_CLIENT_DEFAULTS.format(key=CLIENT_KEY, control=control))
     text = "\n".join(parts)
@@ -106,11 +106,11 @@ def make_control_directory(directory: Path, control: Path) -> None:
     link.symlink_to(directory)
 
 
-def close_masters(directory: Path, control: Path) -> None:
+def close_masters(directory: Path, control: Path, hosts: Mapping[str, str]) -> None:
     """End the ssh masters of this lab, with their connections, and remove their directory."""
     config = directory / "ssh_config"
     if config.exists():
-        for name in HOSTS:
+        for name in hosts:
             if (control / name).exists():
                 _close_master(config, name)
     shutil.rmtree(control, ignore_errors=True)

@@ -32,6 +32,11 @@ _FILES = (
     "hosts.log",
     "ssh_config*",
     "holder.json*",
+    "*.qcow2",
+    "*.tar",
+    "*.console",
+    "*.qmp",
+    "qemu-*.log",
     "supervisor.json*",
 )
 

@@ -26,7 +26,7 @@ _SSHD_DIR = "/run/vhdlab-sshd"
 _START_SECONDS = 10.0
 
 
-def _ip(commands: list[str]) -> None:
+def ip_batch(commands: list[str]) -> None:
     """Run `ip` once for all commands."""
     run_command(["ip", "-batch", "-"], stdin="\n".join(commands) + "\n")
 
@@ -57,7 +57,7 @@ class Host:
         if os.read(self._state, 1) != b"u":
             raise OSError(f"{self.name}: no namespaces")
         port = f"vh-{self.name}"
-        _ip(
+        ip_batch(
             [
                 f"link add {port} type veth peer name eth0 netns {self.pid}",
                 f"link set {port} master {self.config['bridge']} up",
@@ -109,7 +109,7 @@ class Host:
         self._etc("shadow", shadow, 0o600)
         self._etc("hosts", self._names().encode(), 0o644)
         prefix = self.config["prefix"]
-        _ip(
+        ip_batch(
             [
                 "link set lo up",
                 f"addr add {self.address}/{prefix} dev eth0",
@@ -196,7 +196,7 @@ def _arrange_mounts(config: dict[str, Any]) -> None:
 
 def _start_hosts(config: dict[str, Any]) -> list[Host]:
     bridge = config["bridge"]
-    _ip(
+    ip_batch(
         [
             "link set lo up",
             f"link add {bridge} type bridge",
@@ -221,7 +221,7 @@ def _start_hosts(config: dict[str, Any]) -> list[Host]:
     return hosts
 
 
-def _watch(lifeline: int) -> None:
+def watch(lifeline: int) -> None:
     """Reap children until the lifeline ends. A host that ended is not started again."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -257,7 +257,7 @@ def main() -> None:
         os._exit(1)
     os.write(ready, b"ready\n")
     os.close(ready)
-    _watch(lifeline)
+    watch(lifeline)
     os._exit(0)
 
 

@@ -1,0 +1,71 @@
+"""The supervisor of the emulated machines, pid 1 of the lab: two bridges, and a QEMU each.
+
+Run as that of the local hosts is, and it ends as that does. It writes `ready` when every QEMU has
+its monitor; the machines then boot, or read their snapshot.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from vhdtool.errors import LabError
+from vhdtool.lab.localhosts import mounts
+from vhdtool.lab.localhosts.supervisor import ip_batch, watch
+from vhdtool.lab.machines.layout import GATEWAY, MACHINES, MANAGEMENT, PREFIX, STORAGE, qemu_command
+
+_MONITOR_SECONDS = 20.0
+
+
+def _start_network() -> None:
+    lines = ["link set lo up"]
+    for bridge in (MANAGEMENT, STORAGE):
+        lines += [f"link add {bridge} type bridge", f"link set {bridge} up"]
+        for machine in MACHINES:
+            tap = machine.tap(bridge)
+            lines += [f"tuntap add dev {tap} mode tap", f"link set {tap} master {bridge} up"]
+    ip_batch([*lines, f"addr add {GATEWAY}/{PREFIX} dev {MANAGEMENT}"])
+
+
+def _start_machines(config: dict[str, Any]) -> None:
+    base, folder = Path(config["base"]), Path(config["files"])
+    for machine in MACHINES:
+        words = qemu_command(machine, base, incoming=config["snapshot"])
+        log = os.open(folder / f"qemu-{machine.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
+        os.close(log)
+    deadline = time.monotonic() + _MONITOR_SECONDS
+    for machine in MACHINES:
+        while not (folder / f"{machine.name}.qmp").exists():
+            if time.monotonic() > deadline:
+                log_text = (folder / f"qemu-{machine.name}.log").read_text(errors="replace").strip()
+                raise LabError(f"{machine.name}: QEMU did not start: {log_text[-200:]}")
+            time.sleep(0.02)
+
+
+def main() -> None:
+    os.umask(0o077)
+    config = json.loads(sys.argv[1])
+    lifeline, lifeline_end, ready = (int(text) for text in sys.argv[2:5])
+    os.close(lifeline_end)
+    Path("/proc/self/comm").write_text("vhdlab-machines")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    try:
+        mounts.make_private()
+        _start_network()
+        _start_machines(config)
+    except (OSError, LabError) as error:
+        os.write(ready, f"failed: {error}\n".encode())
+        os._exit(1)
+    os.write(ready, b"ready\n")
+    os.close(ready)
+    watch(lifeline)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
