@@ -104,6 +104,20 @@ def test_each_changed_byte_of_a_packed_image_is_seen(folder: Path) -> None:
         PackedView(packed).close()
 
 
+def test_a_case_that_may_be_under_way_is_not_packed(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The lab writes case.json last. What is written into a removed image would be lost."""
+    case = folder / "activate-on-s7"
+    (case / "case.json").unlink()
+    assert run(["pack", str(folder)]) == 0
+    assert (case / "image.vhd").exists()
+    assert (folder / "overlap-off-s7" / "image.vhd.packed").exists()
+    out, err = capfd.readouterr()
+    assert "2 images packed" in out
+    assert err == "activate-on-s7: left as it is; it has no case.json, so it may be under way\n"
+
+
 def test_a_damaged_packed_image_proves_nothing(folder: Path) -> None:
     case = folder / "activate-on-s7"
     pack_run(case)

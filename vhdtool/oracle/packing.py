@@ -31,12 +31,21 @@ class Packing:
     images: int = 0
     before: int = 0
     after: int = 0
+    left: tuple[str, ...] = ()
+    """Cases that were left alone: without case.json a case may be under way."""
 
 
 def pack_run(directory: Path) -> Packing:
-    """Pack every image of a run or a case. Raises UsageError, also where an image cannot be."""
+    """Pack every image of a run or a case. Raises UsageError, also where an image cannot be.
+
+    The lab writes case.json after the image. Without it the image may still grow, and what is
+    written after its removal would be lost.
+    """
     done = Packing()
     for case in _cases(directory):
+        if not os.path.lexists(case / "case.json"):
+            done.left += (case.name,)
+            continue
         for name in IMAGES:
             if os.path.lexists(case / name):
                 _replace(case / name, Path(f"{case / name}{PACKED}"), done)

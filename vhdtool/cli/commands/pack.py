@@ -26,6 +26,8 @@ def pack(directory: Path, undo: bool) -> None:
     from vhdtool.oracle.packing import pack_run, unpack_run
 
     done = (unpack_run if undo else pack_run)(directory)
+    for name in done.left:
+        click.echo(f"{name}: left as it is; it has no case.json, so it may be under way", err=True)
     verb = "unpacked" if undo else "packed"
     if not done.images:
         click.echo(f"{directory}: no image to be {verb}")
