@@ -50,6 +50,12 @@ def test_the_playbook_gets_its_inventories_and_variables() -> None:
     )
 
 
+def test_the_line_that_repeats_a_case_removes_no_runs() -> None:
+    given = {"migration_keep_runs": 2, "migration_pack": True, "migration_soak": True}
+    line = playbook_command(RunOptions(), ["mine"], given)
+    assert not [name for name in given if name in line]
+
+
 def test_an_order_is_one_variable_of_the_playbook() -> None:
     asked = RunOptions(steps=ORDER, seed=3, guard="on")
     words = shlex.split(playbook_command(asked, ["mine"], {}))

@@ -17,7 +17,13 @@ from vhdtool.lab.options import OPTIONS, Option, RunOptions
 
 LOCAL = {"SHARED_SIZE": "local_hosts_shared_size", "SHARED": "local_hosts_shared_source"}
 """Variables of make that are no options of the run -> variables of the role local_hosts."""
-OF_THE_RUN = ("migration_run_dir", "migration_soak", "migration_inventory", "migration_pack")
+OF_THE_RUN = (
+    "migration_run_dir",
+    "migration_soak",
+    "migration_inventory",
+    "migration_pack",
+    "migration_keep_runs",
+)
 """Variables that change nothing in a case."""
 _PLAIN = re.compile(r"[\w./,:@%+-]+", re.ASCII)
 
