@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -221,7 +222,7 @@ def _start_hosts(config: dict[str, Any]) -> list[Host]:
     return hosts
 
 
-def watch(lifeline: int) -> None:
+def _watch(lifeline: int) -> None:
     """Reap children until the lifeline ends. A host that ended is not started again."""
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -240,26 +241,31 @@ def watch(lifeline: int) -> None:
         os.read(woken, 4096)
 
 
-def main() -> None:
+def supervise(name: str, start: Callable[[dict[str, Any]], object]) -> NoReturn:
+    """Be the supervisor: `start` the configured hosts, report it, and hold them to the end."""
     # sshd refuses directories that others can write, so the caller's mask must not matter.
     os.umask(0o022)
     config = json.loads(sys.argv[1])
     lifeline, lifeline_end, ready = (int(text) for text in sys.argv[2:5])
     os.close(lifeline_end)
-    Path("/proc/self/comm").write_text("vhdlab")
+    Path("/proc/self/comm").write_text(name)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
         mounts.make_private()
-        _arrange_mounts(config)
-        _start_hosts(config)
+        start(config)
     except (OSError, LabError) as error:
         os.write(ready, f"failed: {error}\n".encode())
         os._exit(1)
     os.write(ready, b"ready\n")
     os.close(ready)
-    watch(lifeline)
+    _watch(lifeline)
     os._exit(0)
 
 
+def _start(config: dict[str, Any]) -> None:
+    _arrange_mounts(config)
+    _start_hosts(config)
+
+
 if __name__ == "__main__":
-    main()
+    supervise("vhdlab", _start)

@@ -4,18 +4,14 @@ Run as that of the local hosts is, and it ends as that does. It writes `ready` w
 its monitor; the machines then boot, or read their snapshot.
 """
 
-import json
 import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import LabError
-from vhdtool.lab.localhosts import mounts
-from vhdtool.lab.localhosts.supervisor import ip_batch, watch
+from vhdtool.lab.localhosts.supervisor import ip_batch, supervise
 from vhdtool.lab.machines.layout import GATEWAY, MACHINES, MANAGEMENT, PREFIX, STORAGE, qemu_command
 
 _MONITOR_SECONDS = 20.0
@@ -47,25 +43,10 @@ def _start_machines(config: dict[str, Any]) -> None:
             time.sleep(0.02)
 
 
-def main() -> None:
-    os.umask(0o077)
-    config = json.loads(sys.argv[1])
-    lifeline, lifeline_end, ready = (int(text) for text in sys.argv[2:5])
-    os.close(lifeline_end)
-    Path("/proc/self/comm").write_text("vhdlab-machines")
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    try:
-        mounts.make_private()
-        _start_network()
-        _start_machines(config)
-    except (OSError, LabError) as error:
-        os.write(ready, f"failed: {error}\n".encode())
-        os._exit(1)
-    os.write(ready, b"ready\n")
-    os.close(ready)
-    watch(lifeline)
-    os._exit(0)
+def _start(config: dict[str, Any]) -> None:
+    _start_network()
+    _start_machines(config)
 
 
 if __name__ == "__main__":
-    main()
+    supervise("vhdlab-machines", _start)
