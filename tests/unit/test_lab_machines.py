@@ -2,12 +2,15 @@
 
 import os
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from vhdtool.errors import LabError
+from vhdtool.lab.localhosts.control import Status
 from vhdtool.lab.machines import base_image, control
+from vhdtool.lab.machines.cache import building, locked
 from vhdtool.lab.machines.layout import EXPORT, MACHINES, MANAGEMENT, STORAGE, Machine, qemu_command
 from vhdtool.lab.machines.seed import write_seed
 
@@ -63,30 +66,105 @@ def test_the_key_of_the_image_changes_with_its_inputs(monkeypatch: pytest.Monkey
     assert base_image.key() != before
 
 
-def test_too_little_space_is_refused_before_building(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(base_image, "install_missing", lambda progress: None)
-    monkeypatch.setattr(base_image, "FREE_NEEDED", 1 << 62)
-    with pytest.raises(LabError, match="MiB free, building needs"):
-        base_image.base_image(tmp_path / "cache", print)
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_too_little_space_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LabError, match=r"MiB free, .* needed; make room"),
+        building(tmp_path / "base", 1 << 62),
+    ):
+        raise AssertionError("it was built")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_another_user_is_refused_before_building(
+def test_an_interrupted_build_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with building(tmp_path / "base", 1) as scratch:
+            (scratch / "made" / "disk.img").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"No space left on device$"), locked(tmp_path, print):
+        raise OSError(28, "No space left on device")
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "building-x" / "rootfs").mkdir(parents=True)
+    (tmp_path / "base-1").mkdir()
+    with locked(tmp_path, print):
+        assert [path.name for path in tmp_path.iterdir()] == ["base-1"]
+
+
+def test_two_labs_build_one_after_the_other(tmp_path: Path) -> None:
+    order: list[str] = []
+    waits = threading.Event()
+
+    def second() -> None:
+        with locked(tmp_path, lambda line: waits.set()):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with locked(tmp_path, print):
+        other.start()
+        assert waits.wait(10)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+
+
+def test_another_user_is_refused_before_anything_is_made(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(LabError, match="needs root"):
-        base_image.base_image(tmp_path / "cache", print)
-    assert not (tmp_path / "cache").exists()
+    with pytest.raises(LabError, match="the machines need root"):
+        control.Machines(tmp_path / "state", tmp_path / "cache", print).up()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def machines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> control.Machines:
+    """They are root's, and have a base image and a snapshot; nothing is started."""
+    made = control.Machines(tmp_path / "state", tmp_path / "cache", print)
+    monkeypatch.setattr(made.hosts, "need_root_and_tools", lambda: None)
+    monkeypatch.setattr(control, "base_image", lambda cache, progress: cache / "base")
+    monkeypatch.setattr(control, "run_command", lambda words: "QEMU 7.2\n")
+    monkeypatch.setattr(made, "_boot", lambda base, saved, *_: saved.mkdir())
+    return made
 
 
 def test_too_little_memory_is_refused_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, machines: control.Machines, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(control, "memory_needed", lambda: 1 << 50)
     with pytest.raises(LabError, match=r"the machines need .* MiB of memory"):
-        control.Machines(tmp_path / "state", tmp_path / "cache", print).up()
+        machines.up()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_machines_that_run_need_no_more_memory(
+    monkeypatch: pytest.MonkeyPatch, machines: control.Machines
+) -> None:
+    monkeypatch.setattr(control, "memory_needed", lambda: 1 << 50)
+    monkeypatch.setattr(machines.hosts, "status", lambda: Status("running", 1, "all answer"))
+    monkeypatch.setattr(machines.hosts, "up", lambda *_: False)
+    assert machines.up() is False
+
+
+def test_a_snapshot_that_cannot_be_read_is_removed(
+    monkeypatch: pytest.MonkeyPatch, machines: control.Machines, tmp_path: Path
+) -> None:
+    def torn(*_: object) -> None:
+        raise LabError("alpha: the memory of a machine: unexpected end")
+
+    ended: list[bool] = []
+    monkeypatch.setattr(control, "memory_needed", lambda: 0)
+    monkeypatch.setattr(machines.hosts, "up", lambda *_: True)
+    monkeypatch.setattr(machines.hosts, "down", lambda holder, force: ended.append(force))
+    monkeypatch.setattr(control, "restore", torn)
+    with pytest.raises(LabError, match="unexpected end; the snapshot is removed"):
+        machines.up()
+    assert ended == [True]
+    assert list((tmp_path / "cache").iterdir()) == []

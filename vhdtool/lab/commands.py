@@ -43,3 +43,12 @@ def run_command(
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise LabError(f"{argv[0]}: {' '.join(lines[-1:]) or f'exit status {done.returncode}'}")
     return done.stdout
+
+
+def last_line(log: Path) -> str:
+    """The last line of a program's log that is not empty; "" if there is none."""
+    try:
+        lines = log.read_text(errors="replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
+import shlex
 from pathlib import Path
 
 import click
 
+from vhdtool.cli.arguments import json_option
 from vhdtool.cli.commands.hosts import holder_option, process_of
 from vhdtool.lab.localhosts.options import default_cache
 
@@ -39,14 +42,12 @@ def up(state: Path, cache: Path, holder: int | None) -> None:
     The first time it builds their disk image and boots them, which takes minutes; then they
     start from a snapshot.
     """
-    import os
-
     from vhdtool.lab.localhosts.state import MARK
     from vhdtool.lab.machines.control import Machines
 
     found = Machines(state, cache.absolute(), click.echo)
     made = found.up(process_of(holder), os.environ.get(MARK, ""))
-    command = f"ssh -F {state / 'ssh_config'} alpha"
+    command = shlex.join(["ssh", "-F", str(state.absolute() / "ssh_config"), "alpha"])
     click.echo(f"machines {'started' if made else 'already running'}: {command}")
 
 
@@ -66,7 +67,7 @@ def down(state: Path, cache: Path, holder: int | None, force: bool) -> None:
 @machines.command()
 @_state
 @_cache
-@click.option("--json", "as_json", is_flag=True, help="JSON on standard output.")
+@json_option
 @click.pass_context
 def status(context: click.Context, state: Path, cache: Path, as_json: bool) -> None:
     """Print whether the machines are running; exit code 0 if so, else 1."""

@@ -82,7 +82,7 @@ class LocalHosts:
 
     def up(self, options: Options, holder: Process | None = None, mark: str = "") -> bool:
         """Make the hosts; False when they were running already. Raises LabError, UsageError."""
-        self._need_root_and_tools()
+        self.need_root_and_tools()
         with self.state.locked() as lock:
             if holder is not None:
                 self._claim(holder, mark)
@@ -224,7 +224,8 @@ class LocalHosts:
     def _write_client_config(self, pid: int) -> None:
         sshfiles.write_client_config(self.state.directory, pid, self.control, self.kind.hosts)
 
-    def _need_root_and_tools(self) -> None:
+    def need_root_and_tools(self) -> None:
+        """Raises LabError."""
         if os.geteuid() != 0:
             raise LabError(f"the {self.kind.name} need root: they live in namespaces")
         missing = [tool for tool in self.kind.tools if shutil.which(tool) is None]

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
+import shlex
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from vhdtool.errors import LabError
-from vhdtool.lab.commands import run_command
+from vhdtool.lab.commands import last_line, run_command
+from vhdtool.lab.localhosts.processes import descendants, end
+from vhdtool.lab.machines.cache import Progress, building
 
 SUITE = "bookworm"
 PACKAGES = (
@@ -54,8 +54,11 @@ _INITRAMFS = {
     "etc/initramfs-tools/conf.d/vhdlab": "MODULES=list\nCOMPRESS=gzip\n",
     "usr/share/initramfs-tools/modules.d/vhdlab": "virtio_pci\nvirtio_blk\nvirtio_net\next4\n",
 }
+_TOGETHER = (
+    "setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child",
+    "--mount-proc",
+)  # fmt: skip
 _NO_FILES = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
-Progress = Callable[[str], None]
 
 
 def key() -> str:
@@ -67,44 +70,26 @@ def key() -> str:
 def base_image(cache: Path, progress: Progress) -> Path:
     """The directory with disk.img, vmlinuz, initrd.img and xen; built when it is not there.
 
-    Nothing that is half built stays. Raises LabError.
+    The caller is root and has locked the cache. Raises LabError.
     """
     folder = cache / f"base-{key()}"
-    if (folder / "disk.img").exists():
+    if folder.exists():
         return folder
-    _check(cache, progress)
-    progress("building the machines' disk image (Debian 12; once, some 3 minutes)")
-    with tempfile.TemporaryDirectory(dir=cache, prefix="building-") as text:
-        scratch = Path(text)
-        rootfs = scratch / "rootfs"
+    install_missing(progress)
+    with building(folder, FREE_NEEDED) as scratch:
+        progress("building the machines' disk image (Debian 12; once, some 2 minutes)")
+        rootfs, made = scratch / "rootfs", scratch / "made"
         _bootstrap(rootfs, scratch, progress)
         _configure(rootfs)
-        made = scratch / "base"
-        made.mkdir(mode=0o700)
         for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd.img", "initrd.img-*")):
             shutil.copyfile(_only(rootfs / "boot", pattern), made / name)
         xen = _output(["gzip", "-dc", str(_only(rootfs / "boot", "xen-4*.gz"))])
         (made / "xen").write_bytes(xen)
         progress("writing the file system")
-        image = scratch / "disk.img"
         command = ["mke2fs", "-q", "-t", "ext4", "-F", "-E", "lazy_itable_init=1,nodiscard"]
-        run_command([*command, "-O", "metadata_csum", "-d", str(rootfs), str(image), SIZE])
-        image.replace(made / "disk.img")
-        made.replace(folder)
+        image = str(made / "disk.img")
+        run_command([*command, "-O", "metadata_csum", "-d", str(rootfs), image, SIZE])
     return folder
-
-
-def _check(cache: Path, progress: Progress) -> None:
-    """Raises LabError before anything is made that could not be finished."""
-    if os.geteuid() != 0:
-        raise LabError("the machines' disk image needs root: it is made with its own owners")
-    install_missing(progress)
-    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
-    if free < FREE_NEEDED:
-        raise LabError(
-            f"{cache}: {free >> 20} MiB free, building needs {FREE_NEEDED >> 20} MiB; make room"
-        )
 
 
 def install_missing(progress: Progress) -> None:
@@ -127,30 +112,25 @@ def _bootstrap(rootfs: Path, scratch: Path, progress: Progress) -> None:
     command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory"]
     command += [f"--include={','.join(PACKAGES)}"]
     command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NO_FILES]
-    command += [f"--essential-hook=cp -rT {scratch}/first $1"]
+    command += [f'--essential-hook=cp -rT {shlex.quote(f"{scratch}/first")} "$1"']
     log = scratch / "log"
     with open(log, "wb") as out:
-        words = [*command, SUITE, str(rootfs)]
+        # In a namespace of processes that ends with this one: killed, it leaves no writer behind.
+        words = [*_TOGETHER, *command, SUITE, str(rootfs)]
         child = subprocess.Popen(words, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
         try:
             begun, said = time.monotonic(), ""
             while child.poll() is None:
                 time.sleep(0.5)
-                last = _last_line(log)
+                last = last_line(log)
                 if last != said or time.monotonic() - begun > 10:
                     begun, said = time.monotonic(), last
                     progress(f"  {last}")
         finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
+            end(descendants(child.pid))
+            child.wait()
     if child.returncode:
-        raise LabError(f"mmdebstrap: {_last_line(log)}; is there a network, and a Debian keyring?")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "..."
+        raise LabError(f"mmdebstrap: {last_line(log)}; is there a network, and a Debian keyring?")
 
 
 def _configure(rootfs: Path) -> None:

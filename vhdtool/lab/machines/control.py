@@ -5,71 +5,22 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from vhdtool.errors import LabError
-from vhdtool.lab.commands import run_command
-from vhdtool.lab.localhosts import ssh_files
-from vhdtool.lab.localhosts.control import Kind, LocalHosts, Status
+from vhdtool.lab.commands import last_line, run_command
+from vhdtool.lab.localhosts.control import LocalHosts, Status
 from vhdtool.lab.localhosts.processes import Process
-from vhdtool.lab.machines import snapshot as snapshots
 from vhdtool.lab.machines.base_image import base_image
+from vhdtool.lab.machines.cache import Progress, building, locked
+from vhdtool.lab.machines.kind import FEATURES, HOSTS, KIND, OF_SNAPSHOT, MachineOptions
 from vhdtool.lab.machines.layout import MACHINES, memory_needed, qemu_command
-from vhdtool.lab.machines.seed import write_seed
+from vhdtool.lab.machines.snapshot import restore, save
 
-FEATURES = 1
-"""Rises when machines or snapshots of an older version of this package cannot be used."""
 BOOT_SECONDS = 600.0
-_TOOLS = ("unshare", "nsenter", "ip", "nc", "ssh", "ssh-keygen", "qemu-system-x86_64", "qemu-img")
-HOSTS = {machine.name: machine.address for machine in MACHINES}
-
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class MachineOptions:
-    """The base image of the machines, and the snapshot from which they start."""
-
-    base: Path
-    snapshot: Path | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"features": FEATURES, **{k: v and str(v) for k, v in asdict(self).items()}}
-
-
-def _prepare(options: MachineOptions, directory: Path) -> None:
-    """Make keys, seeds and disks in the state directory."""
-    if options.snapshot is None:
-        ssh_files.make_keys(directory, HOSTS)
-    else:
-        for pattern in snapshots.KEPT:
-            for path in options.snapshot.glob(pattern):
-                shutil.copyfile(path, directory / path.name)
-                (directory / path.name).chmod(0o600)
-    for machine in MACHINES:
-        if options.snapshot is None:
-            write_seed(machine, directory, directory / f"{machine.name}.tar")
-            below = ["-F", "raw", "-b", str(options.base / "disk.img")]
-        else:
-            below = ["-F", "qcow2", "-b", str(options.snapshot / f"{machine.name}.qcow2")]
-        disk = str(directory / f"{machine.name}.qcow2")
-        run_command(["qemu-img", "create", "-q", "-f", "qcow2", *below, disk])
-
-
-def _inside(options: MachineOptions, directory: Path) -> dict[str, Any]:
-    base, started = str(options.base), options.snapshot is not None
-    return {"base": base, "snapshot": started, "files": str(directory)}
-
-
-KIND = Kind(
-    "machines", HOSTS, "vhdtool.lab.machines.supervisor", _prepare, _inside,
-    ready_seconds=60.0, ssh_seconds=10.0, tools=_TOOLS,
-)  # fmt: skip
+SNAPSHOT_BYTES = 3 << 30
+"""Free bytes that a snapshot needs; the memory of machines that have just booted has many zeros."""
 
 
 class Machines:
@@ -83,17 +34,27 @@ class Machines:
 
     def up(self, holder: Process | None = None, mark: str = "") -> bool:
         """Start the machines, built and booted before if need be; False when they ran already."""
-        _check_memory()
-        base = base_image(self.cache, self.progress)
-        saved = self.cache / f"booted-{_snapshot_key(base)}"
-        options = MachineOptions(base, saved)
-        if not saved.exists():
-            self._boot(base, saved, holder, mark)
-        if not self.hosts.up(options, holder, mark):
+        self.hosts.need_root_and_tools()
+        if self.status().state != "running":
+            _check_memory()
+        with locked(self.cache, self.progress):
+            base = base_image(self.cache, self.progress)
+            saved = self.cache / f"booted-{_snapshot_key(base)}"
+            if not saved.exists():
+                self._boot(base, saved, holder, mark)
+        if not self.hosts.up(MachineOptions(base, saved), holder, mark):
             return False
         begun = time.monotonic()
         self.progress("starting the machines from their snapshot")
-        snapshots.restore(self.directory, saved)
+        try:
+            restore(self.directory, saved)
+        except LabError as error:
+            # A snapshot that cannot be read would fail at every start.
+            self.hosts.down(holder, force=True)
+            shutil.rmtree(saved)
+            raise LabError(
+                f"{error}; the snapshot is removed: the next start boots them"
+            ) from error
         self._wait_for_ssh(begun)
         return True
 
@@ -111,16 +72,13 @@ class Machines:
         self.hosts.up(MachineOptions(base), holder, mark)
         self._wait_for_ssh(begun)
         self.progress("saving the booted machines")
-        with tempfile.TemporaryDirectory(dir=self.cache, prefix="building-") as text:
-            scratch = Path(text) / "booted"
-            scratch.mkdir(mode=0o700)
+        with building(saved, SNAPSHOT_BYTES) as scratch:
             self._ssh_all("sync")
-            snapshots.save(self.directory, scratch)
-            patterns = (*snapshots.KEPT, "*.qcow2")
+            save(self.directory, scratch / "made")
+            patterns = (*OF_SNAPSHOT, "*.qcow2")
             for path in (path for pattern in patterns for path in self.directory.glob(pattern)):
-                shutil.move(path, scratch / path.name)
+                shutil.move(path, scratch / "made" / path.name)
             self.hosts.down(holder, force=True)
-            scratch.replace(saved)
 
     def _wait_for_ssh(self, begun: float) -> None:
         """Wait until every machine answers, and set its clock: it stood while it was saved."""
@@ -158,12 +116,7 @@ class Machines:
         return failed
 
     def _last_words(self, name: str) -> str:
-        try:
-            text = (self.directory / f"{name}.console").read_text(errors="replace")
-        except OSError:
-            return "(no console)"
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1][-90:] if lines else "(empty)"
+        return last_line(self.directory / f"{name}.console")[-90:] or "(empty)"
 
 
 def _check_memory() -> None:

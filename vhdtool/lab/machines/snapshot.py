@@ -13,11 +13,10 @@ from typing import Any
 from qemu.qmp import QMPClient, QMPError
 
 from vhdtool.errors import LabError
+from vhdtool.lab.commands import last_line
 from vhdtool.lab.machines.layout import MACHINES
 
 _SECONDS = 120.0
-KEPT = ("id_ed25519*", "host_*", "authorized_keys", "known_hosts", "*.tar")
-"""Files of the state directory that belong to a snapshot: the machines have these keys."""
 
 
 def save(directory: Path, snapshot: Path) -> None:
@@ -77,7 +76,9 @@ def _on(directory: Path, name: str, work: Callable[[QMPClient], Awaitable[None]]
     try:
         asyncio.run(talk())
     except (QMPError, OSError) as error:
-        raise LabError(f"{name}: {error}") from error
+        # QEMU says why it ended; the client knows only that it did.
+        said = last_line(directory / f"qemu-{name}.log")
+        raise LabError(f"{name}: {said or error}") from error
 
 
 @contextlib.contextmanager

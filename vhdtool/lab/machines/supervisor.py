@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import LabError
+from vhdtool.lab.commands import last_line
 from vhdtool.lab.localhosts.supervisor import ip_batch, supervise
 from vhdtool.lab.machines.layout import GATEWAY, MACHINES, MANAGEMENT, PREFIX, STORAGE, qemu_command
 
@@ -38,8 +39,8 @@ def _start_machines(config: dict[str, Any]) -> None:
     for machine in MACHINES:
         while not (folder / f"{machine.name}.qmp").exists():
             if time.monotonic() > deadline:
-                log_text = (folder / f"qemu-{machine.name}.log").read_text(errors="replace").strip()
-                raise LabError(f"{machine.name}: QEMU did not start: {log_text[-200:]}")
+                said = last_line(folder / f"qemu-{machine.name}.log")
+                raise LabError(f"{machine.name}: QEMU did not start: {said}")
             time.sleep(0.02)
 
 
