@@ -4,13 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from tests.support.html_page import checked
 from tests.support.run_history import Odd, make_run, make_runs, name_of
 from vhdtool.cli.main import cli
 from vhdtool.report.history.compare import compare, usual_pair
@@ -247,23 +247,6 @@ def test_a_diff_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert found == "notes: verdict.json: missing; give the directory of a run"
 
 
-class Checker(HTMLParser):
-    """Notices elements that do not nest, and collects tags and attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
 def test_the_page_loads_nothing_and_links_to_the_runs(tmp_path: Path) -> None:
     def odd(number: int, strategy: str, guard: bool, seed: int) -> str | None:
         return "corrupt" if strategy == "activate" and number == 70 else None
@@ -275,9 +258,7 @@ def test_the_page_loads_nothing_and_links_to_the_runs(tmp_path: Path) -> None:
     (tmp_path / "pages").mkdir()
     page = tmp_path / "pages" / "h.html"
     history(tmp_path / "runs", "-o", page)
-    checker = Checker()
-    checker.feed(page.read_text())
-    assert not checker.open
+    checker = checked(page.read_text())
     assert not {tag for tag, _ in checker.seen} & {"script", "img", "link", "iframe", "object"}
     assert not any({"src", "style", "onclick"} & set(attrs) for _, attrs in checker.seen)
     links = {str(attrs["href"]) for tag, attrs in checker.seen if tag == "a"}

@@ -5,12 +5,12 @@ import os
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from tests.support.html_page import checked
 from tests.support.synthetic_run import activate, entry, make
 from vhdtool.cli.commands.report import report
 from vhdtool.errors import UsageError
@@ -20,43 +20,14 @@ from vhdtool.report.output.case_view import damage_text
 from vhdtool.report.output.files import write_files
 from vhdtool.report.run import load_run
 
-VOID = {"meta", "br", "input"}
-
-
-class Checker(HTMLParser):
-    """Collects tags and attributes, and notices elements that do not nest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
 
 def _page(run_dir: Path) -> str:
     return write_files(load_run(run_dir))[1].read_text()
 
 
-def _checked(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    assert not checker.open
-    return checker
-
-
 def test_every_case_finding_and_command_is_there(tmp_path: Path) -> None:
     html = _page(make(tmp_path / "run"))
-    checker = _checked(html)
+    checker = checked(html)
     ids = [str(attrs["id"]) for tag, attrs in checker.seen if tag == "section"]
     sections = [name for name in ids if name.startswith("case-")]
     assert len(sections) == len(set(sections)) == 7
@@ -77,7 +48,7 @@ def test_every_case_finding_and_command_is_there(tmp_path: Path) -> None:
 def test_the_report_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     run_dir = make(tmp_path / "run")
     html = _page(run_dir)
-    checker = _checked(html)
+    checker = checked(html)
     assert not {tag for tag, _ in checker.seen} & {"script", "img", "link", "iframe", "object"}
     assert not any("src" in attrs for _, attrs in checker.seen)
     assert not re.search(r"url\((?!#)|@import|https?:", html)
@@ -87,7 +58,7 @@ def test_the_report_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_each_link_inside_the_page_leads_somewhere(tmp_path: Path) -> None:
-    seen = _checked(_page(make(tmp_path / "run"))).seen
+    seen = checked(_page(make(tmp_path / "run"))).seen
     ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
     assert len(ids) == len(set(ids))
     links = {str(attrs["href"]) for tag, attrs in seen if tag == "a"}
@@ -146,7 +117,7 @@ def test_a_broken_rule_with_whole_data_is_named(tmp_path: Path) -> None:
 
 
 def test_pictures_have_colours_without_a_style_sheet(tmp_path: Path) -> None:
-    seen = _checked(_page(make(tmp_path / "run"))).seen
+    seen = checked(_page(make(tmp_path / "run"))).seen
     groups = [attrs for tag, attrs in seen if tag == "g"]
     assert {"overlap", "active-a", "active-b", "read"} <= {str(one.get("class")) for one in groups}
     for attrs in groups:
@@ -157,7 +128,7 @@ def test_pictures_have_colours_without_a_style_sheet(tmp_path: Path) -> None:
 
 
 def test_the_filter_is_hidden_where_no_style_sheet_shows_it(tmp_path: Path) -> None:
-    seen = _checked(_page(make(tmp_path / "run"))).seen
+    seen = checked(_page(make(tmp_path / "run"))).seen
     (box,) = [attrs for tag, attrs in seen if attrs.get("class") == "filter"]
     assert "hidden" in box
     shown = [attrs["id"] for tag, attrs in seen if tag == "input"]
@@ -204,7 +175,7 @@ def test_hostile_strings_are_text(tmp_path: Path) -> None:
     case["oracles"]["content"] = {"result": evil, "findings": [{"code": evil, "message": evil}]}
     run = {"run": evil, "storage": evil, "hypervisor": evil, "strategies": [case]}
     (tmp_path / "verdict.json").write_text(json.dumps(run))
-    checker = _checked(_page(tmp_path))
+    checker = checked(_page(tmp_path))
     assert not {tag for tag, _ in checker.seen} & {"script", "img"}
     assert not any(name.startswith("on") for _, attrs in checker.seen for name in attrs)
 
@@ -244,7 +215,7 @@ def test_any_field_of_the_verdict_may_be_anything(junk: object, tmp_path: Path) 
             }
         )
     )
-    _checked(_page(tmp_path))
+    checked(_page(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["events.jsonl", "case.json", "console.jsonl", "reproduce.txt"])
@@ -260,7 +231,7 @@ def test_a_torn_record_costs_a_note_never_a_traceback(
         if content is not None:
             (case_dir / name).write_bytes(content)
     html = _page(run_dir)
-    _checked(html)
+    checked(html)
     if content is None:
         assert f"{name}" in html
 
