@@ -77,7 +77,7 @@ def base_image(cache: Path, progress: Progress) -> Path:
         return folder
     install_missing(progress)
     with building(folder, FREE_NEEDED) as scratch:
-        progress("building the machines' disk image (Debian 12; once, some 2 minutes)")
+        progress("building the machines' disk image (Debian 12; once, a minute or more)")
         rootfs, made = scratch / "rootfs", scratch / "made"
         _bootstrap(rootfs, scratch, progress)
         _configure(rootfs)

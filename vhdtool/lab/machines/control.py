@@ -67,7 +67,7 @@ class Machines:
 
     def _boot(self, base: Path, saved: Path, holder: Process | None, mark: str) -> None:
         """Boot the machines once and save them."""
-        self.progress("booting the machines (once, some 2 minutes)")
+        self.progress("booting the machines (once, a minute or more)")
         begun = time.monotonic()
         self.hosts.up(MachineOptions(base), holder, mark)
         self._wait_for_ssh(begun)
