@@ -5,7 +5,6 @@ a suggestion must not lose data by it.
 """
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 import click
 
@@ -41,6 +40,8 @@ def unknown_command(name: str, known: Iterable[str]) -> str:
     if name in OTHER_TOOLS:
         other = OTHER_TOOLS[name]
         return f"{text} `{other if other.startswith('vhd-util') else f'vhdtool {other}'}` does it."
+    from difflib import get_close_matches
+
     near = get_close_matches(name, known, n=1)
     return f"{text} Did you mean '{near[0]}'?" if near else f"{text} See `vhdtool --help`."
 

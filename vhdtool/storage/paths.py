@@ -4,7 +4,6 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhdtool.storage.file import FileStorage
@@ -105,18 +104,27 @@ def loop_file(device: int) -> str | None:
     """
     backing = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/loop/backing_file"
     try:
-        with open(backing, "rb") as file:
-            return os.fsdecode(file.read().rstrip(b"\n"))
+        return os.fsdecode(_first_line(backing))
     except OSError:
         return None
 
 
 def loop_over(file: os.stat_result) -> str | None:
     """A writable loop device over a file; None where there is none."""
-    for entry in Path(SYSFS).glob("loop*/loop/backing_file"):
-        folder = entry.parent.parent
+    try:
+        names = [name for name in os.listdir(SYSFS) if name.startswith("loop")]
+    except OSError:
+        return None
+    for name in names:
+        folder = f"{SYSFS}/{name}"
+        # A device without a file has no such entry.
         with suppress(OSError):
-            backing = os.stat(os.fsdecode(entry.read_bytes().rstrip(b"\n")))
-            if os.path.samestat(backing, file) and (folder / "ro").read_text().strip() == "0":
-                return f"/dev/{folder.name}"
+            backing = os.stat(os.fsdecode(_first_line(f"{folder}/loop/backing_file")))
+            if os.path.samestat(backing, file) and _first_line(f"{folder}/ro") == b"0":
+                return f"/dev/{name}"
     return None
+
+
+def _first_line(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read().rstrip(b"\n")
