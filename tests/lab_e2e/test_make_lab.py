@@ -151,7 +151,7 @@ def test_an_interrupted_lab_ends_its_hosts_and_keeps_its_logs(make_lab, tmp_path
 
 def test_a_lab_with_a_closed_output_ends_its_hosts(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
-    running = make_lab(STRATEGY="activate")
+    running = make_lab(STRATEGY="activate", KEEP="0")
     wait_for_line(running, "hosts started")
     networks = networks_of(lab)
     running.stdout.close()
@@ -215,7 +215,10 @@ def test_options_of_make_become_variables_of_the_playbook(script) -> None:
         ({"STRATEGIES": "activate"}, "STRATEGIES=: no such option; did you mean STRATEGY?"),
         ({"STRATEGY": "activte"}, "did you mean activate?"),
         ({"STEPS": "D.attach | S.deactivate | S.detach"}, "the destination is attached at RESUME"),
-        ({"RUN_DIR": "/proc/run"}, "/proc/run: "),
+        ({"RUN_DIR": "/proc/run"}, "/proc/run: the record of the run cannot be made there"),
+        ({"RUN_DIR": "/proc/run"}, "choose another directory by RUN_DIR="),
+        ({"RUN_DIR": f"{ROOT}/Makefile"}, "choose another directory by RUN_DIR="),
+        ({"KEEP": "yes"}, "KEEP=yes: is none of 0, 1"),
         ({"KEEP_RUNS": "-1"}, "KEEP_RUNS=-1: is not a number of runs"),
     ],
 )
