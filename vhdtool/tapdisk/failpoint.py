@@ -8,19 +8,20 @@ import signal
 import threading
 
 NAMES = (
-    "allocate-zeroed",
-    "allocate-room",
-    "allocate-bat",
-    "bitmap-data",
+    "space-zeroed",
+    "space-preallocated",
+    "bat-written",
+    "data-written",
     "bitmap-written",
     "close-begun",
-    "close-batmap",
-    "close-footer",
-    "close-truncated",
-    "closed",
-    "released",
-    "leased",
+    "batmap-written",
+    "footer-written",
+    "file-truncated",
+    "image-closed",
+    "lease-released",
+    "lease-taken",
 )
+"""What the process has just done: for an allocation, a write, a close, an activation."""
 
 
 class _Trap:

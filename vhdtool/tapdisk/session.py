@@ -57,7 +57,7 @@ class ImageSession:
         began = monotonic()
         guard = self._settings.guard
         storage, epoch, unclean = self._claim.acquire(op, force_epoch)
-        reached("leased")
+        reached("lease-taken")
         kill_footer = op == "unpause" and not self._settings.read_only
         try:
             self._load(storage, epoch, unclean=unclean, kill_footer=kill_footer, exclusive=guard)
@@ -152,13 +152,13 @@ class ImageSession:
             fields["truncated_to"] = image.truncated_to
             self.image = None
             image.abandon()
-            reached("closed")
+            reached("image-closed")
         if self._reopens:
             fields["reopens"] = self._reopens
         if (epoch := self._claim.release()) is not None:
             fields["epoch"] = epoch
         self._reopens = 0
-        reached("released")
+        reached("lease-released")
         self._settings.emit(event, **fields)
         if failure is not None:
             raise failure

@@ -82,10 +82,10 @@ class Allocator:
         self._require_sole_writer(block)
         try:
             entries = self._preallocate(wanted, first)
-            hooks.reached("allocate-room")
+            hooks.reached("space-preallocated")
             self._unsettled = entries
             self.write_entries(entries)
-            hooks.reached("allocate-bat")
+            hooks.reached("bat-written")
         except BaseException:
             # The next allocation must clear again what this one may have written.
             self.forget()

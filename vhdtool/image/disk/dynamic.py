@@ -121,7 +121,7 @@ class DynamicDisk(OpenDisk):
         self.storage.pwrite(self._map.layout.data_offset(entry) + within, data)
         bitmap = self._map.bitmap(block, entry)
         if bitmap is not None and not all_present(bitmap, first, sectors):
-            self._writer.hooks.reached("bitmap-data")
+            self._writer.hooks.reached("data-written")
             self._set_bits(block, entry, first, sectors)
 
     def _whole_sectors(self, block: int, within: int, data: memoryview) -> tuple[int, memoryview]:

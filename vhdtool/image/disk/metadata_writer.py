@@ -67,10 +67,10 @@ class MetadataWriter:
     def write_footer(self, offset: int) -> None:
         """Write the footer at byte `offset` and cut the file behind it; durable on return."""
         self.write(offset, self.footer.pack())
-        self.hooks.reached("close-footer")
+        self.hooks.reached("footer-written")
         end = offset + SECTOR
         if self.storage.size() != end:
             self.truncate(end)
-            self.hooks.reached("close-truncated")
+            self.hooks.reached("file-truncated")
         self.truncated_to = end
         self.storage.flush()

@@ -84,7 +84,7 @@ class Guarded:
         writer.hooks.reached("close-begun")
         try:
             writer.write_batmap(blocks)
-            writer.hooks.reached("close-batmap")
+            writer.hooks.reached("batmap-written")
             storage.flush()
             writer.write_footer(allocator.footer_offset())
         finally:

@@ -66,7 +66,7 @@ class Preallocation:
         hooks = self._writer.hooks
         hooks.may_write_metadata()
         self._storage.zero(end * SECTOR, (stop - end) * SECTOR)
-        hooks.reached("allocate-zeroed")
+        hooks.reached("space-zeroed")
         if self._bitmap is not None:
             hooks.may_write_metadata()
             for sector in range(entry, stop, self._layout.stride):
