@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import oracle_cases
 from vhdtool.oracle.coverage import MINIMUM, cover
+from vhdtool.oracle.evidence.json_fields import LONGEST_TEXT
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.oracle.judge import prepare
 from vhdtool.oracle.verdict import judge_case
@@ -219,6 +220,24 @@ def test_a_guest_that_stops_after_the_cancel_is_not_refused(tmp_path: Path) -> N
             event["event"] = "attached"
     entry: dict[str, Any] = judge_case(lab.save(tmp_path / "still"))
     assert entry["verdict"] == "inconclusive"
+
+
+@pytest.mark.parametrize("name", ["refused", "fenced"])
+def test_a_long_reason_is_quoted_whole_on_one_line(name: str, tmp_path: Path) -> None:
+    lab = oracle_cases.refused()
+    if name == "fenced":
+        lab.events[-1].update(event=name)
+    stating = next(event for event in lab.events if event["event"] == name)
+    stating["reason"] = f"is in use by {'x' * 600}\nend it there"
+    assert f"is in use by {'x' * 600} end it there" in said(judge_case(lab.save(tmp_path / name)))
+
+
+def test_a_lab_error_is_whole_and_a_huge_one_is_cut(tmp_path: Path) -> None:
+    path = oracle_cases.activate().save(tmp_path / "error")
+    long, huge = f"{'x' * 900} end", "y" * 100_000
+    edit_json(path / "case.json", lambda case: case.update(error={"what": long, "log": [huge]}))
+    why = judge_case(path)["why"]
+    assert why == f"The lab failed: {long}; the log ends: {'y' * LONGEST_TEXT}..."
 
 
 def test_a_fence_and_an_io_error_are_not_consistent(tmp_path: Path) -> None:

@@ -140,12 +140,10 @@ def _refused(events: Events, last: Leg, again: Event, coverage: Coverage) -> Non
     """Requires a refusal, a cancel, and that the guest continued at the source alone."""
     refusals = [event for event in events.named("refused") if _in_time(event, last, again)]
     if not refusals:
-        reason = str(again.extra.get("reason", "no reason given"))[:200]
-        coverage.doubts.append(f"the migration was cancelled without a refusal: {reason}")
+        coverage.doubts.append(f"the migration was cancelled without a refusal: {again.reason}")
         return
     first = refusals[0]
-    reason = " ".join(str(first.extra.get("reason", "no reason given")).split())[:200]
-    coverage.refused = f"{first.host} refused `{first.extra.get('op', '?')}` ({reason})"
+    coverage.refused = f"{first.host} refused `{first.extra.get('op', '?')}` ({first.reason})"
     coverage.continued_at = last.source or "the source"
     if not _new_blocks(events, again.seq, host=last.source):
         coverage.doubts.append("the source allocated no new blocks after the cancel")

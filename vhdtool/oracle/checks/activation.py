@@ -215,8 +215,7 @@ def _served(leg: Leg, readings: list[Reading]) -> Reading | None:
 
 def _guard(events: Events, active: list[Reading], guard: bool) -> Iterator[Finding]:
     for event in events.named("fenced"):
-        reason = str(event.extra.get("reason", "no reason given"))[:200]
-        yield doubt("fenced", f"{event.who} fenced itself: {reason}")
+        yield doubt("fenced", f"{event.who} fenced itself: {event.reason}")
     for one in active:
         if guard and one.event.name == "opened" and one.first is not None:
             text = f"{_name(one)} served a request without the lease, after its metadata read "

@@ -155,6 +155,6 @@ def _error(source: strict.Object) -> str | None:
         return None
     what = error.get("what") if isinstance(error, dict) else error
     log = error.get("log") if isinstance(error, dict) else None
-    line = " ".join(str(what).split())[:300] or "unknown lab error"
-    last = " ".join(str(log[-1]).split())[:200] if isinstance(log, list) and log else ""
+    line = strict.one_line(what) or "unknown lab error"
+    last = strict.one_line(log[-1]) if isinstance(log, list) and log else ""
     return f"{line}; the log ends: {last}" if last else line

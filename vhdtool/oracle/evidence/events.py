@@ -48,6 +48,11 @@ class Event:
         """The process: "host:pid"."""
         return f"{self.host}:{self.pid}"
 
+    @property
+    def reason(self) -> str:
+        """The reason that the event states, on one line."""
+        return strict.one_line(self.extra.get("reason", "no reason given"))
+
     def number(self, key: str) -> float | None:
         """A number among the fields of this kind of event, or None."""
         value = self.extra.get(key)

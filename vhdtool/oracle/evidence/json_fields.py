@@ -14,6 +14,8 @@ class TornRecord(VhdtoolError):
 
 Object = Mapping[str, object]
 MOST = 10**15
+LONGEST_TEXT = 2000
+"""Characters of a text that a sentence of a verdict quotes: those that we write are whole."""
 
 
 def _no_constant(text: str) -> Never:
@@ -85,6 +87,12 @@ def boolean(source: Object, key: str) -> bool:
     if not isinstance(value, bool):
         raise TornRecord(f"{key!r} is {_shown(value)}, not true or false")
     return value
+
+
+def one_line(value: object) -> str:
+    """Any value as text on one line, to be quoted; cut only where it is very long."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}..."
 
 
 def _shown(value: object) -> str:
