@@ -194,6 +194,25 @@ def test_systemd_passes_a_socket(image: Path, place: str) -> None:
     assert "/" not in place or Path(place).exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--read-only"], "no lock that keeps writers out"),
+        (["--snapshot"], "no lock that keeps writers out"),
+        ([], "no file beside it"),
+    ],
+)
+def test_a_lun_is_served_to_writers_with_a_record(
+    words: list[str], reason: str, image: Path
+) -> None:
+    lun = "iscsi://me%secret@127.0.0.1/iqn.2026-01.org.example:disks/1"
+    said = refused(lun, *words, "--socket", "s")
+    assert said.startswith("vhdtool: iscsi://127.0.0.1/iqn.2026-01.org.example:disks/1: ")
+    assert reason in said
+    assert "secret" not in said
+    assert os.listdir() == ["d.vhd"]
+
+
 def test_a_passed_socket_excludes_another(image: Path) -> None:
     launcher = (
         "import os, socket, sys; one = socket.socket(); one.bind(('127.0.0.1', 0)); "

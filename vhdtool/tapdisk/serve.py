@@ -146,13 +146,26 @@ def _require_no_link(image: Path) -> None:
         raise UsageError(f"{image}: is a symbolic link, which --no-follow does not allow")
 
 
+def _require_what_a_lun_needs(service: Service) -> None:
+    # Imported late: files do not need it.
+    from vhdtool.storage.scsi import Lun
+
+    lun = Lun.parse(os.fspath(service.image))
+    if service.read_only:
+        raise UsageError(
+            f"{lun}: --read-only and --snapshot are for files and devices, as a LUN has no lock "
+            "that keeps writers out; serve it with --lease scsi:... and --record"
+        )
+    if service.record is None:
+        raise UsageError(
+            f"{lun}: a LUN has no file beside it for the epoch record: name one that all hosts "
+            "see, or with --lease scsi:... any file, with --record"
+        )
+
+
 def _activated(service: Service) -> TapDisk:
     if is_lun(service.image):
-        if service.record is None:
-            raise UsageError(
-                f"{service.image}: a LUN has no file beside it for the epoch record: name one "
-                "that all hosts see, or with --lease scsi:... any file, with --record"
-            )
+        _require_what_a_lun_needs(service)
     elif not service.image.parent.is_dir():
         raise StorageError(str(service.image), "open it", 2)
     kind = service.kind or kind_of(service.image)
