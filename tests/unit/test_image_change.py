@@ -259,6 +259,24 @@ def test_growing_full_image_moves_blocks_out_of_the_way(tmp_path: Path) -> None:
         assert reader.read(0, 16 * MIB) == before
 
 
+@pytest.mark.parametrize("entries", [100, 129, 256, 300, 600, 1100, 2100, 9000])
+@pytest.mark.parametrize("kind", ["dynamic", "differencing"])
+def test_growing_by_a_few_sectors_leaves_no_leak(tmp_path: Path, kind: str, entries: int) -> None:
+    path = tmp_path / "a.vhd"
+    create_dynamic(path, 16 * MIB)
+    if kind == "differencing":
+        snapshot(path, tmp_path / "kid.vhd")
+        path = tmp_path / "kid.vhd"
+    write(path, *[(block * BLOCK, bytes([block + 1]) * BLOCK) for block in (0, 5)])
+    before = content(path)
+    resize(path, entries * BLOCK)
+    clean(path)
+    resize(path, 2 * entries * BLOCK)
+    clean(path)
+    with open_chain(path) as reader:
+        assert reader.read(0, 16 * MIB) == before
+
+
 @pytest.mark.parametrize("room", [0, 4096, MIB, 3 * MIB, 6 * MIB + 8192])
 def test_growing_on_a_full_disk_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int

@@ -309,6 +309,18 @@ def test_leaked_block_and_tail() -> None:
     assert findings(picture)[1].offset == tail * SECTOR
 
 
+@pytest.mark.parametrize(("shift", "codes"), [(0, []), (1, ["leaked-block"])])
+def test_a_gap_for_no_aligned_block_is_no_leak(shift: int, codes: list[str]) -> None:
+    """Only where a block is not aligned, another of that length can have been in the gap."""
+    picture = Picture(64 * MIB, 512 << 10)
+    front, total = picture.end, picture.layout.total_sectors
+    picture.add(0)
+    entry = picture.layout.next_entry(front) + picture.layout.sectors + shift
+    assert total <= entry - front < picture.layout.stride
+    picture.blocks[0], picture.end = entry, entry + total
+    assert [one.code for one in findings(picture)] == codes
+
+
 def test_other_creators_may_leave_room_before_the_footer() -> None:
     picture = Picture(64 * MIB, 512 << 10, batmap=False)
     picture.footer = replace(picture.footer, creator=b"win ", creator_version=0x00060003)

@@ -109,7 +109,7 @@ def _check_dynamic(
     if report.orphans:
         owned = [Region("an orphan", one.entry, one.end) for one in report.orphans]
         free = gaps(placement, [*regions, *owned], end)
-    check_leaks(free, end, slack, collector)
+    check_leaks(placement, free, end, slack, collector)
     # Where nearly all blocks overlap, millions of bitmaps would be read, and prove nothing.
     read_bitmaps = bitmaps and not collector.is_full("block-overlap")
     check_bitmaps(storage, placement, bits, read_bitmaps, collector)

@@ -6,6 +6,7 @@ from vhdtool.image.check.collector import Collector
 from vhdtool.image.check.regions import Region
 from vhdtool.image.metadata.placement import BLOCK_BITS, BLOCK_MASK, Placement
 from vhdtool.ranges import merge, subtract
+from vhdtool.vhd.blocks import ALIGN
 from vhdtool.vhd.units import SECTOR, UNUSED
 
 
@@ -149,19 +150,38 @@ def gaps(placement: Placement, regions: list[Region], end: int) -> list[tuple[in
 
 
 def check_leaks(
-    free: list[tuple[int, int]], end: int, slack: int | None, collector: Collector
+    placement: Placement,
+    free: list[tuple[int, int]],
+    end: int,
+    slack: int | None,
+    collector: Collector,
 ) -> None:
     """Check for leaked space up to sector `end` (the footer, or the end of the file).
 
-    `free`: see `gaps`. At the end up to `slack` sectors are no leak; None: any number is none
-    (a live image, a block device).
+    `free`: see `gaps`; one in which no block can have been is no leak. At the end up to `slack`
+    sectors are none; None: any number is none (a live image, a block device).
     """
+    between = [gap for gap in free if gap[1] != end]
+    if between and _all_aligned(placement):
+        # Larger tables take the first sectors of a block, and where blocks are aligned the gap
+        # that they leave can be a few sectors longer than a block.
+        layout = placement.layout
+        between = [
+            (first, stop)
+            for first, stop in between
+            if layout.end_sector(layout.next_entry(first)) <= stop
+        ]
+    for first, stop in between:
+        _leak("leaked-block", first, stop, collector)
     for first, stop in free:
-        if stop == end:
-            if slack is not None and stop - first > slack:
-                _leak("leaked-tail", first, end, collector)
-        else:
-            _leak("leaked-block", first, stop, collector)
+        if stop == end and slack is not None and stop - first > slack:
+            _leak("leaked-tail", first, end, collector)
+
+
+def _all_aligned(placement: Placement) -> bool:
+    """Whether all blocks are where blktap would place them, so that a lost one was too."""
+    layout = placement.layout
+    return not any(layout.data_sector(key >> BLOCK_BITS) % ALIGN for key in placement.sorted_keys)
 
 
 def _leak(code: str, first: int, end: int, collector: Collector) -> None:
