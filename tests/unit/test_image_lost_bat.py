@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.vhd_images import Picture
+from tests.unit.test_image_lost_header import packed
 from vhdtool.cli.main import run
 from vhdtool.errors import CorruptImage
 from vhdtool.image.salvage.files import FileHit, files_within
@@ -157,6 +158,26 @@ def test_a_damaged_bat_without_header_keeps_its_entries(tmp_path: Path) -> None:
         assert [one.start for one in salvage.lost()] == [2 * BLOCK]
         for block in (0, 3, 4, 9, 12):
             assert salvage.read(block * BLOCK, BLOCK) == picture.data[block]
+
+
+@pytest.mark.parametrize("bat", ["damaged", "lost"])
+def test_blocks_of_unknown_size_are_guesses(bat: str, tmp_path: Path) -> None:
+    """A block with little data can be one of several sizes: its entry could lead anywhere."""
+    raw = packed(4 * BLOCK, (3,), 64 * MIB, full=False)
+    raw[SECTOR : 3 * SECTOR] = bytes(2 * SECTOR)
+    table = 3 * SECTOR
+    if bat == "lost":
+        raw[table : table + SECTOR] = bytes(SECTOR)
+    else:
+        raw[table + 32 : table + 36] = bytes([0, 0, 0, 9])
+    path = tmp_path / "a.vhd"
+    path.write_bytes(raw)
+    with open_salvage(path) as salvage:
+        (note,) = [one for one in salvage.notes if "nothing shows which" in one]
+        assert all(size in note for size in ("512 KiB", "1 MiB", "2 MiB"))
+        (lost,) = salvage.lost()
+        assert (lost.start, lost.length) == (0, 64 * MIB)
+        assert "nothing shows the size of its blocks" in lost.reason
 
 
 def test_without_blocks_nothing_is_copied(tmp_path: Path) -> None:

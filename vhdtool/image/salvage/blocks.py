@@ -33,9 +33,13 @@ def leads_to(storage: Storage, header: Header, blocks: list[Orphan]) -> int:
 
 
 class WithoutBat(OverlayStorage):
-    """A view of an image without header and BAT: with this header, and a BAT of free entries."""
+    """A view of an image without header and BAT: with this header, and a BAT of free entries.
 
-    def __init__(self, storage: Storage, header: Header) -> None:
+    `reason`: why the BAT is not used.
+    """
+
+    def __init__(self, storage: Storage, header: Header, reason: str) -> None:
+        self.reason = reason
         table = pack_bat(empty_bat(header.max_entries))
         pieces = [(HEADER_OFFSET, header.pack()), (header.bat_offset, table)]
         super().__init__(storage, pieces)

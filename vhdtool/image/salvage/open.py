@@ -27,6 +27,7 @@ from vhdtool.vhd.units import MAX_ENTRIES, MAX_SIZE, SECTOR, size_text
 
 MOST_FINDINGS = 200_000
 BAT_LOST = "its header and its BAT are lost"
+SIZE_UNKNOWN = "its header is lost, and nothing shows the size of its blocks"
 _FOUND_BY_READERS = {"bat-past-end", "bat-wraps", "data-past-end", "batmap-overstates"}
 """Codes that need no complete list: reading fails there, or does not use the damaged value."""
 
@@ -136,7 +137,16 @@ def _without_header(
                 f"{error}; and no block can be recognized, so nothing can be copied: restore the "
                 "image from a backup"
             ) from None
-        header, blocks = max(found, key=lambda one: _fit(storage, *one))
+        fits = [_fit(storage, *one) for one in found]
+        best = [one for one, fit in zip(found, fits, strict=True) if fit == max(fits)]
+        header, blocks = best[0]
+        if len(best) > 1:
+            sizes = " or ".join(size_text(one.block_bytes) for one, _ in best)
+            notes.append(
+                f"{storage.name}: its header is lost and its blocks could be of {sizes}: nothing "
+                "shows which, so its BAT is not used; the first is taken, which is a guess"
+            )
+            return WithoutBat(storage, header, SIZE_UNKNOWN), header
         if hits := leads_to(storage, header, blocks):
             notes.append(
                 f"{storage.name}: its header is lost and its BAT damaged; {hits} of {len(blocks)} "
@@ -147,7 +157,7 @@ def _without_header(
             f"{storage.name}: {BAT_LOST}; its blocks of {size_text(header.block_bytes)} were "
             "recognized by their pattern, and which block of the disk each one is, is not known"
         )
-        return WithoutBat(storage, header), header
+        return WithoutBat(storage, header, BAT_LOST), header
     notes.append(
         f"{storage.name}: its header is lost; the rest of the image proves it: {rebuilt}; "
         "`vhdtool repair --rebuild-header` can write it"
@@ -197,7 +207,7 @@ def _doubtful(
     report = check(storage, "unclean", limit=MOST_FINDINGS)
     doubts: list[Doubt] = []
     if isinstance(storage, WithoutBat):
-        doubts.append((0, metadata.size, f"bat-lost: {BAT_LOST}"))
+        doubts.append((0, metadata.size, f"bat-lost: {storage.reason}"))
     for one in report.findings:
         if one.severity != "corrupt" or one.code == "batmap-overstates":
             # Where batmap and bitmap disagree the bitmap is used.
