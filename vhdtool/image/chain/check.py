@@ -15,7 +15,7 @@ from vhdtool.image.metadata.findings import (
     VERDICTS,
     CheckReport,
     Finding,
-    NoTruthValue,
+    Judged,
     exit_code,
 )
 from vhdtool.image.metadata.read import Metadata, read_metadata
@@ -30,7 +30,7 @@ Known = dict[tuple[int, int], CheckReport]
 
 
 @dataclass(slots=True)
-class ChainReport(NoTruthValue):
+class ChainReport(Judged):
     """The report of the image and of each parent, and the findings about the links between them."""
 
     reports: list[CheckReport]
@@ -40,21 +40,6 @@ class ChainReport(NoTruthValue):
     def findings(self) -> list[Finding]:
         """All findings: about the links, the image and its parents."""
         return [*self.links, *(one for report in self.reports for one in report.findings)]
-
-    @property
-    def exit_code(self) -> int:
-        """0 consistent, 2 corrupt, 3 unclean but nothing lost."""
-        return exit_code(self.findings)
-
-    @property
-    def consistent(self) -> bool:
-        """Whether nothing is corrupt, unclean or leaked, in the image and its parents."""
-        return self.exit_code == 0
-
-    @property
-    def verdict(self) -> str:
-        """The verdict on the image with its parents: consistent, unclean or corrupt."""
-        return VERDICTS[self.exit_code]
 
     def advice(self) -> list[str]:
         """Advice for the findings of each image; none for an image that is in use."""

@@ -57,8 +57,34 @@ class NoTruthValue:
         )
 
 
+class Judged(NoTruthValue):
+    """What follows from the findings of a check."""
+
+    __slots__ = ()
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings."""
+        raise NotImplementedError
+
+    @property
+    def exit_code(self) -> int:
+        """0 consistent, 2 corrupt, 3 unclean but nothing lost."""
+        return exit_code(self.findings)
+
+    @property
+    def consistent(self) -> bool:
+        """Whether nothing is corrupt, unclean or leaked, in the image and its checked parents."""
+        return self.exit_code == 0
+
+    @property
+    def verdict(self) -> str:
+        """consistent, unclean or corrupt."""
+        return VERDICTS[self.exit_code]
+
+
 @dataclass(slots=True)
-class CheckReport(NoTruthValue):
+class CheckReport(Judged):
     """All findings about one image, worst first."""
 
     name: str
@@ -71,20 +97,6 @@ class CheckReport(NoTruthValue):
     """Blocks in the file that no BAT entry names."""
     truncated: set[str] = field(default_factory=set)
     """Codes of corrupt findings of which `findings` has not all."""
-
-    @property
-    def exit_code(self) -> int:
-        return exit_code(self.findings)
-
-    @property
-    def consistent(self) -> bool:
-        """Whether nothing is corrupt, unclean or leaked."""
-        return self.exit_code == 0
-
-    @property
-    def verdict(self) -> str:
-        """consistent, unclean or corrupt."""
-        return VERDICTS[self.exit_code]
 
     def as_dict(self) -> dict[str, Any]:
         return {
