@@ -1,4 +1,4 @@
-"""Refuses variables that look like those of the collection's roles and are none."""
+"""Refuses variables that look like those of the collection's roles, or options, and are none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
 COLLECTION = Path(__file__).resolve().parents[2]
+OF_MAKE_ALONE = {
+    "LAB": "choose the hosts by an inventory, -i",
+    "KEEP": "a playbook never ends the hosts",
+    "N": "did you mean migration_repeats?",
+}
 NEAR, PREFIXED = 0.85, 0.75
 """How like a known name a misspelt one must be: any name, and one with the prefix of a role."""
 
@@ -50,15 +55,31 @@ def unknown(
     return found
 
 
-def without_role(given: Iterable[str], described: Mapping[str, set[str]]) -> list[str]:
-    """A sentence for each option that is named without `migration_`, as make names it."""
+def variables_of_make() -> dict[str, str]:
+    """{option of make: its variable}; empty without the package, which another task reports."""
+    try:
+        from vhdtool.lab.options import OPTIONS
+        from vhdtool.lab.reproduce import LOCAL
+    except ImportError:
+        return {}
+    return {**{one.make: f"migration_{one.variable}" for one in OPTIONS if one.make}, **LOCAL}
+
+
+def without_role(
+    given: Iterable[str], described: Mapping[str, set[str]], of_make: Mapping[str, str]
+) -> list[str]:
+    """A sentence for each option that is named without its role, or as make names it."""
     options = [name.removeprefix("migration_") for name in sorted(described["migration"])]
     found = []
     for name in sorted(given):
         if any(name.startswith(f"{role}_") for role in described):
             continue
         close = difflib.get_close_matches(name.lower(), options, 1, PREFIXED)
-        if close:
+        if name in OF_MAKE_ALONE:
+            found.append(f"{name}: no such variable; {OF_MAKE_ALONE[name]}")
+        elif name.upper() in of_make:
+            found.append(f"{name}: no such variable; did you mean {of_make[name.upper()]}?")
+        elif close:
             found.append(f"{name}: no such variable; did you mean migration_{close[0]}?")
     return found
 
@@ -84,7 +105,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         described = described_variables(COLLECTION)
         extra = load_extra_vars(self._loader)
         given = set(extra)
-        problems = unknown(given, described) + without_role(given, described)
+        problems = unknown(given, described)
+        problems += without_role(given, described, variables_of_make())
         others = of_inventory(task_vars) - given - used_variables(COLLECTION, described)
         # The inventory may belong to other playbooks as well, with a role `guest` of their own.
         problems += unknown(others, described, misspelt_only=True)

@@ -169,12 +169,28 @@ def test_an_unknown_extra_variable_is_refused(name: str, told: str) -> None:
 
 
 def test_an_option_as_make_names_it_is_refused() -> None:
-    without_role = plugin("action", "variables").without_role
-    names = ["STRATEGY", "seed", "migration_seed", "guest_dir", "awx_job_id", "my_seeds"]
-    assert without_role(names, DESCRIBED) == [
-        "STRATEGY: no such variable; did you mean migration_strategies?",
-        "seed: no such variable; did you mean migration_seed?",
+    module = plugin("action", "variables")
+    described = module.described_variables(ROOT)
+    of_make = module.variables_of_make()
+    names = [
+        *of_make,
+        *(name.lower() for name in of_make),
+        "LAB",
+        "KEEP",
+        "N",
+        "strategys",
+        "runs_dir",
     ]
+    told = module.without_role(
+        [*names, "migration_seed", "guest_dir", "awx_job_id"], described, of_make
+    )
+    assert [line.partition(":")[0] for line in told] == sorted(names)
+    for name, variable in of_make.items():
+        line = f"no such variable; did you mean {variable}?"
+        assert variable in set().union(*described.values())
+        assert {f"{name}: {line}", f"{name.lower()}: {line}"} <= set(told)
+    assert "strategys: no such variable; did you mean migration_strategies?" in told
+    assert "LAB: no such variable; choose the hosts by an inventory, -i" in told
 
 
 def test_an_inventory_may_have_variables_of_other_roles() -> None:
