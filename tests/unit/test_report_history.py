@@ -268,6 +268,34 @@ def test_the_page_loads_nothing_and_links_to_the_runs(tmp_path: Path) -> None:
     assert all(link.startswith("../runs/2026") for link in outside)
 
 
+def test_two_given_orders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    orders = ("D.attach | S.deactivate D.activate | S.detach", "D.attach D.open | S.detach |")
+    custom = (("custom", True, "consistent", 4.0),)
+    runs = [
+        make_run(tmp_path / "runs", night, config={"steps": steps}, orders=custom)
+        for night, steps in enumerate((*orders, orders[0]))
+    ]
+    ((one, other),) = (one.orders for one in series(read_runs(tmp_path / "runs").runs))
+    assert {one.strategy: len(one.cells), other.strategy: len(other.cells)} == {
+        orders[0]: 2,
+        orders[1]: 1,
+    }
+    shown = history(tmp_path / "runs", "-o", tmp_path / "h.html")
+    page = (tmp_path / "h.html").read_text()
+    assert all(order in shown and order in page for order in orders)
+    pairs = compare(read_run(runs[0]), read_run(runs[1])).pairs
+    assert {pair.kind for pair in pairs} == {"only before", "only after"}
+
+
+def test_a_long_reason_is_cut_with_a_mark(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", 0, orders=ACTIVATE)
+    verdict = json.loads((run / "verdict.json").read_text())
+    verdict["strategies"][0] |= {"verdict": "corrupt", "why": "x" * 500}
+    (run / "verdict.json").write_text(json.dumps(verdict))
+    history(tmp_path / "runs", "-o", tmp_path / "h.html")
+    assert "xxx..." in (tmp_path / "h.html").read_text()
+
+
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     make_run(tmp_path, 0)
     (tmp_path / "history.html").mkdir()

@@ -1,5 +1,6 @@
 """junit.xml is what CI systems read, complete, and tells error, failure and skip apart."""
 
+import io
 import json
 import subprocess
 import xml.etree.ElementTree as ET
@@ -8,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped
+from rich.console import Console
 
 from tests.support.synthetic_run import entry, make
 from vhdtool.report.output.files import write_files
 from vhdtool.report.output.junit import test_names as names_of
+from vhdtool.report.output.table import print_tables
 from vhdtool.report.run import load_run
 
 SCHEMA = Path(__file__).resolve().parents[1] / "support" / "junit.xsd"
@@ -77,6 +80,18 @@ def test_a_test_has_one_name_from_night_to_night(tmp_path: Path) -> None:
         assert values["overlap[guard=off].seed"] == str(seed)
         assert values["overlap[guard=off].directory"] == "overlap-off-s1"
         assert values["hypervisor"] == "kvm"
+
+
+def test_a_given_order_is_named_by_its_steps(tmp_path: Path) -> None:
+    run = _change(make(tmp_path / "run"), name="custom")
+    facts = json.loads((run / "overlap-off-s1" / "case.json").read_text())
+    steps = "D.attach D.open | | S.deactivate S.detach"
+    (run / "overlap-off-s1" / "case.json").write_text(json.dumps({**facts, "steps": [steps]}))
+    assert f"order: {steps}" in _output(_suite(run), "overlap[guard=off]")
+    assert steps in (run / "report.html").read_text()
+    out = io.StringIO()
+    print_tables(load_run(run), Console(file=out))
+    assert f"custom: {steps}" in out.getvalue().splitlines()
 
 
 def test_repeats_are_numbered_by_their_seeds() -> None:

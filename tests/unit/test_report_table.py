@@ -92,8 +92,8 @@ def test_every_order_of_the_lab_is_described_in_words() -> None:
     assert all(all(wording.describe(parse_entry(one))) for one in described)
     given = parse_entry(entry("custom", True, "corrupt", "corrupt"))
     assert wording.describe(given) == ("", "")
-    given = dataclasses.replace(given, facts={"steps": ["D.attach | |"]})
-    assert wording.describe(given) == ("given", "The order that was given: D.attach | |.")
+    given = dataclasses.replace(given, given="D.attach | |")
+    assert wording.describe(given) == ("D.attach | |", "The order that was given: D.attach | |.")
 
 
 def test_names_grow_only_as_far_as_they_must() -> None:

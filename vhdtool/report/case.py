@@ -63,6 +63,8 @@ class Case:
     overlap_epochs: int | None
     margin_ms: float | None
     blackout_ms: dict[str, float | None]
+    given: str = ""
+    """The steps of a given order, where they were read."""
     in_flight: tuple[int, ...] = ()
     """Requests in flight at the stop of the guest, for each leg."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +73,11 @@ class Case:
     reproduce: str = ""
     files: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def order(self) -> str:
+        """The strategy, or the steps of a given order: all of those have one name."""
+        return self.given or self.strategy
 
     @property
     def as_expected(self) -> bool:

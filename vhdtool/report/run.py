@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.errors import UsageError
+from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.oracle.evidence.console import read_console
 from vhdtool.oracle.evidence.record import load_record
 from vhdtool.report import wording
@@ -152,12 +153,19 @@ def _read_case(run_dir: Path, case: Case) -> Case:
         case,
         path=path,
         facts=facts,
+        given=_given(case, facts),
         events=record.events,
         acks=tuple(console.acks),
         reproduce=reproduce,
         files=tuple(_files(path)),
         notes=tuple(notes),
     )
+
+
+def _given(case: Case, facts: dict[str, Any]) -> str:
+    if case.strategy in STRATEGIES:
+        return ""
+    return "; ".join(text(step) for step in items(facts.get("steps")) if isinstance(step, str))
 
 
 def _object(path: Path, notes: list[str]) -> dict[str, Any]:

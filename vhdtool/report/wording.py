@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from vhdtool.lab.strategies import STRATEGIES
 from vhdtool.oracle.verdict import WHOLE
 from vhdtool.report.case import Case
-from vhdtool.report.lenient_json import items
 
 QUESTION = (
     "Does this order of storage operations keep a disk image intact while its guest "
@@ -129,8 +128,7 @@ def describe(case: Case) -> tuple[str, str]:
     known = STRATEGIES.get(case.strategy)
     if known is not None:
         return known.label, known.summary
-    steps = [step for step in items(case.facts.get("steps")) if isinstance(step, str)]
-    return ("given", f"The order that was given: {'; '.join(steps)}.") if steps else ("", "")
+    return (case.given, f"The order that was given: {case.given}.") if case.given else ("", "")
 
 
 def order(case: Case) -> tuple[int, str, bool, int]:

@@ -18,6 +18,8 @@ MARKS = {
     "consistent": "K", "corrupt": "C", "refused": "R", "inconclusive": "?", "error": "E",
 }  # fmt: skip
 GOOD, FAILED, UNFINISHED, CHANGED = "✓", "✗", "E", "Δ"
+TITLE = 300
+"""Characters of a cell's title."""
 CLASSES = {Outcome.GOOD: "g", Outcome.WRONG: "w", Outcome.UNPROVED: "u"}
 
 
@@ -112,14 +114,19 @@ def _mark(cell: Cell | None, page: Path) -> Mark:
         return Mark(GOOD, CLASSES[outcome])
     case, bad = cell.worst, cell.unexpected
     many = f"{len(bad)} of {len(cell.cases)} cases: " if len(cell.cases) > 1 else ""
-    title = f"{cell.run.name}: {many}{case.verdict}, expected {case.expected}. {case.why}"[:300]
-    return Mark(MARKS[case.verdict], CLASSES[outcome], title, case_link(cell, page))
+    title = f"{cell.run.name}: {many}{case.verdict}, expected {case.expected}. {case.why}"
+    return Mark(MARKS[case.verdict], CLASSES[outcome], _cut(title), case_link(cell, page))
+
+
+def _cut(title: str) -> str:
+    """A title of a length that a page with 1000 runs can have."""
+    return title if len(title) <= TITLE else f"{title[:TITLE]}..."
 
 
 def _run_mark(run: PastRun) -> Mark:
     if run.error:
-        title = f"{run.name}: did not finish: {run.error}"[:300]
-        return Mark(UNFINISHED, CLASSES[Outcome.UNPROVED], title)
+        title = f"{run.name}: did not finish: {run.error}"
+        return Mark(UNFINISHED, CLASSES[Outcome.UNPROVED], _cut(title))
     if run.as_expected:
         return Mark(GOOD, CLASSES[Outcome.GOOD])
     bad = [case for case in run.cases if not case.as_expected]
@@ -133,7 +140,7 @@ def _option_row(runs: tuple[PastRun, ...], start: int, end: int) -> Row | None:
         changes = option_changes(runs[at - 1], runs[at]) if at else []
         # In a lab that follows a branch the commit is another one each night.
         changes = [one for one in changes if one.name != "commit"]
-        text = "; ".join(f"{one.name}: {one.before} → {one.after}" for one in changes)[:300]
-        marks.append(Mark(CHANGED, "", f"{runs[at].name}: {text}") if changes else Mark())
+        text = "; ".join(f"{one.name}: {one.before} → {one.after}" for one in changes)
+        marks.append(Mark(CHANGED, "", _cut(f"{runs[at].name}: {text}")) if changes else Mark())
     row = Row("options", "", tuple(marks))
     return row if any(mark.text for mark in marks) else None

@@ -92,6 +92,7 @@ class Order:
     """A strategy with one setting of the guard, in the runs that had it, from the oldest on."""
 
     strategy: str
+    """Its name, or the steps of a given order."""
     guard: bool
     cells: tuple[Cell, ...]
 
@@ -228,7 +229,7 @@ def _orders(runs: Sequence[PastRun]) -> tuple[Order, ...]:
     for run in runs:
         cases = dict[tuple[str, bool], list[Case]]()
         for case in run.cases:
-            cases.setdefault((case.strategy, case.guard), []).append(case)
+            cases.setdefault((case.order, case.guard), []).append(case)
         for key, own in cases.items():
             cells.setdefault(key, []).append(Cell(run, tuple(own)))
     orders = [Order(*key, tuple(own)) for key, own in cells.items()]

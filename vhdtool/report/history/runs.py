@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,12 @@ def _is_second_name(folder: Path, name: str) -> bool:
 def read_run(path: Path) -> PastRun:
     """Read a run. Raises TornRecord with the file and the reason, without the directory."""
     verdict = _verdict(path)
+    options = _options(path)
     cases = [
         parse_entry({**mapping(entry), "oracles": {}}) for entry in items(verdict["strategies"])
     ]
+    if steps := (options or {}).get("STEPS"):
+        cases = [replace(case, given=steps) for case in cases]
     setting = Setting(
         *(
             text(verdict.get(key)) or "?"
@@ -148,7 +151,7 @@ def read_run(path: Path) -> PastRun:
         asked=len(items(verdict.get("asked"))),
         error=text(verdict.get("error")),
         claims_as_expected=verdict.get("as_expected") is True,
-        options=_options(path),
+        options=options,
         software=_software(path),
     )
 

@@ -192,6 +192,7 @@ def _problem(element: ET.Element, kind: str, message: str, type_: str, lines: li
 
 def _figures(case: Case) -> Iterator[str]:
     figures: list[tuple[str, object]] = [
+        ("order", case.given or None),
         ("seed", case.seed),
         ("attempts", case.attempts),
         *((f"writes.{key}", value) for key, value in case.writes.items()),

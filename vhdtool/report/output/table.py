@@ -44,6 +44,11 @@ def print_tables(run: Run, console: Console) -> None:
         for table in case_tables(run.cases, console):
             console.print(table)
             console.print()
+    for order in dict.fromkeys(
+        f"{case.strategy}: {case.given}" for case in run.cases if case.given
+    ):
+        console.print(Text(order), soft_wrap=True)
+        console.print()
     if run.soak:
         console.print(soak_table(run.soak, console.width))
         for line in soak_lines(run.soak):
