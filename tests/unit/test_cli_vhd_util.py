@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -296,6 +297,48 @@ def test_scan_of_files(tool: Call, base: Path, child: Path) -> None:
     assert [line[: line.index(" cap")] for line in tree] == [f"vhd={base}", f"   vhd={child}"]
 
 
+@pytest.mark.parametrize("kind", ["directory", "pipe", "socket", "device"])
+def test_check_of_what_is_no_file_exits_with_einval(
+    tool: Call, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "/dev/null" if kind == "device" else "odd"
+    if kind == "directory":
+        os.mkdir(name)
+    elif kind == "pipe":
+        os.mkfifo(name)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(name)
+    text = f"{name} is not a regular file or block device\n"
+    assert refused(tool, "check", "-n", name) == (errno.EINVAL, text)
+    assert refused(tool, "check", "-p", "-n", name) == (errno.EINVAL, text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "code"),
+    [
+        ("a*", 0),
+        ("nope", 2),
+        ("{nope,none}", 2),
+        ("base.vhd/x", 20),
+        ("base.vhd/*", 20),
+        ("no/*", 5),
+    ],
+)
+def test_scan_of_a_pattern_without_a_match(
+    tool: Call, base: Path, pattern: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    if not code:
+        assert tool("scan", "-f", "-m", pattern) == b""
+        return
+    end = "error-message='failure scanning target'\n"
+    first = f"vhd=no scan-error=2 {end}" if code == errno.EIO else ""
+    text = f"{first}vhd={pattern} scan-error={-code} {end}"
+    assert refused(tool, "scan", "-f", "-m", pattern) == (code, text)
+
+
 def test_scan_says_what_it_cannot_read(tool: Call, base: Path) -> None:
     base.with_name("broken.vhd").write_bytes(b"x" * 5000)
     code, text = refused(tool, "scan", "-f", "-m", base.parent / "*.vhd")
@@ -305,7 +348,7 @@ def test_scan_says_what_it_cannot_read(tool: Call, base: Path) -> None:
     assert out[0].startswith(f"vhd={base.name} ")
     assert out[1] == f"vhd={broken} scan-error=-22 error-message='opening file'"
     assert text.splitlines() == out
-    assert refused(tool, "scan", "-f", "-m", "/nonexistent/*.vhd")[0] == errno.ENOENT
+    assert refused(tool, "scan", "-f", "-m", "/nonexistent/*.vhd")[0] == errno.EIO
 
 
 def test_errors_of_the_system_are_explained_in_plain_text(

@@ -5,6 +5,9 @@ BAT larger than the disk) are valid here too.
 """
 
 import errno
+import os
+import stat
+from contextlib import suppress
 
 from vhdtool.cli.findings import finding_lines
 from vhdtool.cli.vhd_util.conventions import (
@@ -91,6 +94,11 @@ def _direct_parent(name: str) -> list[Finding]:
 
 def _unreadable(name: str, error: VhdtoolError) -> int:
     number = errno_of(error)
+    with suppress(OSError):
+        kind = os.stat(name).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            print(f"{name} is not a regular file or block device")
+            raise SilentExit(errno.EINVAL)
     if number == errno.EINVAL:
         print(f"primary footer invalid: {error}")
         dump(name, f"{name} appears invalid; dumping metadata")

@@ -102,11 +102,10 @@ def _targets(options: Options, names: list[str]) -> Iterator[Target]:
         return
     paths = []
     if pattern is not None:
-        base = os.path.dirname(pattern) or "."
-        if not glob.has_magic(base) and not os.path.isdir(base):
-            print(f"vhd={pattern} scan-error={-errno.ENOENT} error-message='{_FAILED}'")
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), base)
-        paths = [path for one in _expand_braces(pattern) for path in sorted(glob.glob(one))]
+        expanded = _expand_braces(pattern)
+        paths = [path for one in expanded for path in sorted(glob.glob(one))]
+        if not paths:
+            _require_a_directory(pattern, expanded)
     for path in [*paths, *names]:
         try:
             yield _file(path)
@@ -117,6 +116,25 @@ def _targets(options: Options, names: list[str]) -> Iterator[Target]:
 
 
 _FAILED = "failure scanning target"
+
+
+def _require_a_directory(pattern: str, expanded: list[str]) -> None:
+    """A pattern may match nothing only if it has wildcards, in a directory that is there."""
+    for one in expanded:
+        folder = os.path.dirname(one) or "."
+        wild = glob.has_magic(one)
+        if wild and glob.has_magic(folder):
+            continue
+        try:
+            os.stat(os.path.join(folder, "") if wild else one)
+        except OSError as error:
+            number = errno_of(error)
+            if wild and number != errno.ENOTDIR:
+                # As glob(3), which reports the directory that it cannot read, and gives up.
+                print(f"vhd={folder} scan-error={number} error-message='{_FAILED}'")
+                number = errno.EIO
+            print(f"vhd={pattern} scan-error={-number} error-message='{_FAILED}'")
+            raise OSError(number, error.strerror, folder if wild else one) from None
 
 
 def _expand_braces(pattern: str) -> list[str]:
