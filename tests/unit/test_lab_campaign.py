@@ -158,6 +158,7 @@ def test_wrong_usage_of_lab_exits_with_125(
 def test_strategies_are_listed_with_their_steps() -> None:
     result = CliRunner().invoke(cli.cli, ["lab", "strategies"])
     assert "D.attach · SUSPENDED · S.deactivate D.activate · RESUME · S.detach" in result.output
+    assert "D.attach D.open · SUSPENDED · nothing · RESUME · S.deactivate S.detach" in result.output
 
 
 def test_the_bundle_is_deterministic_and_needs_no_packages(tmp_path: Path) -> None:

@@ -173,3 +173,9 @@ def test_a_folder_without_cases_is_refused(
     for path in (tmp_path, tmp_path / "absent"):
         assert run(["pack", str(path)]) != 0
         assert "neither a case nor a run" in capfd.readouterr().err
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "verdict.json").write_text("{}")
+    for command in ("pack", "judge"):
+        assert run([command, str(tmp_path)]) != 0
+        assert f"it holds runs, give one of them, such as {tmp_path}/two" in capfd.readouterr().err

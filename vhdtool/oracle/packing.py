@@ -17,7 +17,7 @@ from vhdtool.oracle.evidence.json_fields import TornRecord
 from vhdtool.oracle.evidence.record import PACKED
 from vhdtool.oracle.readers.image_view import FileView, View
 from vhdtool.oracle.readers.packed import PackedView, open_view, write_all, write_packed
-from vhdtool.oracle.run import is_case
+from vhdtool.oracle.run import is_case, no_case
 
 IMAGES = ("image.vhd", "image.qcow2", "image.raw")
 _COMPARED = 1 << 20
@@ -76,7 +76,7 @@ def _cases(directory: Path) -> Iterator[Path]:
         if is_case(folder / name)
     ]
     if not found:
-        raise UsageError(f"{directory}: neither a case nor a run with cases")
+        raise no_case(directory)
     yield from found
 
 

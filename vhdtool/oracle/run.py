@@ -30,6 +30,13 @@ def is_case(path: Path) -> bool:
     return path.is_dir() and any(os.path.lexists(path / name) for name in _FILES)
 
 
+def no_case(directory: Path) -> UsageError:
+    """The error for a directory that is neither a case nor a run; a directory of runs has some."""
+    runs = sorted(path.parent for path in directory.glob("*/verdict.json"))
+    hint = f"it holds runs, give one of them, such as {runs[-1]}" if runs else "it has no case.json"
+    return UsageError(f"{directory}: neither a case nor a run with cases ({hint})")
+
+
 def judge_run(
     run_dir: Path, known: Mapping[str, Entry] | None = None, error: str | None = None
 ) -> dict[str, object]:
@@ -58,7 +65,7 @@ def judge_run(
         lost = sorted(wanted - {case.name for case in cases})
         run_name = path.name
     if not cases and not lost and not error:
-        raise UsageError(f"{run_dir}: neither a case nor a run with cases (it has no case.json)")
+        raise no_case(run_dir)
     known = known or {}
     entries = [known.get(case.name) or judge_case(case) for case in cases] + [
         inconclusive_entry(path / name, f"{name} is missing") for name in lost

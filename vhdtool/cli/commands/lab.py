@@ -143,7 +143,7 @@ def strategies() -> None:
             f"{strategy.expected(True)} with it on"
         )
         for leg in strategy.legs:
-            parts = [" ".join(map(str, part)) for part in (leg.before, leg.switch, leg.after)]
+            parts = [" ".join(map(str, part)) or "nothing" for part in leg.parts]
             fault = f" · FAULT {leg.fault} · {' '.join(map(str, leg.recover))}" if leg.fault else ""
             back = " (back)" if leg.back else ""
             middle = f"{parts[0]} · SUSPENDED · {parts[1]}{fault}"

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from vhdtool.vhd.units import size_text
+
 EPILOG = """\b
 Examples:
   vhdtool pack runs/latest
@@ -33,4 +35,7 @@ def pack(directory: Path, undo: bool) -> None:
         click.echo(f"{directory}: no image to be {verb}")
         return
     images = "1 image" if done.images == 1 else f"{done.images} images"
-    click.echo(f"{directory}: {images} {verb}, {done.before} bytes are {done.after} now")
+    click.echo(
+        f"{directory}: {images} {verb}; of {size_text(done.before)} there are now "
+        f"{size_text(done.after)}"
+    )
