@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from tests.support.arguments import at_least_one
 from tests.support.vhd_images import Picture
 from vhdtool.cli.main import run
 from vhdtool.cli.vhd_util.main import run as vhdutil
@@ -292,7 +293,7 @@ def store(disk: MemoryStorage, path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--cases", type=at_least_one, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="copy failing images here")
     options = parser.parse_args()

@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
+from tests.support.arguments import at_least_one
 from tests.support.nbd_raw import Client
 from tests.support.shim_process import ShimProcess
 from tests.support.shims import plain_bytes
@@ -146,7 +147,7 @@ def run(kills: int, seed: int, say: bool = False) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--kills", type=at_least_one, default=500)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     deaths = run(args.kills, args.seed, say=True)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.mutate.syntax_mutants import Mutant, mutants_of, sample
+from tests.support.arguments import cases_of
 from vhdtool.oracle.verdict import judge_case
 
 HERE = Path(__file__).resolve().parent
@@ -79,14 +80,12 @@ class Result:
 
 def records(paths: Sequence[Path], folder: Path) -> list[str]:
     """Each record with the verdict of the unchanged code: "DIRECTORY=VERDICT"."""
+    given = [path / "case.json" for path in cases_of(paths)]
     for archive in sorted((ROOT / "tests" / "records").glob("*.tar.xz")):
         with tarfile.open(archive) as tar:
             safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(folder, **safe)  # type: ignore[arg-type]
-    found = sorted(folder.glob("*/case.json"))
-    for path in paths:
-        found += [path / "case.json"] if (path / "case.json").exists() else []
-        found += sorted(path.glob("*/case.json"))
+    found = [*sorted(folder.glob("*/case.json")), *given]
     known = []
     for case in found:
         entry = judge_case(case.parent)

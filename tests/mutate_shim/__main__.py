@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutate_shim.mutants import MUTANTS, Mutant
+from tests.support.arguments import at_least_one
 from vhdtool.lab.hosts.bundle import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,7 +157,7 @@ def table(found: list[Seen], seeds: int) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", default="", help="only these, with commas between them")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
     parser.add_argument("--out", type=Path, help="where the table is written too")
     args = parser.parse_args()
     names = {mutant.name: mutant for mutant in MUTANTS}

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+from tests.support.arguments import at_least_one, cases_of
 from tests.tamper.case import case_changes, files_of
 from tests.tamper.console import console_changes
 from tests.tamper.draft import Change, Draft
@@ -119,18 +120,6 @@ def _try(draft: Draft, change: Change, clean: str, result: Result) -> None:
         print(f"wrong: {result.case}: {result.wrong[-1]}", file=sys.stderr, flush=True)
 
 
-def cases_of(paths: list[Path]) -> list[Path]:
-    """The case directories among, and inside, these directories."""
-    found: list[Path] = []
-    for path in paths:
-        inside = [path] if (path / "case.json").exists() else []
-        inside = inside or sorted(file.parent for file in path.glob("*/case.json"))
-        if not inside:
-            raise SystemExit(f"tamper: {path}: neither a case nor a run with cases")
-        found += inside
-    return found
-
-
 def labs(folder: Path) -> list[Path]:
     """Runs real labs, and returns the run directories."""
     runs = []
@@ -152,7 +141,7 @@ def labs(folder: Path) -> list[Path]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("paths", nargs="*", type=Path)
-    parser.add_argument("--sample", type=int, help="how many changes of each case; default all")
+    parser.add_argument("--sample", type=at_least_one, help="changes of each case; default all")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--only", default="", help="changes whose name has this text")
     options = parser.parse_args()
