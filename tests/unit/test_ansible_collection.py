@@ -220,6 +220,40 @@ def test_every_playbook_refuses_a_misspelt_variable_first(name: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ansible_knows_each_key_of_the_configuration() -> None:
+    command = [str(BIN / "ansible-config"), "validate", "-c", "ansible.cfg"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (True, "Completely failed to parse inventory source /no/such"),
+        (
+            False,
+            "the group hypervisors of the inventory has 0 hosts; a migration needs exactly two",
+        ),
+    ],
+)
+def test_an_inventory_that_is_absent_is_named(config: bool, told: str, tmp_path: Path) -> None:
+    """Without the checkout's configuration Ansible goes on, with an inventory of localhost."""
+    (tmp_path / "ansible.cfg").touch()
+    environment = {**ENVIRONMENT, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections")}
+    if not config:
+        environment["ANSIBLE_CONFIG"] = str(tmp_path / "ansible.cfg")
+    run = f"migration_run_dir={tmp_path}/run"
+    command = [str(BIN / "ansible-playbook"), "-i", "/no/such", "-e", run, "vhdtool.lab.lab"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_example_inventory_gives_no_warning_anywhere(tmp_path: Path) -> None:
     command = [str(BIN / "ansible-inventory"), "-i", str(ROOT / "inventory/hardware.example")]
     (tmp_path / "ansible.cfg").touch()
