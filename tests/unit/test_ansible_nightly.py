@@ -43,6 +43,7 @@ def test_a_night_packs_its_record_and_keeps_30_runs(units: Path) -> None:
     """Takes some seconds: it runs Ansible three times."""
     more: dict[str, Any] = {
         "nightly_directory": str(ROOT),
+        "nightly_inventory": "inventory/local",
         "nightly_variables": {"migration_repeats": 3},
     }
     first = play(nightly_unit_dir=str(units), **more)
@@ -67,4 +68,22 @@ def test_a_directory_without_vhdtool_is_refused(units: Path, tmp_path: Path) -> 
     done = play(nightly_unit_dir=str(units), nightly_directory=str(tmp_path))
     assert done.returncode != 0
     assert f"{tmp_path}/.venv/bin/ansible-playbook: not found; install vhdtool" in done.stdout
+    assert list(units.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"nightly_inventory": "inventory/nope"}, f"{ROOT}/inventory/nope: not found; name the"),
+        ({"nightly_user": "no-such-user"}, "nightly_user: no-such-user is no user of this machine"),
+        ({"nightly_on_calendar": "sometimes"}, "nightly_on_calendar: sometimes is no time;"),
+    ],
+)
+def test_a_night_that_could_not_run_is_refused(
+    given: dict[str, str], told: str, units: Path
+) -> None:
+    words = {"nightly_directory": str(ROOT), "nightly_inventory": "inventory/local", **given}
+    done = play(nightly_unit_dir=str(units), **words)
+    assert done.returncode != 0
+    assert told in done.stdout
     assert list(units.iterdir()) == []
