@@ -207,7 +207,7 @@ def test_options_of_make_become_variables_of_the_playbook(script) -> None:
         ({"BLOCK_SIZE": "3m"}, "BLOCK_SIZE=3m is no power of two"),
         ({"PACE": "100"}, "PACE=100 is too small"),
         ({"SHARED_SIZE": "much"}, "give a positive number"),
-        ({"SHARED": "/no/such"}, "/no/such: the shared directory does not exist"),
+        ({"SHARED": "/no/such"}, "/no/such: is no directory; name one that the hosts share"),
         (
             {"MAKEFLAGS": "s -- STRATGY=activate"},
             "STRATGY=: no such option; did you mean STRATEGY?",

@@ -120,3 +120,30 @@ def test_short_help_is_the_docstrings_first_sentence(name: str) -> None:
     assert command.callback is not None
     text = " ".join((inspect.getdoc(command.callback) or "").split("\n\n")[0].split())
     assert HELP[name] == f"{text.removesuffix('.').split('. ')[0]}."
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["bundle", "--out", "/proc/x"], "/proc/x: cannot create it: No such file or directory"),
+        (["bundle", "--pyz", "--out", "/proc/x"], "/proc/x: cannot create it: No such file or"),
+        (["read", "--offset", "2m", "a.vhd"], "--offset 2097152: the disk ends at byte 1048576"),
+        (["read", "--salvage", "--offset", "2m", "a.vhd"], "the disk ends at byte 1048576"),
+        (["lab", "run", "--config", "no"], "no: no configuration of a lab: No such file or"),
+        (["hosts", "up", "--state", "/proc/x"], "/proc/x: the files of the hosts cannot be made"),
+        (["judge", "no"], "no: no such directory; give a run or a case directory"),
+    ],
+)
+def test_a_wrong_path_is_one_line(
+    words: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["create", "a.vhd", "1m"]) == 0
+    capfd.readouterr()
+    assert run(words) != 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert told in line

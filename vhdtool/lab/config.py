@@ -50,7 +50,9 @@ class LabConfig(RunOptions):
         """Read the JSON file. Raises UsageError that names the wrong key."""
         try:
             raw = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise UsageError(f"{path}: no configuration of a lab: {error.strerror}") from error
+        except ValueError as error:
             raise UsageError(f"{path}: no configuration of a lab: {error}") from error
         try:
             return cls(**cls._fields(raw))

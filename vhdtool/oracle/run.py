@@ -32,6 +32,8 @@ def is_case(path: Path) -> bool:
 
 def no_case(directory: Path) -> UsageError:
     """The error for a directory that is neither a case nor a run; a directory of runs has some."""
+    if not directory.is_dir():
+        return UsageError(f"{directory}: no such directory; give a run or a case directory")
     runs = sorted(path.parent for path in directory.glob("*/verdict.json"))
     hint = f"it holds runs, give one of them, such as {runs[-1]}" if runs else "it has no case.json"
     return UsageError(f"{directory}: neither a case nor a run with cases ({hint})")
@@ -50,7 +52,7 @@ def judge_run(
     """
     path = run_dir.resolve()
     if not path.is_dir():
-        raise UsageError(f"{run_dir}: no such directory; give a run or a case directory")
+        raise no_case(run_dir)
     asked: list[str] = []
     if is_case(path):
         cases, lost = [path], list[str]()

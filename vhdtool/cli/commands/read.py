@@ -85,12 +85,18 @@ def read(
     from vhdtool.image.journal.new_file import new_file
 
     with open_chain(image) as reader:
-        end = reader.size if length is None else min(offset + length, reader.size)
+        end = _end(reader.size, offset, length)
         if output is None:
             stream(reader, sys.stdout.buffer, offset, end)
         else:
             with new_file(output) as target, progress_bar(end - offset, output) as show:
                 export_raw(reader, target, offset, end, show)
+
+
+def _end(size: int, offset: int, length: int | None) -> int:
+    if offset > size:
+        raise UsageError(f"--offset {offset}: the disk ends at byte {size}")
+    return size if length is None else min(offset + length, size)
 
 
 def _salvage(
@@ -108,7 +114,7 @@ def _salvage(
     from vhdtool.image.salvage.open import open_salvage
 
     with open_salvage(image, place_orphans) as source:
-        end = source.size if length is None else min(offset + length, source.size)
+        end = _end(source.size, offset, length)
         if output is None:
             copied, lost = _copy_to_stdout(source, offset, end)
         else:

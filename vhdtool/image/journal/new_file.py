@@ -69,9 +69,12 @@ def new_path(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[
                 require_name(old.fileno(), target)
             # A file that appeared meanwhile was not claimed, so it must not be replaced.
             _publish(part, os.path.join(directory, name), overwrite=replaces)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 os.unlink(part)
+            if isinstance(error, OSError) and error.filename == part:
+                # The user asked for the file of the other name.
+                raise StorageError(target, "create it", error.errno or 0) from None
             raise
     # Some network file systems cannot sync a directory; the file itself is durable already.
     with suppress(StorageError):

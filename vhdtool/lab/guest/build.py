@@ -99,8 +99,8 @@ def build(out: Path, progress: Callable[[str], None] = print) -> tuple[Path, Pat
     if there and built.get("inside") == load and built.get("versions") == versions:
         replace(stamp, json.dumps({**built, "lists": lists}).encode())
         return kernel, initrd
-    progress(f"building the guest from {names[0]} (downloaded, not installed)")
     out.mkdir(parents=True, exist_ok=True)
+    progress(f"building the guest from {names[0]} (downloaded, not installed)")
     with tempfile.TemporaryDirectory(prefix="vhdlab-guest-") as scratch:
         debs = download(names, Path(scratch))
         files = dict(select(debs, Path(scratch)))

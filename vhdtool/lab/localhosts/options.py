@@ -44,7 +44,9 @@ class HostOptions:
                 "give a positive number with k, m or g, as 1500m"
             )
         if self.shared_source is not None and not self.shared_source.is_dir():
-            raise UsageError(f"{self.shared_source}: the shared directory does not exist")
+            raise UsageError(
+                f"{self.shared_source}: is no directory; name one that the hosts share"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; equal for hosts that can be reused."""

@@ -61,7 +61,13 @@ class State:
     @contextlib.contextmanager
     def locked(self, seconds: float = 20.0) -> Iterator[int]:
         """Hold the lock of this lab; yield its descriptor. Raises LabError after `seconds`."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LabError(
+                f"{self.directory}: the files of the hosts cannot be made there "
+                f"({error.strerror}); choose another directory"
+            ) from None
         descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         deadline = time.monotonic() + seconds
         try:
