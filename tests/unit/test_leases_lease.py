@@ -11,8 +11,8 @@ import pytest
 from tests.support.lease_suite import LeaseSuite, Pair, gone_owner
 from tests.support.shims import owner
 from vhdtool.errors import ActivationRefused, LeaseLost, VhdtoolError
-from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners
+from vhdtool.leases import shared_file
 from vhdtool.leases.epoch_record import ALIVE, MUTEX, EpochRecord
 from vhdtool.leases.lease import EpochLease, UnguardedLease, owner_of
 from vhdtool.leases.owner import Owner
@@ -177,7 +177,7 @@ def test_a_mutex_that_is_never_freed_is_a_refusal_in_time(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = pair
-    monkeypatch.setattr(epochs, "MUTEX_PATIENCE", 0.05)
+    monkeypatch.setattr(shared_file, "MUTEX_PATIENCE", 0.05)
     assert a.record.try_lock(MUTEX)
     with pytest.raises(ActivationRefused, match="lslocks"):
         b.acquire()

@@ -14,8 +14,8 @@ from tests.support.shims import owner
 from vhdtool.cli.main import run
 from vhdtool.errors import StateError, UsageError, VhdtoolError
 from vhdtool.image.create.empty import create_dynamic
-from vhdtool.leases import epoch_record as epochs
 from vhdtool.leases import owner as owners
+from vhdtool.leases import shared_file
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.lease import EpochLease, Lease, ReaderLease
 from vhdtool.leases.location import existing_record, record_of
@@ -138,7 +138,7 @@ def test_a_refusal_on_a_full_file_system_leaves_no_record(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "preallocate", full)
+        patch.setattr(shared_file, "preallocate", full)
         with pytest.raises(StorageError, match="No space"), served(image):
             pass
     assert os.listdir(image.parent) == ["disk.vhd"]
@@ -146,7 +146,7 @@ def test_a_refusal_on_a_full_file_system_leaves_no_record(
     with served(image):
         pass
     known = beside(image).read_bytes()
-    monkeypatch.setattr(epochs, "preallocate", full)
+    monkeypatch.setattr(shared_file, "preallocate", full)
     with pytest.raises(StorageError, match="No space"), served(image):
         pass
     assert beside(image).read_bytes() == known
@@ -163,7 +163,7 @@ def test_who_waits_for_a_record_that_goes_makes_a_new_one(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(epochs, "preallocate", full)
+        patch.setattr(shared_file, "preallocate", full)
         with pytest.raises(StorageError):
             first.acquire()
     assert os.listdir(tmp_path) == []

@@ -9,4 +9,6 @@ location          The location of an image's epoch record, or of its pointer
 owner             The owner of a lease, and the proof that it is gone
 sanlock           sanlock as a lease backend
 scsi_reservation  A SCSI-3 persistent reservation as a lease backend
+shared_file       A small file on the shared storage that hosts change in turn:
+                  fresh reads, locks on its bytes
 """
