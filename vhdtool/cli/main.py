@@ -38,6 +38,7 @@ GROUPS = {
     },
     "Serving": {
         "serve": "Serve an image to NBD clients: QEMU, nbd-client, libnbd.",
+        "vdi": "Attach and activate an image on one of several hosts, as XCP does.",
         "tap": "Control tapdisks with the commands of blktap's tap-ctl.",
     },
     "Migrations": {

@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="disk", help="base name of the sockets")
     parser.add_argument("--host", default=os.uname().nodename, help="this host in the lease")
     parser.add_argument("--faithful", action="store_true", help="guard off: act as tapdisk2 did")
+    parser.add_argument("--read-only", action="store_true", help="serve reads, without a lease")
     parser.add_argument("--lease", metavar="KIND:...", help="a lock manager or reservation")
     parser.add_argument("--no-follow", action="store_true", help="refuse symbolic links")
     return parser.parse_args()
@@ -57,7 +58,8 @@ def _run(args: argparse.Namespace, ended: Ending) -> None:
             open_storage=ImageOpener(
                 follow=not args.no_follow, lease_elsewhere=args.lease is not None
             ),
-            open_lease=lease_opener(args.lease, owner, guard),
+            open_lease=lease_opener(args.lease, owner, guard, args.read_only),
+            read_only=args.read_only,
             emit=events.emit,
             fast_path_gate=fast_path.new_gate,
         )

@@ -269,6 +269,7 @@ class TapDisk:
             "size": self.size,
             "mode": router.reopen_mode,
             "guard": self.settings.guard,
+            "read_only": self.settings.read_only,
             "lease": claim.held,
             "epoch": claim.epoch,
             **router.counters(),

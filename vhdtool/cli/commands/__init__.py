@@ -23,6 +23,7 @@ Images, written:
     repair      footers, sizes, batmap and leaked space
 Serving:
     serve       an image to NBD clients
+    vdi         attach and activate on one of several hosts, as XCP does
     tap         tapdisks, as tap-ctl controls them
 Migrations:
     lab         runs the cases of a lab whose hosts are up
