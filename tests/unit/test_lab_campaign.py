@@ -53,7 +53,7 @@ def config(tmp_path: Path, **changes: Any) -> Path:
 
 def test_by_default_unsafe_orders_run_with_the_guard_off_and_on(tmp_path: Path) -> None:
     cases = [(s.name, guard) for s, guard in LabConfig.load(config(tmp_path)).cases()]
-    assert len(cases) == 15
+    assert len(cases) == 16
     assert ("overlap", False) in cases
     assert ("overlap", True) in cases
     assert ("activate", False) not in cases
@@ -63,7 +63,7 @@ def test_orders_that_cannot_run_on_qcow2_are_left_out_of_all(tmp_path: Path) -> 
     chosen = LabConfig.load(config(tmp_path, image="qcow2"))
     cases = chosen.cases()
     assert "implicit" not in {strategy.name for strategy, _ in cases}
-    assert len(cases) == 13
+    assert len(cases) == 14
     assert [line.split(":")[0] for line in chosen.left_out()] == ["implicit", "login"]
     assert LabConfig.load(config(tmp_path)).left_out() == []
 

@@ -80,6 +80,18 @@ def test_a_safe_order_moves_the_guest(run: Run) -> None:
     assert driver.calls == [*steps, "kill beta"]
 
 
+def test_vdi_operations_move_the_guest_and_leave_no_key(run: Run, folder: Path) -> None:
+    verdicts = run(FakeDriver(), strategies="xcp")
+    assert passed(verdicts["xcp-on-s1"]) == SOUND
+    expected = {"before": [], "leg-1": ["beta: host_beta"], "after": []}
+    for host in ("alpha", "beta"):
+        for point, keys in expected.items():
+            path = folder / "run" / "xcp-on-s1" / "held" / f"{host}-{point}.json"
+            held = json.loads(path.read_text())["held"]["keys"]
+            assert [line.split(" (")[0] for line in held] == keys
+    assert list(folder.glob("*.keys")) == []
+
+
 def test_a_refused_order_is_cancelled_and_goes_on_at_the_source(run: Run, folder: Path) -> None:
     driver = FakeDriver()
     verdicts = run(driver, strategies="overlap", guard="on")

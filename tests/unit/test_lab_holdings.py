@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.shims import owner
 from vhdtool.lab.hosts.agent_holdings import Holdings
 from vhdtool.oracle.evidence.holdings import KINDS
+from vhdtool.vdi.keys import key_file
 
 TARGET = ("iqn.lab", 3261)
 
@@ -115,6 +117,15 @@ def test_the_holder_of_the_lease_and_the_newest_epoch_are_told(machine: Machine)
     assert look["epoch"] == 7
     assert look["held"]["lease"] == ["beta: pid 42, epoch 7"]
     assert look["held"]["files"] == ["case-s1.vhd", "case-s1.vhd.lease"]
+
+
+def test_vdi_keys_are_told_with_the_host_of_each(machine: Machine) -> None:
+    with key_file(machine.image) as file, file.change() as keys:
+        keys.add("host_beta", owner("beta", 42), "RW")
+    assert machine.held() == {
+        "files": ["case-s1.vhd", "case-s1.vhd.keys"],
+        "keys": ["beta: host_beta (RW) of beta (pid 42), key 1"],
+    }
 
 
 def test_files_beside_the_image_are_those_with_its_name(machine: Machine) -> None:

@@ -18,6 +18,7 @@ TABLE = {
     "implicit": ("consistent", "consistent"),
     "implicit-first": ("corrupt", "refused"),
     "login": ("consistent", "consistent"),
+    "xcp": ("consistent", "consistent"),
     "activate-back": ("consistent", "consistent"),
     "activate-retry": ("consistent", "consistent"),
 }

@@ -63,6 +63,19 @@ def test_each_kind_of_leftover_is_found_where_the_guest_has_left(
     assert message.endswith(thing)
 
 
+@pytest.mark.parametrize(("piece", "host"), [("alpha-leg-1", "alpha"), ("beta-leg-2", "beta")])
+def test_a_vdi_key_of_the_host_that_the_guest_left_is_found(
+    back: Path, piece: str, host: str
+) -> None:
+    key = "{0}: host_{0} (RW) of {0} (pid 11), key 1"
+    other = {"alpha": "beta", "beta": "alpha"}[host]
+    change(back, piece, lambda held: held["held"]["keys"].append(key.format(other)))
+    assert findings(back) == [], "the host that runs the guest has the image active"
+    change(back, piece, lambda held: held["held"]["keys"].append(key.format(host)))
+    ((code, message),) = findings(back)
+    assert (code, message.startswith(f"{host} still has a key")) == ("left-keys", True)
+
+
 def test_leftovers_are_never_green_and_exit_with_1(back: Path) -> None:
     """It is proved, so a bisection must not skip it; the disk is whole, so it is not corrupt."""
     lock = "pid 11: write lock (OFDLCK) on bytes 300 to 301 of image.vhd"

@@ -104,6 +104,8 @@ class Strategy:
     """Kinds of image on which the order cannot run, and why."""
     lun: bool = False
     """Whether the image is on a LUN, which with the guard on one host at a time can use."""
+    vdi: bool = False
+    """Whether attach, activate, deactivate and detach are the VDI operations of each host."""
 
     def runs_on(self, image: str) -> bool:
         return image not in self.not_on
@@ -227,6 +229,14 @@ STRATEGIES = {
             summary="As activate, on a LUN that lets no second host log in.",
             not_on={"qcow2": "does not run on qcow2: qemu-nbd has no part in the shim's login"},
             lun=True,
+        ),
+        Strategy(
+            "xcp",
+            (leg(_ACTIVATE),),
+            safe=True,
+            label="A, by XCP's operations",
+            summary="As activate, by VDI operations on each host, with keys beside the image.",
+            vdi=True,
         ),
         Strategy(
             "activate-back",

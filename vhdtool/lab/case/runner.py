@@ -18,6 +18,7 @@ from vhdtool.lab.case.record import Record
 from vhdtool.lab.case.rollback import cancel, fail_and_recover
 from vhdtool.lab.hosts.connection import Host
 from vhdtool.lab.hosts.shim import Shim
+from vhdtool.lab.hosts.vdi_shim import VdiShim
 from vhdtool.lab.hypervisors.driver import Disk, Driver, Hold, Watch
 from vhdtool.lab.strategies import Leg
 
@@ -88,7 +89,8 @@ class CaseRun:
         """A shim that is ready, and a guest that does not run yet."""
         number, consoles = len(self.sides), self.record.consoles
         lease = self.image.lease
-        shim = Shim(host, f"disk{number}", self.plan.guard, self.record.from_shim, lease)
+        kind = VdiShim if self.plan.strategy.vdi else Shim
+        shim = kind(host, f"disk{number}", self.plan.guard, self.record.from_shim, lease)
         shim.on_trouble = consoles.fail
         disk = Disk(self.plan.image_bytes, shim.socket)
         watch = Watch(consoles.follow(host.name), consoles.fail)
@@ -168,7 +170,8 @@ class CaseRun:
             self._save(side.host, side.shim.err, f"shim-{name}.err")
         for host in self.hosts:
             with contextlib.suppress(LabError):
-                host.call("remove", paths=[self.plan.image, self.plan.image + ".lease"])
+                beside = [self.plan.image + suffix for suffix in (".lease", ".keys")]
+                host.call("remove", paths=[self.plan.image, *beside])
         self.record.close()
 
     def _save(self, host: Host, path: str, name: str) -> None:

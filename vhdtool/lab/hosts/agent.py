@@ -30,10 +30,11 @@ from vhdtool.lab.commands import run_command
 from vhdtool.lab.hosts.agent_files import FileOperations
 from vhdtool.lab.hosts.agent_holdings import describe_holdings
 from vhdtool.lab.hosts.agent_images import ImageOperations
+from vhdtool.lab.hosts.agent_vdi import operate_vdi
 
 GRACE = 3.0
 """Seconds between TERM and KILL at the end: a shim closes its image in that time."""
-SLOW = ("connect", "fetch", "snapshots", "held")
+SLOW = ("connect", "fetch", "snapshots", "held", "vdi")
 
 
 class Agent:
@@ -53,6 +54,7 @@ class Agent:
             "clock": self.clock,
             "facts": self.facts,
             "held": describe_holdings,
+            "vdi": operate_vdi,
             **FileOperations().operations,
             **ImageOperations().operations,
         }

@@ -16,6 +16,7 @@ from typing import Any
 
 from vhdtool.leases.epoch_record import EpochRecord
 from vhdtool.leases.scsi_reservation import registrations
+from vhdtool.vdi.keys import key_file
 
 _FLOCK = "hhqqi4x"
 _LISTENS, _ESTABLISHED = "0A", "01"
@@ -65,7 +66,7 @@ class Holdings:
         held = {
             "locks": self._locks(),
             "lease": lease,
-            "keys": registrations(self.lun) if self.lun else [],
+            "keys": [*(registrations(self.lun) if self.lun else []), *self._vdi_keys()],
             "sockets": [*self._unix_sockets(), *self._listening()],
             "processes": [f"pid {pid}: {line}" for pid, line in self._processes.items()],
             "mounts": self._mounts([*names, *mapped]),
@@ -132,6 +133,11 @@ class Holdings:
         if holder is None:
             return epoch, []
         return epoch, [f"{holder.get('host')}: pid {holder.get('pid')}, epoch {epoch}"]
+
+    def _vdi_keys(self) -> list[str]:
+        """The keys that VDI operations have left on the image, by the host that each is of."""
+        with key_file(self.image) as file:
+            return [f"{key.owner.host}: {key}" for key in file.read().values()]
 
     # sockets
 

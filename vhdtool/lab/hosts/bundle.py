@@ -14,6 +14,7 @@ PARTS = (
     "leases",
     "image",
     "tapdisk",
+    "vdi",
     "lab/__init__.py",
     "lab/commands.py",
     "lab/hosts/__init__.py",
@@ -21,6 +22,7 @@ PARTS = (
     "lab/hosts/agent_files.py",
     "lab/hosts/agent_holdings.py",
     "lab/hosts/agent_images.py",
+    "lab/hosts/agent_vdi.py",
 )
 """Standard library only: hosts need Python 3.11 and nothing from PyPI."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -41,6 +41,7 @@ class Shim:
     ) -> None:
         folder = f"{host.config.private_dir}/run"
         self.host = host
+        self.folder = folder
         self.control = f"{folder}/{name}.ctl"
         self.socket = f"{folder}/{name}.nbd"
         self.log = f"{folder}/{name}.tap.log"

@@ -16,7 +16,7 @@ from vhdtool.oracle.evidence.legs import Leg
 from vhdtool.oracle.finding import Finding, Outcome, Result, doubt
 
 NAMES = {
-    "locks": "a lock", "lease": "the lease", "keys": "a key of a reservation",
+    "locks": "a lock", "lease": "the lease", "keys": "a key",
     "sockets": "a socket", "processes": "a process", "mounts": "a mount", "loop": "a loop device",
     "nbd": "an nbd device", "dm": "a device-mapper device", "iscsi": "an iSCSI session",
     "files": "a file beside the image",
@@ -113,12 +113,13 @@ def _left(before: Holdings, after: Holdings, when: str, others: Sequence[str]) -
     """Things in `after` that are not in `before`; `others`: hosts on which the guest may run."""
     name = os.path.basename(after.image)
     for kind in KINDS:
-        if kind == "keys" and others:
-            continue  # the reservation of the host that runs the guest
         for line in after.lines[kind]:
             theirs = kind == "lease" and line.startswith(tuple(f"{one}: " for one in others))
             theirs = theirs or (bool(others) and line.startswith(ELSEWHERE))
-            record = kind == "files" and line == f"{name}.lease"
+            # The reservation of the host that runs the guest, or its VDI key.
+            own_key = kind != "keys" or line.startswith(f"{after.host}: ")
+            theirs = theirs or (bool(others) and not own_key)
+            record = kind == "files" and line in (f"{name}.lease", f"{name}.keys")
             if line not in before.lines[kind] and not theirs and not record:
                 text = f"{after.host} still has {NAMES[kind]} {when}: {line}"
                 yield Finding(f"left-{kind}", text, "left", who=(after.host,))
