@@ -72,10 +72,10 @@ def error_of(run: Path) -> str:
     return str(error)
 
 
-def test_three_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) -> None:
+def test_four_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) -> None:
     lab = LocalHosts(tmp_path / "lab", print)
     old = make_runs(tmp_path, 3)
-    done = make_lab(STRATEGY="activate,login,overlap", SEED="3", KEEP_RUNS="2")
+    done = make_lab(STRATEGY="activate,xcp,login,overlap", SEED="3", KEEP_RUNS="2")
     output, _ = done.communicate(timeout=240)
     assert done.returncode == 0, output
     assert "removed 2 old runs" in output
@@ -88,10 +88,13 @@ def test_three_strategies_end_to_end_leave_nothing_behind(make_lab, tmp_path) ->
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text())
     assert {(c["name"], c["guard"], c["verdict"]) for c in verdict["strategies"]} == {
         ("activate", True, "consistent"),
+        ("xcp", True, "consistent"),
         ("login", True, "consistent"),
         ("overlap", False, "corrupt"),
         ("overlap", True, "refused"),
     }
+    held = json.loads((tmp_path / "run" / "xcp-on-s3" / "held" / "alpha-leg-1.json").read_text())
+    assert [key.split(" (")[0] for key in held["held"]["keys"]] == ["beta: host_beta"]
     for name in ("activate-on-s3", "overlap-off-s3"):
         log = (tmp_path / "run" / name / "testinfra-live.log").read_text()
         assert " passed" in log, log
