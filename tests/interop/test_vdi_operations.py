@@ -2,12 +2,14 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,7 @@ from vhdtool.leases import shared_file
 from vhdtool.leases.lease import open_lease
 from vhdtool.storage import FileStorage
 from vhdtool.vdi.keys import Keys, key_file
+from vhdtool.vdi.shim import ShimConnection
 
 MIB = 1 << 20
 MakeHost = Callable[..., VdiHost]
@@ -467,6 +470,52 @@ def test_of_two_hosts_that_race_never_both_are_active(
     assert race(image, alpha.run_dir, ("alpha", "beta"), 40) == [40, 40]
     assert alpha.keys() == {}
     assert verdict(image) == 0
+
+
+def test_readers_that_come_at_once_are_all_activated(image: Path, make_host: MakeHost) -> None:
+    hosts = [make_host(image, name) for name in ("alpha", "beta", "gamma", "delta")]
+    for host in hosts:
+        host.vdi.attach(read_only=True)
+    for thread in [in_the_background(host.vdi.activate) for host in hosts]:
+        thread.join()
+    assert [host.state for host in hosts] == ["active"] * 4
+    assert set(hosts[0].keys()) == {f"host_{host.name}" for host in hosts}
+
+
+# a shim that does not answer, and an operator who does not wait
+
+
+def test_a_shim_that_stands_still_is_shown_as_such(alpha: VdiHost) -> None:
+    """Takes 3 s: so long a status waits for the answer."""
+    alpha.vdi.attach()
+    pid = alpha.status()["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        shown = alpha.status()
+        assert (shown["state"], shown["pid"]) == ("no answer", pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_an_interrupted_activation_leaves_nothing_active(
+    alpha: VdiHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes when the shim has opened the image, and before its answer is read."""
+    real = ShimConnection.call
+
+    def interrupted(self: ShimConnection, op: str, *more: Any, **arguments: Any) -> dict[str, Any]:
+        answer = real(self, op, *more, **arguments)
+        if op == "activate":
+            raise KeyboardInterrupt
+        return answer
+
+    alpha.vdi.attach()
+    with monkeypatch.context() as patch:
+        patch.setattr(ShimConnection, "call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            alpha.vdi.activate()
+    assert (alpha.state, alpha.keys()) == ("attached", {})
+    alpha.vdi.activate()
 
 
 # paths

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from tests.support.lease_suite import gone_owner
 from tests.support.shims import owner
 from vhdtool.errors import ActivationRefused, UsageError, VhdtoolError
+from vhdtool.leases import owner as owners
 from vhdtool.leases import shared_file
 from vhdtool.leases.owner import Owner
 from vhdtool.leases.shared_file import MUTEX
@@ -169,6 +171,14 @@ def test_only_a_proof_makes_an_owner_gone(path: Path) -> None:
     }
     assert [key.name for key in keys.gone()] == ["host_a"]
     file.close()
+
+
+def test_a_key_of_this_machines_earlier_boot_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "machine_id", lambda: "machine")
+    before = Owner("a", 1, 1, "boot/1", os.uname().nodename, "machine", since=1.0)
+    assert Key("host_a", 1, before, "RW").state == "gone"
+    later = Owner("a", 1, 1, "boot/1", os.uname().nodename, "machine", since=time.time())
+    assert Key("host_a", 1, later, "RW").state == "unknown"
 
 
 def test_more_keys_than_a_pool_has_hosts_are_refused(path: Path) -> None:

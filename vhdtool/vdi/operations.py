@@ -140,6 +140,7 @@ class Vdi(LocalVdi):
             raise
         except BaseException:
             # Interrupted while the shim may still open the image, which would then be served.
+            self.note(f"{self.image}: interrupted; waits until its shim has closed it again")
             with connected(self.control, self.host) as again:
                 if again is not None:
                     with contextlib.suppress(StateError):

@@ -22,6 +22,8 @@ from vhdtool.storage.paths import persistent_path
 START_PATIENCE = 20.0
 REPLY_PATIENCE = 60.0
 """Seconds. An activation reads all metadata; longer means storage that hangs."""
+STATUS_PATIENCE = 3.0
+"""Seconds. A shim answers `status` while another operation runs."""
 END_PATIENCE = 30.0
 LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path."""
@@ -91,15 +93,15 @@ class ShimConnection:
         self.owner = Owner(host, pid, start or 0, boot_id(), os.uname().nodename, machine_id())
         """The shim's process, as its lease names it."""
 
-    def call(self, op: str, **arguments: Any) -> dict[str, Any]:
+    def call(self, op: str, patience: float = REPLY_PATIENCE, **arguments: Any) -> dict[str, Any]:
         """One operation; the disk's status after it. Raises what the shim raises, or NoAnswer."""
-        self._client.settimeout(REPLY_PATIENCE)
+        self._client.settimeout(patience)
         try:
             self._lines.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
             line = self._lines.readline()
         except TimeoutError:
             raise NoAnswer(
-                f"the shim (pid {self.owner.pid}) did not answer {op} in {REPLY_PATIENCE:.0f} s; "
+                f"the shim (pid {self.owner.pid}) did not answer {op} in {patience:g} s; "
                 "its storage may hang"
             ) from None
         except OSError:

@@ -8,24 +8,24 @@ from vhdtool.leases.location import existing_record
 from vhdtool.leases.owner import Owner
 from vhdtool.nbd.sockets import nbd_uri
 from vhdtool.vdi.keys import Key
-from vhdtool.vdi.local import LocalVdi, mode_of
-from vhdtool.vdi.shim import connected
+from vhdtool.vdi.local import LocalVdi, Status, mode_of
+from vhdtool.vdi.shim import STATUS_PATIENCE, NoAnswer, ShimConnection, connected
 
 
 def describe(vdi: LocalVdi) -> dict[str, Any]:
     """Returns the status as JSON has it; waits for no other operation. Raises VhdtoolError."""
     with connected(vdi.control, vdi.host) as shim:
-        status = None if shim is None else shim.call("status")
+        status = _status(shim)
         pid = None if shim is None else shim.owner.pid
-    attached = status is not None and status["state"] != "detached"
+    attached = status["state"] != "detached"
     if not attached:
         vdi.require_image()
     holder = _holder(vdi)
     return {
         "image": vdi.image,
         "host": vdi.host,
-        "state": "detached" if status is None else status["state"],
-        "mode": mode_of(status) if status is not None and attached else None,
+        "state": status["state"],
+        "mode": mode_of(status) if "read_only" in status and attached else None,
         "uri": nbd_uri(vdi.sockets.export) if attached else None,
         "pid": pid,
         "keys": [_described(key) for key in vdi.read_keys().values()],
@@ -33,6 +33,15 @@ def describe(vdi: LocalVdi) -> dict[str, Any]:
         if holder is None
         else {"host": holder.owner.host, "pid": holder.owner.pid, "epoch": holder.epoch},
     }
+
+
+def _status(shim: ShimConnection | None) -> Status:
+    if shim is None:
+        return {"state": "detached"}
+    try:
+        return shim.call("status", STATUS_PATIENCE)
+    except NoAnswer:
+        return {"state": "no answer"}
 
 
 def _described(key: Key) -> dict[str, Any]:
