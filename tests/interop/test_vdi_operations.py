@@ -223,6 +223,13 @@ def test_a_reader_waits_while_another_is_being_activated(
     assert alpha.state == "active"
 
 
+def test_an_active_reader_leaves_anothers_activating_alone(image: Path, alpha: VdiHost) -> None:
+    activate(alpha, read_only=True)
+    plant(image, lambda keys: keys.add("activating", owner("beta")))
+    alpha.vdi.activate()
+    assert alpha.keys() == {"host_alpha": "living", "activating": "unknown"}
+
+
 def test_requests_wait_while_the_parent_gets_another_path(
     image: Path, tmp_path: Path, make_host: MakeHost
 ) -> None:

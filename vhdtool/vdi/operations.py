@@ -64,6 +64,7 @@ class Vdi(LocalVdi):
 
         `force`: the number of a key, or else the epoch of the lease, whose host is dead.
         """
+        epoch = None if force is None else self._forced(force)
         obstacle: Key | None = None
         for _ in self.waiting():
             with self.alone() as found:
@@ -71,36 +72,40 @@ class Vdi(LocalVdi):
                 status = shim.call("status")
                 if status["state"] == "fenced":
                     raise StateError(f"{self.image}: is fenced here; deactivate it first")
-                obstacle, epoch = self._take_keys(shim, mode_of(status), force)
+                obstacle = self._take_keys(shim, status)
                 if obstacle is None:
                     return self._open(shim, status, epoch)
         assert obstacle is not None
         raise refusal(self.image, obstacle, self.patience)
 
-    def _take_keys(
-        self, shim: ShimConnection, mode: str, force: int | None
-    ) -> tuple[Key | None, int | None]:
-        """Takes both keys, in one change; returns the key to wait for, and the lease to force."""
-        excluding: list[Key] = []
-        with self.keys() as keys:
-            dead: list[Key] = []
-            if force is not None and (stands := self._in_the_way(keys, mode, shim)):
-                dead, force = self._overrule(keys, stands, force)
-            excluding = conflicts(keys, self.key_name, mode, shim.owner)
-            if not excluding:
-                if delayed := delays(keys):
-                    return delayed[0], None
-                keys.add(ACTIVATING, Owner.here(self.host))
-                keys.add(self.key_name, shim.owner, mode)
-        self._note_removed(dead)
-        # Not before: what was overruled stays removed, also where another host is in the way.
-        if excluding:
-            raise refusal(self.image, excluding[0])
-        reached("vdi-activating")
-        return None, force
+    def _forced(self, force: int) -> int | None:
+        """Removes the keys that are overruled, if one is in the way; returns the lease's epoch."""
+        with self.alone() as found:
+            shim = self.attached(found)
+            mode = mode_of(shim.call("status"))
+            with self.keys() as keys:
+                in_the_way = [*conflicts(keys, self.key_name, mode, shim.owner), *delays(keys)]
+                if not in_the_way:
+                    return force
+                dead, epoch = self._overrule(keys, in_the_way, force)
+            self._note_removed(dead)
+            return epoch
 
-    def _in_the_way(self, keys: Keys, mode: str, shim: ShimConnection) -> list[Key]:
-        return [*conflicts(keys, self.key_name, mode, shim.owner), *delays(keys)]
+    def _take_keys(self, shim: ShimConnection, status: Status) -> Key | None:
+        """Takes both keys, in one change; returns the key to wait for, if there is one."""
+        with self.keys() as keys:
+            mine = keys.get(self.key_name)
+            if status["state"] == "active" and mine is not None and mine.owner == shim.owner:
+                return None
+            mode = mode_of(status)
+            for key in conflicts(keys, self.key_name, mode, shim.owner):
+                raise refusal(self.image, key)
+            for key in delays(keys):
+                return key
+            keys.add(ACTIVATING, Owner.here(self.host))
+            keys.add(self.key_name, shim.owner, mode)
+        reached("vdi-activating")
+        return None
 
     def _overrule(
         self, keys: Keys, in_the_way: list[Key], force: int
@@ -148,7 +153,9 @@ class Vdi(LocalVdi):
                     self._drop_own(shim)
             raise
         with self.keys() as keys:
-            keys.pop(ACTIVATING, None)
+            key = keys.get(ACTIVATING)
+            if key is not None and key.owner == Owner.here(self.host):
+                keys.drop(key)
         return status
 
     def deactivate(self, queue: bool = False) -> Status:
