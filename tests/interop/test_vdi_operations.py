@@ -249,6 +249,19 @@ def test_requests_wait_while_the_parent_gets_another_path(
         assert opened.read(0, 512) == b"mine" * 128
 
 
+def test_a_relink_that_is_killed_can_be_repeated(
+    image: Path, tmp_path: Path, make_host: MakeHost
+) -> None:
+    child = tmp_path / "child.vhd"
+    snapshot(image, child)
+    host = make_host(child, "alpha")
+    activate(host)
+    assert host.command("relink", str(image), failpoint="vdi-relinking").returncode == -9
+    assert host.keys() == {"host_alpha": "living", "relinking": "gone", "paused": "living"}
+    host.vdi.relink(str(image))
+    assert (host.state, host.keys()) == ("active", {"host_alpha": "living"})
+
+
 def test_a_parent_that_cannot_be_set_leaves_the_image_served(
     image: Path, tmp_path: Path, make_host: MakeHost
 ) -> None:

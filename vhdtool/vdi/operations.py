@@ -274,29 +274,31 @@ class Vdi(LocalVdi):
             return status
 
     def relink(self, parent: str, raw: bool = False) -> Status:
-        """Sets another path of the parent; requests wait meanwhile, and every host's activation."""
-        me = Owner.here(self.host)
+        """Sets another path of the parent; an active image is paused meanwhile.
+
+        No host can activate it then. An image that was paused before stays so.
+        """
         with self.alone() as found:
             shim = self.attached(found)
             status = shim.call("status")
-            was_active = status["state"] == "active"
+            pauses = status["state"] == "active"
             with self.keys() as keys:
-                for key in [*conflicts(keys, self.key_name, READ_WRITE, shim.owner), *delays(keys)]:
-                    raise refusal(self.image, key)
-                keys.add(RELINKING, me)
-                if was_active:
+                self._require_no_other(keys, shim)
+                keys.add(RELINKING, Owner.here(self.host))
+                if pauses:
                     keys.add(PAUSED, shim.owner)
             reached("vdi-relinking")
             try:
-                if was_active:
+                if pauses:
                     self._paused(shim, status)
                 modify_parent(self.image, parent, raw)
             finally:
-                if was_active:
+                if pauses:
                     status = shim.call("unpause")
                 with self.keys() as keys:
                     keys.pop(RELINKING, None)
-                    keys.pop(PAUSED, None)
+                    if pauses:
+                        keys.pop(PAUSED, None)
             return status
 
     def clear(self, force: int | None = None) -> list[Key]:
