@@ -26,6 +26,7 @@ class VdiShim(Shim):
             self.host.call("vdi", OP_TIMEOUT, operation=op, image=self.image, **place, **arguments)
         except RemoteError as error:
             kind = REFUSALS.get(error.kind, LabError)
-            raise kind(f"{self.host.name}: vdi {op}: {error}") from error
+            message = str(error).removeprefix(f"{self.host.name}: ")
+            raise kind(f"{self.host.name}: vdi {op}: {message}") from error
         # The shim answers on the stream of its events, behind those of the operation.
         return super().call("status")
