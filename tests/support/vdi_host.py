@@ -1,5 +1,6 @@
 """A host as VDI operations know it, with real shims; many hosts can be on this machine."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -67,4 +68,5 @@ class VdiHost:
         """Ends a shim that a test has left, whatever state it is in."""
         with connected(self.vdi.control, self.name) as shim:
             if shim is not None:
-                os.kill(shim.owner.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(shim.owner.pid, signal.SIGKILL)
