@@ -4,6 +4,8 @@ admission   The admission gate: the one place that decides whether an image may
             be read or written
 advice      Advice for each finding of `check`: the command that helps, or that
             none does
+bat_search  Tables in a file that can be its BAT, where no header says which one
+            is
 bitmaps     Check of sector bitmaps and batmap: they agree, and every present
             sector is in the file
 collector   Collects findings, and limits the number of one code

@@ -5,12 +5,11 @@ every entry of a BAT for that size is possible. Each candidate becomes a header 
 image, and the check of that view decides: it must find no damage, and nothing may be left over.
 """
 
-from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 
 from vhdtool.errors import CorruptImage
+from vhdtool.image.check.bat_search import BLOCK_SIZES, possible_tables
 from vhdtool.image.check.image import check
 from vhdtool.image.journal.overlay import OverlayStorage
 from vhdtool.image.metadata.ends import HEADER_OFFSET, Ends, read_ends
@@ -20,25 +19,16 @@ from vhdtool.image.metadata.placement import Placement
 from vhdtool.image.metadata.read import read_batmap_header
 from vhdtool.storage import Storage
 from vhdtool.vhd.bat import empty_bat, unpack_bat
-from vhdtool.vhd.batmap import COOKIE as BATMAP_COOKIE
 from vhdtool.vhd.blocks import BlockLayout
 from vhdtool.vhd.footer import DIFFERENCING, FIXED, Footer
 from vhdtool.vhd.header import COOKIE, SIZE, VERSION, Header
 from vhdtool.vhd.units import (
-    DEFAULT_BLOCK,
     MAX_ENTRIES,
-    MIB,
     NO_OFFSET,
     SECTOR,
-    SMALLEST_BLOCK,
-    UNUSED,
     size_text,
 )
 
-BLOCK_SIZES = (DEFAULT_BLOCK, SMALLEST_BLOCK, MIB, *(MIB << power for power in range(2, 7)))
-"""Bytes of a block in the images of every known creator, and some more."""
-_SEARCHED = MIB
-"""Bytes behind a BAT in which a batmap is searched: a BAT may be larger than its disk needs."""
 _MOST_CANDIDATES = 8
 _LEFT_OVER = frozenset({"orphan-block", "leaked-block", "leaked-tail"})
 """Codes of blocks and space that the BAT should name: then the table may be another one."""
@@ -95,7 +85,10 @@ def rebuild_header(storage: Storage, parent_fields: Header | None = None) -> Reb
     if offset % SECTOR or not SECTOR <= offset <= ends.file_size - SIZE:
         offset = HEADER_OFFSET
     old = Header.unpack(storage.pread(offset, SIZE).ljust(SIZE, b"\0"))
-    candidates = _candidates(storage, footer, old, offset, ends.file_size)
+    found = list(possible_tables(storage, footer, old, offset, ends.file_size))
+    candidates = [header for header, goes_on in found if not goes_on]
+    if found and not candidates:
+        raise _lost(storage, _too_short(min(header.block_bytes for header, _ in found)))
     return _the_best(
         storage,
         footer,
@@ -124,6 +117,15 @@ def _tried(
         header, offset, _evidence(header, proved, exact), check(view), proved,
         is_child and not proved, exact,
     )  # fmt: skip
+
+
+def _too_short(block_bytes: int) -> str:
+    """Why there is no candidate where the table goes on behind the one for these blocks."""
+    sizes = " or ".join(size_text(one) for one in sorted(BLOCK_SIZES) if one <= block_bytes)
+    return (
+        f"blocks of {sizes} are possible: the table goes on behind its end for the largest of "
+        "them, and has impossible entries for any smaller one"
+    )
 
 
 def _lost(storage: Storage, reason: str) -> CorruptImage:
@@ -173,16 +175,35 @@ def _confirmed(
 
     Two blocks that follow one another could pass for one of twice the size. Raises CorruptImage.
     """
-    sizes = [header.block_bytes for header, _ in headers_by_pattern(storage, footer, ends)]
+    seen = headers_by_pattern(storage, footer, ends)
+    sizes = [header.block_bytes for header, _ in seen]
     if len(sizes) == 1 and (right := [one for one in found if one.header.block_bytes == sizes[0]]):
-        return right
+        named = [one for one in right if _names(storage, one.header, seen[0][1])]
+        if not named:
+            raise _lost(storage, "blocks seem to begin where no entry of a table points")
+        return named
     if sizes:
         text = " or ".join(str(size) for size in sizes)
-        raise _lost(storage, f"its blocks look as if they had {text} bytes, which no table proves")
+        tables = " or ".join(size_text(one.header.block_bytes) for one in found)
+        raise _lost(
+            storage,
+            f"its blocks look as if they had {text} bytes, its table is one for blocks of {tables}",
+        )
     # Without data in a block only a batmap shows where the table ends.
     if right := [one for one in found if read_batmap_header(storage, one.header) is not None]:
         return right
     raise _lost(storage, "no block has data, so there is neither proof nor anything to be rescued")
+
+
+def _names(storage: Storage, header: Header, blocks: list[Orphan]) -> bool:
+    """Whether the table names each block that was recognized.
+
+    A remainder of a longer table can pass for the bitmap of a block; behind a batmap there is none.
+    """
+    if read_batmap_header(storage, header) is not None:
+        return True
+    bat = unpack_bat(storage.pread(header.bat_offset, header.bat_bytes), header.max_entries)
+    return {one.entry for one in blocks} <= set(bat)
 
 
 def _the_best(
@@ -201,76 +222,6 @@ def _the_best(
         sizes = " or ".join(size_text(one.header.block_bytes) for one in best)
         raise _lost(storage, f"nothing shows which one is right: blocks of {sizes}")
     return best[0]
-
-
-def _candidates(
-    storage: Storage, footer: Footer, old: Header, offset: int, file_size: int
-) -> Iterator[Header]:
-    # Elsewhere a part of a damaged table, or a bitmap, could pass for a whole one.
-    places = dict.fromkeys((offset + SIZE, old.bat_offset))
-    starts = [one for one in places if one % SECTOR == 0 and offset + SIZE <= one < file_size]
-    for block_bytes in BLOCK_SIZES:
-        layout = BlockLayout(block_bytes)
-        need = layout.blocks_for(footer.current_size)
-        if not 0 < need <= MAX_ENTRIES:
-            continue
-        for start in starts:
-            entries = _entries_at(storage, layout, start, need, file_size)
-            if entries is not None:
-                yield Header(entries, block_bytes, start)
-
-
-def _possible(raw: bytes, file_sectors: int) -> bool:
-    """Whether a sector may be a part of a BAT: free and possible entries, then padding."""
-    entries = unpack_bat(raw, len(raw) // 4)
-    while entries and entries[-1] == 0:
-        entries.pop()
-    return len(entries) > 0 and _entries_possible(entries, file_sectors)
-
-
-def _entries_possible(entries: "array[int]", file_sectors: int) -> bool:
-    return all(entry == UNUSED or 0 < entry < file_sectors for entry in entries)
-
-
-def _entries_at(
-    storage: Storage, layout: BlockLayout, start: int, need: int, file_size: int
-) -> int | None:
-    """The number of entries of a BAT at byte `start`, or None where none can be."""
-    if start + 4 * need > file_size:
-        return None
-    first = storage.pread(start, min(4 * need, SECTOR))
-    if not _possible(first, file_size // SECTOR):
-        return None
-    count = _counted_by_batmap(storage, start, need)
-    header = Header(count, layout.block_bytes, start)
-    raw = storage.pread(start, header.bat_bytes + SECTOR)
-    entries = unpack_bat(raw, count)
-    if len(entries) < count or not _entries_possible(entries, file_size // SECTOR):
-        return None
-    padding = raw[4 * count : header.bat_bytes]
-    if padding.strip(b"\0") and padding.strip(b"\xff"):
-        return None
-    used = sorted(entry for entry in entries if entry != UNUSED)
-    if any(other - one < layout.total_sectors for one, other in pairwise(used)):
-        return None
-    behind = raw[header.bat_bytes :]
-    # A table that goes on is longer than this one, unless a block begins there.
-    goes_on = _possible(behind, file_size // SECTOR) and header.bat_end // SECTOR not in used
-    return None if goes_on else count
-
-
-def _counted_by_batmap(storage: Storage, start: int, need: int) -> int:
-    """The number of entries of a BAT that ends where a batmap begins; else `need`.
-
-    A BAT may be larger than its disk needs. blktap pads it with zeros.
-    """
-    raw = storage.pread(start, 4 * need + _SEARCHED)
-    for end in range(-(-4 * need // SECTOR) * SECTOR, len(raw) - SECTOR + 1, SECTOR):
-        if raw.startswith(BATMAP_COOKIE, end):
-            return max(need, len(raw[:end].rstrip(b"\0")) // 4)
-        if not raw[end : end + SECTOR].strip(b"\0") or not _possible(raw[end : end + SECTOR], 1):
-            break
-    return need
 
 
 def headers_by_pattern(
