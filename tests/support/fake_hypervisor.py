@@ -38,6 +38,7 @@ class FakeDriver:
 
     def __init__(self, hold: Hold = Hold.SWITCH, failing: str = "") -> None:
         self.hold = hold
+        self.discards = True
         self.failing = failing
         """A method of the transfer that reports a failure after it has succeeded."""
         self.calls: list[str] = []
@@ -97,7 +98,7 @@ class FakeGuest:
             self.alive = False
 
     def describe(self) -> dict[str, Any]:
-        return {"pid": 0, "qmp": "", "console": ""}
+        return {"id": 0, "qmp": "", "console": ""}
 
     # the guest itself
 

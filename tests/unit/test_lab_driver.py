@@ -198,7 +198,10 @@ def test_only_the_choice_of_the_driver_imports_one() -> None:
     importing = {
         path.relative_to(lab).as_posix()
         for path in lab.rglob("*.py")
-        if any("hypervisors.q" in name or name.startswith("qemu") for name in imports(path))
+        if any(
+            name.startswith(("vhdtool.lab.hypervisors.q", "vhdtool.lab.hypervisors.x", "qemu"))
+            for name in imports(path)
+        )
     }
     # The machines are emulated by QEMU whatever hypervisor runs on them.
     outside = {name for name in importing if not name.startswith(("hypervisors/", "machines/"))}

@@ -1,6 +1,7 @@
 """The checks of the hosts, run as the lab runs them, with this machine as the host."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ def described(tmp_path: Path) -> dict[str, Any]:
     host = {"ssh": "local", "sudo": False, "private_dir": str(private), "python": sys.executable}
     return {
         "phase": "after",
+        "hypervisor": "kvm",
         "image": str(tmp_path / "image.vhd"),
         "lease": str(tmp_path / "image.vhd.lease"),
         "ssh_config": None,
@@ -50,7 +52,7 @@ def checked(described: dict[str, Any], folder: Path) -> subprocess.CompletedProc
 def test_hosts_on_which_nothing_is_left_pass(described: dict[str, Any], tmp_path: Path) -> None:
     done = checked(described, tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "6 passed" in done.stdout
+    assert "7 passed" in done.stdout
 
 
 def test_guests_of_others_on_a_host_do_not_count(described: dict[str, Any], tmp_path: Path) -> None:
@@ -64,6 +66,23 @@ def test_guests_of_others_on_a_host_do_not_count(described: dict[str, Any], tmp_
         finally:
             other.kill()
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("domain", "left"), [("other", False), ("vhdlab-guest0", True)])
+def test_only_a_running_domain_of_the_lab_is_left(
+    domain: str, left: bool, described: dict[str, Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    lines = ["Name  ID  Mem VCPUs  State  Time(s)", "Domain-0  0  768  1  r-----  88.5"]
+    lines += [f"{domain}  3  128  1  -b----  1.0", "vhdlab-guest1  4  128  1  ---s--  1.0"]
+    xl = tmp_path / "xl"
+    xl.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+    xl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = checked({**described, "hypervisor": "xen"}, tmp_path)
+    assert (done.returncode != 0) == left, done.stdout
+    assert not left or run.failed_checks(done.stdout) == "not true that no guest is left"
+    assert ("[3] == []" in done.stdout) == left
 
 
 def test_each_leftover_on_a_host_fails_its_check(described: dict[str, Any], tmp_path: Path) -> None:

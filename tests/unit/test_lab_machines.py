@@ -23,7 +23,9 @@ def keys(tmp_path: Path) -> Path:
 
 
 def test_no_two_machines_share_an_address_or_a_card() -> None:
-    words = [word for m in MACHINES for word in qemu_command(m, Path("/base"), incoming=False)]
+    words = [
+        word for m in MACHINES for word in qemu_command(m, Path("/base"), "kvm", incoming=False)
+    ]
     macs = [word.partition("mac=")[2].split(",")[0] for word in words if "mac=" in word]
     assert len(macs) == len(set(macs)) == 2 * len(MACHINES)
     taps = {m.tap(bridge) for m in MACHINES for bridge in (MANAGEMENT, STORAGE)}
@@ -35,8 +37,26 @@ def test_no_two_machines_share_an_address_or_a_card() -> None:
 
 def test_only_a_machine_with_a_snapshot_waits_for_memory() -> None:
     machine = MACHINES[0]
-    assert "-incoming" not in qemu_command(machine, Path("/base"), incoming=False)
-    assert qemu_command(machine, Path("/base"), incoming=True)[-3:] == ["-incoming", "defer", "-S"]
+    assert "-incoming" not in qemu_command(machine, Path("/base"), "kvm", incoming=False)
+    assert qemu_command(machine, Path("/base"), "kvm", incoming=True)[-3:] == [
+        "-incoming",
+        "defer",
+        "-S",
+    ]
+
+
+def test_a_xen_host_boots_xen_with_linux_as_its_module() -> None:
+    words = qemu_command(MACHINES[0], Path("/a,b"), "xen", incoming=False)
+    assert words[words.index("-kernel") + 1] == "/a,b/xen"
+    kernel, initrd = words[words.index("-initrd") + 1].replace(",,", "\0").split(",")
+    assert kernel.replace("\0", ",").startswith("/a,b/vmlinuz root=/dev/vda ")
+    assert initrd.replace("\0", ",") == "/a,b/initrd.img"
+
+
+def test_the_nfs_server_of_xen_hosts_boots_linux() -> None:
+    (store,) = (machine for machine in MACHINES if machine.serves)
+    words = qemu_command(store, Path("/base"), "xen", incoming=False)
+    assert words == qemu_command(store, Path("/base"), "kvm", incoming=False)
 
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: machine.name)

@@ -109,6 +109,7 @@ class Lab:
                 deep_blocks=deep_blocks(config.image_bytes // config.block_bytes),
                 memory_state=memory_state,
                 port=config.migration_port,
+                discards=self.driver.discards,
             )
             place = Place(number, len(todo), plan.label)
             began = time.monotonic()

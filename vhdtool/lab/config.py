@@ -21,7 +21,13 @@ def _qemu(kernel: str, initrd: str, accelerator: str) -> Driver:
     return QemuDriver(kernel, initrd, accelerator)
 
 
-DRIVERS: dict[str, Callable[[str, str, str], Driver]] = {"kvm": _qemu}
+def _xen(kernel: str, initrd: str, accelerator: str) -> Driver:
+    from vhdtool.lab.hypervisors.xen import XenDriver
+
+    return XenDriver(kernel, initrd, accelerator)
+
+
+DRIVERS: dict[str, Callable[[str, str, str], Driver]] = {"kvm": _qemu, "xen": _xen}
 """By the values of the option HYPERVISOR: the one place that names every hypervisor."""
 
 

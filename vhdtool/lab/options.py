@@ -194,8 +194,8 @@ class RunOptions:
         "Microseconds between two writes of the paced load, from 500 to 100000.",
     )
     hypervisor: str = _choice(
-        "HYPERVISOR", "hypervisor", ("kvm",),
-        "What runs the guest; kvm is QEMU, with KVM or without.",
+        "HYPERVISOR", "hypervisor", ("kvm", "xen"),
+        "What runs the guest; kvm is QEMU, with KVM or without, xen is xl.",
     )
     accelerator: str = _choice(
         "ACCELERATOR", "accelerator", ("auto", "kvm", "tcg"),

@@ -27,6 +27,15 @@ _cache = click.option(
 )
 
 
+_hypervisor = click.option(
+    "--hypervisor",
+    type=click.Choice(("kvm", "xen")),
+    default="kvm",
+    show_default=True,
+    help="What the hosts boot: Linux for guests on KVM, or Xen.",
+)
+
+
 @click.group()
 def machines() -> None:
     """Start, stop and inspect two emulated hosts and an NFS server (needs root)."""
@@ -35,8 +44,9 @@ def machines() -> None:
 @machines.command()
 @_state
 @_cache
+@_hypervisor
 @holder_option
-def up(state: Path, cache: Path, holder: int | None) -> None:
+def up(state: Path, cache: Path, hypervisor: str, holder: int | None) -> None:
     """Start the machines, unless they are running.
 
     The first time it builds their disk image and boots them, which takes minutes; then they
@@ -45,7 +55,7 @@ def up(state: Path, cache: Path, holder: int | None) -> None:
     from vhdtool.lab.localhosts.state import MARK
     from vhdtool.lab.machines.control import Machines
 
-    found = Machines(state, cache.absolute(), click.echo)
+    found = Machines(state, cache.absolute(), click.echo, hypervisor)
     made = found.up(process_of(holder), os.environ.get(MARK, ""))
     command = shlex.join(["ssh", "-F", str(state.absolute() / "ssh_config"), "alpha"])
     click.echo(f"machines {'started' if made else 'already running'}: {command}")

@@ -27,6 +27,8 @@ class CasePlan:
     memory_state: str
     """Path on the source of the saved memory from which the guest starts."""
     port: int
+    discards: bool = True
+    """Whether the hypervisor passes on discards and requests to write zeroes."""
 
     @property
     def frees(self) -> bool:
@@ -34,7 +36,7 @@ class CasePlan:
 
         Not on qcow2: QEMU frees the clusters, and one that vanishes or moves counts as damage.
         """
-        return self.kind != "qcow2"
+        return self.discards and self.kind != "qcow2"
 
     @property
     def label(self) -> str:

@@ -40,6 +40,8 @@ MODULES = (
     "virtio_blk",
 )
 """In the order of loading; a module that is built into the kernel has no file and is left out."""
+XEN_MODULES = ("xen-blkfront",)
+"""What a Xen guest loads in their place."""
 PYTHON_MODULES = (
     "abc",
     "codecs",
@@ -72,10 +74,16 @@ INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc none /proc
 /bin/busybox mount -t sysfs none /sys
 /bin/busybox mount -t devtmpfs none /dev
-for m in {modules}; do /bin/busybox insmod /modules/$m.ko; done
-for d in vdb vdc; do echo 2 > /sys/block/$d/queue/nomerges; done
-/bin/busybox stty -F /dev/ttyS0 raw -echo opost onlcr
-exec /usr/bin/python3 -I -S /load.py < /dev/ttyS0 > /dev/ttyS0 2>&1
+tty=ttyS0 disk=vd modules="{modules}"
+case "$(/bin/busybox cat /proc/cmdline)" in
+    *console=hvc0*) tty=hvc0 disk=xvd modules="{xen_modules}" ;;
+esac
+for m in $modules; do /bin/busybox insmod /modules/$m.ko; done
+until [ -e /dev/${{disk}}c ]; do /bin/busybox sleep 0.05; done
+for d in b c; do echo 2 > /sys/block/$disk$d/queue/nomerges; done
+[ $disk = vd ] || for d in a b c; do /bin/busybox ln -s $disk$d /dev/vd$d; done
+/bin/busybox stty -F /dev/$tty raw -echo opost onlcr
+exec /usr/bin/python3 -I -S /load.py < /dev/$tty > /dev/$tty 2>&1
 """
 
 
@@ -181,7 +189,7 @@ def select(debs: list[Path], scratch: Path) -> Iterator[tuple[str, bytes]]:
                 found[wanted[path]] = data
             elif base.startswith("vmlinuz-"):
                 found["vmlinuz"] = data
-            elif base.removesuffix(".ko") in MODULES and base.endswith(".ko"):
+            elif base.removesuffix(".ko") in MODULES + XEN_MODULES and base.endswith(".ko"):
                 found["modules/" + base] = data
             elif base.split(".cpython-311")[0] in EXTENSIONS and base.endswith(".so"):
                 found["usr/lib/python3.11/lib-dynload/" + base] = data
@@ -212,9 +220,12 @@ def members(deb: Path) -> Iterator[tuple[str, bytes]]:
 
 def tree(files: dict[str, bytes]) -> list[tuple[str, int, bytes]]:
     """All entries of the initramfs: (name, mode, content), directories first."""
-    modules = [m for m in MODULES if f"modules/{m}.ko" in files]
+    found = {
+        name: " ".join(m for m in modules if f"modules/{m}.ko" in files)
+        for name, modules in (("modules", MODULES), ("xen_modules", XEN_MODULES))
+    }
     files = dict(files)
-    files["init"] = INIT.format(modules=" ".join(modules)).encode()
+    files["init"] = INIT.format(**found).encode()
     for name, path in payload().items():
         files[name] = path.read_bytes()
     # `-I` hides the script's directory, so its modules go beside the core modules.

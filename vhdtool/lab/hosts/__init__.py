@@ -18,4 +18,6 @@ connection      A lab host as the controller sees it: one SSH connection, one
 shim            A shim on a host, as the controller drives it: operations in,
                 events out
 vdi_shim        A shim that the controller drives by VDI operations on its host
+xen_stream      The stream of `xl migrate` over TCP: a receiver, and the relay
+                that holds the guest back
 """

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+import tty
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from vhdtool.lab.hosts.agent_vdi import operate_vdi
 
 GRACE = 3.0
 """Seconds between TERM and KILL at the end: a shim closes its image in that time."""
-SLOW = ("connect", "fetch", "snapshots", "held", "vdi")
+END_TIMEOUT = 30.0
+SLOW = ("connect", "fetch", "snapshots", "held", "output", "vdi")
 
 
 class Agent:
@@ -44,11 +46,13 @@ class Agent:
         self._out = out
         self._sending = threading.Lock()
         self._children: dict[int, subprocess.Popen[bytes]] = {}
-        self._streams: dict[int, socket.socket] = {}
+        self._streams: dict[int, socket.socket | Terminal] = {}
         self._next_stream = 0
+        self._at_end: list[list[str]] = []
         self._operations: dict[str, Callable[..., Any]] = {
             "spawn": self.spawn,
             "kill": self.kill,
+            "at-end": self.at_end,
             "connect": self.connect,
             "send": self.send_to_stream,
             "clock": self.clock,
@@ -124,12 +128,24 @@ class Agent:
         child.send_signal(signal)
         return True
 
+    def at_end(self, argv: list[str]) -> None:
+        """Have a command run when the agent ends, for what is no process of its own."""
+        if argv not in self._at_end:
+            self._at_end.append(argv)
+
     # streams
 
     def connect(self, path: str, patience: float) -> int:
-        """Connect to a Unix socket, waiting until it is there; return the stream's number."""
+        """Connect to a Unix socket, waiting until it is there; return the stream's number.
+
+        A terminal, such as the console of a Xen domain, is a stream too.
+        """
         deadline = time.monotonic() + patience
+        client: socket.socket | Terminal
         while True:
+            if Path(path).is_char_device():
+                client = Terminal(path)
+                break
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 client.connect(path)
@@ -145,7 +161,7 @@ class Agent:
         threading.Thread(target=self._pump, args=(number, client), daemon=True).start()
         return number
 
-    def _pump(self, number: int, client: socket.socket) -> None:
+    def _pump(self, number: int, client: "socket.socket | Terminal") -> None:
         try:
             while data := client.recv(1 << 16):
                 self.send({"stream": number, "data": base64.b64encode(data).decode()})
@@ -191,6 +207,24 @@ class Agent:
                 child.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
+        for argv in self._at_end:
+            with contextlib.suppress(OSError, VhdtoolError):
+                run_command(argv, timeout=END_TIMEOUT)
+
+
+class Terminal:
+    """A terminal as a stream, with the methods of a socket that are used here."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        tty.setraw(self._descriptor)
+
+    def recv(self, limit: int) -> bytes:
+        return os.read(self._descriptor, limit)
+
+    def sendall(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._descriptor, data) :]
 
 
 def why_no_kvm(cpu: str, device: str = "/dev/kvm") -> str:

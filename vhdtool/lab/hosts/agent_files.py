@@ -32,6 +32,7 @@ class FileOperations:
             "digest": self.digest,
             "free": self.free,
             "run": self.run,
+            "output": self.output,
         }
 
     def claim(self, path: str) -> None:
@@ -84,6 +85,10 @@ class FileOperations:
         """Bytes that root can still write on the file system of `path`."""
         stat = os.statvfs(path)
         return stat.f_bfree * stat.f_frsize
+
+    def output(self, argv: list[str]) -> str:
+        """The standard output of a command."""
+        return run_command(argv, timeout=COMMAND_TIMEOUT)
 
     def run(self, argv: list[str], env: dict[str, str] | None = None) -> None:
         run_command(argv, env=env, timeout=COMMAND_TIMEOUT)

@@ -23,6 +23,7 @@ PARTS = (
     "lab/hosts/agent_holdings.py",
     "lab/hosts/agent_images.py",
     "lab/hosts/agent_vdi.py",
+    "lab/hosts/xen_stream.py",
 )
 """Standard library only: hosts need Python 3.11 and nothing from PyPI."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)

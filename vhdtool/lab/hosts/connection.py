@@ -171,7 +171,7 @@ class Host:
 
     # streams
 
-    def connect(self, path: str, on_data: OnData, timeout: float = 10.0) -> int:
+    def connect(self, path: str, on_data: OnData, timeout: float = 30.0) -> int:
         """Connect to a Unix socket of the host; `on_data(b"")` means its end."""
         number = int(self.call("connect", timeout + 5, path=path, patience=timeout))
         with self._lock:
@@ -189,6 +189,9 @@ class Host:
     def read(self, path: str, limit: int = 4 << 20) -> bytes:
         """The last `limit` bytes of a file; nothing when it does not exist."""
         return base64.b64decode(self.call("read", path=path, limit=limit))
+
+    def write(self, path: str, data: bytes) -> None:
+        self.call("write", path=path, data=base64.b64encode(data).decode())
 
     def last_line(self, path: str) -> str:
         """The last line of a log, for a message; never raises."""

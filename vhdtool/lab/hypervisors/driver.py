@@ -142,13 +142,15 @@ class Guest(Protocol):
         """End it at once, also where it never began."""
 
     def describe(self) -> dict[str, Any]:
-        """Pid and sockets, for the checks of live hosts."""
+        """Its `id` (a pid, or a domain's number) and its sockets, for the checks of live hosts."""
 
 
 class Driver(Protocol):
     """One hypervisor, as LabConfig.make_driver chooses it for a run."""
 
     hold: Hold
+    discards: bool
+    """Whether a guest's disk takes discards and requests to write zeroes."""
     accelerator: str
     """How guests run, for the record; valid after `prepare`."""
 

@@ -46,6 +46,7 @@ class QemuDriver:
     """Guests with this kernel and initramfs; `accelerator`: auto, kvm or tcg."""
 
     hold = Hold.SWITCH
+    discards = True
 
     def __init__(self, kernel: str, initrd: str, accelerator: str) -> None:
         self.accelerator = accelerator
@@ -197,7 +198,7 @@ class QemuGuest:
             self.host.call("remove", paths=[self._qmp, self._console])
 
     def describe(self) -> dict[str, Any]:
-        return {"pid": self._pid, "qmp": self._qmp, "console": self._console}
+        return {"id": self._pid, "qmp": self._qmp, "console": self._console}
 
 
 class QemuTransfer:

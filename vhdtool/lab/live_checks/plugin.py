@@ -67,6 +67,19 @@ def lease_holder(case: Description, hosts: list[Host]) -> str | None:
     return None if holder is None else str(holder["host"])
 
 
+def guests(host: Host, case: Description, expected: Description) -> list[int]:
+    """The lab's guests that run on the host: PIDs of QEMU, or numbers of Xen's domains."""
+    if case["hypervisor"] != "xen":
+        return pids(host, expected, "qemu-system-")
+    lines = [line.rsplit(maxsplit=5) for line in host.check_output("xl list").splitlines()[1:]]
+    return sorted(
+        int(number)
+        for name, number, _, _, state, _ in lines
+        # Between RESUME and its end, the source's domain is stopped or gone.
+        if name.startswith("vhdlab-") and not set(state) & set("pscd")
+    )
+
+
 def pids(host: Host, expected: Description, program: str) -> list[int]:
     """PIDs of the lab's processes; arguments name its directory, other guests' do not."""
     directory = expected["private_dir"] + "/run"

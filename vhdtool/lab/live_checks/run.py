@@ -90,11 +90,12 @@ def describe(config: LabConfig, run: CaseRun, phase: str) -> dict[str, Any]:
             "role": role,
             "private_dir": host.config.private_dir,
             "shim": shim,
-            "qemu": guest,
+            "guest": guest,
         }
     plan = run.plan
     return {
         "phase": phase,
+        "hypervisor": config.hypervisor,
         "strategy": plan.strategy.name,
         "guard": plan.guard,
         "expected": plan.strategy.expected(plan.guard),

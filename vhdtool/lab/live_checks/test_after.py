@@ -3,12 +3,16 @@
 import pytest
 from testinfra.host import Host
 
-from vhdtool.lab.live_checks.plugin import Description, pids
+from vhdtool.lab.live_checks.plugin import Description, guests, pids
 
 pytestmark = pytest.mark.after
 
 
-@pytest.mark.parametrize("program", ["qemu-system-", "vhdtool.tapdisk"])
+def test_no_guest_is_left(host: Host, case: Description, expected: Description) -> None:
+    assert guests(host, case, expected) == []
+
+
+@pytest.mark.parametrize("program", ["vhdtool.tapdisk", "nbd-client"])
 def test_no_process_is_left(host: Host, expected: Description, program: str) -> None:
     assert pids(host, expected, program) == []
 

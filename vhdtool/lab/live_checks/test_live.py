@@ -5,7 +5,7 @@ import json
 import pytest
 from testinfra.host import Host
 
-from vhdtool.lab.live_checks.plugin import Description, pids
+from vhdtool.lab.live_checks.plugin import Description, guests, pids
 
 pytestmark = pytest.mark.live
 
@@ -22,19 +22,23 @@ def test_the_shim_runs_where_it_should(host: Host, expected: Description) -> Non
     assert pids(host, expected, "vhdtool.tapdisk") == ([] if shim is None else [shim["pid"]])
 
 
-def test_qemu_runs_where_it_should(host: Host, expected: Description) -> None:
-    qemu = expected["qemu"]
-    assert pids(host, expected, "qemu-system-") == ([] if qemu is None else [qemu["pid"]])
+def test_the_guest_runs_where_it_should(
+    host: Host, case: Description, expected: Description
+) -> None:
+    guest = expected["guest"]
+    if case["hypervisor"] == "xen" and expected["role"] == "source":
+        guest = None
+    assert guests(host, case, expected) == ([] if guest is None else [guest["id"]])
 
 
 def test_the_guest_runs_at_the_destination(case: Description) -> None:
     (destination,) = [h for h in case["hosts"].values() if h["role"] == "destination"]
-    assert destination["qemu"] is not None
+    assert destination["guest"] is not None
 
 
 def test_sockets_are_private_and_listening(host: Host, expected: Description) -> None:
-    shim, qemu = expected["shim"] or {}, expected["qemu"] or {}
-    named = [shim.get("socket"), shim.get("control"), qemu.get("qmp"), qemu.get("console")]
+    shim, guest = expected["shim"] or {}, expected["guest"] or {}
+    named = [shim.get("socket"), shim.get("control"), guest.get("qmp"), guest.get("console")]
     sockets = [path for path in named if path]
     assert sockets or expected["shim"] is None, "live.json names no socket"
     for path in sockets:

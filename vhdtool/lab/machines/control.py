@@ -24,13 +24,19 @@ SNAPSHOT_BYTES = 3 << 30
 
 
 class Machines:
-    """The emulated machines of one state directory. `progress` gets each line for the user."""
+    """The emulated machines of one state directory. `progress` gets each line for the user.
 
-    def __init__(self, state_directory: Path, cache: Path, progress: Progress) -> None:
+    `hypervisor`: what the hosts boot, one of HYPERVISORS.
+    """
+
+    def __init__(
+        self, state_directory: Path, cache: Path, progress: Progress, hypervisor: str = "kvm"
+    ) -> None:
         self.hosts = LocalHosts(state_directory, progress, KIND)
         self.directory = state_directory.absolute()
         self.cache = cache
         self.progress = progress
+        self.hypervisor = hypervisor
 
     def up(self, holder: Process | None = None, mark: str = "") -> bool:
         """Start the machines, built and booted before if need be; False when they ran already."""
@@ -39,10 +45,10 @@ class Machines:
             _check_memory()
         with locked(self.cache, self.progress):
             base = base_image(self.cache, self.progress)
-            saved = self.cache / f"booted-{_snapshot_key(base)}"
+            saved = self.cache / f"booted-{_snapshot_key(base, self.hypervisor)}"
             if not saved.exists():
                 self._boot(base, saved, holder, mark)
-        if not self.hosts.up(MachineOptions(base, saved), holder, mark):
+        if not self.hosts.up(MachineOptions(base, self.hypervisor, saved), holder, mark):
             return False
         begun = time.monotonic()
         self.progress("starting the machines from their snapshot")
@@ -69,7 +75,7 @@ class Machines:
         """Boot the machines once and save them."""
         self.progress("booting the machines (once, a minute or more)")
         begun = time.monotonic()
-        self.hosts.up(MachineOptions(base), holder, mark)
+        self.hosts.up(MachineOptions(base, self.hypervisor), holder, mark)
         self._wait_for_ssh(begun)
         self.progress("saving the booted machines")
         with building(saved, SNAPSHOT_BYTES) as scratch:
@@ -130,10 +136,10 @@ def _check_memory() -> None:
         )
 
 
-def _snapshot_key(base: Path) -> str:
+def _snapshot_key(base: Path, hypervisor: str) -> str:
     """Changes when a saved machine could not be read, or would be another one."""
     version = run_command(["qemu-system-x86_64", "--version"]).splitlines()[0]
-    commands = [qemu_command(machine, base, incoming=False) for machine in MACHINES]
+    commands = [qemu_command(machine, base, hypervisor, incoming=False) for machine in MACHINES]
     here = Path(__file__).parent
     code = [(here / name).read_text() for name in ("seed.py", "layout.py")]
     inputs = json.dumps([FEATURES, version, commands, code])

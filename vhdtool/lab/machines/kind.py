@@ -21,9 +21,10 @@ _TOOLS = ("unshare", "nsenter", "ip", "nc", "ssh", "ssh-keygen", "qemu-system-x8
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The base image of the machines, and the snapshot from which they start."""
+    """The base image, what the hosts boot, and the snapshot from which the machines start."""
 
     base: Path
+    hypervisor: str = "kvm"
     snapshot: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,7 +52,8 @@ def _prepare(options: MachineOptions, directory: Path) -> None:
 
 def _inside(options: MachineOptions, directory: Path) -> dict[str, Any]:
     base, started = str(options.base), options.snapshot is not None
-    return {"base": base, "snapshot": started, "files": str(directory)}
+    chosen = {"base": base, "hypervisor": options.hypervisor, "snapshot": started}
+    return {**chosen, "files": str(directory)}
 
 
 KIND = Kind(

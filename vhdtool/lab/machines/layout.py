@@ -10,6 +10,8 @@ PREFIX = 24
 EXPORT = "/export/vhdlab"
 KIB_OF_MEMORY_LEFT = 1 << 20
 """Memory that the emulating machine keeps for itself."""
+DOM0_MEMORY = 768
+"""MiB of a Xen host that are dom0's; the rest is for guests."""
 # With SMAP a Xen dom0 ends at boot; with XSAVE and AVX, TCG corrupts data without a word.
 _CPU = "max,-smap,-smep,-xsave,-xsaveopt,-xsavec,-xsaves,-avx,-avx2,-f16c,-fma,-vaes,+svm"
 
@@ -45,18 +47,34 @@ MACHINES = (
 )
 
 
+HYPERVISORS = ("kvm", "xen")
+"""What the hosts boot: Linux, whose guests run on KVM, or Xen with Linux as its dom0."""
+
+
 def memory_needed() -> int:
     """KiB of memory for all machines."""
     return KIB_OF_MEMORY_LEFT + sum(one.memory + 512 << 10 for one in MACHINES)
 
 
-def qemu_command(machine: Machine, base: Path, incoming: bool) -> list[str]:
-    """QEMU's command line, for the directory of the running lab. `base` holds the kernel."""
+def _boot(machine: Machine, base: Path, hypervisor: str) -> list[str]:
+    """Options for what the machine boots. QEMU gives Xen the files of -initrd as its modules."""
+    linux = "root=/dev/vda rw net.ifnames=0 quiet"
+    if hypervisor != "xen" or machine.serves:
+        words = ["-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd.img")]
+        return [*words, "-append", f"{linux} console=ttyS0"]
+    # A comma within an option of QEMU is written twice.
+    kernel, initrd = (str(base / name).replace(",", ",,") for name in ("vmlinuz", "initrd.img"))
+    xen = f"console=com1 com1=115200,8n1 dom0_mem={DOM0_MEMORY}M,max:{DOM0_MEMORY}M"
+    words = ["-kernel", str(base / "xen"), "-append", xen]
+    return [*words, "-initrd", f"{kernel} {linux} console=hvc0,{initrd}"]
+
+
+def qemu_command(machine: Machine, base: Path, hypervisor: str, incoming: bool) -> list[str]:
+    """QEMU's command line, for the directory of the running lab. `base` holds the kernels."""
     name = machine.name
     words = ["qemu-system-x86_64", "-name", f"vhdlab-{name}", "-display", "none", "-nodefaults"]
     words += ["-M", "q35", "-accel", "tcg", "-cpu", _CPU, "-smp", "1", "-m", str(machine.memory)]
-    words += ["-kernel", str(base / "vmlinuz"), "-initrd", str(base / "initrd.img")]
-    words += ["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet"]
+    words += _boot(machine, base, hypervisor)
     for drive, path, form in (("root", f"{name}.qcow2", "qcow2"), ("seed", f"{name}.tar", "raw")):
         readonly = ",readonly=on" if form == "raw" else ""
         words += ["-drive", f"if=none,id={drive},format={form},cache=unsafe{readonly},file={path}"]

@@ -12,8 +12,12 @@ echo '{export} {network}(rw,sync,no_root_squash,no_subtree_check)' > /etc/export
 systemctl start --no-block nfs-server
 """
 _HOST = """\
-modprobe kvm_amd nested=0 || true
 modprobe nbd max_part=0 || true
+if [ "$(cat /sys/hypervisor/type 2>/dev/null)" = xen ]; then
+    systemctl start --no-block xen
+else
+    modprobe kvm_amd nested=0 || true
+fi
 """
 
 

@@ -31,7 +31,7 @@ def _start_network() -> None:
 def _start_machines(config: dict[str, Any]) -> None:
     base, folder = Path(config["base"]), Path(config["files"])
     for machine in MACHINES:
-        words = qemu_command(machine, base, incoming=config["snapshot"])
+        words = qemu_command(machine, base, config["hypervisor"], incoming=config["snapshot"])
         log = os.open(folder / f"qemu-{machine.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
         os.close(log)
