@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import verdicts
 from benchmarks.soak import PLACES, collect, paragraph, replaced
 from tests.support.synthetic_run import entry
 
@@ -21,6 +22,20 @@ def test_a_page_has_the_figures_of_the_file_it_names(image: str) -> None:
     assert replaced(page, source, paragraph(image, figures)) == page
     assert all(one["as_expected"] == one["runs"] for one in figures["strategies"])
     assert figures["command"].startswith(f"make soak N={figures['n']}")
+
+
+@pytest.mark.parametrize(("source", "name"), verdicts.PLACES.items())
+def test_a_page_has_the_verdicts_of_the_file_it_names(source: str, name: str) -> None:
+    found = json.loads((ROOT / source).read_text())
+    page = (ROOT / name).read_text()
+    assert replaced(page, source, verdicts.table(found)) == page
+    assert all(case["verdict"] == case["expected"] for case in found["cases"])
+
+
+def test_verdicts_of_a_run_that_went_wrong_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "verdict.json").write_text('{"as_expected": false}')
+    with pytest.raises(SystemExit, match="is not as expected"):
+        verdicts.summary(tmp_path, "make lab", "Xen")
 
 
 def test_the_readme_has_no_measured_figure_outside_its_comments() -> None:
