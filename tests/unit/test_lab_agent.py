@@ -122,6 +122,29 @@ def test_bytes_of_a_socket_pass_both_ways(peer: Peer, tmp_path: Path) -> None:
         assert peer.message() == {"stream": stream, "eof": True}
 
 
+def test_bytes_of_a_terminal_pass_both_ways(peer: Peer) -> None:
+    near, far = os.openpty()
+    try:
+        stream = peer.ok("connect", path=os.ttyname(far), patience=5)
+        os.write(near, b"ready\n")
+        message = peer.message()
+        assert (message["stream"], base64.b64decode(message["data"])) == (stream, b"ready\n")
+        peer.ok("send", stream=stream, data=base64.b64encode(b"go\n").decode())
+        assert os.read(near, 10) == b"go\n", "the terminal is not raw"
+    finally:
+        os.close(near)
+        os.close(far)
+
+
+def test_a_command_for_the_end_runs_when_the_channel_ends(peer: Peer, tmp_path: Path) -> None:
+    mark = tmp_path / "ended"
+    for words in (["false"], ["touch", str(mark)]):
+        peer.ok("at-end", argv=words)
+    assert not mark.exists()
+    peer.hang_up()
+    assert mark.exists()
+
+
 def test_a_socket_that_never_comes_is_one_line(peer: Peer, tmp_path: Path) -> None:
     answer = peer.ask("connect", path=str(tmp_path / "none"), patience=0.05)
     assert "nothing listens" in answer["error"]
