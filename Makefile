@@ -1,6 +1,6 @@
 # What a user types. Every target installs first what it lacks (scripts/setup).
 # -I: whatever PYTHONHOME, PYTHONPATH and the like a user has, the lab has its own.
-.PHONY: help setup lab soak clean-lab test docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup bench-history chaos pyz lint lock
+.PHONY: help setup lab soak clean-lab test test-machines docs fuzz mutate mutate-shim tamper coverage interop bench-vhdtool bench-shim bench-startup bench-history chaos pyz lint lock
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -8,7 +8,7 @@ help: ## show this list
 setup: ## install Debian packages and .venv
 	@scripts/setup
 
-lab: setup ## migrate once for each case and report; STRATEGY= STEPS= SEED= GUARD= REPEATS= ... LAB=kvm KEEP=1
+lab: setup ## migrate once for each case and report; STRATEGY= STEPS= SEED= GUARD= REPEATS= ... LAB=xen KEEP=1
 	@.venv/bin/python -I scripts/lab run
 
 soak: setup ## N=10 seeds for each case: medians, and what N runs allow to state
@@ -22,6 +22,9 @@ lint: setup ## ruff, mypy, import-linter, ansible-lint
 
 test: setup ## every check that needs no special hardware
 	@scripts/test
+
+test-machines: setup ## whole labs on emulated machines, KVM and Xen; half an hour and more
+	@.venv/bin/python -m pytest -q -x tests/machines
 
 coverage: setup ## which lines of vhdtool/ the unit tests reach; HTML in build/coverage
 	@.venv/bin/python -m pytest -q -n auto --cov=vhdtool --cov-branch --cov-report=term:skip-covered \

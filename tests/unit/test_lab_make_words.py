@@ -55,7 +55,10 @@ def test_orders_that_are_named_replace_those_of_xen(
         ({"LAB": "xen", "HYPERVISOR": "kvm"}, "HYPERVISOR=kvm: the hosts of LAB=xen run xen"),
         ({"HYPERVISOR": "xen"}, "HYPERVISOR=xen: the hosts of LAB=local run kvm"),
         ({"LAB": "vmware"}, "LAB=vmware: is none of local, kvm, xen"),
-        ({"LAB": "xen", "SHARED": "/tmp"}, "SHARED=: is for the local hosts alone, not for LAB=xen"),
+        (
+            {"LAB": "xen", "SHARED": "/tmp"},
+            "SHARED=: is for the local hosts alone, not for LAB=xen",
+        ),
     ],
 )
 def test_words_that_do_not_fit_the_hosts_are_refused(
