@@ -24,11 +24,11 @@ def test_a_page_has_the_figures_of_the_file_it_names(image: str) -> None:
     assert figures["command"].startswith(f"make soak N={figures['n']}")
 
 
-@pytest.mark.parametrize(("source", "name"), verdicts.PLACES.items())
+@pytest.mark.parametrize(("source", "name"), verdicts.PLACES)
 def test_a_page_has_the_verdicts_of_the_file_it_names(source: str, name: str) -> None:
     found = json.loads((ROOT / source).read_text())
     page = (ROOT / name).read_text()
-    assert replaced(page, source, verdicts.table(found)) == page
+    assert replaced(page, source, verdicts.PLACES[source, name](found)) == page
     assert all(case["verdict"] == case["expected"] for case in found["cases"])
 
 
