@@ -159,6 +159,19 @@ def test_a_runner_that_is_gone_counts_as_a_refusal(migration: Migration) -> None
     assert migration.relay.returncode == 1
 
 
+def test_a_runner_that_is_gone_after_its_go_refuses_nothing(migration: Migration) -> None:
+    migration.to_ready()
+    migration.runner.sendall(b"go\n")
+    migration.events.close()
+    migration.runner.close()
+    assert migration.read(len(READY)) == READY
+    time.sleep(0.5)
+    migration.send(GO)
+    assert migration.read(len(REPORT) + 1) == REPORT + bytes([0])
+    assert migration.end() == "unpaused"
+    assert migration.relay.returncode == 0
+
+
 def test_a_refusal_while_memory_is_copied_ends_both(migration: Migration) -> None:
     assert migration.read(len(BANNER)) == BANNER
     migration.send(MEMORY[:1000])

@@ -144,12 +144,14 @@ def _send_all(receiver: socket.socket) -> None:
         while data := os.read(0, CHUNK):
             receiver.sendall(data)
         receiver.shutdown(socket.SHUT_WR)
+        receiver.settimeout(LINGER)
 
 
 def _pass_answers(receiver: socket.socket, runner: Runner, stopped: Stopped) -> int:
     """From the receiver to xl, holding READY back until the runner has decided."""
     pending, told, finished = b"", False, False
-    while data := _receive(receiver, runner):
+    # Once it is told, the guest may run at the destination: nothing can be refused any more.
+    while data := _receive(receiver, None if told else runner):
         pending += data
         if not told and READY in pending:
             before, _, after = pending.partition(READY)
