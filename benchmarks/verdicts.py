@@ -50,7 +50,8 @@ def summary(run: Path, command: str, versions: str) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """The table of a summary, in Markdown."""
-    head = f"`{found['command']}`, {found['run'][:8]}, {found['versions']}, {found['storage']}:\n\n"
+    year, month, day = (found["run"][a:b] for a, b in ((0, 4), (4, 6), (6, 8)))
+    head = f"`{found['command']}`, {year}-{month}-{day}, {found['versions']}, images on NFS:\n\n"
     lines = ["| strategy | guard | verdict | blackout, s |", "|---|---|---|---|"]
     for case in found["cases"]:
         stood = case["blackout_ms"]
