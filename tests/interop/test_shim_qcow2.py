@@ -79,6 +79,25 @@ def test_our_reading_of_the_tables_is_that_of_qemu_img(image: Path) -> None:
     assert dump["bat"] == {str(cluster): offset // 512 for cluster, offset in theirs.items()}
 
 
+def test_a_dump_of_a_growing_image_covers_its_blocks(image: Path) -> None:
+    """QEMU writes a cluster between the first look at the file and the look at its tables."""
+    qemu_io_file(image, "write 0 4k")
+
+    first = image.stat().st_size
+
+    class Growing(FileStorage):
+        def size(self) -> int:
+            found = super().size()
+            if found == first:
+                qemu_io_file(image, "write 5M 100k")
+            return found
+
+    with Growing(image) as storage:
+        dump = dump_qcow2_metadata(storage)
+    assert image.stat().st_size > first
+    assert dump["file_size"] >= 512 * max(dump["bat"].values()) + 4096
+
+
 def test_what_the_file_is_shows_at_its_end_before_its_beginning(tmp_path: Path) -> None:
     """The first sectors of a fixed VHD, or of a raw disk, are the guest's to write."""
     fixed = tmp_path / "fixed.vhd"

@@ -56,7 +56,7 @@ def dump_metadata(storage: Storage) -> dict[str, Any]:
         batmap = read_batmap_header(storage, header)
         full = read_batmap(storage, batmap, header) if batmap is not None else None
         result["batmap"] = full[: -(-header.max_entries // 8)].hex() if full is not None else None
-    # A live image grows while its bitmaps are read; the size now covers every block in the dump.
+    # A live image grows meanwhile; the size now covers every block in the dump.
     result["file_size"] = storage.size()
     return result
 
@@ -82,6 +82,8 @@ def dump_qcow2_metadata(storage: Storage) -> dict[str, Any]:
     }
     result["bat"] = {str(cluster): offset // SECTOR for cluster, offset in offsets.items()}
     result["bitmaps"] = dict.fromkeys(result["bat"])
+    # As above.
+    result["file_size"] = storage.size()
     return result
 
 
