@@ -124,7 +124,9 @@ def _losses(one: Figures) -> str:
     if whole == one["runs"]:
         return "broke the rule and lost nothing"
     if not whole:
-        return f"lost {low} to {high} acknowledged writes a run"
+        if low < high:
+            return f"lost {low} to {high} acknowledged writes a run"
+        return f"lost {low} acknowledged {'write' if low == 1 else 'writes'} a run"
     writes = "acknowledged write" if high == 1 else "acknowledged writes"
     return f"lost up to {high} {writes} a run, in {whole} of {one['runs']} runs none"
 
