@@ -21,7 +21,6 @@ def summary(run: Path, command: str, versions: str) -> dict[str, Any]:
     verdict = json.loads((run / "verdict.json").read_text())
     if not verdict["as_expected"]:
         raise SystemExit(f"{run} is not as expected; its verdicts are not for the documentation")
-    software = json.loads((run / "software.json").read_text())
     cases = []
     for found in verdict["strategies"]:
         case = json.loads((run / found["case"] / "case.json").read_text())
@@ -41,7 +40,6 @@ def summary(run: Path, command: str, versions: str) -> dict[str, Any]:
         "run": verdict["run"],
         "command": command,
         "versions": versions,
-        "commit": software["commit"].removesuffix("-dirty"),
         "hypervisor": verdict["hypervisor"],
         "storage": verdict["storage"],
         "cases": cases,
