@@ -19,7 +19,7 @@ GO = b"domain is yours, you are cleared to unpause\0"
 BANNER = b"xl migration receiver ready, send binary domain data.\n"
 MEMORY = bytes(range(256)) * 2000
 
-RECEIVER = f"""#!{sys.executable}
+RECEIVER = f"""#!/usr/bin/env python3
 import os, sys, time
 def tell(data): os.write(1, data)
 def log(text): print(text, file=open(os.environ["LOG"], "a"))
