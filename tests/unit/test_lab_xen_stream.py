@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_for
 from vhdtool.lab.hosts.xen_stream import READY, REPORT
 
 MODULE = "vhdtool.lab.hosts.xen_stream"
@@ -47,6 +48,14 @@ tell(bytes([0]))
 """
 
 
+def connects(client: socket.socket, address: str | tuple[str, int]) -> bool:
+    try:
+        client.connect(address)
+    except OSError:
+        return False
+    return True
+
+
 class Migration:
     """The relay with both its peers; the test is xl, and the runner."""
 
@@ -64,14 +73,7 @@ class Migration:
         control = str(folder / "control")
         self.relay = self.start("relay", control, "127.0.0.1", self.port, "beta", "xl")
         self.runner = socket.socket(socket.AF_UNIX)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                self.runner.connect(control)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the relay does not listen"
-                time.sleep(0.01)
+        wait_for(lambda: connects(self.runner, control), 20, process=self.relay)
         self.runner.settimeout(20)
         self.events = self.runner.makefile()
 
@@ -188,6 +190,14 @@ def test_the_relay_ends_when_xl_is_gone(migration: Migration) -> None:
     assert migration.end() == "destroyed"
 
 
+def test_the_relay_ends_when_xl_dies_while_the_guest_is_held(migration: Migration) -> None:
+    migration.to_ready()
+    assert migration.relay.stdin is not None
+    migration.relay.stdin.close()
+    assert migration.end() == "destroyed"
+    assert migration.relay.returncode == 1
+
+
 def test_the_relay_ends_when_the_receiver_dies(migration: Migration) -> None:
     assert migration.read(len(BANNER)) == BANNER
     migration.receiver.kill()
@@ -201,15 +211,8 @@ def test_a_connection_from_another_host_is_not_served(tmp_path: Path) -> None:
     words = [sys.executable, "-m", MODULE, "receive", "127.0.0.1", str(port), "192.0.2.1"]
     receiver = subprocess.Popen(words)
     try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                client = socket.create_connection(("127.0.0.1", port), 1)
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "the receiver does not listen"
-                time.sleep(0.01)
-        with client:
+        with socket.socket() as client:
+            wait_for(lambda: connects(client, ("127.0.0.1", port)), 20, process=receiver)
             assert client.recv(100) == b""
         assert receiver.poll() is None, "it waits for the right host no longer"
     finally:

@@ -88,6 +88,10 @@ class Runner:
                     self._decisions.put("go")
                 elif line.strip() == "refuse":
                     break
+        self.refuse()
+
+    def refuse(self) -> None:
+        """Decide for a runner that is gone, or where xl is; after a go it changes nothing."""
         self.refused.set()
         self._decisions.put("refuse")
 
@@ -110,7 +114,7 @@ def relay(control: str, address: str, port: int) -> int:
     try:
         runner = Runner(control)
         receiver = _connect(address, port)
-        threading.Thread(target=_send_all, args=(receiver,), daemon=True).start()
+        threading.Thread(target=_send_all, args=(receiver, runner), daemon=True).start()
         return _pass_answers(receiver, runner, stopped)
     except OSError as error:
         print(f"xen_stream: {error}", file=sys.stderr)
@@ -138,13 +142,14 @@ def _connect(address: str, port: int) -> socket.socket:
     return found
 
 
-def _send_all(receiver: socket.socket) -> None:
-    """From xl to the receiver, to the end of xl's output."""
+def _send_all(receiver: socket.socket, runner: Runner) -> None:
+    """From xl to the receiver, to the end of xl's output, which ends a hold."""
     with contextlib.suppress(OSError):
         while data := os.read(0, CHUNK):
             receiver.sendall(data)
         receiver.shutdown(socket.SHUT_WR)
         receiver.settimeout(LINGER)
+    runner.refuse()
 
 
 def _pass_answers(receiver: socket.socket, runner: Runner, stopped: Stopped) -> int:
