@@ -49,7 +49,8 @@ def summary(run: Path, command: str, versions: str) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """The table of a summary, in Markdown."""
     year, month, day = (found["run"][a:b] for a, b in ((0, 4), (4, 6), (6, 8)))
-    head = f"`{found['command']}`, {year}-{month}-{day}, {found['versions']}, images on NFS:\n\n"
+    where = f"images on {found['storage'].upper()}"
+    head = f"`{found['command']}`, {year}-{month}-{day}, {found['versions']}, {where}:\n\n"
     lines = ["| strategy | guard | verdict | blackout, s |", "|---|---|---|---|"]
     for case in found["cases"]:
         stood = case["blackout_ms"]

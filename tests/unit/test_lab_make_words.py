@@ -54,6 +54,10 @@ def test_orders_that_are_named_replace_those_of_xen(
     [
         ({"LAB": "xen", "HYPERVISOR": "kvm"}, "HYPERVISOR=kvm: the hosts of LAB=xen run xen"),
         ({"HYPERVISOR": "xen"}, "HYPERVISOR=xen: the hosts of LAB=local run kvm"),
+        (
+            {"LAB": "xen", "STRATEGY": "hold", "STEPS": "D.attach | S.deactivate D.activate |"},
+            "steps: are an order of their own; give them without strategies",
+        ),
         ({"LAB": "vmware"}, "LAB=vmware: is none of local, kvm, xen"),
         (
             {"LAB": "xen", "SHARED": "/tmp"},
