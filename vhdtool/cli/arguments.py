@@ -12,6 +12,15 @@ T = TypeVar("T")
 UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "s": 512}
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([bkmgts]?)(?:i?b)?$", re.IGNORECASE)
 image_argument = click.argument("image", type=click.Path(), metavar="IMAGE")
+format_option = click.option(
+    "-f",
+    "--format",
+    "kind",
+    type=click.Choice(["vhd", "qcow2", "raw"]),
+    help="Format of the image.  [default: vhd or qcow2, by its content; never raw]",
+)
+"""For commands that serve an image: a raw one is never guessed, because its guest may write
+what looks like another format."""
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vhdtool.cli.arguments import image_argument
+from vhdtool.cli.arguments import format_option, image_argument
 
 if TYPE_CHECKING:
     from vhdtool.nbd.sockets import PassedSocket, TcpAddress
@@ -44,13 +44,7 @@ class _Serve(click.Command):
     metavar="COMMAND",
     help="Serve this shell command, which finds $uri, and end with its exit code.",
 )
-@click.option(
-    "-f",
-    "--format",
-    "kind",
-    type=click.Choice(["vhd", "qcow2", "raw"]),
-    help="Format of the image.  [default: vhd or qcow2, by its content; never raw]",
-)
+@format_option
 @click.option("--raw", is_flag=True, help="The same as --format raw.")
 @click.option("--cached", is_flag=True, help="Use the page cache; not for shared storage.")
 @click.option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vhdtool.cli.arguments import image_argument, json_option
+from vhdtool.cli.arguments import format_option, image_argument, json_option
 
 if TYPE_CHECKING:
     from vhdtool.vdi.operations import Vdi
@@ -89,13 +89,7 @@ def vdi() -> None:
 
 @vdi.command()
 @image_argument
-@click.option(
-    "-f",
-    "--format",
-    "kind",
-    type=click.Choice(["vhd", "qcow2", "raw"]),
-    help="Format of the image.  [default: vhd or qcow2, by its content; never raw]",
-)
+@format_option
 @click.option("-r", "--read-only", is_flag=True, help="For reading; several hosts may do so.")
 @_local
 def attach(image: str, kind: str | None, read_only: bool, **local: Any) -> None:
